@@ -1,0 +1,1 @@
+//! Egress interceptor: see docs/architecture.md.
