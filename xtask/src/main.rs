@@ -1,1 +1,52 @@
-fn main() {}
+//! Dispatches what cargo cannot do: `cargo xtask setup|ebpf|demo|test|bench`. One file per subcommand.
+#![expect(clippy::print_stdout, reason = "xtask talks to the person who started it")]
+
+mod bench;
+mod demo;
+mod ebpf;
+mod install;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "What cargo cannot do", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what is needed to rebuild the BPF object from source
+    Setup(setup::Args),
+    /// Rebuild the committed BPF object; with --check, fail when it differs from its source
+    Ebpf(ebpf::Args),
+    /// Play the scenarios on the terminal: what was sent, what came back, the access log line
+    Demo(demo::Args),
+    /// Install what is missing, build, and run every check and every test (as root)
+    Test(test::Args),
+    /// Measure what interception costs, each number beside no-proxy in the same run (as root)
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup(args) => setup::run(args),
+        Command::Ebpf(args) => ebpf::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Bench(args) => bench::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
