@@ -1,1 +1,18 @@
-//! Egress interceptor: see docs/architecture.md.
+//! Intercepts outbound TCP connections in the kernel and applies the Istio egress API to them.
+//!
+//! `resource`, `compile`, `snapshot`, `workload` and `plan` are pure: no IO, no clock, no async.
+//! The rest is the shell around them. docs/architecture.md draws the picture.
+
+pub mod cli;
+pub mod compile;
+pub mod datapath;
+pub mod dns;
+pub mod exec;
+pub mod plan;
+pub mod proxy;
+pub mod resource;
+pub mod settings;
+pub mod snapshot;
+pub mod source;
+pub mod telemetry;
+pub mod workload;

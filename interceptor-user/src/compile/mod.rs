@@ -1,0 +1,1 @@
+//! World to Snapshot: pure and total.

@@ -1,0 +1,1 @@
+//! The only module that names aya: load, attach, maps, original destinations.

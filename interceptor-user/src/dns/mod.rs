@@ -1,0 +1,1 @@
+//! Names to addresses: one resolver for the whole process.

@@ -1,0 +1,1 @@
+//! `interceptor exec`: one command with its egress intercepted.

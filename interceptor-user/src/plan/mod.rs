@@ -1,0 +1,1 @@
+//! What the kernel should hold, from the policies of the workloads.

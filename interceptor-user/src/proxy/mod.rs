@@ -1,0 +1,3 @@
+//! How an intercepted connection is carried: accepted, inspected, routed, sent on, recorded.
+
+pub mod outcome;

@@ -1,0 +1,1 @@
+//! What people write: one API kind a file.

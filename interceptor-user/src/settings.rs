@@ -1,0 +1,1 @@
+//! Flags, environment and files, gathered into values that stay as they are.

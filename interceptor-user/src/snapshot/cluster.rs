@@ -1,0 +1,155 @@
+//! An upstream: who its endpoints are and how they are spoken to.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `outbound|443|subset|www.example.com`, `PassthroughCluster` or `BlackHoleCluster`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterName(pub Arc<str>);
+
+impl ClusterName {
+    pub const PASSTHROUGH: &'static str = "PassthroughCluster";
+    pub const BLACK_HOLE: &'static str = "BlackHoleCluster";
+
+    pub fn outbound(port: u16, subset: &str, host: &str) -> Self {
+        Self(format!("outbound|{port}|{subset}|{host}").into())
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Which address families of a name are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsFamily {
+    #[default]
+    All,
+}
+
+/// A name to resolve, and the port there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DnsTarget {
+    pub host: Arc<str>,
+    pub port: u16,
+    /// Relative weight, 1 unless declared.
+    pub weight: u32,
+}
+
+/// A fixed address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    pub weight: u32,
+}
+
+/// Where the endpoints come from (ServiceEntry.resolution).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// NONE: the address that the application asked for; `port` replaces its port when set.
+    OriginalDst { port: Option<u16> },
+    /// STATIC: these addresses. Empty: 503 UH.
+    Static(Vec<Endpoint>),
+    /// DNS: all addresses of all names. Empty: 503 UH.
+    StrictDns(Vec<DnsTarget>),
+    /// DNS_ROUND_ROBIN: the first address of the answer for each new connection.
+    LogicalDns(DnsTarget),
+    /// DYNAMIC_DNS: the Host header or SNI of the request is resolved, port `port`.
+    DynamicDns { port: u16 },
+}
+
+/// HTTP version towards the endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    Http1,
+    Http2,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadBalancer {
+    /// The less loaded of two chosen at random. Istio's default.
+    #[default]
+    LeastRequest,
+    RoundRobin,
+    Random,
+}
+
+/// DestinationRule tls.mode, as far as it originates TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsOriginationMode {
+    Simple,
+    Mutual,
+}
+
+/// Whom the server's certificate must be signed by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CaSource {
+    /// The system's roots.
+    System,
+    /// A PEM file.
+    File(PathBuf),
+    /// insecureSkipVerify.
+    Unverified,
+}
+
+/// The certificate that we show (MUTUAL), as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientIdentity {
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
+}
+
+/// TLS towards the endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsOrigination {
+    pub mode: TlsOriginationMode,
+    /// Sent as SNI when set; otherwise the request's Host (not for addresses).
+    pub sni: Option<Arc<str>>,
+    /// Accepted subject alternative names, exact. Empty: with `sni` unset the certificate must be
+    /// valid for the request's Host, with `sni` set for `sni`.
+    pub subject_alt_names: Vec<Arc<str>>,
+    pub ca: CaSource,
+    pub identity: Option<ClientIdentity>,
+    /// Set when the policy asks for TLS that cannot be made (a mode or a source that is not
+    /// available): every request is answered 503 with this reason. Never plaintext.
+    pub impossible: Option<Arc<str>>,
+}
+
+/// An upstream service, or a subset of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub name: ClusterName,
+    /// The service's host and port as in the name.
+    pub host: Arc<str>,
+    pub port: u16,
+    pub discovery: Discovery,
+    pub protocol: UpstreamProtocol,
+    pub tls: Option<TlsOrigination>,
+    pub load_balancer: LoadBalancer,
+    /// DestinationRule connectionPool.tcp.connectTimeout, else MeshConfig.connectTimeout, else 10 s.
+    pub connect_timeout: Duration,
+    /// connectionPool.tcp.idleTimeout for opaque bytes; 1 h.
+    pub tcp_idle_timeout: Duration,
+    /// connectionPool.http.idleTimeout: how long an unused upstream connection is kept; 1 h.
+    pub http_idle_timeout: Duration,
+    /// connectionPool.http.maxRequestsPerConnection; `None` is no limit.
+    pub max_requests_per_connection: Option<u32>,
+}
+
+impl Cluster {
+    /// Whether `address` may be among the endpoints without a lookup.
+    pub fn is_original_dst(&self) -> bool {
+        matches!(self.discovery, Discovery::OriginalDst { .. })
+    }
+}
+
+/// An IP address written as a host name has no SNI.
+pub fn is_ip_literal(host: &str) -> bool {
+    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
+}

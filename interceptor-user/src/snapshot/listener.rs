@@ -1,0 +1,132 @@
+//! What happens to a connection once its original destination and its first bytes are known.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::OutboundTrafficPolicy;
+use super::cluster::Cluster;
+use super::host_map::HostMap;
+use super::route::{ClusterRef, RouteTable, WeightedCluster};
+
+/// What a connection that no chain takes gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallthrough {
+    /// To its original destination, logged as PassthroughCluster.
+    Passthrough,
+    /// Closed, logged as BlackHoleCluster with flag UH.
+    BlackHole,
+}
+
+impl From<OutboundTrafficPolicy> for Fallthrough {
+    fn from(policy: OutboundTrafficPolicy) -> Self {
+        match policy {
+            OutboundTrafficPolicy::AllowAny => Self::Passthrough,
+            OutboundTrafficPolicy::RegistryOnly => Self::BlackHole,
+        }
+    }
+}
+
+/// Where opaque bytes (TCP, TLS passthrough) go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpRoute {
+    /// Never empty; weights as in [`super::Forward`].
+    pub clusters: Vec<WeightedCluster>,
+}
+
+impl TcpRoute {
+    pub fn to(cluster: ClusterRef) -> Self {
+        Self { clusters: vec![WeightedCluster { cluster, weight: 1 }] }
+    }
+}
+
+/// A TCP service whose address is a range: taken when the original destination lies in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CidrChain {
+    pub network: IpAddr,
+    pub prefix_len: u8,
+    /// SNI routes of the services with this range (TLS and HTTPS ports).
+    pub tls: HostMap<Arc<TcpRoute>>,
+    /// Anything that `tls` does not take, when a TCP service has this range.
+    pub tcp: Option<Arc<TcpRoute>>,
+}
+
+impl CidrChain {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.network, address) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0);
+                u32::from(network) & mask == u32::from(address) & mask
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix_len)).unwrap_or(0);
+                u128::from(network) & mask == u128::from(address) & mask
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+/// The chains of one address and port, or of one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// `10.0.0.1_443`, `0.0.0.0_80` or `virtualOutbound`.
+    pub name: Arc<str>,
+    /// TLS ClientHello: by SNI. Here the services without an address range.
+    pub tls: HostMap<Arc<TcpRoute>>,
+    /// HTTP (prior-knowledge HTTP/2 included), when an HTTP or undeclared service shares the port.
+    pub http: Option<Arc<RouteTable>>,
+    /// Everything else, when a TCP service takes it.
+    pub tcp: Option<Arc<TcpRoute>>,
+    /// TCP and TLS services with address ranges, longest prefix first; a matching one is asked before
+    /// `tls` and `tcp`.
+    pub cidrs: Vec<CidrChain>,
+    pub fallthrough: Fallthrough,
+    /// A port that is declared server-first (MONGO, MYSQL): no sniffing at all.
+    pub server_first: bool,
+}
+
+impl Listener {
+    /// The listener of destinations that no service has: policy alone decides.
+    pub fn virtual_outbound(policy: OutboundTrafficPolicy) -> Self {
+        Self::new("virtualOutbound".into(), policy)
+    }
+
+    /// A listener without chains.
+    pub fn new(name: Arc<str>, policy: OutboundTrafficPolicy) -> Self {
+        Self {
+            name,
+            tls: HostMap::default(),
+            http: None,
+            tcp: None,
+            cidrs: Vec::new(),
+            fallthrough: policy.into(),
+            server_first: false,
+        }
+    }
+
+    /// Where a TLS connection goes; `None` is the fall-through. Envoy's order: address range first,
+    /// then SNI; a connection whose range matches one service and whose SNI another falls through.
+    pub fn tls_route(&self, address: IpAddr, sni: Option<&str>) -> Option<&Arc<TcpRoute>> {
+        if let Some(chain) = self.cidrs.iter().find(|chain| chain.contains(address)) {
+            return sni.and_then(|sni| chain.tls.get(sni)).or(chain.tcp.as_ref());
+        }
+        sni.and_then(|sni| self.tls.get(sni)).or(self.tcp.as_ref())
+    }
+
+    /// Where bytes that are neither TLS nor HTTP go; `None` is the fall-through.
+    pub fn tcp_route(&self, address: IpAddr) -> Option<&Arc<TcpRoute>> {
+        self.cidrs
+            .iter()
+            .find(|chain| chain.contains(address))
+            .map_or(self.tcp.as_ref(), |chain| chain.tcp.as_ref())
+    }
+
+    /// The clusters that this listener's TCP and TLS chains name.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.tls
+            .iter()
+            .map(|(_, route)| route)
+            .chain(self.tcp.as_ref())
+            .flat_map(|route| route.clusters.iter().filter_map(|weighted| weighted.cluster.cluster.as_ref()))
+    }
+}

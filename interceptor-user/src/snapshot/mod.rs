@@ -1,0 +1,138 @@
+//! The compiled configuration: everything a connection or request needs to know, immutable, with
+//! its lookups. Made by `compile`, read by `proxy`. Health, pools and DNS answers live outside it,
+//! keyed by cluster name, so that they survive a reload.
+//!
+//! The shape follows Envoy's: a connection finds a [`Listener`] by its original destination, there a
+//! TLS, HTTP or TCP chain by its first bytes, and through it a [`Route`] and a [`Cluster`].
+
+pub mod cluster;
+pub mod host_map;
+pub mod listener;
+pub mod route;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use cluster::{
+    CaSource, ClientIdentity, Cluster, ClusterName, Discovery, DnsFamily, DnsTarget, Endpoint, LoadBalancer,
+    TlsOrigination, TlsOriginationMode, UpstreamProtocol,
+};
+pub use host_map::HostMap;
+pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
+pub use route::{
+    ClusterRef, DirectResponse, Forward, HeaderMatch, RequestFacts, RetryOn, RetryPolicy, Route, RouteAction,
+    RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
+};
+
+/// MeshConfig.outboundTrafficPolicy.mode: what happens to destinations the registry does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutboundTrafficPolicy {
+    /// Unknown destinations are reached at their original address. Istio's default.
+    #[default]
+    AllowAny,
+    /// Unknown destinations are refused.
+    RegistryOnly,
+}
+
+/// How access log lines are encoded (MeshConfig.accessLogEncoding).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessLogEncoding {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Mesh-wide settings that the proxy reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// MeshConfig.accessLogFile; `None` when off.
+    pub access_log_file: Option<String>,
+    pub access_log_encoding: AccessLogEncoding,
+    /// MeshConfig.protocolDetectionTimeout; zero waits for ever on ports that declare a protocol that
+    /// speaks first on the client's side.
+    pub protocol_detection_timeout: Duration,
+    /// Lower bound of the interval between two DNS lookups of one name when the answer has no usable
+    /// TTL or the lookup failed (MeshConfig.dnsRefreshRate).
+    pub dns_refresh_rate: Duration,
+    pub proxy_headers: ProxyHeaders,
+}
+
+impl Default for MeshSettings {
+    fn default() -> Self {
+        Self {
+            access_log_file: None,
+            access_log_encoding: AccessLogEncoding::Text,
+            protocol_detection_timeout: Duration::ZERO,
+            dns_refresh_rate: Duration::from_secs(60),
+            proxy_headers: ProxyHeaders::default(),
+        }
+    }
+}
+
+/// ProxyConfig.proxyHeaders: which headers the proxy adds. All on, but for peer metadata, which is
+/// never sent outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyHeaders {
+    /// x-request-id on requests.
+    pub request_id: bool,
+    /// x-envoy-attempt-count on requests.
+    pub attempt_count: bool,
+    /// x-envoy-upstream-service-time on responses and x-envoy-decorator-operation on requests.
+    pub envoy_debug_headers: bool,
+    /// The `server` header of every response, replacing the upstream's; `None` passes the upstream's
+    /// through and names our own replies `interceptor`.
+    pub server: Option<Arc<str>>,
+    /// Keep the case of HTTP/1 header names as they came.
+    pub preserve_http1_header_case: bool,
+}
+
+impl Default for ProxyHeaders {
+    fn default() -> Self {
+        Self {
+            request_id: true,
+            attempt_count: true,
+            envoy_debug_headers: true,
+            server: None,
+            preserve_http1_header_case: false,
+        }
+    }
+}
+
+/// One version of the configuration. Two equal snapshots behave alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
+    pub mesh: MeshSettings,
+    /// Listeners with an address of their own: services with a VIP (`addresses` without a range).
+    pub by_address: HashMap<(IpAddr, u16), Arc<Listener>>,
+    /// `0.0.0.0_port`: destination address ignored but for [`Listener::cidrs`].
+    pub by_port: HashMap<u16, Arc<Listener>>,
+    /// What no other listener takes: nothing but policy.
+    pub virtual_outbound: Arc<Listener>,
+    /// Every cluster by name, PassthroughCluster and BlackHoleCluster not among them.
+    pub clusters: HashMap<ClusterName, Arc<Cluster>>,
+}
+
+impl Snapshot {
+    /// A snapshot with an empty registry.
+    pub fn empty(policy: OutboundTrafficPolicy) -> Self {
+        Self {
+            outbound_traffic_policy: policy,
+            mesh: MeshSettings::default(),
+            by_address: HashMap::new(),
+            by_port: HashMap::new(),
+            virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
+            clusters: HashMap::new(),
+        }
+    }
+
+    /// The listener of an original destination: exact address, then port, then the catch-all.
+    pub fn listener(&self, address: IpAddr, port: u16) -> &Arc<Listener> {
+        self.by_address
+            .get(&(address, port))
+            .or_else(|| self.by_port.get(&port))
+            .unwrap_or(&self.virtual_outbound)
+    }
+}

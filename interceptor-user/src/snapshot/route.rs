@@ -1,0 +1,270 @@
+//! HTTP routing: a request finds its virtual host by name, there the first route that matches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use regex::Regex;
+
+use super::OutboundTrafficPolicy;
+use super::cluster::{Cluster, ClusterName};
+use super::host_map::HostMap;
+
+/// A cluster that a route names. `cluster` is `None` when no such cluster exists: 503 NC.
+#[derive(Clone, Debug)]
+pub struct ClusterRef {
+    pub name: ClusterName,
+    pub cluster: Option<Arc<Cluster>>,
+}
+
+impl PartialEq for ClusterRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.cluster == other.cluster
+    }
+}
+
+impl Eq for ClusterRef {}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightedCluster {
+    pub cluster: ClusterRef,
+    /// Relative; the sum over a route is never zero.
+    pub weight: u32,
+}
+
+/// StringMatch: exact, prefix, or RE2 on the whole value; `Present` for an empty match on a header.
+#[derive(Clone, Debug)]
+pub enum StringMatch {
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    /// Anchored at both ends by the compiler.
+    Regex(Regex),
+    Present,
+}
+
+impl PartialEq for StringMatch {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            (Self::Present, Self::Present) => true,
+            (Self::Exact(_) | Self::Prefix(_) | Self::Regex(_) | Self::Present, _) => false,
+        }
+    }
+}
+
+impl Eq for StringMatch {}
+
+impl StringMatch {
+    pub fn matches(&self, value: &str, ignore_case: bool) -> bool {
+        match self {
+            Self::Exact(expected) if ignore_case => expected.eq_ignore_ascii_case(value),
+            Self::Exact(expected) => **expected == *value,
+            Self::Prefix(prefix) if ignore_case => {
+                value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+            }
+            Self::Prefix(prefix) => value.starts_with(&**prefix),
+            Self::Regex(regex) => regex.is_match(value),
+            Self::Present => true,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// Lower case.
+    pub name: http::HeaderName,
+    pub value: StringMatch,
+    /// withoutHeaders: true when the header must not match.
+    pub invert: bool,
+}
+
+/// One HTTPMatchRequest: all that is set must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteMatch {
+    /// On the path without its query.
+    pub uri: Option<StringMatch>,
+    pub ignore_uri_case: bool,
+    pub method: Option<StringMatch>,
+    pub authority: Option<StringMatch>,
+    pub scheme: Option<StringMatch>,
+    pub headers: Vec<HeaderMatch>,
+    /// Query parameters by name.
+    pub query_params: Vec<(Box<str>, StringMatch)>,
+}
+
+/// What of a request routing looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts<'a> {
+    pub method: &'a str,
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    /// As sent, port included.
+    pub authority: &'a str,
+    pub scheme: &'a str,
+    pub headers: &'a HeaderMap,
+}
+
+impl RouteMatch {
+    pub fn matches(&self, request: &RequestFacts<'_>) -> bool {
+        self.uri.as_ref().is_none_or(|uri| uri.matches(request.path, self.ignore_uri_case))
+            && self.method.as_ref().is_none_or(|method| method.matches(request.method, false))
+            && self.authority.as_ref().is_none_or(|authority| authority.matches(request.authority, false))
+            && self.scheme.as_ref().is_none_or(|scheme| scheme.matches(request.scheme, false))
+            && self.headers.iter().all(|header| header.matches(request.headers))
+            && self.query_params.iter().all(|(name, expected)| query_matches(request.query, name, expected))
+    }
+}
+
+impl HeaderMatch {
+    fn matches(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(&self.name).iter();
+        let found = values.any(|value| {
+            matches!(self.value, StringMatch::Present)
+                || value.to_str().is_ok_and(|value| self.value.matches(value, false))
+        });
+        found != self.invert
+    }
+}
+
+fn query_matches(query: Option<&str>, name: &str, expected: &StringMatch) -> bool {
+    query
+        .unwrap_or_default()
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .any(|(key, value)| key == name && expected.matches(value, false))
+}
+
+/// Conditions under which a request is tried again (HTTPRetry.retryOn, Envoy's names).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetryOn {
+    pub connect_failure: bool,
+    pub refused_stream: bool,
+    /// 5xx, and no answer at all.
+    pub server_error: bool,
+    /// 502, 503, 504.
+    pub gateway_error: bool,
+    /// No answer at all: disconnect, reset, read timeout.
+    pub reset: bool,
+    pub reset_before_request: bool,
+    /// 409.
+    pub retriable_4xx: bool,
+    /// Statuses given by number, and `retriable-status-codes`.
+    pub status_codes: Vec<u16>,
+    /// grpc-status values: cancelled 1, deadline-exceeded 4, resource-exhausted 8, internal 13, unavailable 14.
+    pub grpc_statuses: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Tries after the first.
+    pub attempts: u32,
+    pub retry_on: RetryOn,
+    pub per_try_timeout: Option<Duration>,
+    /// First interval of the exponential back-off with full jitter; 25 ms, at most ten times that.
+    pub base_interval: Duration,
+}
+
+/// Where a matching request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Never empty.
+    pub clusters: Vec<WeightedCluster>,
+    /// From the request's end of headers to the response's end; `None` is no limit.
+    pub timeout: Option<Duration>,
+    pub retries: Option<RetryPolicy>,
+    /// `x-envoy-decorator-operation`: `host:port/*`.
+    pub decorator_operation: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectResponse {
+    pub status: u16,
+    pub body: bytes::Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteAction {
+    Forward(Arc<Forward>),
+    DirectResponse(Arc<DirectResponse>),
+    /// ALLOW_ANY's catch-all: to the original destination, no timeout, no retries.
+    Passthrough,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// As logged: `default`, a name, `allow_any`, `block_all`; empty logs `-`.
+    pub name: Arc<str>,
+    /// Any of them; empty matches every request.
+    pub matches: Vec<RouteMatch>,
+    pub action: RouteAction,
+}
+
+impl Route {
+    pub fn accepts(&self, request: &RequestFacts<'_>) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(|condition| condition.matches(request))
+    }
+}
+
+/// The routes of one service's host. A request that none of them takes: 404 NR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualHost {
+    /// `www.example.com:80`, `allow_any`, `block_all`.
+    pub name: Arc<str>,
+    pub routes: Vec<Route>,
+}
+
+impl VirtualHost {
+    /// The first route that takes the request.
+    pub fn route(&self, request: &RequestFacts<'_>) -> Option<&Route> {
+        self.routes.iter().find(|route| route.accepts(request))
+    }
+}
+
+/// All virtual hosts of a port (`80`) or of an address and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTable {
+    pub name: Arc<str>,
+    pub hosts: HostMap<Arc<VirtualHost>>,
+    /// For hosts that nobody declared.
+    pub catch_all: Arc<VirtualHost>,
+}
+
+impl RouteTable {
+    pub fn new(name: Arc<str>, policy: OutboundTrafficPolicy) -> Self {
+        Self { name, hosts: HostMap::default(), catch_all: Arc::new(VirtualHost::catch_all(policy)) }
+    }
+
+    /// `authority` as sent: its port is ignored.
+    pub fn virtual_host(&self, authority: &str) -> &Arc<VirtualHost> {
+        self.hosts.get(host_of(authority)).unwrap_or(&self.catch_all)
+    }
+}
+
+impl VirtualHost {
+    /// `allow_any` or `block_all` (502, empty body).
+    pub fn catch_all(policy: OutboundTrafficPolicy) -> Self {
+        let (name, action) = match policy {
+            OutboundTrafficPolicy::AllowAny => ("allow_any", RouteAction::Passthrough),
+            OutboundTrafficPolicy::RegistryOnly => (
+                "block_all",
+                RouteAction::DirectResponse(Arc::new(DirectResponse {
+                    status: 502,
+                    body: bytes::Bytes::new(),
+                })),
+            ),
+        };
+        Self { name: name.into(), routes: vec![Route { name: name.into(), matches: Vec::new(), action }] }
+    }
+}
+
+/// The host of an authority: without its port, without the brackets of an IPv6 address.
+pub fn host_of(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split_once(']').map_or(rest, |(host, _)| host);
+    }
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.contains(':') => host,
+        Some(_) | None => authority,
+    }
+}

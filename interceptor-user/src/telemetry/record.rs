@@ -1,0 +1,53 @@
+//! What is known of a connection or request when it ends: one record for each, written to the access
+//! log and counted.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::proxy::outcome::ResponseFlags;
+use crate::snapshot::ClusterName;
+
+/// The HTTP side of a record; absent for opaque bytes.
+#[derive(Clone, Debug, Default)]
+pub struct HttpRecord {
+    pub method: String,
+    /// Path and query, as the client sent them.
+    pub path: String,
+    /// `HTTP/1.1`, `HTTP/2`, `HTTP/1.0`.
+    pub protocol: &'static str,
+    /// x-envoy-upstream-service-time.
+    pub upstream_service_time: Option<Duration>,
+    pub x_forwarded_for: Option<String>,
+    pub user_agent: Option<String>,
+    pub request_id: Option<String>,
+    pub authority: Option<String>,
+}
+
+/// One line of the access log.
+#[derive(Clone, Debug)]
+pub struct AccessRecord {
+    pub start_time: SystemTime,
+    pub http: Option<HttpRecord>,
+    /// 0 when nothing was answered.
+    pub response_code: u16,
+    pub response_flags: ResponseFlags,
+    /// `via_upstream`, `direct_response`, …
+    pub response_code_details: Option<Cow<'static, str>>,
+    pub connection_termination_details: Option<Cow<'static, str>>,
+    pub upstream_transport_failure_reason: Option<Cow<'static, str>>,
+    /// Body bytes for HTTP, all bytes for TCP: from the client.
+    pub bytes_received: u64,
+    /// To the client.
+    pub bytes_sent: u64,
+    pub duration: Duration,
+    pub upstream_host: Option<SocketAddr>,
+    pub upstream_cluster: Option<ClusterName>,
+    pub upstream_local_address: Option<SocketAddr>,
+    /// The original destination.
+    pub downstream_local_address: SocketAddr,
+    pub downstream_remote_address: SocketAddr,
+    pub requested_server_name: Option<Arc<str>>,
+    pub route_name: Option<Arc<str>>,
+}

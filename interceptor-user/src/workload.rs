@@ -1,0 +1,1 @@
+//! A workload as it is intercepted: name, cookie, addresses, policy.
