@@ -1,3 +1,4 @@
 //! How an intercepted connection is carried: accepted, inspected, routed, sent on, recorded.
 
+pub mod downstream;
 pub mod outcome;
