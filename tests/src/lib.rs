@@ -1,1 +1,41 @@
-//! The harness of the end-to-end tests.
+//! The harness of the end-to-end tests: throw-away namespaces, cgroups and servers behind guards, and the real
+//! `interceptor` with the real curl between them. Nothing here sleeps: it waits for conditions, with deadlines.
+//!
+//! A test asks for the [`World`] (the internet: one namespace with every server, shared by a test binary), makes
+//! its own [`Pod`] (a namespace joined to it, never shared), and runs commands in it with an [`Interceptor`].
+
+mod access_log;
+mod ca;
+mod cgroup;
+mod dir;
+mod dns;
+mod envoy;
+mod http;
+mod httpbin;
+mod interceptor;
+mod name;
+mod netns;
+mod nginx;
+mod origin;
+mod pod;
+mod process;
+mod wait;
+mod world;
+
+pub use access_log::LogLine;
+pub use ca::{Ca, Identity};
+pub use cgroup::Cgroup;
+pub use dir::Dir;
+pub use dns::{Dns, Record};
+pub use envoy::Envoy;
+pub use http::Http;
+pub use httpbin::Httpbin;
+pub use interceptor::{Finished, Interceptor, Running, Session};
+pub use name::unique;
+pub use netns::{Netns, Veth};
+pub use nginx::{Hit, Nginx};
+pub use origin::{Origin, read_head};
+pub use pod::Pod;
+pub use process::{Daemon, output, run};
+pub use wait::{eventually, wait_for};
+pub use world::World;

@@ -1,0 +1,85 @@
+//! A certificate authority that is thrown away, and what it signs: right, expired, for another name, for clients.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+
+use crate::Dir;
+
+/// A certificate with its key, as PEM files.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug)]
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    dir: Dir,
+}
+
+impl Ca {
+    pub fn new(name: &str) -> anyhow::Result<Self> {
+        let key = KeyPair::generate().context("cannot make a key")?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).context("cannot sign the root")?;
+        let dir = Dir::new()?;
+        dir.write("root.pem", certificate.pem())?;
+        Ok(Self { issuer: Issuer::new(params, key), dir })
+    }
+
+    /// The root, for `SSL_CERT_FILE`, `caCertificates` and `curl --cacert`.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root.pem")
+    }
+
+    /// A server certificate for these names.
+    pub fn server(&self, file: &str, names: &[&str]) -> anyhow::Result<Identity> {
+        let mut params = params(names)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(file, params)
+    }
+
+    /// A server certificate that ended in 2020.
+    pub fn expired(&self, file: &str, names: &[&str]) -> anyhow::Result<Identity> {
+        let mut params = params(names)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 1);
+        self.sign(file, params)
+    }
+
+    /// A client certificate with this common name.
+    pub fn client(&self, name: &str) -> anyhow::Result<Identity> {
+        let mut params = params(&[])?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(name, params)
+    }
+
+    fn sign(&self, file: &str, params: CertificateParams) -> anyhow::Result<Identity> {
+        let key = KeyPair::generate().context("cannot make a key")?;
+        let certificate = params.signed_by(&key, &self.issuer).context("cannot sign a certificate")?;
+        Ok(Identity {
+            certificate: self.dir.write(&format!("{file}.pem"), certificate.pem())?,
+            key: self.dir.write(&format!("{file}.key"), key.serialize_pem())?,
+        })
+    }
+}
+
+fn params(names: &[&str]) -> anyhow::Result<CertificateParams> {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).context("not a DNS name")?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2040, 1, 1);
+    Ok(params)
+}

@@ -1,0 +1,345 @@
+//! Runs `interceptor exec … -- CMD` in a pod, as a user would, and hands back all that can be seen from outside:
+//! CMD's output and status, and the access log.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail, ensure};
+
+use crate::{Dir, Http, LogLine, Pod, wait_for};
+
+/// No single command of the tests takes longer, unless the test says so.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// One `interceptor exec` command line, being written.
+#[derive(Debug)]
+pub struct Interceptor<'pod> {
+    pod: &'pod Pod,
+    dir: Dir,
+    flags: Vec<OsString>,
+    deadline: Duration,
+}
+
+impl<'pod> Interceptor<'pod> {
+    pub(crate) fn new(pod: &'pod Pod) -> anyhow::Result<Self> {
+        let dir = Dir::new()?;
+        dir.write("config.yaml", "")?;
+        let mut new = Self { pod, dir, flags: Vec::new(), deadline: DEADLINE };
+        // Written as CMD's user when privileges are dropped before the log is opened: both must work.
+        let log = new.dir.join("access.log");
+        new = new.flag("--access-log").flag(log);
+        Ok(new)
+    }
+
+    /// The resources to load (`-c`).
+    pub fn config(self, yaml: &str) -> anyhow::Result<Self> {
+        self.dir.write("config.yaml", yaml)?;
+        Ok(self)
+    }
+
+    pub fn flag(mut self, flag: impl AsRef<OsStr>) -> Self {
+        self.flags.push(flag.as_ref().to_owned());
+        self
+    }
+
+    pub fn flags(self, flags: &[&str]) -> Self {
+        flags.iter().fold(self, |new, flag| new.flag(flag))
+    }
+
+    pub fn registry_only(self) -> Self {
+        self.flags(&["--outbound-traffic-policy", "REGISTRY_ONLY"])
+    }
+
+    /// The access log in JSON.
+    pub fn json(self) -> Self {
+        self.flags(&["--access-log-format", "json"])
+    }
+
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Where its files are: `config.yaml`, `access.log`, `stats.json`.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Runs CMD to its end.
+    pub fn run<S: AsRef<OsStr>>(self, command: &[S]) -> anyhow::Result<Finished> {
+        self.start(command, Stdio::null())?.finish()
+    }
+
+    /// Runs `curl -sS -i` with these arguments, at most 30 s.
+    pub fn curl(self, args: &[&str]) -> anyhow::Result<Finished> {
+        let mut command = vec!["curl", "-sS", "-i", "--max-time", "30"];
+        command.extend_from_slice(args);
+        self.run(&command)
+    }
+
+    /// Starts CMD and goes on.
+    pub fn spawn<S: AsRef<OsStr>>(self, command: &[S]) -> anyhow::Result<Running> {
+        self.start(command, Stdio::null())
+    }
+
+    /// Starts a shell that takes lines: several commands under one interceptor.
+    pub fn session(self) -> anyhow::Result<Session> {
+        let mut running = self.start(&["sh"], Stdio::piped())?;
+        let stdin = running.child.stdin.take().context("the shell has no input")?;
+        Ok(Session { running, stdin, asked: 0 })
+    }
+
+    /// The whole command, for who wants to start it in a way of his own.
+    pub fn command<S: AsRef<OsStr>>(&self, command: &[S]) -> anyhow::Result<Command> {
+        let mut full = self.pod.command(&binary()?.display().to_string());
+        full.arg("exec");
+        if !self.flags.iter().any(|flag| flag == "-c") {
+            full.arg("-c").arg(self.dir.join("config.yaml"));
+        }
+        full.args(&self.flags).arg("--").args(command);
+        Ok(full)
+    }
+
+    fn start<S: AsRef<OsStr>>(self, command: &[S], stdin: Stdio) -> anyhow::Result<Running> {
+        let create = |name: &str| {
+            let path = self.dir.join(name);
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))
+        };
+        let child = self
+            .command(command)?
+            .stdin(stdin)
+            .stdout(create("stdout")?)
+            .stderr(create("stderr")?)
+            .spawn()
+            .context("cannot run nsenter (Debian package util-linux)")?;
+        Ok(Running { child, dir: Some(self.dir), started: Instant::now(), deadline: self.deadline })
+    }
+}
+
+/// A started `interceptor exec`; dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    dir: Option<Dir>,
+    started: Instant,
+    deadline: Duration,
+}
+
+impl Running {
+    /// The process of `interceptor` itself.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn stdout(&self) -> String {
+        self.file("stdout")
+    }
+
+    pub fn stderr(&self) -> String {
+        self.file("stderr")
+    }
+
+    pub fn log(&self) -> String {
+        self.file("access.log")
+    }
+
+    /// Replaces the resources while it runs, as an editor does: a new file takes the old one's name.
+    pub fn reconfigure(&self, yaml: &str) -> anyhow::Result<()> {
+        let dir = self.dir.as_ref().context("it has ended")?;
+        let new = dir.write("config.yaml.new", yaml)?;
+        fs::rename(&new, dir.join("config.yaml")).context("cannot replace config.yaml")
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.context("not a process id")?, signal)
+            .context("cannot send a signal")
+    }
+
+    /// Waits for the end.
+    pub fn finish(mut self) -> anyhow::Result<Finished> {
+        let child = &mut self.child;
+        let status = wait_for("the command to end", self.deadline, || child.try_wait().transpose())
+            .with_context(|| format!("stderr so far:\n{}", self.file("stderr")))?
+            .context("cannot wait for the command")?;
+        let elapsed = self.started.elapsed();
+        let dir = self.dir.take().context("finished twice")?;
+        let stdout = fs::read(dir.join("stdout")).context("cannot read stdout")?;
+        Ok(Finished {
+            status,
+            elapsed,
+            stdout,
+            stderr: String::from_utf8_lossy(&fs::read(dir.join("stderr")).context("cannot read stderr")?)
+                .into_owned(),
+            log: fs::read_to_string(dir.join("access.log")).unwrap_or_default(),
+            dir,
+        })
+    }
+
+    fn file(&self, name: &str) -> String {
+        let read = self.dir.as_ref().and_then(|dir| fs::read(dir.join(name)).ok());
+        String::from_utf8_lossy(&read.unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.dir.is_some()
+            && let Err(error) = self.child.kill().and_then(|()| self.child.wait())
+        {
+            eprintln!("cannot stop interceptor {}: {error}", self.child.id());
+        }
+    }
+}
+
+/// A shell under `interceptor exec` that runs line after line.
+#[derive(Debug)]
+pub struct Session {
+    pub running: Running,
+    stdin: ChildStdin,
+    asked: usize,
+}
+
+impl Session {
+    /// Runs one line; its exit status and what it printed.
+    pub fn sh(&mut self, line: &str) -> anyhow::Result<(i32, String)> {
+        self.send(line)?.wait()
+    }
+
+    /// [`Self::sh`] with `curl -sS -i`: the exit status and the last response, if there was one.
+    pub fn curl(&mut self, args: &str) -> anyhow::Result<(i32, Option<Http>)> {
+        let (code, text) = self.sh(&format!("curl -sS -i --max-time 30 {args} 2>/dev/null"))?;
+        Ok((code, Http::last(&text).ok()))
+    }
+
+    fn send(&mut self, line: &str) -> anyhow::Result<Answer<'_>> {
+        use std::io::Write;
+        self.asked += 1;
+        let marker = format!("--end of {}--", self.asked);
+        let before = self.running.stdout().len();
+        writeln!(self.stdin, "{{ {line}\n}}; printf '%s%d\\n' '{marker}' $?")
+            .context("the shell has ended")?;
+        Ok(Answer { running: &mut self.running, before, marker })
+    }
+
+    /// Ends the shell and returns all that was seen.
+    pub fn finish(self) -> anyhow::Result<Finished> {
+        drop(self.stdin);
+        self.running.finish()
+    }
+}
+
+struct Answer<'session> {
+    running: &'session mut Running,
+    before: usize,
+    marker: String,
+}
+
+impl Answer<'_> {
+    fn wait(self) -> anyhow::Result<(i32, String)> {
+        let mut ended = None;
+        let deadline = self.running.deadline;
+        let answer = wait_for("the shell's answer", deadline, || {
+            ended = self.running.child.try_wait().ok().flatten();
+            let all = self.running.stdout();
+            let new = all.get(self.before..).unwrap_or_default();
+            let found = new.split_once(&self.marker).filter(|(_, code)| code.ends_with('\n'));
+            let found = found.map(|(text, code)| (code.trim().parse().unwrap_or(-1), text.to_owned()));
+            (found.is_some() || ended.is_some()).then_some(found)
+        })?;
+        answer.ok_or_else(|| anyhow!("the shell ended ({ended:?}): {}", self.running.stderr()))
+    }
+}
+
+/// All that could be seen of an `interceptor exec` that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    status: ExitStatus,
+    pub elapsed: Duration,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    pub log: String,
+    dir: Dir,
+}
+
+impl Finished {
+    /// The exit status; a signal that ended `interceptor` itself is negative.
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| -self.status.signal().unwrap_or_default())
+    }
+
+    /// Fails, showing everything, unless the exit status is this.
+    pub fn expect_code(&self, code: i32) -> anyhow::Result<&Self> {
+        ensure!(
+            self.code() == code,
+            "exit status {} instead of {code}\nstdout: {}\nstderr: {}\nlog: {}",
+            self.code(),
+            self.text(),
+            self.stderr,
+            self.log
+        );
+        Ok(self)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// The last response that `curl -i` printed.
+    pub fn http(&self) -> anyhow::Result<Http> {
+        Http::last(&self.text()).with_context(|| format!("exit {}: {}", self.code(), self.stderr))
+    }
+
+    /// The access log, each line strictly of Istio's text format.
+    pub fn lines(&self) -> anyhow::Result<Vec<LogLine>> {
+        self.log.lines().map(LogLine::parse).collect()
+    }
+
+    /// The access log's only line.
+    pub fn line(&self) -> anyhow::Result<LogLine> {
+        match self.lines()?.as_slice() {
+            [line] => Ok(line.clone()),
+            lines => bail!("{} access log lines instead of one:\n{}\n{}", lines.len(), self.log, self.stderr),
+        }
+    }
+
+    /// A file that the run left in its directory (`stats.json`).
+    pub fn file(&self, name: &str) -> anyhow::Result<String> {
+        let path = self.dir.join(name);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+}
+
+/// The binary under test: what INTERCEPTOR_BIN names, or a fresh debug build.
+pub(crate) fn binary() -> anyhow::Result<PathBuf> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BINARY
+        .get_or_init(|| find_or_build().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(|error| anyhow!("no interceptor to test: {error}"))
+}
+
+fn find_or_build() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("INTERCEPTOR_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--bin", "interceptor"]);
+    crate::run(&mut build)?;
+    Ok(target_dir()?.join("debug/interceptor"))
+}
+
+/// Where cargo builds: found from this program, which is below it.
+pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
+    let exe = std::env::current_exe().context("cannot find this program")?;
+    exe.ancestors()
+        .find(|path| path.join("CACHEDIR.TAG").is_file())
+        .map(Path::to_owned)
+        .with_context(|| format!("{} is not below a target directory", exe.display()))
+}
