@@ -1,4 +1,5 @@
 //! How an intercepted connection is carried: accepted, inspected, routed, sent on, recorded.
 
 pub mod downstream;
+pub mod inspect;
 pub mod outcome;
