@@ -1,2 +1,13 @@
-//! The contract between the kernel programs and the proxy.
+//! The contract between the kernel programs and the proxy: map keys and values, the words for what was decided,
+//! and the decision itself. Nothing here knows aya, the kernel or a clock.
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod addr;
+pub mod decide;
+pub mod event;
+pub mod flow;
+pub mod policy;
+pub mod verdict;

@@ -1,0 +1,146 @@
+//! The verdict on one connection, as a pure function: called by connect4 and connect6, and tested here.
+//!
+//! Precedence is Istio's (tools/istio-iptables, nat OUTPUT): excluded ports, then what is never redirected, then
+//! excluded ranges, included ports, included ranges; what nothing includes is left alone.
+
+use crate::{
+    addr::Ip16,
+    flow::Flow,
+    policy::{PortFlags, PrefixFlags},
+    verdict::{Reason, Verdict},
+};
+
+/// `ports` are the policy's flags for the flow's port; `prefix` those of the longest prefix that holds its
+/// destination, which carry the flags of every shorter one too. Not found is `NONE`.
+#[inline(always)]
+pub fn decide(flow: &Flow, ports: PortFlags, prefix: PrefixFlags) -> Verdict {
+    if ports.has(PortFlags::EXCLUDE) {
+        return Verdict::Bypass(Reason::ExcludedPort);
+    }
+    if let Some(reason) = left_alone(flow.destination) {
+        return Verdict::Bypass(reason);
+    }
+    if prefix.has(PrefixFlags::OWN) {
+        return Verdict::Bypass(Reason::OwnAddress);
+    }
+    if prefix.has(PrefixFlags::EXCLUDE) {
+        return Verdict::Bypass(Reason::ExcludedRange);
+    }
+    if ports.has(PortFlags::INCLUDE) {
+        return Verdict::Redirect(Reason::IncludedPort);
+    }
+    if prefix.has(PrefixFlags::INCLUDE) {
+        return Verdict::Redirect(Reason::IncludedRange);
+    }
+    Verdict::Bypass(Reason::NotIncluded)
+}
+
+/// Addresses that never leave the host or the link, whatever the policy.
+#[inline(always)]
+fn left_alone(ip: Ip16) -> Option<Reason> {
+    if ip.is_unspecified() {
+        return Some(Reason::Unspecified);
+    }
+    if ip.is_loopback() {
+        return Some(Reason::Loopback);
+    }
+    if ip.is_v4() {
+        let word = ip.word(3);
+        return match word >> 24 {
+            224..=239 => Some(Reason::Multicast),
+            169 if word >> 16 == 0xa9fe => Some(Reason::LinkLocal),
+            _ => None,
+        };
+    }
+    let first = ip.word(0);
+    if first >> 24 == 0xff {
+        return Some(Reason::Multicast);
+    }
+    if first >> 22 == 0xfe80 >> 6 {
+        return Some(Reason::LinkLocal);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Port;
+    use core::net::IpAddr;
+    use proptest::prelude::*;
+
+    /// The same decision, slow and obvious, from the standard library's idea of addresses.
+    fn model(ip: IpAddr, ports: PortFlags, prefix: PrefixFlags) -> Verdict {
+        let ip = ip.to_canonical();
+        let link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        let ordered = [
+            (ports.has(PortFlags::EXCLUDE), Verdict::Bypass(Reason::ExcludedPort)),
+            (ip.is_unspecified(), Verdict::Bypass(Reason::Unspecified)),
+            (ip.is_loopback(), Verdict::Bypass(Reason::Loopback)),
+            (ip.is_multicast(), Verdict::Bypass(Reason::Multicast)),
+            (link_local, Verdict::Bypass(Reason::LinkLocal)),
+            (prefix.has(PrefixFlags::OWN), Verdict::Bypass(Reason::OwnAddress)),
+            (prefix.has(PrefixFlags::EXCLUDE), Verdict::Bypass(Reason::ExcludedRange)),
+            (ports.has(PortFlags::INCLUDE), Verdict::Redirect(Reason::IncludedPort)),
+            (prefix.has(PrefixFlags::INCLUDE), Verdict::Redirect(Reason::IncludedRange)),
+            (true, Verdict::Bypass(Reason::NotIncluded)),
+        ];
+        ordered.into_iter().find(|(applies, _)| *applies).expect("the last row applies").1
+    }
+
+    /// Random addresses, many of them at the borders that matter.
+    fn addresses() -> impl Strategy<Value = IpAddr> {
+        let borders = [
+            "0.0.0.0",
+            "0.0.0.1",
+            "126.255.255.255",
+            "127.0.0.0",
+            "127.255.255.255",
+            "128.0.0.0",
+            "169.253.255.255",
+            "169.254.0.0",
+            "169.254.255.255",
+            "169.255.0.0",
+            "223.255.255.255",
+            "224.0.0.0",
+            "239.255.255.255",
+            "240.0.0.0",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::2",
+            "::1:0:0",
+            "0:0:0:1::1",
+            "fe7f:ffff::",
+            "fe80::",
+            "febf:ffff::1",
+            "fec0::",
+            "feff::",
+            "ff00::",
+            "ffff::",
+            "::ffff:0.0.0.0",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::ffff:224.0.0.1",
+            "::fffe:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::7f00:1",
+        ];
+        let borders: std::vec::Vec<IpAddr> =
+            borders.iter().map(|text| text.parse().expect("a literal address")).collect();
+        prop_oneof![any::<IpAddr>(), proptest::sample::select(borders)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #[test]
+        fn equals_the_model(ip in addresses(), port in any::<u16>(), ports in 0..4u32, prefix in 0..8u32) {
+            let flow = Flow { destination: ip.into(), port: Port(port) };
+            let (ports, prefix) = (PortFlags(ports), PrefixFlags(prefix));
+            prop_assert_eq!(decide(&flow, ports, prefix), model(ip, ports, prefix));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Keys and values of the maps that programs and agent share. No padding anywhere: the verifier refuses
+//! uninitialised bytes in a key, and hashes would differ.
+
+use crate::addr::{Ip16, Port};
+
+/// The policy of connections from network namespaces that are not enrolled, in counters and events.
+pub const NO_POLICY: u32 = 0;
+
+/// What a policy says about one port.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortFlags(pub u32);
+
+impl PortFlags {
+    pub const NONE: Self = Self(0);
+    pub const EXCLUDE: Self = Self(1);
+    pub const INCLUDE: Self = Self(2);
+
+    #[inline(always)]
+    pub const fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    pub const fn with(self, flag: Self) -> Self {
+        Self(self.0 | flag.0)
+    }
+}
+
+/// What a policy says about one prefix, the flags of every shorter prefix that holds it included.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixFlags(pub u32);
+
+impl PrefixFlags {
+    pub const NONE: Self = Self(0);
+    pub const EXCLUDE: Self = Self(1);
+    pub const INCLUDE: Self = Self(2);
+    /// An address of the workload itself.
+    pub const OWN: Self = Self(4);
+
+    #[inline(always)]
+    pub const fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    pub const fn with(self, flag: Self) -> Self {
+        Self(self.0 | flag.0)
+    }
+}
+
+/// A workload, found by its network namespace's cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkloadEntry {
+    /// What getsockname(2) shows on a redirected socket; unspecified: the loopback address stays visible.
+    pub own_v4: Ip16,
+    pub own_v6: Ip16,
+    pub policy: u32,
+    /// At most so many connections may wait between connect(2) and accept(2).
+    pub handovers_max: u32,
+    /// The first port of the listener.
+    pub port: Port,
+    /// IPv4 connections are spread over 127.0.0.1 … 127.0.0.`spread_v4`; 0: no IPv4 listener.
+    pub spread_v4: u16,
+    /// IPv6 connections are spread over `[::1]:port` … `[::1]:port+ports_v6-1`; 0: no IPv6 listener.
+    pub ports_v6: u16,
+    pub unused: u16,
+}
+
+/// What follows the prefix length in a key of the prefix trie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixKey {
+    /// Big-endian, so that the trie's first 32 bits are the whole policy.
+    policy_be: u32,
+    address: Ip16,
+}
+
+impl PrefixKey {
+    /// Bits in front of the address.
+    pub const POLICY_BITS: u32 = 32;
+    /// The length that matches one address of one policy.
+    pub const FULL_BITS: u32 = Self::POLICY_BITS + 128;
+
+    #[inline(always)]
+    pub const fn new(policy: u32, address: Ip16) -> Self {
+        Self { policy_be: policy.to_be(), address }
+    }
+}
+
+/// A port of one policy.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortKey {
+    pub policy: u32,
+    pub port: u32,
+}
+
+/// One counter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CounterKey {
+    pub policy: u32,
+    pub reason: u32,
+}
+
+/// A connection on its way to the listener. All four of the tuple: listeners spread over several addresses, so the
+/// same source port is in use many times at once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandoverKey {
+    pub netns_cookie: u64,
+    pub source: Ip16,
+    pub destination: Ip16,
+    pub source_port: Port,
+    pub destination_port: Port,
+    pub unused: u32,
+}
+
+/// Where a redirected connection was going; the value of an accepted socket's storage.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OriginalDestination {
+    pub netns_cookie: u64,
+    pub address: Ip16,
+    pub policy: u32,
+    pub port: Port,
+    pub unused: u16,
+}
+
+/// The connecting socket's storage, from connect(2) until it closes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connecting {
+    pub original: OriginalDestination,
+    /// Meaningful while `handover_open` is 1.
+    pub handover: HandoverKey,
+    pub handover_open: u32,
+    /// The device the application had bound the socket to; 0: none.
+    pub bound_ifindex: u32,
+}
+
+const _: () = {
+    assert!(size_of::<WorkloadEntry>() == 48);
+    assert!(size_of::<PrefixKey>() == 20);
+    assert!(size_of::<PortKey>() == 8);
+    assert!(size_of::<CounterKey>() == 8);
+    assert!(size_of::<HandoverKey>() == 48);
+    assert!(size_of::<OriginalDestination>() == 32);
+    assert!(size_of::<Connecting>() == 88);
+};

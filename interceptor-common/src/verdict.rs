@@ -1,0 +1,149 @@
+//! What is decided about a connection, and why: one vocabulary for programs, counters, `explain` and docs.
+
+/// What happens to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The kernel carries it as if we were not there.
+    Bypass(Reason),
+    /// It goes to the workload's listener.
+    Redirect(Reason),
+    /// connect(2) or bind(2) fails.
+    Deny(Reason),
+}
+
+/// Why. The codes are what maps and events hold: never reuse one.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    ExcludedPort = 1,
+    Loopback = 2,
+    Unspecified = 3,
+    Multicast = 4,
+    LinkLocal = 5,
+    OwnAddress = 6,
+    ExcludedRange = 7,
+    NotIncluded = 8,
+
+    IncludedPort = 16,
+    IncludedRange = 17,
+
+    UnknownWorkload = 32,
+    NoRoute = 33,
+    NoListener = 34,
+    HandoverFull = 35,
+    OutOfMemory = 36,
+    BoundToDevice = 37,
+    ListenerPort = 38,
+
+    EventDropped = 48,
+}
+
+impl Reason {
+    pub const ALL: [Self; 18] = [
+        Self::ExcludedPort,
+        Self::Loopback,
+        Self::Unspecified,
+        Self::Multicast,
+        Self::LinkLocal,
+        Self::OwnAddress,
+        Self::ExcludedRange,
+        Self::NotIncluded,
+        Self::IncludedPort,
+        Self::IncludedRange,
+        Self::UnknownWorkload,
+        Self::NoRoute,
+        Self::NoListener,
+        Self::HandoverFull,
+        Self::OutOfMemory,
+        Self::BoundToDevice,
+        Self::ListenerPort,
+        Self::EventDropped,
+    ];
+
+    pub fn from_code(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// As metrics and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ExcludedPort => "excluded_port",
+            Self::Loopback => "loopback",
+            Self::Unspecified => "unspecified",
+            Self::Multicast => "multicast",
+            Self::LinkLocal => "link_local",
+            Self::OwnAddress => "own_address",
+            Self::ExcludedRange => "excluded_range",
+            Self::NotIncluded => "not_included",
+            Self::IncludedPort => "included_port",
+            Self::IncludedRange => "included_range",
+            Self::UnknownWorkload => "unknown_workload",
+            Self::NoRoute => "no_route",
+            Self::NoListener => "no_listener",
+            Self::HandoverFull => "handover_full",
+            Self::OutOfMemory => "out_of_memory",
+            Self::BoundToDevice => "bound_to_device",
+            Self::ListenerPort => "listener_port",
+            Self::EventDropped => "event_dropped",
+        }
+    }
+
+    /// As a person reads it.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::ExcludedPort => "the port is one of the excluded outbound ports",
+            Self::Loopback => "the destination is a loopback address",
+            Self::Unspecified => "the unspecified address means this host",
+            Self::Multicast => "the destination is a multicast address",
+            Self::LinkLocal => "the destination is a link-local address",
+            Self::OwnAddress => "the destination is the workload's own address",
+            Self::ExcludedRange => "the destination is in an excluded outbound IP range",
+            Self::NotIncluded => "neither its port nor its IP range is included",
+            Self::IncludedPort => "the port is one of the included outbound ports",
+            Self::IncludedRange => "the destination is in an included outbound IP range",
+            Self::UnknownWorkload => "the socket's network namespace is not enrolled",
+            Self::NoRoute => "the workload has no address of this IP family, so no route either",
+            Self::NoListener => "the proxy has no listener for this IP family",
+            Self::HandoverFull => "too many of the workload's connections wait to be accepted",
+            Self::OutOfMemory => "the kernel had no memory for the connection's original destination",
+            Self::BoundToDevice => "the socket is bound to a device and its owner may not unbind it",
+            Self::ListenerPort => "the port belongs to the proxy's listener",
+            Self::EventDropped => "the event buffer was full",
+        }
+    }
+
+    /// Whether a connection that ends so is worth an event: what policy or failure decided, not what is never ours.
+    pub const fn is_reported(self) -> bool {
+        match self {
+            Self::Loopback | Self::Unspecified | Self::Multicast | Self::LinkLocal | Self::OwnAddress => {
+                false
+            }
+            Self::IncludedPort | Self::IncludedRange | Self::EventDropped => false,
+            Self::ExcludedPort | Self::ExcludedRange | Self::NotIncluded => true,
+            Self::UnknownWorkload | Self::NoRoute | Self::NoListener | Self::HandoverFull => true,
+            Self::OutOfMemory | Self::BoundToDevice | Self::ListenerPort => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn codes_and_names_are_distinct_and_found_again() {
+        let codes: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!((codes.len(), names.len()), (Reason::ALL.len(), Reason::ALL.len()));
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_code(reason.code()), Some(reason));
+        }
+        assert_eq!(Reason::from_code(0), None);
+    }
+}
