@@ -1,1 +1,111 @@
-//! The only module that names aya: load, attach, maps, original destinations.
+//! The kernel half as the rest of the agent sees it: load, attach, enroll, read. The only module that names aya.
+//!
+//! A [`Datapath`] owns the programs, their maps and their links. Dropping it detaches everything, unless somebody
+//! else holds the file descriptors that [`Datapath::links`] gives: then redirects stay, and without a listener the
+//! connections are refused.
+
+mod attach;
+mod counters;
+mod error;
+mod events;
+mod listeners;
+mod netns;
+mod original_dst;
+mod preflight;
+mod programs;
+mod sys;
+mod workloads;
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+};
+
+pub use counters::Counter;
+pub use error::DatapathError;
+pub use events::{ConnectEvent, Events};
+pub use listeners::Listeners;
+pub use netns::{netns_cookie, own_addresses};
+pub use original_dst::{OriginalDst, OriginalDstReader};
+pub use preflight::preflight;
+pub use workloads::Listener;
+
+use counters::Counters;
+use workloads::Workloads;
+
+/// Programs loaded into the kernel, with their maps and links.
+pub struct Datapath {
+    ebpf: Ebpf,
+    links: Vec<OwnedFd>,
+    workloads: Workloads,
+    counters: Counters,
+    original_dst: OriginalDstReader,
+    events: Option<RingBuf<MapData>>,
+}
+
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath").field("links", &self.links).finish_non_exhaustive()
+    }
+}
+
+impl Datapath {
+    /// Loads the embedded object into the kernel. Nothing is attached yet.
+    pub fn load() -> Result<Self, DatapathError> {
+        preflight()?;
+        let mut ebpf = programs::load()?;
+        let original_dst = OriginalDstReader::take(&mut ebpf)?;
+        let counters = Counters::take(&mut ebpf)?;
+        let workloads = Workloads::take(&mut ebpf)?;
+        let events = programs::take_map(&mut ebpf, "EVENTS")?;
+        Ok(Self { ebpf, links: Vec::new(), workloads, counters, original_dst, events: Some(events) })
+    }
+
+    /// Every connect(2) and bind(2) of sockets made in `cgroup`, or below it, from now on. Sockets of network
+    /// namespaces that are not enrolled are refused, so enroll first.
+    pub fn attach_workload(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
+        self.attach_all(programs::WORKLOAD, &cgroup)
+    }
+
+    /// Lets listeners that are made in `cgroup` after this receive original destinations.
+    pub fn attach_listener(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
+        self.attach_all(programs::LISTENER, &cgroup)
+    }
+
+    /// As [`Self::attach_listener`], and answers getsockopt(SO_ORIGINAL_DST) there.
+    pub fn attach_original_dst(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
+        self.attach_all(programs::ORIGINAL_DST, &cgroup)
+    }
+
+    fn attach_all(
+        &mut self,
+        names: &'static [&'static str],
+        cgroup: &impl AsFd,
+    ) -> Result<(), DatapathError> {
+        // All or nothing: half the hooks would redirect connections that can't be answered.
+        let links: Result<Vec<OwnedFd>, DatapathError> =
+            names.iter().map(|name| attach::attach(&self.ebpf, name, cgroup.as_fd())).collect();
+        self.links.extend(links?);
+        Ok(())
+    }
+
+    /// Duplicates of the file descriptors that keep the programs attached.
+    pub fn links(&self) -> io::Result<Vec<OwnedFd>> {
+        self.links.iter().map(OwnedFd::try_clone).collect()
+    }
+
+    /// Reads original destinations; cheap to clone, for any thread.
+    pub fn original_dst_reader(&self) -> OriginalDstReader {
+        self.original_dst.clone()
+    }
+
+    /// The stream of events; there is one, and the first caller gets it. Needs a tokio runtime.
+    pub fn events(&mut self) -> Result<Option<Events>, DatapathError> {
+        self.events.take().map(Events::new).transpose().map_err(DatapathError::Events)
+    }
+}

@@ -1,1 +1,93 @@
-//! What the kernel should hold, from the policies of the workloads.
+//! What the kernel's maps should hold for a policy, and the difference to what they hold. Pure.
+
+mod prefixes;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use interceptor_common::{addr::Ip16, policy::PortFlags, policy::PrefixFlags};
+
+use crate::workload::RedirectPolicy;
+
+/// A prefix as the trie holds it: how many of the 128 bits count.
+pub type Prefix = (Ip16, u8);
+
+/// One policy as the maps hold it, without its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelPolicy {
+    pub prefixes: BTreeMap<Prefix, PrefixFlags>,
+    pub ports: BTreeMap<u16, PortFlags>,
+}
+
+impl KernelPolicy {
+    /// `own_addresses` are those of the workload's network namespace; connections to them are left alone.
+    pub fn new(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> Self {
+        let mut ports: BTreeMap<u16, PortFlags> = BTreeMap::new();
+        for (list, flag) in
+            [(&policy.exclude_ports, PortFlags::EXCLUDE), (&policy.include_ports, PortFlags::INCLUDE)]
+        {
+            for &port in list {
+                let flags = ports.entry(port).or_default();
+                *flags = flags.with(flag);
+            }
+        }
+        Self { prefixes: prefixes::prefixes(policy, own_addresses), ports }
+    }
+}
+
+/// What turns one set of prefixes into another: first what to write, then what to remove, so that no address is
+/// without its flags in between.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrefixChanges {
+    pub write: Vec<(Prefix, PrefixFlags)>,
+    pub remove: Vec<Prefix>,
+}
+
+impl PrefixChanges {
+    pub fn between(applied: &BTreeMap<Prefix, PrefixFlags>, desired: &BTreeMap<Prefix, PrefixFlags>) -> Self {
+        let changed = |(prefix, flags): &(&Prefix, &PrefixFlags)| applied.get(prefix) != Some(*flags);
+        Self {
+            write: desired.iter().filter(changed).map(|(prefix, flags)| (*prefix, *flags)).collect(),
+            remove: applied.keys().filter(|prefix| !desired.contains_key(prefix)).copied().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn some_prefixes() -> impl Strategy<Value = BTreeMap<Prefix, PrefixFlags>> {
+        let entry = ((0..4u8, 120..=128u8), 1..8u32);
+        proptest::collection::btree_map(
+            entry.clone().prop_map(|(key, _)| key),
+            entry.prop_map(|(_, flags)| flags),
+            0..8,
+        )
+        .prop_map(|map| {
+            map.into_iter()
+                .map(|((last, length), flags)| {
+                    ((Ip16::from_v4([10, 0, 0, last]), length), PrefixFlags(flags))
+                })
+                .collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn applied_changes_give_what_is_desired(before in some_prefixes(), after in some_prefixes()) {
+            let changes = PrefixChanges::between(&before, &after);
+            let mut state = before;
+            state.extend(changes.write);
+            for prefix in changes.remove {
+                state.remove(&prefix);
+            }
+            prop_assert_eq!(state, after);
+        }
+
+        #[test]
+        fn nothing_changes_between_equals(state in some_prefixes()) {
+            prop_assert_eq!(PrefixChanges::between(&state, &state), PrefixChanges::default());
+        }
+    }
+}

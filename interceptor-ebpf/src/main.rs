@@ -1,0 +1,87 @@
+//! The kernel half. One line per program: extract, decide, apply happen in the file of its hook family.
+//!
+//! | program | sits on | does |
+//! |---|---|---|
+//! | connect4, connect6 | a workload's cgroup | verdict; rewrites the destination to the workload's listener |
+//! | sock_ops | workload's and listener's cgroup | carries the original destination to the accepted socket |
+//! | getpeername4/6, getsockname4/6 | workload's cgroup | the application sees what it asked for |
+//! | bind4, bind6 | workload's cgroup | the listener's port can't be taken |
+//! | original_dst | an unmodified proxy's cgroup | answers SO_ORIGINAL_DST |
+#![no_std]
+#![no_main]
+// The target has no compare-and-swap, so `AtomicU64` there has no `fetch_add`, though the instruction exists.
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "as above")]
+
+mod bind;
+mod connect;
+mod handover;
+mod maps;
+mod names;
+mod original_dst;
+mod outcome;
+mod sock_addr;
+
+use aya_ebpf::macros::{cgroup_sock_addr, cgroup_sockopt, sock_ops};
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext, SockoptContext};
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect4(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect6(&ctx)
+}
+
+#[sock_ops]
+pub fn sock_ops(ctx: SockOpsContext) -> u32 {
+    handover::sock_ops(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    names::getpeername4(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    names::getpeername6(&ctx)
+}
+
+#[cgroup_sock_addr(getsockname4)]
+pub fn getsockname4(ctx: SockAddrContext) -> i32 {
+    names::getsockname4(&ctx)
+}
+
+#[cgroup_sock_addr(getsockname6)]
+pub fn getsockname6(ctx: SockAddrContext) -> i32 {
+    names::getsockname6(&ctx)
+}
+
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    bind::bind4(&ctx)
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    bind::bind6(&ctx)
+}
+
+#[cgroup_sockopt(getsockopt)]
+pub fn original_dst(ctx: SockoptContext) -> i32 {
+    original_dst::getsockopt(&ctx)
+}
+
+/// What the helpers ask of the object that calls them.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

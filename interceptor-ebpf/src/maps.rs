@@ -1,0 +1,53 @@
+//! Every map, with its capacity. Keys and values are interceptor-common's; the agent writes what programs only read.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{HashMap, LpmTrie, PerCpuHashMap, RingBuf},
+};
+use interceptor_common::policy::{
+    Connecting, CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
+    WorkloadEntry,
+};
+
+const WORKLOADS_MAX: u32 = 4096;
+
+/// Agent → programs: workloads by network namespace cookie.
+#[map]
+pub static WORKLOADS: HashMap<u64, WorkloadEntry> =
+    HashMap::with_max_entries(WORKLOADS_MAX, BPF_F_NO_PREALLOC);
+
+/// Agent → programs: what the policies say about addresses.
+#[map]
+pub static PREFIXES: LpmTrie<PrefixKey, PrefixFlags> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+
+/// Agent → programs: what the policies say about ports.
+#[map]
+pub static PORTS: HashMap<PortKey, PortFlags> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// Programs → agent: connections per policy and reason.
+#[map]
+pub static COUNTERS: PerCpuHashMap<CounterKey, u64> =
+    PerCpuHashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// Programs → agent. Its size bounds the rate of events; what does not fit is counted.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+/// Connections between TCP_CONNECT and PASSIVE_ESTABLISHED.
+#[map]
+pub static HANDOVERS: HashMap<HandoverKey, OriginalDestination> =
+    HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
+
+/// How many entries of HANDOVERS each network namespace holds, so that one workload can't fill it for the others.
+#[map]
+pub static HANDOVERS_OPEN: HashMap<u64, u64> = HashMap::with_max_entries(WORKLOADS_MAX, BPF_F_NO_PREALLOC);
+
+/// Storage of connecting sockets.
+#[btf_map]
+pub static CONNECTING: SkStorage<Connecting> = SkStorage::new();
+
+/// Storage of accepted sockets: what the agent reads by file descriptor.
+#[btf_map]
+pub static ACCEPTED: SkStorage<OriginalDestination> = SkStorage::new();

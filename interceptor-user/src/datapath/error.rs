@@ -1,0 +1,41 @@
+//! What can go wrong between agent and kernel; each says what is missing and how to mend it.
+
+use std::io;
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error(
+        "loading kernel programs needs {missing}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
+    Privilege { missing: String },
+    #[error("this kernel is {release}, but 5.15 or newer is needed: upgrade the kernel")]
+    KernelVersion { release: String },
+    #[error("the kernel refuses bpf(2) although the capabilities are there: {hint}")]
+    Forbidden { hint: &'static str, source: Box<EbpfError> },
+    #[error("this kernel is built without CONFIG_BPF_SYSCALL: use one that has it")]
+    NoBpf { source: io::Error },
+    #[error("the kernel could not load the maps and programs (it needs CONFIG_CGROUP_BPF and BTF): {source}")]
+    Load { source: Box<EbpfError> },
+    #[error(
+        "the kernel's verifier refuses program {program}; please report this with the kernel's version ({release})"
+    )]
+    Program { program: String, release: String, source: Box<ProgramError> },
+    #[error(
+        "the BPF object has no {name}: it does not belong to this binary; rebuild it with `cargo xtask ebpf`"
+    )]
+    Missing { name: String },
+    #[error("map {name} is not what this binary expects; rebuild the BPF object with `cargo xtask ebpf`")]
+    Map { name: &'static str, source: MapError },
+    #[error("can't attach {program} to the cgroup{hint}")]
+    Attach { program: &'static str, hint: &'static str, source: io::Error },
+    #[error("can't write map {name}: {hint}")]
+    Write { name: &'static str, hint: &'static str, source: MapError },
+    #[error("can't read map {name}")]
+    Read { name: &'static str, source: MapError },
+    #[error("network namespace {netns_cookie} is not enrolled")]
+    NotEnrolled { netns_cookie: u64 },
+    #[error("can't watch the event buffer")]
+    Events(#[source] io::Error),
+}

@@ -1,0 +1,83 @@
+//! The embedded object: which program sits where, and loading all of them.
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Map, MapError},
+    programs::{Program, ProgramError},
+};
+
+use super::{DatapathError, preflight};
+
+/// Built from interceptor-ebpf by `cargo xtask ebpf`, and committed so that users need no BPF toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../interceptor-ebpf/bpf/interceptor.bpf.o"
+));
+
+pub(super) const WORKLOAD: &[&str] = &[
+    // In front of the hooks that redirect, so that no redirected connection misses its hand-over.
+    "sock_ops",
+    "getpeername4",
+    "getpeername6",
+    "getsockname4",
+    "getsockname6",
+    "bind4",
+    "bind6",
+    "connect4",
+    "connect6",
+];
+pub(super) const LISTENER: &[&str] = &["sock_ops"];
+pub(super) const ORIGINAL_DST: &[&str] = &["sock_ops", "original_dst"];
+
+pub(super) fn load() -> Result<Ebpf, DatapathError> {
+    let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(explain)?;
+    for (name, program) in ebpf.programs_mut() {
+        load_program(program).map_err(|error| DatapathError::Program {
+            program: name.to_owned(),
+            release: preflight::kernel_release(),
+            source: Box::new(error),
+        })?;
+    }
+    Ok(ebpf)
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "aya lists every program type; the object has three")]
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// The map `name`, out of the object and into the hands of its one owner.
+pub(super) fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| DatapathError::Missing { name: name.to_owned() })?;
+    M::try_from(map).map_err(|source| DatapathError::Map { name, source })
+}
+
+fn explain(error: EbpfError) -> DatapathError {
+    let source = Box::new(error);
+    let forbidden = errno(&*source) == Some(libc::EPERM);
+    if forbidden {
+        let hint = "a container or sandbox forbids it; run outside, or in a privileged container";
+        return DatapathError::Forbidden { hint, source };
+    }
+    DatapathError::Load { source }
+}
+
+/// The system call's error at the bottom of a chain.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return io.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}

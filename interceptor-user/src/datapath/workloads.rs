@@ -1,0 +1,217 @@
+//! Which network namespaces are enrolled, with which policy. Writes the maps that programs read.
+//!
+//! A changed policy gets a new id, is written whole, and then the workload's entry is flipped: programs see the old
+//! one or the new one, never half of one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie},
+};
+use interceptor_common::{
+    addr::{Ip16, Port},
+    policy::{NO_POLICY, PortFlags, PortKey, PrefixFlags, PrefixKey, WorkloadEntry},
+};
+
+use super::{Datapath, DatapathError, programs, sys::Raw};
+use crate::{
+    plan::{KernelPolicy, Prefix, PrefixChanges},
+    workload::RedirectPolicy,
+};
+
+/// So many connections of one workload may wait between connect(2) and the listener's queue; more are refused.
+const HANDOVERS_MAX: u32 = 16_384;
+
+/// Where the workload's connections go: the loopback addresses that the proxy's sockets take in its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub port: u16,
+    /// 127.0.0.1 … 127.0.0.`spread_v4`, all at `port`; at most 254; 0: no IPv4.
+    pub spread_v4: u16,
+    /// `[::1]:port` … `[::1]:port+ports_v6-1`; 0: no IPv6.
+    pub ports_v6: u16,
+}
+
+/// What was written for one workload.
+#[derive(Debug)]
+struct Enrolled {
+    policy: RedirectPolicy,
+    kernel: KernelPolicy,
+    entry: WorkloadEntry,
+}
+
+#[derive(Debug)]
+pub(super) struct Workloads {
+    workloads: HashMap<MapData, u64, Raw<WorkloadEntry>>,
+    prefixes: LpmTrie<MapData, Raw<PrefixKey>, Raw<PrefixFlags>>,
+    ports: HashMap<MapData, Raw<PortKey>, Raw<PortFlags>>,
+    handovers_open: HashMap<MapData, u64, u64>,
+    enrolled: BTreeMap<u64, Enrolled>,
+    /// Policies written so far; ids are not used again.
+    last_policy: u32,
+}
+
+impl Workloads {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            workloads: programs::take_map(ebpf, "WORKLOADS")?,
+            prefixes: programs::take_map(ebpf, "PREFIXES")?,
+            ports: programs::take_map(ebpf, "PORTS")?,
+            handovers_open: programs::take_map(ebpf, "HANDOVERS_OPEN")?,
+            enrolled: BTreeMap::new(),
+            last_policy: NO_POLICY,
+        })
+    }
+
+    fn write_policy(&mut self, policy: u32, kernel: &KernelPolicy) -> Result<(), DatapathError> {
+        for (&prefix, &flags) in &kernel.prefixes {
+            self.write_prefix(policy, prefix, flags)?;
+        }
+        for (&port, &flags) in &kernel.ports {
+            let key = Raw(PortKey { policy, port: port.into() });
+            self.ports.insert(key, Raw(flags), 0).map_err(write_failed("PORTS"))?;
+        }
+        Ok(())
+    }
+
+    fn remove_policy(&mut self, policy: u32, kernel: &KernelPolicy) -> Result<(), DatapathError> {
+        for &prefix in kernel.prefixes.keys() {
+            self.remove_prefix(policy, prefix)?;
+        }
+        for &port in kernel.ports.keys() {
+            absent_is_fine("PORTS", self.ports.remove(&Raw(PortKey { policy, port: port.into() })))?;
+        }
+        Ok(())
+    }
+
+    fn write_prefix(&mut self, policy: u32, prefix: Prefix, flags: PrefixFlags) -> Result<(), DatapathError> {
+        self.prefixes.insert(&prefix_key(policy, prefix), Raw(flags), 0).map_err(write_failed("PREFIXES"))
+    }
+
+    fn remove_prefix(&mut self, policy: u32, prefix: Prefix) -> Result<(), DatapathError> {
+        absent_is_fine("PREFIXES", self.prefixes.remove(&prefix_key(policy, prefix)))
+    }
+}
+
+impl Datapath {
+    /// Applies `policy` to every connection of the network namespace `cookie`, and returns the policy's id. Called
+    /// again for a namespace it replaces the policy in one step.
+    pub fn enroll(
+        &mut self,
+        cookie: u64,
+        policy: &RedirectPolicy,
+        own_addresses: &[IpAddr],
+        listener: Listener,
+    ) -> Result<u32, DatapathError> {
+        let kernel = KernelPolicy::new(policy, own_addresses);
+        let workloads = &mut self.workloads;
+        workloads.last_policy += 1;
+        let id = workloads.last_policy;
+        let entry = entry(id, own_addresses, listener);
+
+        if let Err(error) = workloads.write_policy(id, &kernel) {
+            // The workload keeps what it had; what was written of the new policy goes.
+            workloads.remove_policy(id, &kernel)?;
+            return Err(error);
+        }
+        const BPF_NOEXIST: u64 = 1;
+        if !workloads.enrolled.contains_key(&cookie) {
+            let opened = workloads.handovers_open.insert(cookie, 0, BPF_NOEXIST);
+            opened.map_err(write_failed("HANDOVERS_OPEN"))?;
+        }
+        workloads.workloads.insert(cookie, Raw(entry), 0).map_err(write_failed("WORKLOADS"))?;
+        let enrolled = Enrolled { policy: policy.clone(), kernel, entry };
+        if let Some(old) = workloads.enrolled.insert(cookie, enrolled) {
+            workloads.remove_policy(old.entry.policy, &old.kernel)?;
+            self.counters.carry(old.entry.policy, id)?;
+        }
+        Ok(id)
+    }
+
+    /// The namespace's addresses changed; its policy stays.
+    pub fn update_own_addresses(
+        &mut self,
+        cookie: u64,
+        own_addresses: &[IpAddr],
+    ) -> Result<(), DatapathError> {
+        let workloads = &mut self.workloads;
+        let Some(enrolled) = workloads.enrolled.get(&cookie) else {
+            return Err(DatapathError::NotEnrolled { netns_cookie: cookie });
+        };
+        let kernel = KernelPolicy::new(&enrolled.policy, own_addresses);
+        let mut entry = enrolled.entry;
+        (entry.own_v4, entry.own_v6) = first_of_each_family(own_addresses);
+        let changes = PrefixChanges::between(&enrolled.kernel.prefixes, &kernel.prefixes);
+        for (prefix, flags) in changes.write {
+            workloads.write_prefix(entry.policy, prefix, flags)?;
+        }
+        workloads.workloads.insert(cookie, Raw(entry), 0).map_err(write_failed("WORKLOADS"))?;
+        for prefix in changes.remove {
+            workloads.remove_prefix(entry.policy, prefix)?;
+        }
+        if let Some(enrolled) = workloads.enrolled.get_mut(&cookie) {
+            enrolled.kernel = kernel;
+            enrolled.entry = entry;
+        }
+        Ok(())
+    }
+
+    /// The cookies of all enrolled network namespaces.
+    pub fn enrolled(&self) -> BTreeSet<u64> {
+        self.workloads.enrolled.keys().copied().collect()
+    }
+}
+
+fn entry(policy: u32, own_addresses: &[IpAddr], listener: Listener) -> WorkloadEntry {
+    let (own_v4, own_v6) = first_of_each_family(own_addresses);
+    WorkloadEntry {
+        own_v4,
+        own_v6,
+        policy,
+        handovers_max: HANDOVERS_MAX,
+        port: Port(listener.port),
+        spread_v4: listener.spread_v4.min(254),
+        ports_v6: listener.ports_v6,
+        unused: 0,
+    }
+}
+
+/// A family without any address has no route either; programs know it by the unspecified address.
+fn first_of_each_family(own_addresses: &[IpAddr]) -> (Ip16, Ip16) {
+    let first = |is_v4: bool| {
+        let found = own_addresses.iter().map(|address| Ip16::from(*address)).find(|ip| ip.is_v4() == is_v4);
+        found.unwrap_or(Ip16::UNSPECIFIED)
+    };
+    (first(true), first(false))
+}
+
+fn prefix_key(policy: u32, (address, bits): Prefix) -> lpm_trie::Key<Raw<PrefixKey>> {
+    lpm_trie::Key::new(PrefixKey::POLICY_BITS + u32::from(bits), Raw(PrefixKey::new(policy, address)))
+}
+
+fn write_failed(name: &'static str) -> impl FnOnce(MapError) -> DatapathError {
+    move |source| {
+        let hint = match errno(&source) {
+            Some(libc::ENOSPC | libc::E2BIG) => "it is full; enroll fewer workloads or shorten the lists",
+            Some(libc::ENOMEM) => "the kernel has no memory for it",
+            _ => "the kernel refused",
+        };
+        DatapathError::Write { name, hint, source }
+    }
+}
+
+fn errno(error: &MapError) -> Option<i32> {
+    if let MapError::SyscallError(error) = error { error.io_error.raw_os_error() } else { None }
+}
+
+fn absent_is_fine(name: &'static str, removed: Result<(), MapError>) -> Result<(), DatapathError> {
+    match removed {
+        Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(source) => Err(write_failed(name)(source)),
+    }
+}

@@ -1,0 +1,161 @@
+//! The prefixes of a policy, each with the flags of all that hold it.
+//!
+//! The kernel's trie finds the longest prefix only, but an exclude wins over an include whatever their lengths: so
+//! each entry carries the flags of every shorter one. IPv4 lives below `::ffff:0:0/96` of the same trie; that prefix
+//! gets an entry of its own, so that IPv6 ranges which hold it (`::/0`) say nothing about IPv4.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use interceptor_common::{addr::Ip16, policy::PrefixFlags};
+
+use super::Prefix;
+use crate::workload::{Cidr, IncludeIpRanges, RedirectPolicy};
+
+const V4_BITS: u8 = 96;
+
+/// One range of one family and what it says.
+#[derive(Clone, Copy)]
+struct Said {
+    range: Cidr,
+    flag: PrefixFlags,
+}
+
+pub(super) fn prefixes(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTreeMap<Prefix, PrefixFlags> {
+    let said = everything_said(policy, own_addresses);
+    let mut prefixes: BTreeMap<Prefix, PrefixFlags> =
+        said.iter().map(|one| (prefix(one.range), flags_of(&said, one.range))).collect();
+    if let Some(v4) = whole_family("0.0.0.0") {
+        prefixes.insert(prefix(v4), flags_of(&said, v4));
+    }
+    prefixes
+}
+
+fn everything_said(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> Vec<Said> {
+    let mut said = Vec::new();
+    let mut add = |ranges: &[Cidr], flag| said.extend(ranges.iter().map(|&range| Said { range, flag }));
+    add(&policy.exclude_ip_ranges, PrefixFlags::EXCLUDE);
+    match &policy.include_ip_ranges {
+        IncludeIpRanges::List(ranges) => add(ranges, PrefixFlags::INCLUDE),
+        IncludeIpRanges::All => {
+            let all: Vec<Cidr> = ["0.0.0.0", "::"].into_iter().filter_map(whole_family).collect();
+            add(&all, PrefixFlags::INCLUDE);
+        }
+    }
+    let own: Vec<Cidr> = own_addresses.iter().filter_map(|address| single(address.to_canonical())).collect();
+    add(&own, PrefixFlags::OWN);
+    said
+}
+
+/// The flags of every range that holds `range`, itself included.
+fn flags_of(said: &[Said], range: Cidr) -> PrefixFlags {
+    said.iter()
+        .filter(|one| one.range.prefix_len() <= range.prefix_len() && one.range.contains(range.network()))
+        .fold(PrefixFlags::NONE, |flags, one| flags.with(one.flag))
+}
+
+fn prefix(range: Cidr) -> Prefix {
+    let offset = if range.network().is_ipv4() { V4_BITS } else { 0 };
+    (Ip16::from(range.network()), offset + range.prefix_len())
+}
+
+fn whole_family(unspecified: &str) -> Option<Cidr> {
+    Cidr::new(unspecified.parse().ok()?, 0)
+}
+
+fn single(address: IpAddr) -> Option<Cidr> {
+    Cidr::new(address, if address.is_ipv4() { 32 } else { 128 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::KernelPolicy;
+    use interceptor_common::{
+        addr::Port,
+        decide::decide,
+        flow::Flow,
+        policy::PortFlags,
+        verdict::{Reason, Verdict},
+    };
+    use proptest::prelude::*;
+
+    /// The kernel's lookup: the longest stored prefix that holds the address.
+    fn longest(prefixes: &BTreeMap<Prefix, PrefixFlags>, address: IpAddr) -> PrefixFlags {
+        let bits = |ip: Ip16| u128::from_be_bytes(ip.octets());
+        let holds = |&(&(network, length), _): &(&Prefix, &PrefixFlags)| {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            bits(network) & mask == bits(address.into()) & mask
+        };
+        let found = prefixes.iter().filter(holds).max_by_key(|((_, length), _)| *length);
+        found.map_or(PrefixFlags::NONE, |(_, flags)| *flags)
+    }
+
+    /// Istio's order of decisions, straight from what the person wrote.
+    fn model(policy: &RedirectPolicy, own: &[IpAddr], address: IpAddr, port: u16) -> Verdict {
+        let held_by = |ranges: &[Cidr]| ranges.iter().any(|range| range.contains(address));
+        let included = match &policy.include_ip_ranges {
+            IncludeIpRanges::All => true,
+            IncludeIpRanges::List(ranges) => held_by(ranges),
+        };
+        if policy.exclude_ports.contains(&port) {
+            Verdict::Bypass(Reason::ExcludedPort)
+        } else if own.contains(&address) {
+            Verdict::Bypass(Reason::OwnAddress)
+        } else if held_by(&policy.exclude_ip_ranges) {
+            Verdict::Bypass(Reason::ExcludedRange)
+        } else if policy.include_ports.contains(&port) {
+            Verdict::Redirect(Reason::IncludedPort)
+        } else if included {
+            Verdict::Redirect(Reason::IncludedRange)
+        } else {
+            Verdict::Bypass(Reason::NotIncluded)
+        }
+    }
+
+    /// Addresses so close together that ranges overlap all the time; none of those that are never redirected.
+    fn address() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            (10..12u8, 0..3u8, 0..3u8).prop_map(|(a, b, c)| IpAddr::from([a, b, 0, c])),
+            (0..3u16, 0..3u16).prop_map(|(a, b)| IpAddr::from([0x2001, a, 0, 0, 0, 0, 0, b])),
+        ]
+    }
+
+    fn range() -> impl Strategy<Value = Cidr> {
+        (address(), any::<u8>()).prop_map(|(address, length)| {
+            let full = if address.is_ipv4() { 32 } else { 128 };
+            Cidr::new(address, length % (full + 1)).expect("the length fits the family")
+        })
+    }
+
+    fn policy() -> impl Strategy<Value = RedirectPolicy> {
+        let ranges = || proptest::collection::vec(range(), 0..6);
+        let ports = || proptest::collection::vec(0..4u16, 0..3);
+        let include = prop_oneof![Just(IncludeIpRanges::All), ranges().prop_map(IncludeIpRanges::List)];
+        (ranges(), include, ports(), ports()).prop_map(
+            |(exclude_ip_ranges, include_ip_ranges, exclude_ports, include_ports)| RedirectPolicy {
+                exclude_ip_ranges,
+                include_ip_ranges,
+                exclude_ports,
+                include_ports,
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn trie_and_decision_equal_istios_order(
+            policy in policy(),
+            own in proptest::collection::vec(address(), 0..3),
+            connections in proptest::collection::vec((address(), 0..4u16), 1..30),
+        ) {
+            let kernel = KernelPolicy::new(&policy, &own);
+            for (address, port) in connections {
+                let ports = kernel.ports.get(&port).copied().unwrap_or(PortFlags::NONE);
+                let flow = Flow { destination: address.into(), port: Port(port) };
+                let verdict = decide(&flow, ports, longest(&kernel.prefixes, address));
+                prop_assert_eq!(verdict, model(&policy, &own, address, port), "{} {}", address, port);
+            }
+        }
+    }
+}
