@@ -1,1 +1,29 @@
-//! What people write: one API kind a file.
+//! What people write: one API kind a file, read from YAML or JSON with findings that name file, line,
+//! column and field. Pure: text in, resources and findings out.
+//!
+//! text → `documents` → `yaml` (trees with places) → `decode` (typed fields) → a kind's own file.
+//!
+//! A wrong value refuses its resource; an unknown field is a warning and the rest of the resource
+//! stands; everything else in the file stands in either case.
+
+mod decode;
+mod diagnostic;
+mod documents;
+mod duration;
+pub mod host;
+pub mod mesh_config;
+mod meta;
+pub mod retries;
+pub mod service_entry;
+mod visibility;
+mod world;
+mod yaml;
+
+pub use decode::Spanned;
+pub use diagnostic::{Diagnostic, Level, Origin, Position};
+pub use mesh_config::MeshConfig;
+pub use meta::{Kind, Meta, ResourceKey};
+pub use retries::Retries;
+pub use service_entry::ServiceEntry;
+pub use visibility::ExportTo;
+pub use world::{ParsedFile, Resource, World, parse};

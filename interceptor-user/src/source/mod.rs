@@ -1,1 +1,5 @@
 //! Where resources come from: files.
+
+mod files;
+
+pub use files::{Error, FileSource};

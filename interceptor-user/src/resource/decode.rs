@@ -1,0 +1,467 @@
+//! Reads typed values out of a tree. Every field is read through here, so that every mistake becomes a
+//! finding with its place and path, several in one resource, and fields nobody asked for are noticed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::diagnostic::{Diagnostic, Level, Origin, Position};
+use super::duration;
+use super::yaml::{Entry, Node, Value};
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spanned<T> {
+    pub value: T,
+    pub position: Position,
+}
+
+/// Collects the findings of one resource.
+#[derive(Debug)]
+pub(super) struct Reader {
+    file: Arc<str>,
+    resource: RefCell<Arc<str>>,
+    findings: RefCell<Vec<Diagnostic>>,
+    wrong: Cell<bool>,
+}
+
+impl Reader {
+    pub(super) fn new(file: &Arc<str>) -> Self {
+        Self {
+            file: Arc::clone(file),
+            resource: RefCell::new("".into()),
+            findings: RefCell::default(),
+            wrong: Cell::new(false),
+        }
+    }
+
+    /// What findings from here on are about.
+    pub(super) fn name_resource(&self, name: Arc<str>) {
+        *self.resource.borrow_mut() = name;
+    }
+
+    pub(super) fn report(&self, level: Level, position: Position, field: &str, message: String) {
+        if level == Level::Error {
+            self.wrong.set(true);
+        }
+        self.findings.borrow_mut().push(Diagnostic {
+            level,
+            code: None,
+            origin: Some(Origin { file: Arc::clone(&self.file), position }),
+            resource: Arc::clone(&self.resource.borrow()),
+            field: field.to_owned(),
+            message,
+        });
+    }
+
+    /// Whether an error was reported.
+    pub(super) fn is_wrong(&self) -> bool {
+        self.wrong.get()
+    }
+
+    pub(super) fn into_findings(self) -> Vec<Diagnostic> {
+        self.findings.into_inner()
+    }
+}
+
+/// One value with its path.
+#[derive(Clone, Debug)]
+pub(super) struct Field<'a> {
+    reader: &'a Reader,
+    node: &'a Node,
+    path: String,
+}
+
+impl<'a> Field<'a> {
+    pub(super) fn root(reader: &'a Reader, node: &'a Node) -> Self {
+        Self { reader, node, path: String::new() }
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.node.position
+    }
+
+    /// The same value, its findings going to another reader.
+    pub(super) fn in_reader<'b>(&self, reader: &'b Reader) -> Field<'b>
+    where
+        'a: 'b,
+    {
+        Field { reader, node: self.node, path: self.path.clone() }
+    }
+
+    /// What findings from here on are about.
+    pub(super) fn name_resource(&self, name: Arc<str>) {
+        self.reader.name_resource(name);
+    }
+
+    pub(super) fn error(&self, message: impl Into<String>) {
+        self.reader.report(Level::Error, self.node.position, &self.path, message.into());
+    }
+
+    pub(super) fn warning(&self, message: impl Into<String>) {
+        self.reader.report(Level::Warning, self.node.position, &self.path, message.into());
+    }
+
+    pub(super) fn info(&self, message: impl Into<String>) {
+        self.reader.report(Level::Info, self.node.position, &self.path, message.into());
+    }
+
+    fn expected<T>(&self, what: &str) -> Option<T> {
+        self.error(format!("expected {what}, found {}", describe(&self.node.value)));
+        None
+    }
+
+    pub(super) fn text(&self) -> Option<Arc<str>> {
+        match &self.node.value {
+            Value::Text(text) => Some((&**text).into()),
+            Value::Plain(text) if is_number_or_truth(text) => {
+                self.error(format!(
+                    "expected text, found {}: write it in quotes: \"{text}\"",
+                    describe(&self.node.value)
+                ));
+                None
+            }
+            Value::Plain(text) => Some((&**text).into()),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) => self.expected("text"),
+        }
+    }
+
+    pub(super) fn spanned_text(&self) -> Option<Spanned<Arc<str>>> {
+        self.text().map(|value| Spanned { value, position: self.position() })
+    }
+
+    /// A whole number; also in quotes, as protobuf's JSON allows.
+    pub(super) fn integer(&self, range: RangeInclusive<i64>) -> Option<i64> {
+        let what = format!("a whole number from {} to {}", range.start(), range.end());
+        let (Value::Plain(text) | Value::Text(text)) = &self.node.value else { return self.expected(&what) };
+        match text.parse::<i64>() {
+            Ok(number) if range.contains(&number) => Some(number),
+            Ok(_) | Err(_) => self.expected(&what),
+        }
+    }
+
+    pub(super) fn unsigned(&self) -> Option<u32> {
+        self.integer(0..=i64::from(u32::MAX)).and_then(|number| u32::try_from(number).ok())
+    }
+
+    pub(super) fn port(&self) -> Option<u16> {
+        self.integer(1..=65535).and_then(|number| u16::try_from(number).ok())
+    }
+
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match &self.node.value {
+            Value::Plain(text) => match &**text {
+                "true" | "True" | "TRUE" => Some(true),
+                "false" | "False" | "FALSE" => Some(false),
+                _ => self.expected("true or false"),
+            },
+            Value::Null | Value::Text(_) | Value::Sequence(_) | Value::Mapping(_) => {
+                self.expected("true or false")
+            }
+        }
+    }
+
+    /// `3s`, `100ms`, `1h2m`.
+    pub(super) fn duration(&self) -> Option<Duration> {
+        let what = "a duration such as 3s, 100ms or 1h30m";
+        let (Value::Plain(text) | Value::Text(text)) = &self.node.value else { return self.expected(what) };
+        duration::parse(text).or_else(|| self.expected(what))
+    }
+
+    /// One of `names`, exactly as spelled there.
+    pub(super) fn one_of<T: Copy>(&self, names: &[(&'static str, T)]) -> Option<T> {
+        let text = self.text()?;
+        if let Some((_, value)) = names.iter().find(|(name, _)| *name == &*text) {
+            return Some(*value);
+        }
+        let known: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+        self.error(format!("`{text}` is not one of {}{}", known.join(", "), did_you_mean(&text, &known)));
+        None
+    }
+
+    /// Each element through `decode`; those that it refuses are left out.
+    pub(super) fn list<T>(&self, mut decode: impl FnMut(Field<'a>) -> Option<T>) -> Vec<T> {
+        let Value::Sequence(items) = &self.node.value else {
+            return self.expected("a list").unwrap_or_default();
+        };
+        let field =
+            |(index, node)| Field { reader: self.reader, node, path: format!("{}[{index}]", self.path) };
+        items.iter().enumerate().map(field).filter_map(&mut decode).collect()
+    }
+
+    pub(super) fn texts(&self) -> Vec<Arc<str>> {
+        self.list(|item| item.text())
+    }
+
+    pub(super) fn object(&self) -> Option<Object<'a>> {
+        let entries = match &self.node.value {
+            Value::Mapping(entries) => &entries[..],
+            Value::Null => &[],
+            Value::Plain(_) | Value::Text(_) | Value::Sequence(_) => {
+                return self.expected("a mapping of fields");
+            }
+        };
+        let unknown_level = Cell::new(Some(Level::Warning));
+        Some(Object { field: self.clone(), entries, known: RefCell::default(), unknown_level })
+    }
+
+    /// Each entry of a mapping with free keys.
+    pub(super) fn entries(&self) -> Vec<(Spanned<&'a str>, Field<'a>)> {
+        let Value::Mapping(entries) = &self.node.value else {
+            return self.expected("a mapping").unwrap_or_default();
+        };
+        entries
+            .iter()
+            .map(|entry| {
+                let path = format!("{}[{}]", self.path, entry.key);
+                let key = Spanned { value: &*entry.key, position: entry.position };
+                (key, Field { reader: self.reader, node: &entry.value, path })
+            })
+            .collect()
+    }
+
+    /// A mapping from text to text: labels.
+    pub(super) fn text_map(&self) -> BTreeMap<Arc<str>, Arc<str>> {
+        self.entries()
+            .into_iter()
+            .filter_map(|(key, value)| Some((Arc::from(key.value), value.text()?)))
+            .collect()
+    }
+}
+
+/// A mapping with known fields. Fields that were never asked for are reported when it goes.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    field: Field<'a>,
+    entries: &'a [Entry],
+    known: RefCell<Vec<&'static str>>,
+    /// How unknown fields are reported, if at all.
+    unknown_level: Cell<Option<Level>>,
+}
+
+impl<'a> Object<'a> {
+    /// Unknown fields are errors here: leaving them out would be unsafe.
+    pub(super) fn strict(self) -> Self {
+        self.unknown_level.set(Some(Level::Error));
+        self
+    }
+
+    /// Unknown fields are noted, as not used here.
+    pub(super) fn open(self) -> Self {
+        self.unknown_level.set(Some(Level::Info));
+        self
+    }
+
+    /// Unknown fields are none of our business.
+    pub(super) fn open_quietly(self) -> Self {
+        self.unknown_level.set(None);
+        self
+    }
+
+    /// Undoes [`Self::open_quietly`].
+    pub(super) fn report_unknown(&self) {
+        self.unknown_level.set(Some(Level::Warning));
+    }
+
+    /// A field's text, if it is one; nothing is reported.
+    pub(super) fn peek(&self, name: &str) -> Option<&'a str> {
+        match &self.entries.iter().find(|entry| &*entry.key == name)?.value.value {
+            Value::Plain(text) | Value::Text(text) => Some(text),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
+        }
+    }
+
+    /// ` name` of `metadata.name`, or nothing; nothing is reported.
+    pub(super) fn peek_name(&self) -> String {
+        let Some(Value::Mapping(metadata)) =
+            self.entries.iter().find(|entry| &*entry.key == "metadata").map(|entry| &entry.value.value)
+        else {
+            return String::new();
+        };
+        match metadata.iter().find(|entry| &*entry.key == "name").map(|entry| &entry.value.value) {
+            Some(Value::Plain(name) | Value::Text(name)) => format!(" {}", shortened(name)),
+            Some(Value::Null | Value::Sequence(_) | Value::Mapping(_)) | None => String::new(),
+        }
+    }
+
+    /// The object itself, to report on.
+    pub(super) fn field(&self) -> &Field<'a> {
+        &self.field
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.field.position()
+    }
+
+    /// The field's value, unless absent or null.
+    pub(super) fn get(&self, name: &'static str) -> Option<Field<'a>> {
+        self.known.borrow_mut().push(name);
+        let entry = self.entries.iter().find(|entry| &*entry.key == name)?;
+        if matches!(entry.value.value, Value::Null) {
+            return None;
+        }
+        let path =
+            if self.field.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.field.path) };
+        Some(Field { reader: self.field.reader, node: &entry.value, path })
+    }
+
+    /// As [`Self::get`]; its absence is an error.
+    pub(super) fn require(&self, name: &'static str) -> Option<Field<'a>> {
+        let found = self.get(name);
+        if found.is_none() {
+            self.field.error(format!("`{name}` is missing"));
+        }
+        found
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| &*entry.key == name && !matches!(entry.value.value, Value::Null))
+    }
+
+    /// Fields that exist in Istio's API and change nothing here yet; `consequence` finishes the sentence.
+    pub(super) fn not_applied(&self, names: &[&'static str], consequence: &str) {
+        for name in names {
+            if let Some(field) = self.get(name) {
+                field.warning(format!("`{name}` is not applied yet: {consequence}"));
+            }
+        }
+    }
+
+    /// Fields that exist and that nobody needs to know about.
+    pub(super) fn ignore(&self, names: &[&'static str]) {
+        self.known.borrow_mut().extend(names);
+    }
+
+    /// An error at a place inside this object.
+    pub(super) fn error_at(&self, position: Position, path: &str, message: String) {
+        self.report_at(Level::Error, position, path, message);
+    }
+
+    /// A warning at a place inside this object.
+    pub(super) fn warn_at(&self, position: Position, path: &str, message: String) {
+        self.report_at(Level::Warning, position, path, message);
+    }
+
+    fn report_at(&self, level: Level, position: Position, path: &str, message: String) {
+        self.field.reader.report(level, position, &format!("{}.{path}", self.field.path), message);
+    }
+
+    pub(super) fn text(&self, name: &'static str) -> Option<Arc<str>> {
+        self.get(name)?.text()
+    }
+
+    pub(super) fn texts(&self, name: &'static str) -> Vec<Arc<str>> {
+        self.get(name).map(|field| field.texts()).unwrap_or_default()
+    }
+
+    pub(super) fn boolean(&self, name: &'static str) -> Option<bool> {
+        self.get(name)?.boolean()
+    }
+
+    pub(super) fn duration(&self, name: &'static str) -> Option<Duration> {
+        self.get(name)?.duration()
+    }
+
+    pub(super) fn list<T>(&self, name: &'static str, decode: impl FnMut(Field<'a>) -> Option<T>) -> Vec<T> {
+        self.get(name).map(|field| field.list(decode)).unwrap_or_default()
+    }
+}
+
+impl Drop for Object<'_> {
+    fn drop(&mut self) {
+        let Some(level) = self.unknown_level.get() else { return };
+        let known = self.known.borrow();
+        for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+            let path = match self.field.path.as_str() {
+                "" => entry.key.to_string(),
+                path => format!("{path}.{}", entry.key),
+            };
+            let message = match level {
+                Level::Error => format!("unknown field `{}`{}", entry.key, did_you_mean(&entry.key, &known)),
+                Level::Warning => {
+                    format!("unknown field `{}`, left out{}", entry.key, did_you_mean(&entry.key, &known))
+                }
+                Level::Info => format!("`{}` is not used here", entry.key),
+            };
+            self.field.reader.report(level, entry.position, &path, message);
+        }
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".into(),
+        Value::Plain(text) if matches!(&**text, "true" | "false") => format!("the truth value {text}"),
+        Value::Plain(text) if text.parse::<f64>().is_ok() => format!("the number {text}"),
+        Value::Plain(text) | Value::Text(text) => format!("`{}`", shortened(text)),
+        Value::Sequence(_) => "a list".into(),
+        Value::Mapping(_) => "a mapping".into(),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    const SHOWN_MAX: usize = 60;
+    if text.chars().count() <= SHOWN_MAX {
+        return text.to_owned();
+    }
+    text.chars().take(SHOWN_MAX).chain(['…']).collect()
+}
+
+fn is_number_or_truth(text: &str) -> bool {
+    let numeric = text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
+    (numeric && text.parse::<f64>().is_ok())
+        || matches!(text, "true" | "false" | "True" | "False" | "TRUE" | "FALSE")
+}
+
+/// `; did you mean …?` when a known name is close enough.
+fn did_you_mean(name: &str, known: &[&str]) -> String {
+    let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
+    let wanted = plain(name);
+    let closest = known
+        .iter()
+        .map(|candidate| (edit_distance(&wanted, &plain(candidate)), *candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(wanted.len()) / 4);
+    closest.map(|(_, candidate)| format!("; did you mean `{candidate}`?")).unwrap_or_default()
+}
+
+/// Levenshtein's distance, of names short enough to be a field's.
+fn edit_distance(a: &str, b: &str) -> usize {
+    const NAME_BYTES_MAX: usize = 64;
+    if a.len() > NAME_BYTES_MAX || b.len() > NAME_BYTES_MAX {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{did_you_mean, edit_distance};
+
+    #[test]
+    fn close_names_are_suggested() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        let known = ["protocol", "number", "targetPort", "name"];
+        for (name, expected) in [
+            ("protocl", "; did you mean `protocol`?"),
+            ("target_port", "; did you mean `targetPort`?"),
+            ("targetport", "; did you mean `targetPort`?"),
+            ("numbr", "; did you mean `number`?"),
+            ("weight", ""),
+        ] {
+            assert_eq!(did_you_mean(name, &known), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What is wrong with what people wrote: where, what was expected, how to mend it.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// Not used as written: the resource is left out, or a part of it can't act.
+    Error,
+    /// Used, but probably not as meant.
+    Warning,
+    /// Nothing wrong; worth knowing.
+    Info,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        })
+    }
+}
+
+/// A place in a text: line and column count from 1, in characters. Line 0 is the whole text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    pub line: u32,
+    pub column: u32,
+    /// Characters on that line.
+    pub length: u32,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// The path as given by the user, or `-` for standard input.
+    pub file: Arc<str>,
+    pub position: Position,
+}
+
+impl Origin {
+    /// A file as a whole.
+    pub fn of_file(file: &Arc<str>) -> Self {
+        Self { file: Arc::clone(file), position: Position::default() }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = if &*self.file == "-" { "(standard input)" } else { &*self.file };
+        if self.position.line == 0 {
+            return formatter.write_str(file);
+        }
+        write!(formatter, "{file}:{}:{}", self.position.line, self.position.column)
+    }
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Diagnostic {
+    pub level: Level,
+    /// Istio's analyzer code, where it has one (`IST0101`).
+    pub code: Option<&'static str>,
+    pub origin: Option<Origin>,
+    /// `ServiceEntry default/httpbin`; empty when no resource is known.
+    pub resource: Arc<str>,
+    /// `spec.ports[0].protocol`; empty for the resource as a whole.
+    pub field: String,
+    /// What is wrong, what was expected, how to mend it.
+    pub message: String,
+}
+
+impl Diagnostic {
+    /// `file:line:column: error: kind ns/name: field: message`, then, when `source` is the text of the
+    /// file, the line with the place underlined. `colours`: for a terminal.
+    pub fn render(&self, source: Option<&str>, colours: bool) -> String {
+        let mut out = String::new();
+        if let Some(origin) = &self.origin {
+            out.push_str(&format!("{origin}: "));
+        }
+        let (start, end) = if colours { (self.colour(), "\x1b[0m") } else { ("", "") };
+        out.push_str(&format!("{start}{}{end}: ", self.level));
+        if let Some(code) = self.code {
+            out.push_str(&format!("[{code}] "));
+        }
+        for part in [&*self.resource, &self.field] {
+            if !part.is_empty() {
+                out.push_str(&printable(part));
+                out.push_str(": ");
+            }
+        }
+        out.push_str(&printable(&self.message));
+        let position = self.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
+        let line =
+            source.filter(|_| position.line > 0).and_then(|text| text.lines().nth(index(position.line)));
+        if let Some(line) = line {
+            out.push_str(&excerpt(line, position, start, end));
+        }
+        out
+    }
+
+    fn colour(&self) -> &'static str {
+        match self.level {
+            Level::Error => "\x1b[1;31m",
+            Level::Warning => "\x1b[1;33m",
+            Level::Info => "\x1b[1;34m",
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.render(None, false))
+    }
+}
+
+fn index(one_based: u32) -> usize {
+    usize::try_from(one_based.saturating_sub(1)).unwrap_or(usize::MAX)
+}
+
+/// Longest line of a file that is shown whole.
+const LINE_CHARACTERS_MAX: usize = 160;
+
+fn excerpt(line: &str, position: Position, start: &str, end: &str) -> String {
+    let column = index(position.column);
+    if column >= LINE_CHARACTERS_MAX {
+        return String::new();
+    }
+    let shown: String =
+        line.chars().take(LINE_CHARACTERS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let room = shown.chars().count().saturating_sub(column).max(1);
+    let length = usize::try_from(position.length).unwrap_or(1).clamp(1, room);
+    let number = position.line.to_string();
+    let margin = " ".repeat(number.len());
+    format!("\n {number} | {shown}\n {margin} | {}{start}{}{end}", " ".repeat(column), "^".repeat(length))
+}
+
+/// What people wrote must not steer the terminal it is shown on.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_shows_its_line_with_the_place_underlined() {
+        let finding = Diagnostic {
+            level: Level::Error,
+            code: None,
+            origin: Some(Origin {
+                file: "a.yaml".into(),
+                position: Position { line: 2, column: 3, length: 4 },
+            }),
+            resource: "ServiceEntry default/a".into(),
+            field: "spec.host".into(),
+            message: "wrong\x1b[2J".into(),
+        };
+        assert_eq!(
+            finding.render(Some("spec:\n  host: x\n"), false),
+            "a.yaml:2:3: error: ServiceEntry default/a: spec.host: wrong\u{fffd}[2J\n 2 |   host: x\n   |   ^^^^"
+        );
+        assert_eq!(finding.to_string(), finding.render(None, false));
+    }
+}

@@ -1,0 +1,175 @@
+//! MeshConfig: what holds for everything, in Istio's shape. Also as a ConfigMap with `data.mesh` and as
+//! an IstioOperator's `spec.meshConfig`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decode::{Field, Object, Reader};
+use super::diagnostic::{Diagnostic, Level, Origin};
+use super::documents::{self, Document};
+use super::retries::{self, Retries};
+use super::yaml;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshConfig {
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicyMode>,
+    pub access_log_file: Option<Arc<str>>,
+    pub access_log_json: bool,
+    pub connect_timeout: Duration,
+    pub dns_refresh_rate: Duration,
+    pub protocol_detection_timeout: Duration,
+    pub default_http_retry_policy: Option<Retries>,
+    pub root_namespace: Arc<str>,
+    pub proxy_headers: ProxyHeaders,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboundTrafficPolicyMode {
+    AllowAny,
+    RegistryOnly,
+}
+
+/// ProxyConfig.proxyHeaders, as far as it is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyHeaders {
+    pub request_id_disabled: bool,
+    pub attempt_count_disabled: bool,
+    pub envoy_debug_headers_disabled: bool,
+    pub server: Option<Arc<str>>,
+    pub preserve_http1_header_case: bool,
+}
+
+impl Default for MeshConfig {
+    /// Istio's defaults.
+    fn default() -> Self {
+        Self {
+            outbound_traffic_policy: None,
+            access_log_file: None,
+            access_log_json: false,
+            connect_timeout: Duration::from_secs(10),
+            dns_refresh_rate: Duration::from_secs(60),
+            protocol_detection_timeout: Duration::ZERO,
+            default_http_retry_policy: None,
+            root_namespace: "istio-system".into(),
+            proxy_headers: ProxyHeaders::default(),
+        }
+    }
+}
+
+/// Reads a MeshConfig file. `None` when it can't be used; the findings say why.
+pub fn parse(file: &Arc<str>, source: &str) -> (Option<MeshConfig>, Vec<Diagnostic>) {
+    let (documents, _) = documents::split(source);
+    let [document] = &documents[..] else {
+        let message = format!("expected one document with MeshConfig, found {}", documents.len());
+        return (None, vec![whole_file(file, message)]);
+    };
+    read_document(file, document)
+}
+
+fn whole_file(file: &Arc<str>, message: String) -> Diagnostic {
+    Diagnostic {
+        level: Level::Error,
+        code: None,
+        origin: Some(Origin::of_file(file)),
+        resource: "MeshConfig".into(),
+        field: String::new(),
+        message,
+    }
+}
+
+fn read_document(file: &Arc<str>, document: &Document) -> (Option<MeshConfig>, Vec<Diagnostic>) {
+    let reader = Reader::new(file);
+    reader.name_resource("MeshConfig".into());
+    let tree = match yaml::read(document) {
+        Ok(tree) => tree,
+        Err(mistake) => {
+            reader.report(Level::Error, mistake.position, "", mistake.message);
+            return (None, reader.into_findings());
+        }
+    };
+    for (key, position) in &tree.duplicate_keys {
+        reader.report(Level::Error, *position, key, format!("`{key}` stands here for the second time"));
+    }
+    let config = Field::root(&reader, &tree.root).object().and_then(|root| match root.peek("kind") {
+        Some("ConfigMap") => read_config_map(file, &root, &reader),
+        Some("IstioOperator") => {
+            let spec = root.open_quietly().require("spec")?.object()?.open_quietly();
+            Some(read(&spec.require("meshConfig")?.object()?.open()))
+        }
+        Some(kind) => {
+            root.field()
+                .error(format!("expected MeshConfig, a ConfigMap or an IstioOperator, found kind {kind}"));
+            root.open_quietly();
+            None
+        }
+        None => Some(read(&root.open())),
+    });
+    let config = config.filter(|_| !reader.is_wrong());
+    (config, reader.into_findings())
+}
+
+/// The text under `data.mesh` is a document of its own; its lines count from where it stands.
+fn read_config_map(file: &Arc<str>, root: &Object<'_>, reader: &Reader) -> Option<MeshConfig> {
+    root.ignore(&["apiVersion", "kind", "metadata"]);
+    let data = root.require("data")?.object()?.open_quietly();
+    let mesh = data.require("mesh")?;
+    let text = mesh.text()?;
+    let document =
+        Document { text: text.to_string(), lines_before: mesh.position().line, indent: 4, namespace: None };
+    let (config, findings) = read_document(file, &document);
+    for finding in findings {
+        let position = finding.origin.map(|origin| origin.position).unwrap_or_default();
+        reader.report(finding.level, position, &finding.field, finding.message);
+    }
+    config
+}
+
+fn read(mesh: &Object<'_>) -> MeshConfig {
+    let defaults = MeshConfig::default();
+    let policy = mesh.get("outboundTrafficPolicy").and_then(|field| field.object()).and_then(|policy| {
+        policy.get("mode")?.one_of(&[
+            ("ALLOW_ANY", OutboundTrafficPolicyMode::AllowAny),
+            ("REGISTRY_ONLY", OutboundTrafficPolicyMode::RegistryOnly),
+        ])
+    });
+    let json =
+        mesh.get("accessLogEncoding").and_then(|field| field.one_of(&[("TEXT", false), ("JSON", true)]));
+    let retries = mesh.get("defaultHttpRetryPolicy").and_then(|field| retries::read(&field));
+    let headers = mesh
+        .get("defaultConfig")
+        .and_then(|field| field.object())
+        .and_then(|config| config.open().get("proxyHeaders").and_then(|field| field.object()))
+        .map(|headers| read_proxy_headers(&headers));
+    MeshConfig {
+        outbound_traffic_policy: policy,
+        access_log_file: mesh.text("accessLogFile").filter(|path| !path.is_empty()),
+        access_log_json: json.unwrap_or(defaults.access_log_json),
+        connect_timeout: mesh.duration("connectTimeout").unwrap_or(defaults.connect_timeout),
+        dns_refresh_rate: mesh.duration("dnsRefreshRate").unwrap_or(defaults.dns_refresh_rate),
+        protocol_detection_timeout: mesh
+            .duration("protocolDetectionTimeout")
+            .unwrap_or(defaults.protocol_detection_timeout),
+        default_http_retry_policy: retries,
+        root_namespace: mesh.text("rootNamespace").unwrap_or(defaults.root_namespace),
+        proxy_headers: headers.unwrap_or_default(),
+    }
+}
+
+fn read_proxy_headers(headers: &Object<'_>) -> ProxyHeaders {
+    let disabled = |name| {
+        let group = headers.get(name).and_then(|field| field.object());
+        group.and_then(|group| group.boolean("disabled")).unwrap_or(false)
+    };
+    headers.ignore(&["forwardedClientCert", "setCurrentClientCertDetails", "metadataExchangeHeaders"]);
+    let server = headers.get("server").and_then(|field| field.object());
+    ProxyHeaders {
+        request_id_disabled: disabled("requestId"),
+        attempt_count_disabled: disabled("attemptCount"),
+        envoy_debug_headers_disabled: disabled("envoyDebugHeaders"),
+        server: server.and_then(|server| {
+            server.ignore(&["disabled"]);
+            server.text("value")
+        }),
+        preserve_http1_header_case: headers.boolean("preserveHttp1HeaderCase").unwrap_or(false),
+    }
+}

@@ -1,0 +1,82 @@
+//! HTTPRetry: how often, on what, how long each try may take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decode::Field;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// Tries after the first; 0 turns retries off.
+    pub attempts: u32,
+    pub per_try_timeout: Option<Duration>,
+    /// Envoy's conditions, separated by commas; `None` for Istio's defaults.
+    pub retry_on: Option<Arc<str>>,
+    /// First interval of the back-off.
+    pub backoff: Option<Duration>,
+}
+
+pub(super) fn read(field: &Field<'_>) -> Option<Retries> {
+    let retries = field.object()?;
+    retries.ignore(&["retryRemoteLocalities", "retryIgnorePreviousHosts"]);
+    let attempts =
+        retries.get("attempts").and_then(|field| field.integer(i64::from(i32::MIN)..=i64::from(i32::MAX)));
+    let attempts = attempts.map(|attempts| u32::try_from(attempts).unwrap_or(0));
+    let per_try_timeout = retries.get("perTryTimeout").and_then(|field| at_least_a_millisecond(&field));
+    if attempts == Some(0) && (per_try_timeout.is_some() || retries.has("retryOn")) {
+        field.error("http retry policy configured when attempts are set to 0 (disabled)");
+    }
+    Some(Retries {
+        // An absent number is protobuf's zero, which Istio takes as its default of two.
+        attempts: attempts.unwrap_or(2),
+        per_try_timeout,
+        retry_on: retries.get("retryOn").and_then(|field| read_retry_on(&field)),
+        backoff: retries
+            .get("backoff")
+            .and_then(|field| field.duration())
+            .filter(|interval| !interval.is_zero()),
+    })
+}
+
+fn read_retry_on(field: &Field<'_>) -> Option<Arc<str>> {
+    const CONDITIONS: [&str; 20] = [
+        "5xx",
+        "gateway-error",
+        "reset",
+        "reset-before-request",
+        "connect-failure",
+        "envoy-ratelimited",
+        "retriable-4xx",
+        "refused-stream",
+        "retriable-status-codes",
+        "retriable-headers",
+        "http3-post-connect-failure",
+        "cancelled",
+        "deadline-exceeded",
+        "internal",
+        "resource-exhausted",
+        "unavailable",
+        "unknown",
+        "aborted",
+        "data-loss",
+        "permission-denied",
+    ];
+    let text = field.text()?;
+    for condition in text.split(',').map(str::trim) {
+        let status = condition.parse::<u16>().is_ok_and(|status| (100..600).contains(&status));
+        if !status && !CONDITIONS.contains(&condition) {
+            field.error(format!("{condition} is not a valid retryOn value"));
+        }
+    }
+    Some(text)
+}
+
+/// Istio's webhook refuses durations below one millisecond.
+pub(super) fn at_least_a_millisecond(field: &Field<'_>) -> Option<Duration> {
+    let duration = field.duration()?;
+    if duration < Duration::from_millis(1) {
+        field.error("duration must be greater than 1ms");
+        return None;
+    }
+    Some(duration)
+}

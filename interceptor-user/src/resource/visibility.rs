@@ -1,0 +1,47 @@
+//! exportTo: in which namespaces a resource is seen.
+
+use std::sync::Arc;
+
+use super::decode::Object;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExportTo {
+    /// Absent, empty or `*`.
+    All,
+    /// `.`, `~` and names.
+    Only { own: bool, namespaces: Vec<Arc<str>> },
+}
+
+impl ExportTo {
+    /// Whether a client in `namespace` sees a resource that lives in `home`.
+    pub fn reaches(&self, home: &str, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { own, namespaces } => {
+                (*own && home == namespace) || namespaces.iter().any(|name| **name == *namespace)
+            }
+        }
+    }
+
+    /// Exactly `.`.
+    pub fn is_own_only(&self) -> bool {
+        matches!(self, Self::Only { own: true, namespaces } if namespaces.is_empty())
+    }
+}
+
+/// Reads `exportTo`.
+pub(super) fn read(spec: &Object<'_>) -> ExportTo {
+    let Some(field) = spec.get("exportTo") else { return ExportTo::All };
+    let names = field.texts();
+    let special = names.iter().any(|name| matches!(&**name, "*" | "~"));
+    if special && names.len() > 1 {
+        field.error("`*` and `~` may only stand alone in exportTo");
+    }
+    if names.is_empty() || names.iter().any(|name| &**name == "*") {
+        return ExportTo::All;
+    }
+    let own = names.iter().any(|name| &**name == ".");
+    let mut namespaces: Vec<_> = names.into_iter().filter(|name| !matches!(&**name, "." | "~")).collect();
+    namespaces.sort_unstable();
+    ExportTo::Only { own, namespaces }
+}

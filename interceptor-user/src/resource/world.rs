@@ -1,0 +1,183 @@
+//! Every resource as written, and how a file's text becomes resources.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::decode::{Field, Object, Reader};
+use super::diagnostic::{Diagnostic, Level, Position};
+use super::documents::{self, Document};
+use super::mesh_config::MeshConfig;
+use super::meta::{self, Kind, Meta, ResourceKey};
+use super::service_entry::{self, ServiceEntry};
+use super::yaml;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    ServiceEntry(Arc<ServiceEntry>),
+}
+
+impl Resource {
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Self::ServiceEntry(resource) => &resource.meta,
+        }
+    }
+}
+
+/// All that is configured: input to `compile`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    pub mesh: MeshConfig,
+    pub resources: BTreeMap<ResourceKey, Resource>,
+}
+
+/// What one file holds.
+#[derive(Debug, Default)]
+pub struct ParsedFile {
+    pub resources: Vec<Resource>,
+    /// Resources that are there and can't be used as written.
+    pub refused: Vec<ResourceKey>,
+    /// A part of the file can't be read at all: nobody knows what it holds.
+    pub unreadable: bool,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads the text of a file. Never fails: what can't be used is left out, with findings.
+pub fn parse(file: &Arc<str>, source: &str, default_namespace: &Arc<str>) -> ParsedFile {
+    let mut parsed = ParsedFile::default();
+    let (documents, command_lines) = documents::split(source);
+    if let Some(line) = command_lines.first() {
+        let reader = Reader::new(file);
+        let position = Position { line: *line, column: 1, length: 1 };
+        let message = "this line is a shell command around YAML: skipped, the YAML inside is read".to_owned();
+        reader.report(Level::Info, position, "", message);
+        parsed.diagnostics.extend(reader.into_findings());
+    }
+    for document in &documents {
+        parsed.read_document(file, document, default_namespace);
+    }
+    parsed
+}
+
+impl ParsedFile {
+    fn read_document(&mut self, file: &Arc<str>, document: &Document, default_namespace: &Arc<str>) {
+        let namespace = document.namespace.as_ref().unwrap_or(default_namespace);
+        let reader = Reader::new(file);
+        match yaml::read(document) {
+            Err(mistake) => {
+                reader.report(Level::Error, mistake.position, "", mistake.message);
+                self.unreadable = true;
+            }
+            Ok(tree) => {
+                for (key, position) in &tree.duplicate_keys {
+                    let message = format!("`{key}` stands here for the second time in one mapping: keep one");
+                    reader.report(Level::Error, *position, key, message);
+                }
+                let ambiguous = !tree.duplicate_keys.is_empty();
+                self.read_resource(file, Field::root(&reader, &tree.root), namespace, ambiguous);
+            }
+        }
+        self.diagnostics.extend(reader.into_findings());
+    }
+
+    /// `ambiguous`: a key stands twice somewhere in it.
+    fn read_resource(&mut self, file: &Arc<str>, field: Field<'_>, namespace: &Arc<str>, ambiguous: bool) {
+        let reader = Reader::new(file);
+        let outcome =
+            field.in_reader(&reader).object().map(|root| read_root(&root.open_quietly(), file, namespace));
+        let wrong = reader.is_wrong() || ambiguous;
+        match outcome {
+            None => {}
+            Some(Outcome::List(items)) => {
+                for item in items {
+                    self.read_resource(file, item.in_reader(&reader), namespace, ambiguous);
+                }
+            }
+            Some(Outcome::Resource(resource)) if !wrong => self.resources.push(resource),
+            Some(Outcome::Resource(resource)) => self.refused.push(resource.meta().key.clone()),
+            Some(Outcome::Nameless) => self.unreadable = true,
+            Some(Outcome::Skipped) => {}
+        }
+        self.diagnostics.extend(reader.into_findings());
+    }
+}
+
+enum Outcome<'a> {
+    Resource(Resource),
+    List(Vec<Field<'a>>),
+    /// Of a kind that is read, but which one is unknown.
+    Nameless,
+    Skipped,
+}
+
+fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<str>) -> Outcome<'a> {
+    let (Some(api_version), Some(kind)) = (root.peek("apiVersion"), root.peek("kind")) else {
+        explain_what_it_is_not(root);
+        return Outcome::Skipped;
+    };
+    if kind.ends_with("List") && root.has("items") {
+        return Outcome::List(root.list("items", Some));
+    }
+    let Some(kind) = kind_of(root, api_version, kind) else { return Outcome::Skipped };
+    root.report_unknown();
+    root.ignore(&["apiVersion", "kind", "status"]);
+    let meta = meta::read(kind, root, file, namespace);
+    if let Some(meta) = &meta {
+        root.field().name_resource(meta.key.to_string().into());
+    }
+    let spec = root.require("spec").and_then(|field| field.object());
+    let (Some(meta), Some(spec)) = (meta, spec) else { return Outcome::Nameless };
+    Outcome::Resource(match kind {
+        Kind::ServiceEntry => Resource::ServiceEntry(Arc::new(service_entry::read(meta, &spec))),
+        Kind::VirtualService | Kind::DestinationRule | Kind::Gateway => return Outcome::Skipped,
+    })
+}
+
+/// The kind, when it is one that is read; a note when it is not.
+fn kind_of(root: &Object<'_>, api_version: &str, kind: &str) -> Option<Kind> {
+    let name = root.peek_name();
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if group != "networking.istio.io" {
+        root.field().info(format!("{kind}{name} ({api_version}) is not read here: skipped"));
+        return None;
+    }
+    if !matches!(version, "v1alpha3" | "v1beta1" | "v1") {
+        let message =
+            format!("unknown version {api_version}: expected networking.istio.io/v1, v1beta1 or v1alpha3");
+        root.field().error(message);
+        return None;
+    }
+    match kind {
+        "ServiceEntry" => Some(Kind::ServiceEntry),
+        "VirtualService" => Some(Kind::VirtualService),
+        "DestinationRule" => Some(Kind::DestinationRule),
+        "Gateway" => Some(Kind::Gateway),
+        "Sidecar" | "WorkloadEntry" | "WorkloadGroup" | "EnvoyFilter" | "ProxyConfig" => {
+            root.field().warning(format!("{kind}{name} does not act here yet: skipped"));
+            None
+        }
+        _ => {
+            let message = format!(
+                "unknown kind {kind}{name}: networking.istio.io has ServiceEntry, VirtualService, DestinationRule, \
+                 Gateway, Sidecar, WorkloadEntry, WorkloadGroup, EnvoyFilter and ProxyConfig"
+            );
+            root.field().error(message);
+            None
+        }
+    }
+}
+
+fn explain_what_it_is_not(root: &Object<'_>) {
+    let mesh_settings =
+        ["outboundTrafficPolicy", "accessLogFile", "meshConfig", "global", "proxy", "defaultConfig"];
+    if mesh_settings.iter().any(|name| root.has(name)) {
+        root.field().warning(
+            "this is no resource (it has no apiVersion and kind) but looks like mesh or Helm settings: skipped; \
+             MeshConfig is given with --mesh-config, excluded and included ranges with --exclude-ip-ranges and \
+             --include-ip-ranges",
+        );
+    } else {
+        let missing = if root.has("kind") { "apiVersion" } else { "kind" };
+        root.field().error(format!("expected a resource, but `{missing}` is missing"));
+    }
+}
