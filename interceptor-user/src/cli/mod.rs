@@ -1,1 +1,99 @@
-//! One thin file per command.
+//! The command line: one thin file per command, each of which turns its arguments into settings and calls the rest.
+
+mod completion;
+mod exec;
+mod man;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::exec::{enter, watcher};
+use crate::telemetry::logging;
+
+/// What we exit with when we fail before a command starts.
+const FAILURE: u8 = 1;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "interceptor",
+    version,
+    about = "Takes over outbound TCP connections in the kernel and applies the Istio egress API to them",
+    long_about = "Takes over outbound TCP connections in the kernel, at connect(2), and sends them through a \
+        proxy that applies the Istio egress API: ServiceEntry, VirtualService, DestinationRule.\n\n\
+        No iptables, no sidecar, no change to the program.",
+    after_long_help = "Examples:\n  \
+        # One request, sent by the rules of a registry\n  \
+        sudo interceptor exec -c registry.yaml -- curl http://httpbin.org/get\n\n  \
+        # Completion for this shell\n  \
+        source <(interceptor completion bash)\n\n\
+        See `interceptor exec --help` for the rest.",
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    /// Say more on stderr: -v for info, -vv for debug, -vvv for everything
+    ///
+    /// The environment variable INTERCEPTOR_LOG overrides it with a filter, for example
+    /// INTERCEPTOR_LOG=interceptor_user::exec=trace.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Exec(Box<exec::Arguments>),
+    Completion(completion::Arguments),
+    Man(man::Arguments),
+    #[command(name = enter::SUBCOMMAND, hide = true)]
+    Enter(enter::Arguments),
+    #[command(name = watcher::SUBCOMMAND, hide = true)]
+    Watch(watcher::Arguments),
+}
+
+/// The whole program: from the command line to the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Exec(arguments) => {
+            logging::start(cli.verbose).and_then(|()| crate::exec::run(&arguments.into_settings()))
+        }
+        Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
+        Command::Man(arguments) => man::run(&arguments, Cli::command()),
+        Command::Enter(arguments) => enter::run(&arguments),
+        Command::Watch(arguments) => watcher::run(&arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        report(&error);
+        ExitCode::from(FAILURE)
+    })
+}
+
+/// One line, the causes behind colons. With stderr gone there is nobody to tell.
+fn report(error: &anyhow::Error) {
+    drop(writeln!(io::stderr(), "interceptor: {error:#}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_has_an_example() {
+        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            let help = command.get_after_long_help().or(command.get_after_help());
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! What is told about connections (access log) and about ourselves (logging).
 
 pub mod access_log;
+pub mod logging;
 pub mod record;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogTarget};

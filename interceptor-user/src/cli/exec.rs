@@ -1,0 +1,156 @@
+//! `interceptor exec`: its flags, turned into settings.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::settings::{
+    AccessLogFormat, AccessLogOutput, Cidr, ConfigInput, ExecSettings, ExternalProxy, IncludeRanges,
+    OutboundTrafficPolicy, RedirectSettings, UserRequest, parse_access_log, parse_config_input,
+    parse_include_ranges, parse_ports, parse_ranges, parse_user,
+};
+
+const REDIRECTION: &str = "What is redirected";
+const OUTPUT: &str = "Output";
+const PROCESS: &str = "The command";
+const EXTERNAL: &str = "A proxy of your own";
+
+/// Run one command with its outbound TCP connections intercepted
+///
+/// CMD runs in a cgroup of its own. Every TCP connection that it, its threads and its children open is taken over
+/// in the kernel and handed to a proxy inside this process, which applies the resources given with -c. Loopback,
+/// the host's own addresses and what the exclude flags name are left alone. Other processes are not touched.
+///
+/// CMD runs as the user who called sudo (or as --user says), keeps its terminal, receives the signals sent to
+/// interceptor, and its exit code is ours. Files named by -c are watched: a change takes effect at once, for new
+/// connections and requests.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Exit codes:\n  \
+        CMD's own; 128+N when signal N ended it; 127 when CMD is not found, 126 when it can't be executed\n  \
+        1 when interception could not be set up: CMD was not started, stderr says what is missing\n  \
+        2 when the command line is wrong\n\n\
+        What CMD leaves running:\n  \
+        Processes that outlive CMD are killed when it exits, because they would go on without interception.\n  \
+        If interceptor itself is killed, even with SIGKILL, connections are refused from then on, CMD and all its\n  \
+        descendants are killed, and the cgroup is removed.\n\n\
+        Needs root, or the capabilities BPF, NET_ADMIN, SYS_ADMIN and a cgroup2 directory to write to.\n\n\
+        Examples:\n  \
+        # One request by the rules of a registry, with the access log on the terminal\n  \
+        sudo interceptor exec -c registry.yaml --access-log - -- curl -sS http://httpbin.org/get\n\n  \
+        # A shell that may reach registered hosts only\n  \
+        sudo interceptor exec -c config/ --outbound-traffic-policy REGISTRY_ONLY -- bash\n\n  \
+        # Two address ranges and a port stay direct\n  \
+        sudo interceptor exec -c registry.yaml --exclude-ip-ranges 10.0.0.0/8,192.168.0.0/16 \\\n    \
+            --exclude-ports 5432 -- ./app\n\n  \
+        # Resources from standard input, counters to a file\n  \
+        kubectl get serviceentries -o yaml | sudo interceptor exec -c - --stats stats.json -- ./app\n\n  \
+        # Connections handed to a proxy of your own that reads SO_ORIGINAL_DST, instead of to ours\n  \
+        sudo interceptor exec --external-proxy 15001 --external-proxy-cgroup /sys/fs/cgroup/envoy -- ./app")]
+pub(super) struct Arguments {
+    /// Resources to apply: a YAML file, a directory of them, or - for standard input; may be repeated
+    ///
+    /// Kinds that are not ours are skipped with a note. A mistake is reported with file, line and column, and
+    /// leaves everything else working. Without -c the registry is empty.
+    #[arg(short, long, value_name = "FILE-OR-DIR|-", value_parser = parse_config_input)]
+    config: Vec<ConfigInput>,
+
+    /// Istio's mesh configuration (MeshConfig), as a YAML file
+    #[arg(long, value_name = "FILE")]
+    mesh_config: Option<PathBuf>,
+
+    /// What becomes of hosts that no ServiceEntry names; overrides the mesh configuration
+    #[arg(long, value_name = "POLICY")]
+    outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+
+    /// Destinations left alone: CIDRs separated by commas, IPv4 and IPv6
+    #[arg(long, value_name = "CIDR,…", value_parser = parse_ranges_argument, help_heading = REDIRECTION)]
+    exclude_ip_ranges: Option<Ranges>,
+
+    /// Destinations taken over: * for all, or CIDRs separated by commas; excludes win
+    #[arg(long, value_name = "*|CIDR,…", default_value = "*", value_parser = parse_include_ranges,
+        help_heading = REDIRECTION)]
+    include_ip_ranges: IncludeRanges,
+
+    /// Destination ports left alone, separated by commas; wins over everything else
+    #[arg(long, value_name = "PORT,…", value_parser = parse_ports_argument, help_heading = REDIRECTION)]
+    exclude_ports: Option<Ports>,
+
+    /// Destination ports taken over whatever --include-ip-ranges says; excludes win
+    #[arg(long, value_name = "PORT,…", value_parser = parse_ports_argument, help_heading = REDIRECTION)]
+    include_ports: Option<Ports>,
+
+    /// Where the access log goes: a file (appended to), or - for standard output
+    ///
+    /// Off unless given here or by the mesh configuration's accessLogFile.
+    #[arg(long, value_name = "FILE|-", value_parser = parse_access_log, help_heading = OUTPUT)]
+    access_log: Option<AccessLogOutput>,
+
+    /// How access log lines are written; overrides the mesh configuration's accessLogEncoding
+    #[arg(long, value_name = "FORMAT", help_heading = OUTPUT)]
+    access_log_format: Option<AccessLogFormat>,
+
+    /// Write counters as JSON to this file on exit: what was redirected, bypassed (by which reason) and refused
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    stats: Option<PathBuf>,
+
+    /// Who runs CMD, if not the user who called sudo: a name or id, with the groups of that user or the one given
+    #[arg(long, value_name = "NAME|UID[:GID]", value_parser = parse_user, help_heading = PROCESS)]
+    user: Option<UserRequest>,
+
+    /// Hand connections to an unmodified proxy on this port of 127.0.0.1 and [::1], which asks for SO_ORIGINAL_DST
+    ///
+    /// Our own proxy is not started; -c and the access log flags do nothing then. The proxy must be listening
+    /// already, and must have opened its listener while in the cgroup given by --external-proxy-cgroup.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..),
+        requires = "external_proxy_cgroup",
+        conflicts_with_all = ["config", "mesh_config", "outbound_traffic_policy", "access_log", "access_log_format"],
+        help_heading = EXTERNAL)]
+    external_proxy: Option<u16>,
+
+    /// The cgroup2 directory of that proxy, for example /sys/fs/cgroup/envoy
+    #[arg(long, value_name = "DIR", requires = "external_proxy", help_heading = EXTERNAL)]
+    external_proxy_cgroup: Option<PathBuf>,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// A whole list as one value: clap would take a bare `Vec` for a flag that may be repeated.
+#[derive(Debug, Clone)]
+struct Ranges(Vec<Cidr>);
+
+#[derive(Debug, Clone)]
+struct Ports(Vec<u16>);
+
+fn parse_ranges_argument(text: &str) -> Result<Ranges, String> {
+    parse_ranges(text).map(Ranges)
+}
+
+fn parse_ports_argument(text: &str) -> Result<Ports, String> {
+    parse_ports(text).map(Ports)
+}
+
+impl Arguments {
+    pub(super) fn into_settings(self) -> ExecSettings {
+        ExecSettings {
+            config: self.config,
+            mesh_config: self.mesh_config,
+            outbound_traffic_policy: self.outbound_traffic_policy,
+            redirect: RedirectSettings {
+                include_ranges: self.include_ip_ranges,
+                exclude_ranges: self.exclude_ip_ranges.map_or_else(Vec::new, |ranges| ranges.0),
+                include_ports: self.include_ports.map_or_else(Vec::new, |ports| ports.0),
+                exclude_ports: self.exclude_ports.map_or_else(Vec::new, |ports| ports.0),
+            },
+            access_log: self.access_log,
+            access_log_format: self.access_log_format,
+            user: self.user,
+            external_proxy: self
+                .external_proxy
+                .zip(self.external_proxy_cgroup)
+                .map(|(port, cgroup)| ExternalProxy { port, cgroup }),
+            stats: self.stats,
+            command: self.command,
+        }
+    }
+}

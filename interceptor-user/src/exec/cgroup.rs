@@ -1,0 +1,211 @@
+//! The cgroups of one `exec`: `interceptor-<pid>` below the cgroup we were started in, with a child for the command
+//! and one for ourselves. Dropping it kills what is left of the command and removes all three.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::cgroup_path;
+
+/// How long killed processes may take to go before we leave the rest to the watcher. Only a process stuck in the
+/// kernel takes longer than an instant.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Names tried when a directory of ours is there already: another pid namespace may have a process with our id.
+const NAMES_MAX: u32 = 100;
+
+#[derive(Debug)]
+pub(super) struct Tree {
+    /// The cgroup we were started in.
+    home: PathBuf,
+    top: PathBuf,
+}
+
+impl Tree {
+    /// Makes the directories; moves nobody.
+    pub(super) fn create() -> anyhow::Result<Self> {
+        let home = own_directory()?;
+        let top = make_unique(&home)?;
+        let tree = Self { home, top };
+        for directory in [tree.command(), tree.proxy()] {
+            fs::create_dir(&directory).map_err(|error| cannot_make(&directory, &error))?;
+        }
+        Ok(tree)
+    }
+
+    pub(super) fn top(&self) -> &Path {
+        &self.top
+    }
+
+    /// Where the command runs: the hooks sit here.
+    pub(super) fn command(&self) -> PathBuf {
+        self.top.join("cmd")
+    }
+
+    /// Where our listeners are made: a listener's sockets run the programs of the cgroup it was made in.
+    pub(super) fn proxy(&self) -> PathBuf {
+        self.top.join("proxy")
+    }
+
+    /// Moves this process, with its threads, to the proxy's cgroup.
+    pub(super) fn enter_proxy(&self) -> anyhow::Result<()> {
+        join(&self.proxy())
+    }
+
+    /// Kills what still runs in the command's cgroup, goes home and removes the directories.
+    pub(super) fn remove(self) -> anyhow::Result<()> {
+        self.take_down()
+    }
+
+    fn take_down(&self) -> anyhow::Result<()> {
+        kill_all(&self.command(), Some(KILL_TIMEOUT))?;
+        join(&self.home)?;
+        remove(&self.top).with_context(|| format!("can't remove {}", self.top.display()))
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        if self.top.exists()
+            && let Err(error) = self.take_down()
+        {
+            tracing::warn!("{error:#}");
+        }
+    }
+}
+
+fn own_directory() -> anyhow::Result<PathBuf> {
+    let read = |path: &str| -> anyhow::Result<String> {
+        let bytes = fs::read(path).with_context(|| format!("can't read {path}"))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    Ok(cgroup_path::own_directory(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?)
+}
+
+fn make_unique(home: &Path) -> anyhow::Result<PathBuf> {
+    let base = format!("interceptor-{}", std::process::id());
+    for attempt in 1..=NAMES_MAX {
+        let name = if attempt == 1 { base.clone() } else { format!("{base}-{attempt}") };
+        let path = home.join(name);
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(cannot_make(&path, &error)),
+        }
+    }
+    Err(anyhow!("{NAMES_MAX} directories named {base} exist in {}: remove the empty ones", home.display()))
+}
+
+fn cannot_make(directory: &Path, error: &io::Error) -> anyhow::Error {
+    let directory = directory.display();
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            anyhow!("no permission to make the cgroup {directory}: run as root (sudo interceptor exec …)")
+        }
+        Some(libc::EROFS) => anyhow!(
+            "can't make the cgroup {directory}: cgroup2 is mounted read-only; in a container run it privileged, \
+             or remount it with `mount -o remount,rw`"
+        ),
+        _ => anyhow!("can't make the cgroup {directory}: {error}"),
+    }
+}
+
+/// Moves the calling process to the cgroup.
+pub(super) fn join(directory: &Path) -> anyhow::Result<()> {
+    fs::write(directory.join("cgroup.procs"), "0").map_err(|error| match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => anyhow!(
+            "can't enter the cgroup {}: its parent is threaded; start from another cgroup, for example with \
+             `systemd-run --scope`",
+            directory.display()
+        ),
+        _ => anyhow!("can't enter the cgroup {}: {error}", directory.display()),
+    })
+}
+
+/// Kills every process in the cgroup and below, and waits until they are gone. A cgroup that is gone has none.
+pub(super) fn kill_all(directory: &Path, timeout: Option<Duration>) -> anyhow::Result<()> {
+    match fs::write(directory.join("cgroup.kill"), "1") {
+        Ok(()) => wait_until_empty(directory, timeout),
+        Err(error) if gone(&error) => Ok(()),
+        Err(error) => Err(anyhow!("can't kill what runs in {}: {error}", directory.display())),
+    }
+}
+
+fn wait_until_empty(directory: &Path, timeout: Option<Duration>) -> anyhow::Result<()> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let path = directory.join("cgroup.events");
+    let events = match fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if gone(&error) => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+    };
+    loop {
+        let mut text = [0; 256];
+        let length = match events.read_at(&mut text, 0) {
+            Ok(length) => length,
+            Err(error) if gone(&error) => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+        };
+        if !populated(&text[..length]) {
+            return Ok(());
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Err(anyhow!("processes in {} survive SIGKILL: stuck in the kernel", directory.display()));
+        }
+        let left = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        match poll(&mut [PollFd::new(&events, PollFlags::PRI)], left.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).with_context(|| format!("can't wait for {}", path.display())),
+        }
+    }
+}
+
+/// What cgroup.events says of the cgroup and all below it.
+fn populated(events: &[u8]) -> bool {
+    events.split(|byte| *byte == b'\n').any(|line| line == b"populated 1")
+}
+
+/// The file or its cgroup went away.
+fn gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+/// Removes a cgroup and those below it, which the command may have made.
+pub(super) fn remove(directory: &Path) -> io::Result<()> {
+    let children = match fs::read_dir(directory) {
+        Ok(children) => children,
+        Err(error) if gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for child in children {
+        let child = child?;
+        if child.file_type()?.is_dir() {
+            remove(&child.path())?;
+        }
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if !gone(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn populated_is_one_line_among_others() {
+        assert!(populated(b"populated 1\nfrozen 0\n"));
+        assert!(!populated(b"populated 0\nfrozen 1\n"));
+        assert!(!populated(b""));
+    }
+}
