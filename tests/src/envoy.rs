@@ -18,7 +18,7 @@ impl Envoy {
     /// A TCP proxy to wherever SO_ORIGINAL_DST says, as Istio's virtualOutbound listener does.
     pub fn start(pod: &Pod, port: u16) -> anyhow::Result<Self> {
         let dir = Dir::new()?;
-        let config = dir.write("envoy.yaml", CONFIG.replace("PORT", &port.to_string()))?;
+        let config = dir.write("envoy.yaml", config(port))?;
         let cgroup = Cgroup::new()?;
         let envoy = find()?;
         let mut command = cgroup.command("nsenter");
@@ -31,7 +31,7 @@ impl Envoy {
         Ok(Self { _daemon: daemon, dir, cgroup, port })
     }
 
-    /// What it logged: one line `<original destination> <bytes sent>` for each connection that has ended.
+    /// What it logged: one line `to <original destination> <bytes sent>` for each connection that has ended.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
@@ -48,11 +48,19 @@ fn find() -> anyhow::Result<std::path::PathBuf> {
         .with_context(|| format!("no envoy below {}: cargo xtask test installs it", lib.display()))
 }
 
-const CONFIG: &str = r#"
-static_resources:
-  listeners:
-  - name: outbound
-    address: { socket_address: { address: 0.0.0.0, port_value: PORT } }
+/// One listener for each family, because Envoy binds IPv6 only where it is told to.
+fn config(port: u16) -> String {
+    let listeners: String = [("outbound4", "0.0.0.0"), ("outbound6", "::")]
+        .map(|(name, address)| {
+            LISTENER.replace("NAME", name).replace("ADDRESS", address).replace("PORT", &port.to_string())
+        })
+        .concat();
+    format!("static_resources:\n  listeners:{listeners}{CLUSTERS}")
+}
+
+const LISTENER: &str = r#"
+  - name: NAME
+    address: { socket_address: { address: "ADDRESS", port_value: PORT } }
     listener_filters:
     - name: envoy.filters.listener.original_dst
       typed_config: { "@type": type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst }
@@ -67,10 +75,12 @@ static_resources:
           - name: envoy.access_loggers.stdout
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
-              log_format: { text_format_source: { inline_string: "%UPSTREAM_HOST% %BYTES_SENT%\n" } }
+              log_format: { text_format_source: { inline_string: "to %UPSTREAM_HOST% %BYTES_SENT%\n" } }"#;
+
+const CLUSTERS: &str = "
   clusters:
   - name: original
     type: ORIGINAL_DST
     lb_policy: CLUSTER_PROVIDED
     connect_timeout: 5s
-"#;
+";

@@ -37,6 +37,17 @@ impl Httpbin {
     }
 }
 
+/// A command that runs this Python, with the modules socket, struct, sys and time: for clients that no program
+/// plays.
+pub fn python(script: &str) -> anyhow::Result<Vec<String>> {
+    let python = crate::interceptor::target_dir()?.join("tools/httpbin/bin/python");
+    if !python.exists() {
+        bail!("{} is missing: cargo xtask test installs it", python.display());
+    }
+    let script = format!("import socket, struct, sys, time\n{script}");
+    Ok(vec![python.display().to_string(), "-c".to_owned(), script])
+}
+
 /// A program that `cargo xtask test` installed below target/tools.
 pub(crate) fn tool(path: &str) -> anyhow::Result<PathBuf> {
     let tool = crate::interceptor::target_dir()?.join("tools").join(path);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 
-use crate::{Dir, Http, LogLine, Pod, wait_for};
+use crate::{Dir, Envoy, Http, LogLine, Pod, wait_for};
 
 /// No single command of the tests takes longer, unless the test says so.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -22,6 +22,9 @@ pub struct Interceptor<'pod> {
     pod: &'pod Pod,
     dir: Dir,
     flags: Vec<OsString>,
+    /// The user's own proxy instead of ours: then there are no resources and no access log.
+    external: bool,
+    access_log: bool,
     deadline: Duration,
 }
 
@@ -29,11 +32,7 @@ impl<'pod> Interceptor<'pod> {
     pub(crate) fn new(pod: &'pod Pod) -> anyhow::Result<Self> {
         let dir = Dir::new()?;
         dir.write("config.yaml", "")?;
-        let mut new = Self { pod, dir, flags: Vec::new(), deadline: DEADLINE };
-        // Written as CMD's user when privileges are dropped before the log is opened: both must work.
-        let log = new.dir.join("access.log");
-        new = new.flag("--access-log").flag(log);
-        Ok(new)
+        Ok(Self { pod, dir, flags: Vec::new(), external: false, access_log: true, deadline: DEADLINE })
     }
 
     /// The resources to load (`-c`).
@@ -58,6 +57,34 @@ impl<'pod> Interceptor<'pod> {
     /// The access log in JSON.
     pub fn json(self) -> Self {
         self.flags(&["--access-log-format", "json"])
+    }
+
+    /// Hands the connections to this proxy instead of to ours.
+    pub fn external(self, proxy: &Envoy) -> Self {
+        let port = proxy.port.to_string();
+        self.external_flags()
+            .flag("--external-proxy")
+            .flag(port)
+            .flag("--external-proxy-cgroup")
+            .flag(proxy.cgroup.path())
+    }
+
+    /// Only the flags that are given: none for resources or the access log.
+    pub fn external_flags(mut self) -> Self {
+        self.external = true;
+        self
+    }
+
+    /// Without `--access-log`.
+    pub fn no_access_log(mut self) -> Self {
+        self.access_log = false;
+        self
+    }
+
+    /// Counters into `stats.json`.
+    pub fn stats(self) -> Self {
+        let path = self.dir.join("stats.json");
+        self.flag("--stats").flag(path)
     }
 
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -98,8 +125,13 @@ impl<'pod> Interceptor<'pod> {
     pub fn command<S: AsRef<OsStr>>(&self, command: &[S]) -> anyhow::Result<Command> {
         let mut full = self.pod.command(&binary()?.display().to_string());
         full.arg("exec");
-        if !self.flags.iter().any(|flag| flag == "-c") {
-            full.arg("-c").arg(self.dir.join("config.yaml"));
+        if !self.external {
+            if self.access_log {
+                full.arg("--access-log").arg(self.dir.join("access.log"));
+            }
+            if !self.flags.iter().any(|flag| flag == "-c") {
+                full.arg("-c").arg(self.dir.join("config.yaml"));
+            }
         }
         full.args(&self.flags).arg("--").args(command);
         Ok(full)
@@ -308,6 +340,17 @@ impl Finished {
         }
     }
 
+    /// The access log in JSON, each line an object.
+    pub fn json_lines(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+        let parse = |line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}"));
+        self.log.lines().map(parse).collect()
+    }
+
+    /// The counters of `--stats`.
+    pub fn stats(&self) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_str(&self.file("stats.json")?).context("the counters are not JSON")
+    }
+
     /// A file that the run left in its directory (`stats.json`).
     pub fn file(&self, name: &str) -> anyhow::Result<String> {
         let path = self.dir.join(name);
@@ -316,7 +359,7 @@ impl Finished {
 }
 
 /// The binary under test: what INTERCEPTOR_BIN names, or a fresh debug build.
-pub(crate) fn binary() -> anyhow::Result<PathBuf> {
+pub fn binary() -> anyhow::Result<PathBuf> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     BINARY
         .get_or_init(|| find_or_build().map_err(|error| format!("{error:#}")))

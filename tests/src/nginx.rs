@@ -99,7 +99,7 @@ impl Nginx {
 }
 
 /// 8 MiB that don't compress and whose order matters.
-pub(crate) fn large() -> Vec<u8> {
+pub fn large() -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut bytes = Vec::with_capacity(8 << 20);
     while bytes.len() < 8 << 20 {

@@ -61,6 +61,21 @@ impl Origin {
         format!("ip-{}.ip.test", self.address.ip().to_string().replace('.', "-"))
     }
 
+    /// A ServiceEntry for it.
+    pub fn service_entry(&self, protocol: &str) -> String {
+        let (name, port) = (self.name(), self.address.port());
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: origin-{port}}}\n\
+             spec:\n  hosts: [{name}]\n  ports: [{{number: {port}, name: p, protocol: {protocol}}}]\n  \
+             resolution: DNS\n"
+        )
+    }
+
+    /// `http://` and where it is.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}:{}{path}", self.name(), self.address.port())
+    }
+
     /// How many connections were accepted.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
@@ -85,6 +100,14 @@ impl Drop for Origin {
             eprintln!("cannot stop the server at {}: {error}", self.address);
         }
     }
+}
+
+/// The value of a header in a head.
+pub fn header<'head>(head: &'head str, name: &str) -> Option<&'head str> {
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(have, _)| have.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
 }
 
 /// Reads an HTTP/1 head, up to and with the empty line. Nothing after it is taken from the socket.

@@ -93,3 +93,11 @@ fn the_janitor_cleans_after_the_dead() -> anyhow::Result<()> {
     assert!(!std::path::Path::new("/run/netns").join(&name).exists());
     Ok(())
 }
+
+#[test]
+fn envoy_starts_in_a_pod_and_a_cgroup() -> anyhow::Result<()> {
+    let pod = World::shared()?.pod()?;
+    let envoy = interceptor_tests::Envoy::start(&pod, 15001)?;
+    assert!(!envoy.cgroup.pids()?.is_empty());
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! The access log as Istio writes it: the text line to the byte, and the 24 keys of the JSON form.
+
+use interceptor_tests::{World, seeds};
+use serde_json::Value;
+
+/// ISTIO's JSON keys.
+const KEYS: [&str; 24] = [
+    "authority",
+    "bytes_received",
+    "bytes_sent",
+    "connection_termination_details",
+    "downstream_local_address",
+    "downstream_remote_address",
+    "duration",
+    "method",
+    "path",
+    "protocol",
+    "request_id",
+    "requested_server_name",
+    "response_code",
+    "response_code_details",
+    "response_flags",
+    "route_name",
+    "start_time",
+    "upstream_cluster",
+    "upstream_host",
+    "upstream_local_address",
+    "upstream_service_time",
+    "upstream_transport_failure_reason",
+    "user_agent",
+    "x_forwarded_for",
+];
+
+const NUMBERS: [&str; 4] = ["bytes_received", "bytes_sent", "duration", "response_code"];
+
+fn keys(line: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = line.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn http_text_line_to_the_byte() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.curl(&[
+        "-H",
+        "User-Agent: a \"quoted\" agent",
+        "-H",
+        "X-Request-Id: 38bb64b2-fc64-9f00-a745-c468747fb0ee",
+        "-d",
+        "12345",
+        "http://httpbin.org/status/404?a=b",
+    ])?;
+    run.expect_code(0)?;
+    assert!(run.log.ends_with('\n') && run.log.lines().count() == 1, "{:?}", run.log);
+    let pattern = concat!(
+        r#"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "POST /status/404\?a=b HTTP/1\.1" 404 - via_upstream - "-" 5 0 \d+ \d+ "#,
+        r#""-" "a "quoted" agent" "38bb64b2-fc64-9f00-a745-c468747fb0ee" "httpbin\.org" "203\.0\.113\.10:80" "#,
+        r#"outbound\|80\|\|httpbin\.org 10\.244\.\d+\.2:\d+ 203\.0\.113\.10:80 [\d.]+:\d+ - default\n$"#
+    );
+    assert!(regex::Regex::new(pattern)?.is_match(&run.log), "{}", run.log);
+    Ok(())
+}
+
+#[test]
+fn tls_text_line_to_the_byte() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.config(&seeds(&["000-03-se"])?)?.curl(&["https://www.apple.com/"])?;
+    run.expect_code(0)?;
+    let pattern = concat!(
+        r#"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "- - -" 0 - - - "-" \d{3,} \d{3,} \d+ - "-" "-" "-" "-" "#,
+        r#""203\.0\.113\.40:443" outbound\|443\|\|www\.apple\.com 10\.244\.\d+\.2:\d+ 203\.0\.113\.40:443 "#,
+        r#"[\d.]+:\d+ www\.apple\.com -\n$"#
+    );
+    assert!(regex::Regex::new(pattern)?.is_match(&run.log), "{}", run.log);
+    Ok(())
+}
+
+#[test]
+fn a_newline_in_a_header_can_not_make_a_line() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.curl(&[
+        "-H",
+        "User-Agent: \u{e9}\t\u{7f}x",
+        "http://httpbin.org/get",
+    ])?;
+    assert_eq!(run.log.lines().count(), 1, "{}", run.log);
+    assert!(run.lines()?[0].code > 0);
+    Ok(())
+}
+
+#[test]
+fn json_has_24_keys_and_numbers_are_numbers() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.registry_only().json().curl(&[
+        "http://httpbin.org/get",
+        "http://edition.cnn.com/",
+        "https://www.google.com/",
+    ])?;
+    run.expect_code(0)?;
+    let lines = run.json_lines()?;
+    assert_eq!(lines.len(), 3, "{}", run.log);
+    for line in &lines {
+        assert_eq!(keys(line), KEYS, "{line:#}");
+        assert!(NUMBERS.iter().all(|key| line[key].is_number()), "{line:#}");
+    }
+    let [ok, blocked, tls] = lines.as_slice() else { anyhow::bail!("three lines") };
+    assert_eq!(
+        (&ok["response_code"], &ok["upstream_cluster"]),
+        (&200.into(), &"outbound|80||httpbin.org".into())
+    );
+    assert_eq!(
+        (&ok["route_name"], &ok["response_code_details"]),
+        (&"default".into(), &"via_upstream".into())
+    );
+    assert_eq!((&ok["requested_server_name"], &ok["x_forwarded_for"]), (&Value::Null, &Value::Null));
+    assert_eq!(
+        (&ok["method"], &ok["path"], &ok["protocol"]),
+        (&"GET".into(), &"/get".into(), &"HTTP/1.1".into())
+    );
+    assert_eq!((&blocked["response_code"], &blocked["upstream_cluster"]), (&502.into(), &Value::Null));
+    assert_eq!((&blocked["route_name"], &blocked["upstream_host"]), (&"block_all".into(), &Value::Null));
+    assert_eq!((&tls["response_code"], &tls["method"]), (&0.into(), &Value::Null));
+    assert_eq!(tls["requested_server_name"], "www.google.com");
+    Ok(())
+}
+
+#[test]
+fn the_mesh_configuration_turns_the_log_on() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    // On standard output, between what the command itself prints; the flag names the file otherwise.
+    let run = pod
+        .interceptor()?
+        .config(&seeds(&["000-01-se-se"])?)?
+        .flags(&["--access-log-format", "text"])
+        .run(&["sh", "-c", "curl -sS http://httpbin.org/status/200; echo mine"])?;
+    run.expect_code(0)?;
+    assert_eq!(run.text(), "mine\n");
+    let interceptor = pod.interceptor()?.no_access_log().config(&seeds(&["000-01-se-se"])?)?;
+    let mesh = interceptor.dir().join("mesh.yaml");
+    std::fs::write(&mesh, "accessLogFile: /dev/stdout\naccessLogEncoding: JSON\n")?;
+    let run = interceptor.flag("--mesh-config").flag(&mesh).run(&[
+        "sh",
+        "-c",
+        "curl -sS http://httpbin.org/status/200; echo mine",
+    ])?;
+    run.expect_code(0)?;
+    let text = run.text();
+    let line = text.lines().find(|line| line.starts_with('{')).unwrap_or_default();
+    assert_eq!(serde_json::from_str::<Value>(line)?["authority"], "httpbin.org", "{text}");
+    assert!(text.lines().any(|line| line == "mine"));
+    Ok(())
+}
+
+#[test]
+fn off_unless_asked_for() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.no_access_log().config(&seeds(&["000-01-se-se"])?)?.run(&[
+        "curl",
+        "-sS",
+        "http://httpbin.org/status/200",
+    ])?;
+    run.expect_code(0)?;
+    assert_eq!((run.text().as_str(), run.stderr.contains("outbound|80||httpbin.org")), ("", false));
+    let run = pod
+        .interceptor()?
+        .no_access_log()
+        .flags(&["--access-log", "-"])
+        .config(&seeds(&["000-01-se-se"])?)?
+        .run(&["curl", "-sS", "http://httpbin.org/status/200"])?;
+    run.expect_code(0)?;
+    assert_eq!(interceptor_tests::LogLine::parse(run.text().trim_end())?.code, 200);
+    Ok(())
+}

@@ -1,0 +1,491 @@
+//! HTTP through the proxy: bodies, framing and connections arrive as they were sent.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+
+use interceptor_tests::{World, header, large, python, read_head, seeds};
+
+fn length(head: &str) -> usize {
+    header(head, "content-length").and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
+/// Answers every request of a connection with its head.
+fn echo_heads(mut socket: TcpStream) -> io::Result<()> {
+    loop {
+        let head = read_head(&mut socket)?;
+        if head.is_empty() {
+            return Ok(());
+        }
+        let mut body = vec![0; length(&head)];
+        socket.read_exact(&mut body)?;
+        write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len())?;
+    }
+}
+
+/// The decoded chunks, and the trailer section.
+fn read_chunked(socket: &mut impl Read) -> io::Result<(Vec<u8>, String)> {
+    let mut body = Vec::new();
+    loop {
+        let size = read_line(socket)?;
+        let size =
+            usize::from_str_radix(size.trim(), 16).map_err(|error| io::Error::other(error.to_string()))?;
+        if size == 0 {
+            let mut trailers = String::new();
+            loop {
+                let line = read_line(socket)?;
+                if line == "\r\n" {
+                    return Ok((body, trailers));
+                }
+                trailers.push_str(&line);
+            }
+        }
+        let start = body.len();
+        body.resize(start + size, 0);
+        socket.read_exact(&mut body[start..])?;
+        read_line(socket)?;
+    }
+}
+
+fn read_line(socket: &mut impl Read) -> io::Result<String> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while !line.ends_with(b"\r\n") {
+        socket.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+#[test]
+fn a_large_download_is_the_same_bytes() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.run(&[
+        "curl",
+        "-sS",
+        "--max-time",
+        "30",
+        "http://www.google.com/large",
+    ])?;
+    run.expect_code(0)?;
+    assert!(run.stdout == large(), "{} bytes", run.stdout.len());
+    assert_eq!(run.line()?.sent, 8 << 20);
+    Ok(())
+}
+
+#[test]
+fn a_large_upload_is_the_same_bytes_and_keeps_its_framing() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    for chunked in [false, true] {
+        let (sender, received) = mpsc::channel();
+        let origin = world.origin(80, move |mut socket| {
+            let head = read_head(&mut socket)?;
+            if header(&head, "expect").is_some() {
+                socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            }
+            let body = match header(&head, "transfer-encoding") {
+                Some("chunked") => read_chunked(&mut io::BufReader::new(&socket))?.0,
+                _ => {
+                    let mut body = vec![0; length(&head)];
+                    socket.read_exact(&mut body)?;
+                    body
+                }
+            };
+            sender.send((head, body)).map_err(io::Error::other)?;
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        })?;
+        let pod = world.pod()?;
+        let interceptor = pod.interceptor()?.config(&origin.service_entry("HTTP"))?;
+        let file = interceptor.dir().join("upload");
+        std::fs::write(&file, large())?;
+        let file = file.display().to_string();
+        let mut args = vec!["-T", &file];
+        if chunked {
+            args.extend(["-H", "Transfer-Encoding: chunked"]);
+        }
+        let url = origin.url("/up");
+        args.push(&url);
+        let run = interceptor.curl(&args)?;
+        run.expect_code(0)?;
+        assert_eq!(run.http()?.body, "ok");
+        let (head, body) = received.recv()?;
+        assert!(body == large(), "{} bytes, chunked: {chunked}", body.len());
+        assert_eq!(header(&head, "transfer-encoding"), chunked.then_some("chunked"), "{head}");
+        assert_eq!(header(&head, "content-length"), (!chunked).then_some("8388608"), "{head}");
+        assert_eq!(run.line()?.received, 8 << 20);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_chunked_answer_stays_chunked() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run =
+        pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.curl(&["http://httpbin.org/stream/3"])?;
+    run.expect_code(0)?;
+    let answer = run.http()?;
+    assert_eq!(answer.header("transfer-encoding").as_deref(), Some("chunked"));
+    assert_eq!((answer.header("content-length"), answer.body.lines().count()), (None, 3));
+    Ok(())
+}
+
+#[test]
+fn streaming_is_not_held_back() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    // The second half is sent only after the client has said, on another connection, that it has the first.
+    let (seen, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let seen = Mutex::new(seen);
+    let origin = world.origin(80, move |mut socket| {
+        if read_head(&mut socket)?.starts_with("GET /seen") {
+            seen.lock()
+                .map_err(|error| io::Error::other(error.to_string()))?
+                .send(())
+                .map_err(io::Error::other)?;
+            return socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+        socket.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst\n\r\n")?;
+        let wait = wait.lock().map_err(|error| io::Error::other(error.to_string()))?;
+        wait.recv_timeout(std::time::Duration::from_secs(10)).map_err(io::Error::other)?;
+        socket.write_all(b"7\r\nsecond\n\r\n0\r\n\r\n")
+    })?;
+    let pod = world.pod()?;
+    let script = format!(
+        "curl -sSN --max-time 20 {} | while read line; do echo $line; curl -sS {}; done",
+        origin.url("/stream"),
+        origin.url("/seen")
+    );
+    let run = pod.interceptor()?.config(&origin.service_entry("HTTP"))?.run(&["sh", "-c", &script])?;
+    run.expect_code(0)?;
+    assert_eq!(run.text(), "first\nsecond\n", "{:?}", origin.errors());
+    Ok(())
+}
+
+#[test]
+fn head_has_the_length_and_no_body() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod
+        .interceptor()?
+        .config(&seeds(&["000-01-se-se"])?)?
+        .curl(&["-I", "http://www.google.com/large"])?;
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.header("content-length").as_deref(), Some("8388608"));
+    let line = run.line()?;
+    assert_eq!((line.method.as_str(), line.sent), ("HEAD", 0));
+    Ok(())
+}
+
+#[test]
+fn expect_100_continue_is_between_client_and_server() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    // The server refuses: the body must never be sent.
+    let refusing = world.origin(80, |mut socket| {
+        let head = read_head(&mut socket)?;
+        if header(&head, "expect") != Some("100-continue") {
+            return Err(io::Error::other(format!("no Expect arrived: {head}")));
+        }
+        socket.write_all(
+            b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        )?;
+        socket.shutdown(std::net::Shutdown::Write)?;
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest)?;
+        if rest.is_empty() { Ok(()) } else { Err(io::Error::other(format!("{} bytes came", rest.len()))) }
+    })?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.config(&refusing.service_entry("HTTP"))?.curl(&[
+        "-H",
+        "Expect: 100-continue",
+        "--expect100-timeout",
+        "20",
+        "-d",
+        "body",
+        &refusing.url("/"),
+    ])?;
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.status, 417, "{:?}", refusing.errors());
+    assert_eq!(refusing.errors(), Vec::<String>::new());
+
+    let agreeing = world.origin(80, |mut socket| {
+        let head = read_head(&mut socket)?;
+        socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        let mut body = vec![0; length(&head)];
+        socket.read_exact(&mut body)?;
+        write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
+        socket.write_all(&body)
+    })?;
+    let run = pod.interceptor()?.config(&agreeing.service_entry("HTTP"))?.curl(&[
+        "-H",
+        "Expect: 100-continue",
+        "--expect100-timeout",
+        "20",
+        "-d",
+        "body",
+        &agreeing.url("/"),
+    ])?;
+    run.expect_code(0)?;
+    assert!(run.text().starts_with("HTTP/1.1 100 Continue\r\n"), "{}", run.text());
+    assert_eq!((run.http()?.status, run.http()?.body.as_str()), (200, "body"));
+    Ok(())
+}
+
+#[test]
+fn trailers_pass_both_ways() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let (sender, received) = mpsc::channel();
+    let origin = world.origin(80, move |mut socket| {
+        read_head(&mut socket)?;
+        let (body, trailers) = read_chunked(&mut socket)?;
+        sender.send((body, trailers)).map_err(io::Error::other)?;
+        socket.write_all(
+            b"HTTP/1.1 200 OK\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 42\r\n\r\n",
+        )
+    })?;
+    let pod = world.pod()?;
+    let script = format!(
+        r#"
+s = socket.create_connection(("{0}", 80), 10)
+s.sendall(b"POST / HTTP/1.1\r\nHost: {0}\r\nTE: trailers\r\nTrailer: x-mine\r\nTransfer-Encoding: chunked\r\nConnection: close, TE\r\n\r\n")
+s.sendall(b"3\r\nabc\r\n0\r\nx-mine: yes\r\n\r\n")
+while data := s.recv(65536): sys.stdout.write(data.decode())
+"#,
+        origin.name()
+    );
+    let run = pod.interceptor()?.config(&origin.service_entry("HTTP"))?.run(&python(&script)?)?;
+    run.expect_code(0)?;
+    let (body, trailers) = received.recv()?;
+    assert_eq!((body.as_slice(), trailers.to_lowercase().as_str()), (&b"abc"[..], "x-mine: yes\r\n"));
+    assert!(
+        run.text().contains("hello") && run.text().to_lowercase().contains("\r\nx-sum: 42\r\n"),
+        "{}",
+        run.text()
+    );
+    Ok(())
+}
+
+#[test]
+fn http2_prior_knowledge_reaches_an_http1_server() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.registry_only().curl(&[
+        "--http2-prior-knowledge",
+        "http://www.google.com/a",
+        "http://www.google.com/b",
+    ])?;
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.status_line, "HTTP/2 200 ");
+    let lines = run.lines()?;
+    assert_eq!(lines.len(), 2);
+    assert!(lines.iter().all(|line| line.protocol == "HTTP/2" && line.authority == "www.google.com"));
+    assert!(
+        world.nginx.wait_hits(&pod.address, 2).is_ok() || world.nginx.wait_hits(&pod.address6, 2).is_ok()
+    );
+    Ok(())
+}
+
+#[test]
+fn http2_to_the_server_when_its_port_says_so() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let config = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: two}
+spec:
+  hosts: [hbchen.com]
+  ports: [{number: 80, name: http2, protocol: HTTP2, targetPort: 443}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: two}
+spec: {host: hbchen.com, trafficPolicy: {tls: {mode: SIMPLE}}}
+";
+    let run = pod.interceptor()?.config(config)?.registry_only().curl(&["http://hbchen.com/"])?;
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.status_line, "HTTP/1.1 200 OK");
+    let hits = world.nginx.wait_hits(&pod.address, 1)?;
+    assert_eq!((hits[0].get("alpn"), hits[0].get("protocol")), ("h2", "HTTP/2.0"));
+    Ok(())
+}
+
+#[test]
+fn http10_works_by_registry_or_passthrough() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run =
+        pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.curl(&["-0", "http://httpbin.org/get"])?;
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.status, 200);
+    assert_eq!(run.http()?.json()?["headers"]["Host"], "httpbin.org");
+    Ok(())
+}
+
+#[test]
+fn upstream_connections_are_kept_and_shared() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let origin = world.origin(80, echo_heads)?;
+    let url = origin.url("/");
+    // Ten clients, ten connections to us, one after the other.
+    let script = format!("for i in 1 2 3 4 5 6 7 8 9 10; do curl -sS -o /dev/null {url} || exit 1; done");
+    let run = pod.interceptor()?.config(&origin.service_entry("HTTP"))?.run(&["sh", "-c", &script])?;
+    run.expect_code(0)?;
+    assert_eq!(run.lines()?.len(), 10);
+    assert!(origin.connections() <= 3, "{} connections for 10 requests", origin.connections());
+    // One client, one connection to us, three requests.
+    let run = pod.interceptor()?.config(&origin.service_entry("HTTP"))?.curl(&[&url, &url, &url])?;
+    run.expect_code(0)?;
+    let remotes: Vec<String> = run.lines()?.into_iter().map(|line| line.remote).collect();
+    assert!(remotes.len() == 3 && remotes.iter().all(|remote| remote == &remotes[0]), "{remotes:?}");
+    Ok(())
+}
+
+#[test]
+fn hop_by_hop_headers_stop_here() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let origin = world.origin(80, echo_heads)?;
+    let run = pod.interceptor()?.config(&origin.service_entry("HTTP"))?.curl(&[
+        "-H",
+        "Connection: keep-alive, x-hop",
+        "-H",
+        "X-Hop: 1",
+        "-H",
+        "Keep-Alive: timeout=5",
+        "-H",
+        "Proxy-Connection: keep-alive",
+        "-H",
+        "X-End: 1",
+        "-H",
+        "X-Request-Id: mine",
+        &origin.url("/"),
+    ])?;
+    run.expect_code(0)?;
+    let seen = run.http()?.body;
+    for gone in ["x-hop", "keep-alive", "proxy-connection"] {
+        assert_eq!(header(&seen, gone), None, "{seen}");
+    }
+    assert_eq!((header(&seen, "x-end"), header(&seen, "x-request-id")), (Some("1"), Some("mine")), "{seen}");
+    assert_eq!(run.line()?.request_id, "mine");
+    Ok(())
+}
+
+#[test]
+fn websocket_upgrade_becomes_a_tunnel() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let origin = world.origin(80, |mut socket| {
+        let head = read_head(&mut socket)?;
+        if !header(&head, "upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
+            return Err(io::Error::other(format!("no upgrade arrived: {head}")));
+        }
+        socket.write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nserver first;",
+        )?;
+        let mut ping = [0; 5];
+        socket.read_exact(&mut ping)?;
+        socket.write_all(b"pong:")?;
+        socket.write_all(&ping)
+    })?;
+    let script = format!(
+        r#"
+s = socket.create_connection(("{0}", 80), 10)
+s.sendall(b"GET /chat HTTP/1.1\r\nHost: {0}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+data = b""
+while not data.endswith(b"server first;"): data += s.recv(65536) or sys.exit(data)
+s.sendall(b"\x00\xffabc")
+while chunk := s.recv(65536): data += chunk
+sys.stdout.buffer.write(data)
+"#,
+        origin.name()
+    );
+    let run =
+        pod.interceptor()?.config(&origin.service_entry("HTTP"))?.registry_only().run(&python(&script)?)?;
+    run.expect_code(0)?;
+    assert!(run.stdout.starts_with(b"HTTP/1.1 101 "), "{}", run.text());
+    assert!(run.stdout.ends_with(b"server first;pong:\x00\xffabc"), "{:?}", origin.errors());
+    assert_eq!(run.line()?.code, 101);
+    Ok(())
+}
+
+#[test]
+fn ambiguous_framing_is_refused_and_forwarded_to_nobody() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&heads);
+    let origin = world.origin(80, move |mut socket| {
+        let head = read_head(&mut socket)?;
+        seen.lock().map_err(|error| io::Error::other(error.to_string()))?.push(head);
+        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    })?;
+    for framing in [
+        "Content-Length: 3\\r\\nTransfer-Encoding: chunked",
+        "Content-Length: 3\\r\\nContent-Length: 4",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: xchunked",
+        "Content-Length : 3",
+        "Content-Length: +3",
+        "Content-Length: 3, 4",
+    ] {
+        let script = format!(
+            r#"
+s = socket.create_connection(("{0}", 80), 10)
+s.sendall(b"POST / HTTP/1.1\r\nHost: {0}\r\n{framing}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: {0}\r\n\r\n")
+try:
+    while data := s.recv(65536): sys.stdout.write(data.decode())
+except ConnectionError: pass
+"#,
+            origin.name()
+        );
+        let run = pod
+            .interceptor()?
+            .config(&origin.service_entry("HTTP"))?
+            .registry_only()
+            .run(&python(&script)?)?;
+        run.expect_code(0)?;
+        let text = run.text();
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 400 "), "{framing}: {text}");
+        assert_eq!(text.matches("HTTP/1.1").count(), text.lines().count().min(1), "{framing}: {text}");
+    }
+    assert_eq!(*heads.lock().expect("not poisoned"), Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn an_answer_that_is_no_http_is_a_502() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    for answer in
+        ["SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx"]
+    {
+        let origin = world.origin(80, move |mut socket| {
+            read_head(&mut socket)?;
+            socket.write_all(answer.as_bytes())
+        })?;
+        let run = pod.interceptor()?.config(&origin.service_entry("HTTP"))?.curl(&[&origin.url("/")])?;
+        run.expect_code(0)?;
+        assert_eq!(run.http()?.status, 502, "{answer:?}");
+        assert_eq!(run.line()?.flags, "UPE", "{}", run.log);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_missing_host_is_a_bad_request() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.curl(&[
+        "-H",
+        "Host:",
+        "http://httpbin.org/get",
+    ])?;
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.status, 400);
+    assert_eq!(run.line()?.details, "missing_host_header");
+    Ok(())
+}
