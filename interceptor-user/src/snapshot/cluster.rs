@@ -64,7 +64,7 @@ pub enum Discovery {
 }
 
 /// HTTP version towards the endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamProtocol {
     Http1,
     Http2,

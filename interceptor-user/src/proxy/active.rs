@@ -1,0 +1,65 @@
+//! A snapshot in force, with the runtimes of its clusters. A reload makes a new one; clusters that it
+//! does not change keep their runtime, and with it their endpoints, load and pools.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::upstream::{ClusterRuntime, RuntimeId};
+use crate::snapshot::{Cluster, ClusterName, Discovery, LoadBalancer, Snapshot, UpstreamProtocol};
+
+/// MeshConfig.connectTimeout's default, which PassthroughCluster has.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+#[derive(Debug)]
+pub struct Active {
+    pub snapshot: Arc<Snapshot>,
+    pub clusters: HashMap<ClusterName, Arc<ClusterRuntime>>,
+    /// PassthroughCluster: connections and requests to the destination that they asked for.
+    pub passthrough: Arc<ClusterRuntime>,
+    live: HashSet<RuntimeId>,
+}
+
+impl Active {
+    pub fn build(snapshot: Arc<Snapshot>, previous: Option<&Self>) -> Self {
+        let passthrough = previous.map_or_else(
+            || Arc::new(ClusterRuntime::new(Arc::new(passthrough()))),
+            |previous| Arc::clone(&previous.passthrough),
+        );
+        let clusters: HashMap<_, _> = snapshot
+            .clusters
+            .iter()
+            .map(|(name, cluster)| {
+                let kept = previous
+                    .and_then(|previous| previous.clusters.get(name))
+                    .filter(|runtime| runtime.cluster() == cluster);
+                let runtime =
+                    kept.map_or_else(|| Arc::new(ClusterRuntime::new(Arc::clone(cluster))), Arc::clone);
+                (name.clone(), runtime)
+            })
+            .collect();
+        let live = clusters.values().chain([&passthrough]).map(|runtime| runtime.id()).collect();
+        Self { snapshot, clusters, passthrough, live }
+    }
+
+    pub(crate) fn is_live(&self, runtime: RuntimeId) -> bool {
+        self.live.contains(&runtime)
+    }
+}
+
+fn passthrough() -> Cluster {
+    Cluster {
+        name: ClusterName(ClusterName::PASSTHROUGH.into()),
+        host: ClusterName::PASSTHROUGH.into(),
+        port: 0,
+        discovery: Discovery::OriginalDst { port: None },
+        protocol: UpstreamProtocol::Http1,
+        tls: None,
+        load_balancer: LoadBalancer::LeastRequest,
+        connect_timeout: CONNECT_TIMEOUT,
+        tcp_idle_timeout: IDLE_TIMEOUT,
+        http_idle_timeout: IDLE_TIMEOUT,
+        max_requests_per_connection: None,
+    }
+}

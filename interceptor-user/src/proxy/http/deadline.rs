@@ -1,0 +1,33 @@
+//! A route's timeout: Envoy's clock for it starts when the client has sent its whole request.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+use super::upload::Upload;
+
+#[derive(Debug)]
+pub(super) struct Deadline {
+    timeout: Duration,
+    /// Still to be waited for; `None` when the request has no body.
+    upload: Option<Rc<Upload>>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    pub(super) fn new(timeout: Duration, upload: Option<Rc<Upload>>) -> Self {
+        Self { timeout, upload, sleep: None }
+    }
+
+    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(upload) = &self.upload {
+            ready!(upload.poll_complete(cx));
+            self.upload = None;
+        }
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout))).as_mut().poll(cx)
+    }
+}

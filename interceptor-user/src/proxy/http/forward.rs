@@ -1,0 +1,357 @@
+//! Sends a request to an upstream: try after try as the route allows, within its timeout, and turns
+//! what came of it into the client's response.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{EXPECT, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+
+use super::body::ResponseBody;
+use super::deadline::Deadline;
+use super::headers::{self, Carriage};
+use super::log::RequestLog;
+use super::reply::Reply;
+use super::upload::{ContinueGate, RequestBody, Upload, UploadError};
+use super::{Connection, Version, retry, upgrade};
+use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
+use crate::proxy::upstream::pool::{Lease, Wanted};
+use crate::proxy::upstream::{ClusterRuntime, ResetReason, Selection, UpstreamError};
+use crate::snapshot::route::host_of;
+use crate::snapshot::{Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
+
+/// How long a client that waits for `100 Continue` waits for an upstream that says nothing.
+const CONTINUE_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What a request's way up depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exchange<'a> {
+    pub(super) connection: &'a Rc<Connection>,
+    pub(super) settings: &'a ProxyHeaders,
+    pub(super) runtime: &'a Arc<ClusterRuntime>,
+    /// `None` for PassthroughCluster: no timeout, no retries.
+    pub(super) forward: Option<&'a Forward>,
+    pub(super) host: &'a HeaderValue,
+}
+
+/// How a try ended.
+#[derive(Debug)]
+enum TryEnd {
+    Answered(Response<Incoming>, Lease),
+    Failed(UpstreamError),
+    PerTryTimeout,
+    /// The client broke off while sending its body.
+    ClientGone,
+}
+
+pub(super) async fn forward(
+    exchange: Exchange<'_>,
+    mut request: Request<Incoming>,
+    mut log: RequestLog,
+) -> Response<ResponseBody> {
+    let started = Instant::now();
+    let decorator = exchange.forward.map(|forward| &*forward.decorator_operation);
+    let carriage = headers::prepare_request(request.headers_mut(), exchange.settings, decorator);
+    let client_upgrade = carriage.upgrade.then(|| hyper::upgrade::on(&mut request));
+    let gate = expects_continue(&request).then(|| Arc::new(ContinueGate::default()));
+    let (parts, incoming) = request.into_parts();
+    let retries = exchange.forward.and_then(|forward| forward.retries.as_ref());
+    let upload = Upload::new(incoming, retries.is_some() || is_idempotent(&parts.method), gate.clone());
+    if let Some(upload) = &upload {
+        log.track(upload);
+    }
+    log.set_http(|http| http.request_id = request_id(&parts));
+    let mut deadline = exchange
+        .forward
+        .and_then(|forward| forward.timeout)
+        .map(|timeout| Deadline::new(timeout, upload.clone()));
+
+    let mut tries = Tries { exchange, parts, carriage, upload, gate, attempt: 0, tried: Vec::new() };
+    let end = {
+        let mut run = pin!(tries.run(retries, &mut log));
+        poll_fn(|cx| {
+            if let std::task::Poll::Ready(end) = run.as_mut().poll(cx) {
+                return std::task::Poll::Ready(Some(end));
+            }
+            match &mut deadline {
+                Some(deadline) => deadline.poll_passed(cx).map(|()| None),
+                None => std::task::Poll::Pending,
+            }
+        })
+        .await
+    };
+    let attempts = tries.attempt;
+    let Some((end, limit_exceeded)) = end else {
+        return Reply::timeout("upstream_response_timeout").send(exchange.settings, log);
+    };
+    let with_limit = |reply: Reply| {
+        if limit_exceeded { reply.with_flag(ResponseFlag::UpstreamRetryLimitExceeded) } else { reply }
+    };
+    match end {
+        TryEnd::Answered(response, lease) => {
+            let flags = if limit_exceeded {
+                ResponseFlag::UpstreamRetryLimitExceeded.into()
+            } else {
+                ResponseFlags::NONE
+            };
+            log.replied(response.status().as_u16(), flags, "via_upstream".into());
+            log.set_http(|http| http.upstream_service_time = Some(started.elapsed()));
+            let answer = Answer { response, lease, deadline };
+            match (answer.response.status(), client_upgrade) {
+                (StatusCode::SWITCHING_PROTOCOLS, Some(client)) => {
+                    upgrade::switch(answer.response, answer.lease, client, exchange.settings, started, log)
+                }
+                (StatusCode::SWITCHING_PROTOCOLS, None) => {
+                    let error = UpstreamError::Reset(ResetReason::ProtocolError);
+                    Reply::upstream_error(&error, attempts > 1).send(exchange.settings, log)
+                }
+                _ => answer.respond(exchange, started, log),
+            }
+        }
+        TryEnd::Failed(error) => {
+            with_limit(Reply::upstream_error(&error, attempts > 1)).send(exchange.settings, log)
+        }
+        TryEnd::PerTryTimeout => {
+            with_limit(Reply::timeout("upstream_per_try_timeout")).send(exchange.settings, log)
+        }
+        // Nobody is there to read it; the record says who left.
+        TryEnd::ClientGone => {
+            let mut response = Response::new(ResponseBody::own(bytes::Bytes::new(), log));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
+        }
+    }
+}
+
+/// An upstream's answer on its way to the client.
+struct Answer {
+    response: Response<Incoming>,
+    lease: Lease,
+    deadline: Option<Deadline>,
+}
+
+impl Answer {
+    fn respond(self, exchange: Exchange<'_>, started: Instant, log: RequestLog) -> Response<ResponseBody> {
+        let (mut parts, incoming) = self.response.into_parts();
+        headers::prepare_response(&mut parts.headers, exchange.settings, started.elapsed(), false);
+        parts.version = match exchange.connection.version {
+            Version::Http1 => http::Version::HTTP_11,
+            Version::Http2 => http::Version::HTTP_2,
+        };
+        Response::from_parts(parts, ResponseBody::upstream(incoming, self.lease, log, self.deadline))
+    }
+}
+
+/// The tries of one request.
+struct Tries<'a> {
+    exchange: Exchange<'a>,
+    parts: Parts,
+    carriage: Carriage,
+    upload: Option<Rc<Upload>>,
+    gate: Option<Arc<ContinueGate>>,
+    /// The number of the current try, from 1.
+    attempt: u32,
+    tried: Vec<SocketAddr>,
+}
+
+impl Tries<'_> {
+    /// Tries until there is something to tell the client; true when it is told because the retry
+    /// policy allows no more tries.
+    async fn run(&mut self, retries: Option<&RetryPolicy>, log: &mut RequestLog) -> (TryEnd, bool) {
+        loop {
+            self.attempt += 1;
+            let end = match retries.and_then(|policy| policy.per_try_timeout) {
+                Some(limit) => {
+                    tokio::time::timeout(limit, self.try_once(log)).await.unwrap_or(TryEnd::PerTryTimeout)
+                }
+                None => self.try_once(log).await,
+            };
+            let Some(policy) = retries.filter(|policy| wants_retry(policy, &end)) else {
+                return (end, false);
+            };
+            if self.attempt > policy.attempts {
+                return (end, true);
+            }
+            if !self.replayable() {
+                return (end, false);
+            }
+            drop(end);
+            tokio::time::sleep(retry::back_off(policy, self.attempt)).await;
+        }
+    }
+
+    fn replayable(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.replayable())
+    }
+
+    /// One try on one endpoint. A kept connection that turns out to be closed is replaced by a new
+    /// one once, when the request can be sent again without harm.
+    async fn try_once(&mut self, log: &mut RequestLog) -> TryEnd {
+        let mut fresh = false;
+        loop {
+            let mut lease = match self.lease(fresh).await {
+                Ok(lease) => lease,
+                Err(error) => return TryEnd::Failed(error),
+            };
+            log.set(|record| {
+                record.upstream_host = Some(lease.facts.peer);
+                record.upstream_local_address = lease.facts.local;
+            });
+            let request = self.request(&lease);
+            let mut error = match lease.send(request).await {
+                Ok(response) => {
+                    self.open_gate();
+                    return TryEnd::Answered(response, lease);
+                }
+                Err(error) => error,
+            };
+            let unsent = error.take_message().is_some();
+            let error = error.into_error();
+            if self.upload.as_ref().is_some_and(|upload| upload.broken()) || is_client_error(&error) {
+                return TryEnd::ClientGone;
+            }
+            let harmless = unsent || (is_idempotent(&self.parts.method) && is_disconnect(&error));
+            if lease.reused && !fresh && harmless && self.replayable() {
+                fresh = true;
+                continue;
+            }
+            return TryEnd::Failed(UpstreamError::Reset(reset_reason(&error)));
+        }
+    }
+
+    async fn lease(&mut self, fresh: bool) -> Result<Lease, UpstreamError> {
+        let Exchange { connection, settings, runtime, forward, host } = self.exchange;
+        let name = host_of(host.to_str().unwrap_or_default());
+        let selection = Selection {
+            original_dst: connection.downstream.original_dst,
+            name: Some(name),
+            avoid: &self.tried,
+        };
+        let pick = runtime.choose(selection).await?;
+        if self.attempt <= 8 {
+            self.tried.push(pick.address);
+        }
+        let protocol = match (forward, connection.version) {
+            (Some(_), _) | (None, Version::Http1) => runtime.cluster().protocol,
+            // Passthrough speaks to the server what the client speaks to us.
+            (None, Version::Http2) => UpstreamProtocol::Http2,
+        };
+        let wanted = Wanted {
+            server_name: runtime.server_name(name),
+            protocol,
+            preserve_header_case: settings.preserve_http1_header_case,
+            fresh,
+        };
+        connection.worker.pools().lease(runtime, pick, wanted).await
+    }
+
+    fn request(&mut self, lease: &Lease) -> Request<RequestBody> {
+        let mut request = Request::new(Upload::body(self.upload.as_ref()));
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.headers_mut() = self.parts.headers.clone();
+        *request.extensions_mut() = self.parts.extensions.clone();
+        let Exchange { settings, runtime, host, .. } = self.exchange;
+        let (parts, body) = request.into_parts();
+        let mut parts = parts;
+        headers::count_attempt(&mut parts.headers, settings, self.attempt);
+        if lease.is_http2() {
+            headers::to_http2(&mut parts.headers, &mut parts.uri, host, runtime.originates_tls());
+            parts.version = http::Version::HTTP_2;
+        } else {
+            let unsized_body = !body.is_end_stream() && body.size_hint().exact().is_none();
+            headers::to_http1(
+                &mut parts.headers,
+                &mut parts.uri,
+                host,
+                self.carriage.chunked || unsized_body,
+            );
+            parts.version = http::Version::HTTP_11;
+        }
+        let mut request = Request::from_parts(parts, body);
+        if let Some(gate) = &self.gate {
+            let on_continue = Arc::clone(gate);
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    on_continue.open();
+                }
+            });
+            let after_wait = Arc::downgrade(gate);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(CONTINUE_WAIT).await;
+                if let Some(gate) = after_wait.upgrade() {
+                    gate.open();
+                }
+            });
+        }
+        request
+    }
+
+    /// The upstream has answered without waiting for the body: what it has not read it may read.
+    fn open_gate(&self) {
+        if let Some(gate) = &self.gate {
+            gate.open();
+        }
+    }
+}
+
+fn wants_retry(policy: &RetryPolicy, end: &TryEnd) -> bool {
+    match end {
+        TryEnd::Answered(response, _) => {
+            retry::on_response(&policy.retry_on, response.status(), response.headers())
+        }
+        TryEnd::Failed(error) => retry::on_error(&policy.retry_on, error),
+        TryEnd::PerTryTimeout => retry::on_per_try_timeout(&policy.retry_on),
+        TryEnd::ClientGone => false,
+    }
+}
+
+fn expects_continue<B>(request: &Request<B>) -> bool {
+    request
+        .headers()
+        .get(EXPECT)
+        .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Methods that may be sent twice (RFC 9110 §9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE].contains(method)
+}
+
+fn request_id(parts: &Parts) -> Option<String> {
+    parts.headers.get(headers::X_REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned)
+}
+
+/// The error of a body that the client did not finish.
+fn is_client_error(error: &hyper::Error) -> bool {
+    find_source::<UploadError>(error).is_some_and(|error| matches!(error, UploadError::Downstream(_)))
+}
+
+/// The connection closed before an answer began.
+fn is_disconnect(error: &hyper::Error) -> bool {
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || find_source::<std::io::Error>(error).is_some()
+}
+
+fn reset_reason(error: &hyper::Error) -> ResetReason {
+    if error.is_parse() { ResetReason::ProtocolError } else { ResetReason::ConnectionTermination }
+}
+
+fn find_source<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        source = error.source();
+    }
+    None
+}

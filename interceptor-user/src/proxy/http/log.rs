@@ -1,0 +1,120 @@
+//! The record of one request: begun when its head is there, written when the last of its reply is
+//! gone, whichever way it ends.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use http::header::{HOST, HeaderName, USER_AGENT};
+use http::{HeaderMap, Request, Version};
+
+use super::Connection;
+use super::upload::Upload;
+use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
+use crate::proxy::worker::Worker;
+use crate::telemetry::{AccessRecord, HttpRecord};
+
+/// Writes its record when dropped. Holds nothing when nobody reads records.
+#[derive(Debug, Default)]
+pub(super) struct RequestLog(Option<Box<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    worker: Rc<Worker>,
+    started: Instant,
+    record: AccessRecord,
+    upload: Option<Rc<Upload>>,
+}
+
+impl RequestLog {
+    /// Until something else is set, the client is who ended it.
+    pub(super) fn new<B>(connection: &Connection, request: &Request<B>) -> Self {
+        let worker = &connection.worker;
+        if !worker.access_log.enabled() {
+            return Self(None);
+        }
+        let text = |name: HeaderName| header_text(request.headers(), name);
+        let downstream = &connection.downstream;
+        let record = AccessRecord {
+            start_time: SystemTime::now(),
+            http: Some(HttpRecord {
+                method: request.method().to_string(),
+                path: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+                protocol: match request.version() {
+                    Version::HTTP_10 => "HTTP/1.0",
+                    Version::HTTP_2 => "HTTP/2",
+                    _ => "HTTP/1.1",
+                },
+                upstream_service_time: None,
+                x_forwarded_for: text(HeaderName::from_static("x-forwarded-for")),
+                user_agent: text(USER_AGENT),
+                request_id: text(super::headers::X_REQUEST_ID),
+                authority: request.uri().authority().map(ToString::to_string).or_else(|| text(HOST)),
+            }),
+            response_code: 0,
+            response_flags: ResponseFlag::DownstreamConnectionTermination.into(),
+            response_code_details: Some("downstream_remote_disconnect".into()),
+            ..downstream.record()
+        };
+        Self(Some(Box::new(Open {
+            worker: Rc::clone(worker),
+            started: Instant::now(),
+            record,
+            upload: None,
+        })))
+    }
+
+    pub(super) fn set(&mut self, change: impl FnOnce(&mut AccessRecord)) {
+        if let Some(open) = &mut self.0 {
+            change(&mut open.record);
+        }
+    }
+
+    pub(super) fn set_http(&mut self, change: impl FnOnce(&mut HttpRecord)) {
+        if let Some(http) = self.0.as_mut().and_then(|open| open.record.http.as_mut()) {
+            change(http);
+        }
+    }
+
+    /// The reply is about to be sent.
+    pub(super) fn replied(&mut self, code: u16, flags: ResponseFlags, details: Cow<'static, str>) {
+        self.set(|record| {
+            record.response_code = code;
+            record.response_flags = flags;
+            record.response_code_details = Some(details);
+        });
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.set(|record| record.bytes_sent += bytes as u64);
+    }
+
+    /// Bytes after a change of protocol.
+    pub(super) fn carried(&mut self, received: u64, sent: u64) {
+        self.set(|record| {
+            record.bytes_received += received;
+            record.bytes_sent += sent;
+        });
+    }
+
+    /// Counts what the client uploads, until the end.
+    pub(super) fn track(&mut self, upload: &Rc<Upload>) {
+        if let Some(open) = &mut self.0 {
+            open.upload = Some(Rc::clone(upload));
+        }
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        if let Some(mut open) = self.0.take() {
+            open.record.bytes_received += open.upload.as_deref().map_or(0, Upload::received);
+            open.record.duration = open.started.elapsed();
+            open.worker.access_log.write(&open.record);
+        }
+    }
+}
+
+fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}

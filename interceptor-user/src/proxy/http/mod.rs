@@ -1,0 +1,123 @@
+//! HTTP between an intercepted connection and the outside: one request after another is routed by the
+//! snapshot of its moment, sent on, and recorded. hyper reads and writes both sides; what is decided
+//! here is where a request goes and what becomes of it when that fails.
+
+pub(crate) mod body;
+mod deadline;
+mod forward;
+mod headers;
+mod log;
+mod reply;
+mod request;
+mod retry;
+mod upgrade;
+pub(crate) mod upload;
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::downstream::Downstream;
+use super::upstream::pool::LocalExecutor;
+use super::worker::Worker;
+
+/// What the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Http1,
+    /// With prior knowledge.
+    Http2,
+}
+
+/// The largest request head (Envoy's max_request_headers_kb), answered 431 beyond it.
+const REQUEST_HEAD_MAX: usize = 60 * 1024;
+/// What a connection may buffer while reading; bodies beyond it wait in the kernel.
+const READ_BUFFER_MAX: usize = 64 * 1024;
+/// How long a request's head may take, and how long a connection may be idle between two requests
+/// (Istio's connection idle timeout is 1 h; a client that is still sending a head is cut sooner).
+const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(3600);
+
+const HTTP2_STREAMS_MAX: u32 = 256;
+const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+const HTTP2_SEND_BUFFER_MAX: usize = 64 * 1024;
+const HTTP2_HEADER_LIST_MAX: u32 = 60 * 1024;
+
+/// One client's connection.
+#[derive(Debug)]
+struct Connection {
+    worker: Rc<Worker>,
+    downstream: Downstream,
+    version: Version,
+}
+
+/// Serves the requests of one intercepted connection until it ends. Never fails: what becomes of each
+/// request is in its record.
+pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream, version: Version) {
+    let connection = Rc::new(Connection { worker: Rc::clone(worker), downstream, version });
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "downstream connection without TCP_NODELAY");
+    }
+    let io = TokioIo::new(stream);
+    let ended = match version {
+        Version::Http1 => serve_http1(io, connection).await,
+        Version::Http2 => serve_http2(io, connection).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "downstream connection ended");
+    }
+}
+
+async fn serve_http1(io: TokioIo<TcpStream>, connection: Rc<Connection>) -> Result<(), hyper::Error> {
+    let worker = Rc::clone(&connection.worker);
+    let preserve_case = worker.current().snapshot.mesh.proxy_headers.preserve_http1_header_case;
+    let service = service_fn(move |request| {
+        let connection = Rc::clone(&connection);
+        async move { Ok::<_, Infallible>(request::answer(connection, request).await) }
+    });
+    let server = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_READ_TIMEOUT)
+        .max_header_size(REQUEST_HEAD_MAX)
+        .max_buf_size(READ_BUFFER_MAX)
+        .preserve_header_case(preserve_case)
+        .serve_connection(io, service)
+        .with_upgrades();
+    tokio::pin!(server);
+    tokio::select! {
+        biased;
+        ended = server.as_mut() => return ended,
+        () = worker.draining() => {}
+    }
+    server.as_mut().graceful_shutdown();
+    server.await
+}
+
+async fn serve_http2(io: TokioIo<TcpStream>, connection: Rc<Connection>) -> Result<(), hyper::Error> {
+    let worker = Rc::clone(&connection.worker);
+    let service = service_fn(move |request| {
+        let connection = Rc::clone(&connection);
+        async move { Ok::<_, Infallible>(request::answer(connection, request).await) }
+    });
+    let server = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .max_send_buf_size(HTTP2_SEND_BUFFER_MAX)
+        .max_header_list_size(HTTP2_HEADER_LIST_MAX)
+        .serve_connection(io, service);
+    tokio::pin!(server);
+    tokio::select! {
+        biased;
+        ended = server.as_mut() => return ended,
+        () = worker.draining() => {}
+    }
+    server.as_mut().graceful_shutdown();
+    server.await
+}

@@ -1,0 +1,126 @@
+//! Replies of our own: what a client gets when no upstream answers it.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
+use http::{Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::headers;
+use super::log::RequestLog;
+use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
+use crate::proxy::upstream::UpstreamError;
+use crate::snapshot::{DirectResponse, ProxyHeaders};
+
+/// A reply, and what the log says about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    status: StatusCode,
+    body: Bytes,
+    flags: ResponseFlags,
+    details: Cow<'static, str>,
+    transport_failure_reason: Option<Cow<'static, str>>,
+}
+
+impl Reply {
+    fn empty(status: StatusCode, flags: ResponseFlags, details: &'static str) -> Self {
+        Self {
+            status,
+            body: Bytes::new(),
+            flags,
+            details: Cow::Borrowed(details),
+            transport_failure_reason: None,
+        }
+    }
+
+    pub(super) fn route_not_found() -> Self {
+        Self::empty(StatusCode::NOT_FOUND, ResponseFlag::NoRouteFound.into(), "route_not_found")
+    }
+
+    pub(super) fn cluster_not_found() -> Self {
+        Self::empty(StatusCode::SERVICE_UNAVAILABLE, ResponseFlag::NoClusterFound.into(), "cluster_not_found")
+    }
+
+    pub(super) fn missing_host() -> Self {
+        Self::empty(StatusCode::BAD_REQUEST, ResponseFlags::NONE, "missing_host_header")
+    }
+
+    pub(super) fn low_version() -> Self {
+        Self::empty(StatusCode::UPGRADE_REQUIRED, ResponseFlag::DownstreamProtocolError.into(), "low_version")
+    }
+
+    /// The request's framing or head can be read in two ways.
+    pub(super) fn bad_request() -> Self {
+        Self {
+            body: Bytes::from_static(b"Bad Request"),
+            ..Self::empty(
+                StatusCode::BAD_REQUEST,
+                ResponseFlag::DownstreamProtocolError.into(),
+                "http1.codec_error",
+            )
+        }
+    }
+
+    /// A transfer coding other than chunked.
+    pub(super) fn unsupported_transfer_encoding() -> Self {
+        Self::empty(
+            StatusCode::NOT_IMPLEMENTED,
+            ResponseFlag::DownstreamProtocolError.into(),
+            "http1.unsupported_transfer_encoding",
+        )
+    }
+
+    pub(super) fn direct(direct: &DirectResponse) -> Self {
+        Self {
+            body: direct.body.clone(),
+            ..Self::empty(
+                StatusCode::from_u16(direct.status).unwrap_or(StatusCode::BAD_GATEWAY),
+                ResponseFlags::NONE,
+                "direct_response",
+            )
+        }
+    }
+
+    pub(super) fn timeout(details: &'static str) -> Self {
+        Self {
+            body: Bytes::from_static(b"upstream request timeout"),
+            ..Self::empty(StatusCode::GATEWAY_TIMEOUT, ResponseFlag::UpstreamRequestTimeout.into(), details)
+        }
+    }
+
+    /// `retried` when it was not the first try that failed.
+    pub(super) fn upstream_error(error: &UpstreamError, retried: bool) -> Self {
+        Self {
+            status: error.status(),
+            body: match error.body(retried) {
+                Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+                Cow::Owned(text) => Bytes::from(text),
+            },
+            flags: error.flags(),
+            details: error.details(),
+            transport_failure_reason: error.transport_failure_reason(),
+        }
+    }
+
+    /// The last of the tries that the retry policy allows.
+    pub(super) fn with_flag(mut self, flag: ResponseFlag) -> Self {
+        self.flags.insert(flag);
+        self
+    }
+
+    pub(super) fn send(self, settings: &ProxyHeaders, mut log: RequestLog) -> Response<ResponseBody> {
+        log.replied(self.status.as_u16(), self.flags, self.details);
+        log.set(|record| record.upstream_transport_failure_reason = self.transport_failure_reason);
+        let length = self.body.len();
+        let mut response = Response::new(ResponseBody::own(self.body, log));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if length > 0 {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        headers.insert(SERVER, headers::own_server(settings));
+        response
+    }
+}

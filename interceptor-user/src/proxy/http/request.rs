@@ -1,0 +1,148 @@
+//! The story of one request: checked, routed to a plain [`Route`], then answered as the route says.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response, Version};
+use hyper::body::Incoming;
+
+use super::Connection;
+use super::body::ResponseBody;
+use super::forward::{self, Exchange};
+use super::log::RequestLog;
+use super::reply::Reply;
+use crate::proxy::active::Active;
+use crate::proxy::upstream::{ClusterRuntime, random};
+use crate::snapshot::route::{ClusterRef, WeightedCluster};
+use crate::snapshot::{RequestFacts, Route, RouteAction, Snapshot, VirtualHost};
+
+/// Answers one request, whatever becomes of it.
+pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let active = connection.worker.current();
+    let settings = &active.snapshot.mesh.proxy_headers;
+    let mut log = RequestLog::new(&connection, &request);
+
+    let host = match check(&request) {
+        Ok(host) => host,
+        Err(reply) => return reply.send(settings, log),
+    };
+    let catch_all;
+    let virtual_host = match virtual_host(&active.snapshot, &connection, &host) {
+        Some(virtual_host) => virtual_host,
+        None => {
+            // The port's HTTP service is gone since the connection was accepted.
+            catch_all = VirtualHost::catch_all(active.snapshot.outbound_traffic_policy);
+            &catch_all
+        }
+    };
+    let route = match route(virtual_host, &request, &host) {
+        Some(route) => route,
+        None => return Reply::route_not_found().send(settings, log),
+    };
+    log.set(|record| record.route_name = Some(Arc::clone(&route.name)).filter(|name| !name.is_empty()));
+
+    let (runtime, forward) = match &route.action {
+        RouteAction::DirectResponse(direct) => return Reply::direct(direct).send(settings, log),
+        RouteAction::Passthrough => (&active.passthrough, None),
+        RouteAction::Forward(forward) => match runtime(&active, choose(&forward.clusters)) {
+            Some(runtime) => (runtime, Some(&**forward)),
+            None => return Reply::cluster_not_found().send(settings, log),
+        },
+    };
+    log.set(|record| record.upstream_cluster = Some(runtime.cluster().name.clone()));
+    let exchange = Exchange { connection: &connection, settings, runtime, forward, host: &host };
+    forward::forward(exchange, request, log).await
+}
+
+/// What makes a request impossible to route, or to carry safely; else its host as sent.
+fn check<B>(request: &Request<B>) -> Result<HeaderValue, Reply> {
+    if request.version() == Version::HTTP_10 {
+        return Err(Reply::low_version());
+    }
+    let host = host(request)?;
+    if request.headers().get_all(TRANSFER_ENCODING).iter().any(|coding| !is_chunked(coding)) {
+        return Err(Reply::unsupported_transfer_encoding());
+    }
+    if request.method() == Method::CONNECT {
+        // No route of a mesh accepts it.
+        return Err(Reply::route_not_found());
+    }
+    Ok(host)
+}
+
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+}
+
+/// The authority of the target, which goes before the Host header (RFC 9112 §3.2.2).
+fn host<B>(request: &Request<B>) -> Result<HeaderValue, Reply> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let header = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Reply::bad_request());
+    }
+    if let Some(authority) = request.uri().authority() {
+        let authority = authority.as_str();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        return HeaderValue::from_str(host).map_err(|_invalid| Reply::bad_request());
+    }
+    match header {
+        Some(host) if host.to_str().is_ok_and(is_host) => Ok(host.clone()),
+        Some(_) => Err(Reply::bad_request()),
+        None => Err(Reply::missing_host()),
+    }
+}
+
+/// Characters that can be in a host and port, an empty host included (RFC 9110 §7.2).
+fn is_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(&byte))
+}
+
+fn virtual_host<'a>(
+    snapshot: &'a Snapshot,
+    connection: &Connection,
+    host: &HeaderValue,
+) -> Option<&'a VirtualHost> {
+    let destination = connection.downstream.original_dst;
+    let listener = snapshot.listener(destination.ip(), destination.port());
+    listener.http.as_ref().map(|table| &**table.virtual_host(host.to_str().unwrap_or_default()))
+}
+
+fn route<'a, B>(
+    virtual_host: &'a VirtualHost,
+    request: &Request<B>,
+    host: &HeaderValue,
+) -> Option<&'a Route> {
+    let headers: &HeaderMap = request.headers();
+    virtual_host.route(&RequestFacts {
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        authority: host.to_str().unwrap_or_default(),
+        scheme: "http",
+        headers,
+    })
+}
+
+/// One of a route's clusters, by weight.
+fn choose(clusters: &[WeightedCluster]) -> Option<&ClusterRef> {
+    if let [only] = clusters {
+        return Some(&only.cluster);
+    }
+    let total: u64 = clusters.iter().map(|weighted| u64::from(weighted.weight)).sum();
+    let mut point = random() % total.max(1);
+    for weighted in clusters {
+        let weight = u64::from(weighted.weight);
+        if point < weight {
+            return Some(&weighted.cluster);
+        }
+        point -= weight;
+    }
+    None
+}
+
+fn runtime<'a>(active: &'a Active, cluster: Option<&ClusterRef>) -> Option<&'a Arc<ClusterRuntime>> {
+    let cluster = cluster.filter(|cluster| cluster.cluster.is_some())?;
+    active.clusters.get(&cluster.name)
+}

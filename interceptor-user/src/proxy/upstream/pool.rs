@@ -1,0 +1,359 @@
+//! The upstream connections of one worker: idle HTTP/1 connections and shared HTTP/2 ones, by cluster,
+//! endpoint and TLS server name. Bounded, and swept of what is closed, idle for too long, or of a
+//! cluster that is gone.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::balance::ActiveRequest;
+use super::error::{ResetReason, UpstreamError};
+use super::{ClusterRuntime, Pick, RuntimeId};
+use crate::proxy::http::upload::RequestBody;
+use crate::snapshot::UpstreamProtocol;
+
+/// Idle HTTP/1 connections that a worker keeps, all clusters together.
+const IDLE_CONNECTIONS_MAX: usize = 1024;
+
+/// What a connection may buffer while reading, which is also the largest response head.
+const READ_BUFFER_MAX: usize = 64 * 1024;
+
+const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+const HTTP2_SEND_BUFFER_MAX: usize = 64 * 1024;
+const HTTP2_HEADER_LIST_MAX: u32 = 60 * 1024;
+
+/// Which connections can stand in for each other, but for the TLS server name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct PoolKey {
+    runtime: RuntimeId,
+    address: SocketAddr,
+    protocol: UpstreamProtocol,
+    preserve_header_case: bool,
+}
+
+/// What a request wants of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// Towards TLS origination: the name that the handshake is about.
+    pub(crate) server_name: Option<&'a str>,
+    pub(crate) protocol: UpstreamProtocol,
+    pub(crate) preserve_header_case: bool,
+    /// A new one, after a kept one turned out to be closed.
+    pub(crate) fresh: bool,
+}
+
+/// What stays true of a connection while it is open.
+#[derive(Debug)]
+pub(crate) struct ConnectionFacts {
+    key: PoolKey,
+    server_name: Option<Box<str>>,
+    /// The address that answered, which is not `key.address` when another family did.
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: Option<SocketAddr>,
+    requests_max: Option<u32>,
+    requests: Cell<u32>,
+    idle_timeout: Duration,
+}
+
+impl ConnectionFacts {
+    fn exhausted(&self) -> bool {
+        self.requests_max.is_some_and(|max| self.requests.get() >= max)
+    }
+
+    fn is_for(&self, server_name: Option<&str>) -> bool {
+        self.server_name.as_deref() == server_name
+    }
+}
+
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    facts: Rc<ConnectionFacts>,
+    since: Instant,
+}
+
+struct SharedHttp2 {
+    sender: http2::SendRequest<RequestBody>,
+    facts: Rc<ConnectionFacts>,
+    /// Requests on it now; the pool itself holds one reference.
+    users: Rc<()>,
+    last_used: Instant,
+}
+
+#[derive(Default)]
+struct EndpointPool {
+    /// Last used last.
+    idle: Vec<Idle>,
+    shared: Vec<SharedHttp2>,
+    /// Held while an HTTP/2 connection is being made, so that concurrent requests share it.
+    connecting: Rc<tokio::sync::Mutex<()>>,
+}
+
+/// All pools of a worker.
+#[derive(Default)]
+pub(crate) struct Pools {
+    endpoints: RefCell<HashMap<PoolKey, EndpointPool>>,
+    idle: Cell<usize>,
+}
+
+impl std::fmt::Debug for Pools {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Pools").field("idle", &self.idle.get()).finish_non_exhaustive()
+    }
+}
+
+enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>, #[expect(dead_code, reason = "counts users by living")] Rc<()>),
+}
+
+/// A connection in use by one request. Dropped before [`Lease::release`], an HTTP/1 connection closes.
+pub(crate) struct Lease {
+    sender: Sender,
+    pub(crate) facts: Rc<ConnectionFacts>,
+    /// Carried a request before: the upstream may have closed it meanwhile.
+    pub(crate) reused: bool,
+    pools: Rc<Pools>,
+    _active: Option<ActiveRequest>,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Lease").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.sender, Sender::Http2(..))
+    }
+
+    /// Sends a request; on failure it comes back when none of it can have reached the upstream.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender, _) => sender.try_send_request(request).await,
+        }
+    }
+
+    /// The response has been read to its end: the connection may serve another request.
+    pub(crate) fn release(self) {
+        let Self { sender, facts, pools, .. } = self;
+        let Sender::Http1(sender) = sender else { return };
+        if !sender.is_closed() && !facts.exhausted() {
+            pools.put(Idle { sender, facts, since: Instant::now() });
+        }
+    }
+}
+
+impl Pools {
+    /// A connection to `pick`: a kept one, else a new one.
+    pub(crate) async fn lease(
+        self: &Rc<Self>,
+        runtime: &Arc<ClusterRuntime>,
+        pick: Pick,
+        wanted: Wanted<'_>,
+    ) -> Result<Lease, UpstreamError> {
+        let Wanted { server_name, protocol, preserve_header_case, fresh } = wanted;
+        let key = PoolKey { runtime: runtime.id(), address: pick.address, protocol, preserve_header_case };
+        match protocol {
+            UpstreamProtocol::Http1 => {
+                if !fresh && let Some(idle) = self.take(&key, server_name) {
+                    let sender = Sender::Http1(idle.sender);
+                    return Ok(self.lease_of(sender, idle.facts, true, pick.active));
+                }
+                let (sender, facts) = connect_http1(runtime, &pick, key, server_name).await?;
+                Ok(self.lease_of(Sender::Http1(sender), facts, false, pick.active))
+            }
+            UpstreamProtocol::Http2 => {
+                if !fresh && let Some((sender, facts)) = self.share(&key, server_name) {
+                    return Ok(self.lease_of(sender, facts, true, pick.active));
+                }
+                let connecting = Rc::clone(&self.endpoints.borrow_mut().entry(key).or_default().connecting);
+                let _one_at_a_time = connecting.lock().await;
+                if let Some((sender, facts)) = self.share(&key, server_name) {
+                    return Ok(self.lease_of(sender, facts, true, pick.active));
+                }
+                let (sender, facts) = connect_http2(runtime, &pick, key, server_name).await?;
+                let users = Rc::new(());
+                let shared = SharedHttp2 {
+                    sender: sender.clone(),
+                    facts: Rc::clone(&facts),
+                    users: Rc::clone(&users),
+                    last_used: Instant::now(),
+                };
+                self.endpoints.borrow_mut().entry(key).or_default().shared.push(shared);
+                Ok(self.lease_of(Sender::Http2(sender, users), facts, false, pick.active))
+            }
+        }
+    }
+
+    fn lease_of(
+        self: &Rc<Self>,
+        sender: Sender,
+        facts: Rc<ConnectionFacts>,
+        reused: bool,
+        active: Option<ActiveRequest>,
+    ) -> Lease {
+        facts.requests.set(facts.requests.get().saturating_add(1));
+        Lease { sender, facts, reused, pools: Rc::clone(self), _active: active }
+    }
+
+    /// The most recently used idle connection that is still open.
+    fn take(&self, key: &PoolKey, server_name: Option<&str>) -> Option<Idle> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let idle = &mut endpoints.get_mut(key)?.idle;
+        let mut position = idle.len();
+        while position > 0 {
+            position -= 1;
+            let candidate = &idle[position];
+            let expired = candidate.since.elapsed() >= candidate.facts.idle_timeout;
+            if candidate.sender.is_closed() || expired {
+                idle.remove(position);
+                self.idle.set(self.idle.get() - 1);
+            } else if candidate.sender.is_ready() && candidate.facts.is_for(server_name) {
+                self.idle.set(self.idle.get() - 1);
+                return Some(idle.remove(position));
+            }
+        }
+        None
+    }
+
+    fn put(&self, idle: Idle) {
+        if self.idle.get() >= IDLE_CONNECTIONS_MAX {
+            return;
+        }
+        self.idle.set(self.idle.get() + 1);
+        self.endpoints.borrow_mut().entry(idle.facts.key).or_default().idle.push(idle);
+    }
+
+    fn share(&self, key: &PoolKey, server_name: Option<&str>) -> Option<(Sender, Rc<ConnectionFacts>)> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let shared = &mut endpoints.get_mut(key)?.shared;
+        shared.retain(|connection| !connection.sender.is_closed() && !connection.facts.exhausted());
+        let connection = shared.iter_mut().find(|connection| connection.facts.is_for(server_name))?;
+        connection.last_used = Instant::now();
+        let sender = Sender::Http2(connection.sender.clone(), Rc::clone(&connection.users));
+        Some((sender, Rc::clone(&connection.facts)))
+    }
+
+    /// Forgets connections that are closed, were idle for too long, or belong to a cluster that
+    /// `is_live` no longer knows. Those in use finish.
+    pub(crate) fn sweep(&self, is_live: impl Fn(RuntimeId) -> bool) {
+        let mut kept = 0;
+        self.endpoints.borrow_mut().retain(|key, pool| {
+            if !is_live(key.runtime) {
+                return false;
+            }
+            pool.idle
+                .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle.facts.idle_timeout);
+            pool.shared.retain(|connection| {
+                let in_use = Rc::strong_count(&connection.users) > 1;
+                !connection.sender.is_closed()
+                    && (in_use || connection.last_used.elapsed() < connection.facts.idle_timeout)
+            });
+            kept += pool.idle.len();
+            let in_use = Rc::strong_count(&pool.connecting) > 1;
+            !pool.idle.is_empty() || !pool.shared.is_empty() || in_use
+        });
+        self.idle.set(kept);
+    }
+
+    /// Idle connections, for tests and `stats`.
+    pub(crate) fn idle_connections(&self) -> usize {
+        self.idle.get()
+    }
+}
+
+async fn connect_http1(
+    runtime: &Arc<ClusterRuntime>,
+    pick: &Pick,
+    key: PoolKey,
+    server_name: Option<&str>,
+) -> Result<(http1::SendRequest<RequestBody>, Rc<ConnectionFacts>), UpstreamError> {
+    let connected = runtime.open(pick, server_name).await?;
+    let facts = facts(runtime, key, server_name, connected.peer, connected.local);
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(READ_BUFFER_MAX);
+    builder.preserve_header_case(key.preserve_header_case);
+    let (sender, connection) = builder
+        .handshake(TokioIo::new(connected.io))
+        .await
+        .map_err(|_error| UpstreamError::Reset(ResetReason::ConnectionTermination))?;
+    drive(connection.with_upgrades());
+    Ok((sender, facts))
+}
+
+async fn connect_http2(
+    runtime: &Arc<ClusterRuntime>,
+    pick: &Pick,
+    key: PoolKey,
+    server_name: Option<&str>,
+) -> Result<(http2::SendRequest<RequestBody>, Rc<ConnectionFacts>), UpstreamError> {
+    let connected = runtime.open(pick, server_name).await?;
+    let facts = facts(runtime, key, server_name, connected.peer, connected.local);
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .max_send_buf_size(HTTP2_SEND_BUFFER_MAX)
+        .max_header_list_size(HTTP2_HEADER_LIST_MAX)
+        .handshake(TokioIo::new(connected.io))
+        .await
+        .map_err(|_error| UpstreamError::Reset(ResetReason::ProtocolError))?;
+    drive(connection);
+    Ok((sender, facts))
+}
+
+fn facts(
+    runtime: &Arc<ClusterRuntime>,
+    key: PoolKey,
+    server_name: Option<&str>,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+) -> Rc<ConnectionFacts> {
+    Rc::new(ConnectionFacts {
+        key,
+        server_name: server_name.map(Into::into),
+        peer,
+        local,
+        requests_max: runtime.cluster().max_requests_per_connection,
+        requests: Cell::new(0),
+        idle_timeout: runtime.cluster().http_idle_timeout,
+    })
+}
+
+/// Runs a connection beside the requests that use it. Its errors reach them through their responses.
+fn drive(connection: impl Future<Output = Result<(), hyper::Error>> + 'static) {
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "upstream connection ended");
+        }
+    });
+}
+
+/// Runs hyper's HTTP/2 tasks on this worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

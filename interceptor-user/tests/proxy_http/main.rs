@@ -1,0 +1,6 @@
+//! The HTTP half of the proxy, over real sockets: what clients and upstreams see, and what is recorded.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod replies;
+mod support;

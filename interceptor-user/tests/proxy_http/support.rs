@@ -1,0 +1,468 @@
+//! A proxy worker on loopback, upstreams made of closures, and clients that see every byte.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use interceptor_user::proxy::active::Active;
+use interceptor_user::proxy::downstream::Downstream;
+use interceptor_user::proxy::http::{self, Version};
+use interceptor_user::proxy::worker::Worker;
+use interceptor_user::snapshot::{
+    AccessLogEncoding, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
+    LoadBalancer, OutboundTrafficPolicy, RetryOn, RetryPolicy, Route, RouteAction, RouteTable, Snapshot,
+    UpstreamProtocol, VirtualHost, WeightedCluster,
+};
+use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
+
+/// Longer than anything here takes; a test that waits this long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The host that `Config` declares.
+pub(crate) const HOST: &str = "declared.example.com";
+
+/// The access log of a proxy, as JSON.
+pub(crate) struct Records(tempfile::NamedTempFile);
+
+/// One line of it.
+#[derive(Debug)]
+pub(crate) struct Record(serde_json::Value);
+
+impl Record {
+    /// A text, or `-`.
+    pub(crate) fn text(&self, field: &str) -> &str {
+        match self.0.get(field).unwrap_or_else(|| panic!("{field} in {self:?}")) {
+            serde_json::Value::Null => "-",
+            value => value.as_str().unwrap_or_else(|| panic!("{field} in {self:?}")),
+        }
+    }
+
+    pub(crate) fn number(&self, field: &str) -> u64 {
+        self.0[field].as_u64().unwrap_or_else(|| panic!("{field} in {self:?}"))
+    }
+
+    /// Code, flags and details.
+    pub(crate) fn end(&self) -> (u64, &str, &str) {
+        (self.number("response_code"), self.text("response_flags"), self.text("response_code_details"))
+    }
+}
+
+impl Records {
+    /// The first `count` records.
+    pub(crate) fn wait(&self, count: usize) -> Vec<Record> {
+        let mut lines = Vec::new();
+        eventually(&format!("{count} records"), || {
+            let text = std::fs::read_to_string(self.0.path()).unwrap();
+            lines = text.lines().filter_map(|line| serde_json::from_str(line).ok()).map(Record).collect();
+            lines.len() >= count
+        });
+        lines
+    }
+
+    /// The only record.
+    pub(crate) fn only(&self) -> Record {
+        let mut records = self.wait(1);
+        assert_eq!(records.len(), 1, "{records:#?}");
+        records.remove(0)
+    }
+}
+
+/// One worker, accepting on loopback as if for `original_dst`.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    pub(crate) records: Records,
+    active: Arc<ArcSwap<Active>>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    drain: Arc<tokio::sync::Notify>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Proxy {
+    pub(crate) fn start(snapshot: Snapshot, original_dst: SocketAddr) -> Self {
+        Self::start_version(snapshot, original_dst, Version::Http1)
+    }
+
+    pub(crate) fn start_version(snapshot: Snapshot, original_dst: SocketAddr, version: Version) -> Self {
+        let records = Records(tempfile::NamedTempFile::new().unwrap());
+        let log = AccessLogTarget::File(records.0.path().to_owned());
+        let log = AccessLog::open(log, AccessLogEncoding::Json).unwrap();
+        let active = Arc::new(ArcSwap::from_pointee(Active::build(Arc::new(snapshot), None)));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let drain = Arc::new(tokio::sync::Notify::new());
+        let (shared, draining) = (Arc::clone(&active), Arc::clone(&drain));
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async move {
+                let worker = Worker::new(shared, log);
+                listener.set_nonblocking(true).unwrap();
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let accept = async {
+                    loop {
+                        let (stream, peer) = listener.accept().await.unwrap();
+                        let worker = std::rc::Rc::clone(&worker);
+                        tokio::task::spawn_local(async move {
+                            http::serve(&worker, stream, Downstream::new(peer, original_dst), version).await;
+                        });
+                    }
+                };
+                let drain = async {
+                    draining.notified().await;
+                    worker.start_draining();
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! { () = accept => {}, () = drain => {}, _ = stopped => {} }
+            });
+        });
+        Self { address, records, active, stop: Some(stop), drain, thread: Some(thread) }
+    }
+
+    /// Puts another snapshot in force.
+    pub(crate) fn reload(&self, snapshot: Snapshot) {
+        let previous = self.active.load_full();
+        self.active.store(Arc::new(Active::build(Arc::new(snapshot), Some(&previous))));
+    }
+
+    pub(crate) fn start_draining(&self) {
+        self.drain.notify_one();
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request on a connection of its own; what came back until the proxy closed it.
+    pub(crate) fn exchange(&self, request: &str) -> Reply {
+        let mut client = self.client();
+        client.send(request);
+        client.reply()
+    }
+
+    /// `GET path` of the declared host.
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.exchange(&get(HOST, path))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !thread::panicking()
+        {
+            panic!("the proxy's worker panicked");
+        }
+    }
+}
+
+pub(crate) fn get(host: &str, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: test\r\n\r\n")
+}
+
+/// A client that sends and reads bytes.
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// A response as it came.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    pub(crate) fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("{self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// The value of a header in a head, when there is exactly one.
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut found = head.lines().skip(1).filter_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    });
+    let value = found.next();
+    assert!(found.next().is_none(), "{name} more than once in {head}");
+    value
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    pub(crate) fn half_close(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Reads more into the buffer; false at the end.
+    fn fill(&mut self) -> bool {
+        let mut chunk = [0; 16 * 1024];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => false,
+            Ok(length) => {
+                self.buffer.extend_from_slice(&chunk[..length]);
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("{error}, after {:?}", String::from_utf8_lossy(&self.buffer)),
+        }
+    }
+
+    /// Everything up to and including `end`.
+    pub(crate) fn read_until(&mut self, end: &str) -> String {
+        loop {
+            let found = self.buffer.windows(end.len()).position(|window| window == end.as_bytes());
+            if let Some(position) = found {
+                let taken: Vec<u8> = self.buffer.drain(..position + end.len()).collect();
+                return String::from_utf8(taken).unwrap();
+            }
+            assert!(self.fill(), "closed before {end:?}: {:?}", String::from_utf8_lossy(&self.buffer));
+        }
+    }
+
+    pub(crate) fn read_exactly(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            assert!(self.fill(), "closed after {} of {length} bytes", self.buffer.len());
+        }
+        self.buffer.drain(..length).collect()
+    }
+
+    /// What comes until the other end closes.
+    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
+        while self.fill() {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// One response with its body, framed by its length or in chunks.
+    pub(crate) fn reply(&mut self) -> Reply {
+        let head = self.read_until("\r\n\r\n");
+        let reply = Reply { head, body: Vec::new() };
+        let body = if let Some(length) = reply.header("content-length") {
+            self.read_exactly(length.parse().unwrap())
+        } else if reply.header("transfer-encoding") == Some("chunked") {
+            self.read_chunks()
+        } else {
+            Vec::new()
+        };
+        Reply { body, ..reply }
+    }
+
+    pub(crate) fn read_chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let size = self.read_until("\r\n");
+            let size = usize::from_str_radix(size.trim(), 16).unwrap();
+            if size == 0 {
+                while self.read_until("\r\n") != "\r\n" {}
+                return body;
+            }
+            body.extend(self.read_exactly(size));
+            self.read_until("\r\n");
+        }
+    }
+
+    /// Whether the other end closes without another byte.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.buffer.is_empty() && !self.fill()
+    }
+}
+
+/// A server on loopback that does with each connection what a closure says.
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    pub(crate) fn start(serve: impl Fn(Client, usize) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (counter, serve) = (Arc::clone(&accepted), Arc::new(serve));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let number = counter.fetch_add(1, Ordering::SeqCst) + 1;
+                let serve = Arc::clone(&serve);
+                thread::spawn(move || {
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_nodelay(true).unwrap();
+                    serve(Client { stream, buffer: Vec::new() }, number);
+                });
+            }
+        });
+        Self { address, accepted }
+    }
+
+    /// Answers every request with 200 and its own head as the body.
+    pub(crate) fn echo() -> Self {
+        Self::start(|mut client, _| {
+            while let Some(request) = client.request() {
+                let body = request.head + &String::from_utf8_lossy(&request.body);
+                client.send(format!(
+                    "HTTP/1.1 200 OK\r\nServer: origin\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                ));
+            }
+        })
+    }
+
+    /// Answers every request with these bytes.
+    pub(crate) fn answering(answer: &'static str) -> Self {
+        Self::start(move |mut client, _| {
+            while client.request().is_some() {
+                client.send(answer);
+            }
+        })
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+impl Client {
+    /// As a server: the next request, if there is one.
+    pub(crate) fn request(&mut self) -> Option<Reply> {
+        if self.buffer.is_empty() && !self.fill() {
+            return None;
+        }
+        Some(self.reply())
+    }
+}
+
+/// An address where nobody listens.
+pub(crate) fn refused() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// Waits until something holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A snapshot with one declared host and its cluster.
+pub(crate) struct Config {
+    pub(crate) policy: OutboundTrafficPolicy,
+    pub(crate) cluster: Cluster,
+    pub(crate) forward: Forward,
+    pub(crate) snapshot: Snapshot,
+}
+
+impl Config {
+    pub(crate) fn new(endpoints: &[SocketAddr]) -> Self {
+        let cluster = Cluster {
+            name: ClusterName::outbound(80, "", HOST),
+            host: HOST.into(),
+            port: 80,
+            discovery: Discovery::Static(
+                endpoints.iter().map(|address| Endpoint { address: *address, weight: 1 }).collect(),
+            ),
+            protocol: UpstreamProtocol::Http1,
+            tls: None,
+            load_balancer: LoadBalancer::LeastRequest,
+            connect_timeout: Duration::from_secs(10),
+            tcp_idle_timeout: Duration::from_secs(3600),
+            http_idle_timeout: Duration::from_secs(3600),
+            max_requests_per_connection: None,
+        };
+        let forward = Forward {
+            clusters: Vec::new(),
+            timeout: None,
+            retries: None,
+            decorator_operation: format!("{HOST}:80/*").into(),
+        };
+        let policy = OutboundTrafficPolicy::AllowAny;
+        Self { policy, cluster, forward, snapshot: Snapshot::empty(policy) }
+    }
+
+    pub(crate) fn registry_only(mut self) -> Self {
+        self.policy = OutboundTrafficPolicy::RegistryOnly;
+        self.snapshot = Snapshot::empty(self.policy);
+        self
+    }
+
+    pub(crate) fn timeout(mut self, timeout: Duration) -> Self {
+        self.forward.timeout = Some(timeout);
+        self
+    }
+
+    pub(crate) fn retries(mut self, attempts: u32, retry_on: RetryOn) -> Self {
+        self.forward.retries = Some(RetryPolicy {
+            attempts,
+            retry_on,
+            per_try_timeout: None,
+            base_interval: Duration::from_millis(1),
+        });
+        self
+    }
+
+    /// Requests with other destinations find no listener for their port.
+    pub(crate) fn build(mut self, port: u16) -> Snapshot {
+        let cluster = Arc::new(self.cluster);
+        let reference = ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) };
+        if self.forward.clusters.is_empty() {
+            self.forward.clusters.push(WeightedCluster { cluster: reference, weight: 1 });
+        }
+        let mut table = RouteTable::new("80".into(), self.policy);
+        let route = Route {
+            name: "default".into(),
+            matches: Vec::new(),
+            action: RouteAction::Forward(Arc::new(self.forward)),
+        };
+        let virtual_host = VirtualHost { name: format!("{HOST}:80").into(), routes: vec![route] };
+        table.hosts.insert(HOST, Arc::new(virtual_host));
+        let mut listener = Listener::new("0.0.0.0_80".into(), self.policy);
+        listener.http = Some(Arc::new(table));
+        let mut snapshot = self.snapshot;
+        snapshot.by_port.insert(port, Arc::new(listener));
+        snapshot.clusters.insert(cluster.name.clone(), cluster);
+        snapshot
+    }
+
+    /// A proxy that takes every connection for one to port 80 of a documentation address.
+    pub(crate) fn start(self) -> Proxy {
+        let original_dst = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 80);
+        Proxy::start(self.build(80), original_dst)
+    }
+
+    /// A proxy whose connections were meant for `original_dst`.
+    pub(crate) fn start_for(self, original_dst: SocketAddr) -> Proxy {
+        Proxy::start(self.build(original_dst.port()), original_dst)
+    }
+}
