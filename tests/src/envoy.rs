@@ -20,7 +20,7 @@ impl Envoy {
         let dir = Dir::new()?;
         let config = dir.write("envoy.yaml", config(port))?;
         let cgroup = Cgroup::new()?;
-        let envoy = find()?;
+        let envoy = envoy_binary()?;
         let mut command = cgroup.command("nsenter");
         command.arg(format!("--net={}", pod.netns.path().display())).arg(envoy);
         command.arg("-c").arg(config).args(["--concurrency", "1", "--disable-hot-restart"]);
@@ -38,7 +38,7 @@ impl Envoy {
 }
 
 /// The binary inside the package, which differs between Python versions in its path only.
-fn find() -> anyhow::Result<std::path::PathBuf> {
+pub fn envoy_binary() -> anyhow::Result<std::path::PathBuf> {
     let lib = crate::interceptor::target_dir()?.join("tools/envoy/lib");
     std::fs::read_dir(&lib)
         .with_context(|| format!("{} is missing: cargo xtask test installs it", lib.display()))?

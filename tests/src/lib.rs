@@ -28,7 +28,7 @@ pub use ca::{Ca, Identity};
 pub use cgroup::{Cgroup, root as cgroup_root};
 pub use dir::Dir;
 pub use dns::{Dns, Record};
-pub use envoy::Envoy;
+pub use envoy::{Envoy, envoy_binary};
 pub use http::Http;
 pub use httpbin::{Httpbin, python};
 pub use interceptor::{Finished, Interceptor, Running, Session, binary};

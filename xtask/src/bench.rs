@@ -1,8 +1,31 @@
-//! `cargo xtask bench`: measures what interception costs.
+//! `cargo xtask bench`: installs what is compared, builds in release, and measures (tests/src/bin/bench).
+
+use std::process::Command;
+
+use anyhow::bail;
+
+use crate::{install, shell};
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+#[command(disable_help_flag = true)]
+pub(crate) struct Args {
+    /// What the measuring program takes: --help lists it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+    args: Vec<String>,
+}
 
-pub(crate) fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("the benchmark is not built yet")
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let asks_for_help = args.args.iter().any(|arg| arg == "--help" || arg == "-h");
+    if !asks_for_help {
+        if !shell::is_root() {
+            bail!(
+                "the benchmark makes network namespaces and loads BPF programs: run it as root (sudo -E cargo xtask bench)"
+            );
+        }
+        println!("Looking for what the benchmark needs …");
+        install::bench_tools()?;
+    }
+    println!("Building in release (a few minutes the first time) …");
+    shell::run(shell::cargo().args(["build", "--release", "--bin", "interceptor", "--bin", "bench"]))?;
+    shell::run(Command::new(shell::target_dir().join("release/bench")).args(args.args))
 }

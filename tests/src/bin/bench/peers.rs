@@ -1,0 +1,102 @@
+//! The proxies that the interceptor is compared with, one worker each, doing the same job: what the row's client
+//! sends to the server's plain port goes on in clear, what it sends to the originated port as TLS, and the opaque
+//! port byte for byte. All verify the server's certificate. Access logs are off everywhere.
+
+use std::process::Command;
+
+use interceptor_tests::{Daemon, Dir};
+
+use crate::lab::{self, HOST, Lab, OPAQUE, PLAIN, PROXY, Place, SERVER, TLS};
+
+/// What a peer that cannot tell ports apart must do with all that comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Job {
+    Plain,
+    Originate,
+    Opaque,
+}
+
+const ENVOY: &str = include_str!("envoy.yaml");
+
+pub(crate) fn envoy(lab: &Lab, place: &Place, dir: &Dir) -> anyhow::Result<Daemon> {
+    let config = ENVOY.replace("CA_FILE", &lab.ca.root().display().to_string());
+    let config = dir.write("envoy.yaml", config)?;
+    let mut command = lab::exempt(place, &interceptor_tests::envoy_binary()?.display().to_string());
+    command.arg("-c").arg(config).args([
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--log-level",
+        "error",
+    ]);
+    ready(command, "envoy", place, dir)
+}
+
+pub(crate) fn nginx(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Daemon> {
+    let paths = dir.path().display();
+    let main = format!(
+        "daemon off;\nmaster_process off;\npid {paths}/pid;\nerror_log {paths}/error.log;\n\
+         events {{ worker_connections 8192; }}\n"
+    );
+    let http = |port: u16, scheme: &str, tls: &str| {
+        format!(
+            "{main}http {{\naccess_log off;\nclient_body_temp_path {paths}/body;\nproxy_temp_path {paths}/proxy;\n\
+             fastcgi_temp_path {paths}/fastcgi;\nuwsgi_temp_path {paths}/uwsgi;\nscgi_temp_path {paths}/scgi;\n\
+             keepalive_timeout 1h;\nkeepalive_requests 1000000000;\n\
+             upstream web {{ server {SERVER}:{port}; keepalive 256; keepalive_requests 1000000000; }}\n\
+             server {{ listen {PROXY} backlog=8192;\nlocation / {{\nproxy_pass {scheme}://web;\n\
+             proxy_http_version 1.1;\nproxy_set_header Host $http_host;\nproxy_set_header Connection \"\";\n{tls}}}\n}}\n}}\n"
+        )
+    };
+    let config = match job {
+        Job::Plain => http(PLAIN, "http", ""),
+        Job::Originate => http(
+            TLS,
+            "https",
+            &format!(
+                "proxy_ssl_server_name on;\nproxy_ssl_name {HOST};\nproxy_ssl_verify on;\n\
+                 proxy_ssl_trusted_certificate {};\n",
+                lab.ca.root().display()
+            ),
+        ),
+        Job::Opaque => format!(
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n{main}\
+             stream {{ server {{ listen {PROXY} backlog=8192; proxy_pass {SERVER}:{OPAQUE}; }} }}\n"
+        ),
+    };
+    let config = dir.write("nginx.conf", config)?;
+    let mut command = lab::exempt(place, "/usr/sbin/nginx");
+    command.arg("-e").arg(dir.join("error.log")).arg("-p").arg(dir.path()).arg("-c").arg(config);
+    ready(command, "nginx", place, dir)
+}
+
+pub(crate) fn haproxy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Daemon> {
+    let (mode, server) = match job {
+        Job::Plain => ("http", format!("{SERVER}:{PLAIN}")),
+        Job::Originate => (
+            "http",
+            format!(
+                "{SERVER}:{TLS} ssl verify required ca-file {} sni str({HOST}) verifyhost {HOST}",
+                lab.ca.root().display()
+            ),
+        ),
+        Job::Opaque => ("tcp", format!("{SERVER}:{OPAQUE}")),
+    };
+    let reuse = if mode == "http" { "http-reuse always\n" } else { "" };
+    let config = format!(
+        "global\nnbthread 1\nmaxconn 4000\n\
+         defaults\nmode {mode}\ntimeout connect 10s\ntimeout client 1h\ntimeout server 1h\n{reuse}\
+         frontend outbound\nbind :{PROXY} backlog 8192\ndefault_backend web\n\
+         backend web\nserver web {server}\n"
+    );
+    let config = dir.write("haproxy.cfg", config)?;
+    let mut command = lab::exempt(place, "/usr/sbin/haproxy");
+    command.arg("-db").arg("-f").arg(config);
+    ready(command, "haproxy", place, dir)
+}
+
+fn ready(mut command: Command, name: &str, place: &Place, dir: &Dir) -> anyhow::Result<Daemon> {
+    let address = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, PROXY);
+    Daemon::spawn(command.current_dir(dir.path()), &dir.join("log"))?
+        .wait_ready(name, || place.answers(address))
+}

@@ -1,0 +1,235 @@
+//! What was measured, as a table for people (terminal and Markdown) and as JSON for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::row::Row;
+use crate::workload::{Column, Measured, Workload};
+
+/// Figures by name; the unit is the end of the name.
+pub(crate) type Figures = BTreeMap<&'static str, f64>;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// Of the machine, the kernel and every program.
+    pub(crate) versions: BTreeMap<String, String>,
+    rounds: Vec<Round>,
+    medians: Vec<Medians>,
+}
+
+/// One row of one round.
+#[derive(Debug, Serialize)]
+struct Round {
+    workload: &'static str,
+    row: String,
+    round: usize,
+    #[serde(flatten)]
+    result: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Measured { others_cpu: f64, disturbed: bool, figures: Figures },
+    Failed(String),
+}
+
+/// The medians over a row's rounds: those that nobody disturbed, or all if there are none.
+#[derive(Debug, Serialize)]
+struct Medians {
+    workload: &'static str,
+    row: String,
+    rounds: usize,
+    disturbed_rounds: usize,
+    failed_rounds: usize,
+    figures: Figures,
+}
+
+impl Report {
+    pub(crate) fn new(versions: BTreeMap<String, String>) -> Self {
+        Self { versions, rounds: Vec::new(), medians: Vec::new() }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        workload: Workload,
+        row: Row,
+        round: usize,
+        measured: anyhow::Result<Measured>,
+    ) {
+        let result = match measured {
+            Ok(Measured { seen, figures }) => {
+                Outcome::Measured { others_cpu: seen.others, disturbed: seen.disturbed(), figures }
+            }
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        };
+        self.rounds.push(Round { workload: workload.name(), row: row.to_string(), round, result });
+    }
+
+    /// What is added to the direct row is taken within each round: the machine changes between them.
+    pub(crate) fn compare_connects(&mut self) {
+        let connects = |round: &Round| match &round.result {
+            Outcome::Measured { figures, .. } => figures.get("connect_p50_us").copied(),
+            Outcome::Failed(_) => None,
+        };
+        let direct: BTreeMap<usize, f64> = self
+            .rounds
+            .iter()
+            .filter(|round| round.row == Row::Direct.to_string())
+            .filter_map(|round| Some((round.round, connects(round)?)))
+            .collect();
+        for round in &mut self.rounds {
+            let added = connects(round).zip(direct.get(&round.round)).map(|(own, direct)| own - direct);
+            if let (Outcome::Measured { figures, .. }, Some(added)) = (&mut round.result, added)
+                && round.row != Row::Direct.to_string()
+            {
+                figures.insert("added_us", added);
+            }
+        }
+    }
+
+    /// Takes the medians of a workload's rows and returns its table.
+    pub(crate) fn finish(&mut self, workload: Workload, rows: &[Row]) -> String {
+        let first = self.medians.len();
+        for row in rows {
+            let medians = self.medians_of(workload, &row.to_string());
+            self.medians.push(medians);
+        }
+        let medians = self.medians.get(first..).unwrap_or_default();
+        table(workload.columns(), medians)
+    }
+
+    fn medians_of(&self, workload: Workload, row: &str) -> Medians {
+        let rounds: Vec<&Round> = self
+            .rounds
+            .iter()
+            .filter(|round| round.workload == workload.name() && round.row == row)
+            .collect();
+        let measured: Vec<(bool, &Figures)> = rounds
+            .iter()
+            .filter_map(|round| match &round.result {
+                Outcome::Measured { disturbed, figures, .. } => Some((*disturbed, figures)),
+                Outcome::Failed(_) => None,
+            })
+            .collect();
+        let quiet: Vec<&Figures> =
+            measured.iter().filter(|(disturbed, _)| !disturbed).map(|(_, f)| *f).collect();
+        let all: Vec<&Figures> = measured.iter().map(|(_, figures)| *figures).collect();
+        let taken = if quiet.is_empty() { &all } else { &quiet };
+        let mut by_name: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+        for (name, value) in taken.iter().flat_map(|figures| figures.iter()) {
+            by_name.entry(name).or_default().push(*value);
+        }
+        Medians {
+            workload: workload.name(),
+            row: row.to_owned(),
+            rounds: rounds.len(),
+            disturbed_rounds: measured.len() - quiet.len(),
+            failed_rounds: rounds.len() - measured.len(),
+            figures: by_name.into_iter().filter_map(|(name, values)| Some((name, median(values)?))).collect(),
+        }
+    }
+
+    /// Why rounds failed, each reason once.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = Vec::new();
+        for round in &self.rounds {
+            if let Outcome::Failed(why) = &round.result {
+                let line = format!("{}, {}: {why}", round.workload, round.row);
+                if !reasons.contains(&line) {
+                    reasons.push(line);
+                }
+            }
+        }
+        reasons
+    }
+
+    pub(crate) fn write(&self, json: &Path, tables: &[(Workload, String)]) -> anyhow::Result<()> {
+        if let Some(directory) = json.parent() {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        let text = serde_json::to_string_pretty(self).context("cannot write JSON")?;
+        std::fs::write(json, text + "\n").with_context(|| format!("cannot write {}", json.display()))?;
+        let markdown = json.with_extension("md");
+        std::fs::write(&markdown, self.markdown(tables))
+            .with_context(|| format!("cannot write {}", markdown.display()))
+    }
+
+    fn markdown(&self, tables: &[(Workload, String)]) -> String {
+        let mut text = String::from("# Last run\n\n");
+        for (name, version) in &self.versions {
+            text.push_str(&format!("- {name}: {version}\n"));
+        }
+        for (workload, table) in tables {
+            text.push_str(&format!(
+                "\n## {}\n\n`--workload {}`\n\n{table}",
+                workload.title(),
+                workload.name()
+            ));
+        }
+        text
+    }
+}
+
+/// A Markdown table that also reads well on a terminal: columns are padded.
+fn table(columns: &[Column], rows: &[Medians]) -> String {
+    let mut lines = vec![vec![String::from("row")]];
+    if let Some(header) = lines.first_mut() {
+        header.extend(columns.iter().map(|(_, title, _)| (*title).to_owned()));
+        header.push("rounds".to_owned());
+    }
+    for row in rows {
+        let mut line = vec![row.row.clone()];
+        line.extend(columns.iter().map(|(name, _, decimals)| {
+            row.figures.get(name).map_or_else(|| "–".to_owned(), |value| format!("{value:.decimals$}"))
+        }));
+        line.push(rounds(row));
+        lines.push(line);
+    }
+    let width = |column: usize| {
+        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let mut text = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        let cells = line.iter().enumerate().map(|(column, cell)| match column {
+            0 => format!("{cell:<width$}", width = width(0)),
+            _ => format!("{cell:>width$}", width = width(column)),
+        });
+        text.push_str(&format!("| {} |\n", cells.collect::<Vec<_>>().join(" | ")));
+        if number == 0 {
+            let rules = (0..line.len()).map(|column| match column {
+                0 => "-".repeat(width(0)),
+                _ => format!("{}:", "-".repeat(width(column).saturating_sub(1))),
+            });
+            text.push_str(&format!("| {} |\n", rules.collect::<Vec<_>>().join(" | ")));
+        }
+    }
+    text
+}
+
+/// How many rounds there were, and what was wrong with some.
+fn rounds(row: &Medians) -> String {
+    let mut text = row.rounds.to_string();
+    if row.disturbed_rounds > 0 && write!(text, ", {} disturbed", row.disturbed_rounds).is_err() {
+        return text;
+    }
+    if row.failed_rounds > 0 && write!(text, ", {} FAILED", row.failed_rounds).is_err() {
+        return text;
+    }
+    text
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2).copied()?;
+    if values.len() % 2 == 1 {
+        return Some(upper);
+    }
+    let lower = values.get(values.len() / 2 - 1).copied()?;
+    Some((lower + upper) / 2.0)
+}

@@ -1,0 +1,79 @@
+//! What was used between two moments: by the proxy, by the rest of the row, and by others on this machine.
+
+use std::time::Instant;
+
+use crate::cpu::{self, CpuTime};
+use crate::report::Figures;
+use crate::row::Running;
+
+/// More than this share of one CPU used by others disturbs a round.
+const OTHERS_MAX: f64 = 0.3;
+
+#[derive(Debug)]
+pub(crate) struct Window {
+    began: Instant,
+    before: Moment,
+}
+
+#[derive(Debug)]
+struct Moment {
+    proxy: CpuTime,
+    ours_us: f64,
+    machine_us: f64,
+    accepted: f64,
+}
+
+/// What a window saw.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) proxy: CpuTime,
+    /// CPUs that others kept busy.
+    pub(crate) others: f64,
+    /// Connections that reached the proxy.
+    pub(crate) redirected: f64,
+}
+
+impl Window {
+    pub(crate) fn begin(running: &Running<'_>) -> anyhow::Result<Self> {
+        let before = Moment::now(running)?;
+        Ok(Self { began: Instant::now(), before })
+    }
+
+    pub(crate) fn end(self, running: &Running<'_>) -> anyhow::Result<Seen> {
+        let elapsed_us = self.began.elapsed().as_secs_f64() * 1e6;
+        let after = Moment::now(running)?;
+        let ours_us = after.ours_us - self.before.ours_us;
+        let others_us = after.machine_us - self.before.machine_us - ours_us;
+        Ok(Seen {
+            proxy: after.proxy - self.before.proxy,
+            others: (others_us / elapsed_us).max(0.0),
+            redirected: after.accepted - self.before.accepted,
+        })
+    }
+}
+
+impl Moment {
+    fn now(running: &Running<'_>) -> anyhow::Result<Self> {
+        let proxy = cpu::of_processes(&running.proxy)?;
+        let client = cpu::of_process(running.client.pid(), true)?;
+        let web = cpu::of_process(running.lab.web_pid(), false)?;
+        let bench = cpu::of_process(std::process::id(), true)?;
+        let ours_us = (proxy + client + web + bench).total_us();
+        Ok(Self { proxy, ours_us, machine_us: cpu::of_machine()?, accepted: running.place.accepted()? })
+    }
+}
+
+impl Seen {
+    pub(crate) fn disturbed(&self) -> bool {
+        self.others > OTHERS_MAX
+    }
+
+    /// The proxy's CPU for each of `operations`, if there is a proxy.
+    pub(crate) fn cpu_per(&self, operations: f64, figures: &mut Figures) {
+        if self.proxy != CpuTime::default() && operations > 0.0 {
+            figures.insert("cpu_us", self.proxy.total_us() / operations);
+            figures.insert("cpu_user_us", self.proxy.user_us / operations);
+            figures.insert("cpu_system_us", self.proxy.system_us / operations);
+        }
+    }
+}
