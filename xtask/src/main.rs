@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod deny;
 mod ebpf;
 mod install;
 mod setup;

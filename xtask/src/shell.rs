@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 /// How long a command may be silent before a line says that it is still running.
-const PROGRESS: Duration = Duration::from_secs(20);
+const PROGRESS: Duration = Duration::from_secs(10);
 
 /// The top of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -55,6 +55,24 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 pub(crate) fn quiet(title: &str, command: &mut Command) -> anyhow::Result<Vec<String>> {
     let started = Instant::now();
     println!("   {title} …");
+    let mut output = Vec::new();
+    let ended = each_line(title, command, |line| output.push(line.to_owned()));
+    if ended.is_err() {
+        output.iter().for_each(|line| println!("      {line}"));
+    }
+    ended?;
+    println!("   {title}: done in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(output)
+}
+
+/// Runs a command and hands over each line that it prints, on either output, as it comes. Says now and then that
+/// it is still running. Fails when it does.
+pub(crate) fn each_line(
+    title: &str,
+    command: &mut Command,
+    mut take: impl FnMut(&str),
+) -> anyhow::Result<()> {
+    let started = Instant::now();
     let name = shown(command);
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     let mut child = command
@@ -67,18 +85,20 @@ pub(crate) fn quiet(title: &str, command: &mut Command) -> anyhow::Result<Vec<St
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let (sender, lines) = mpsc::channel();
     let reading = std::thread::spawn(move || {
-        for line in BufReader::new(reader).lines() {
-            let Ok(line) = line else { break };
-            if sender.send(line).is_err() {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(text).is_err() {
                 break;
             }
+            line.clear();
         }
     });
-    let mut output = Vec::new();
     let mut said = Instant::now();
     loop {
         match lines.recv_timeout(PROGRESS) {
-            Ok(line) => output.push(line),
+            Ok(line) => take(&line),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
@@ -92,13 +112,9 @@ pub(crate) fn quiet(title: &str, command: &mut Command) -> anyhow::Result<Vec<St
         bail!("{name}: its output could not be read");
     }
     if !status.success() {
-        for line in &output {
-            println!("      {line}");
-        }
         bail!("{name}: {status}");
     }
-    println!("   {title}: done in {:.1} s", started.elapsed().as_secs_f64());
-    Ok(output)
+    Ok(())
 }
 
 fn shown(command: &Command) -> String {
