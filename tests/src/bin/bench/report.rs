@@ -99,7 +99,16 @@ impl Report {
             let medians = self.medians_of(workload, &row.to_string());
             self.medians.push(medians);
         }
-        let medians = self.medians.get(first..).unwrap_or_default();
+        let medians = self.medians.get_mut(first..).unwrap_or_default();
+        if let Some(cost) = workload.cost() {
+            let of = |row: &Medians| row.figures.get(cost).copied();
+            let ours = medians.iter().find(|row| row.row == Row::Interceptor.to_string()).and_then(of);
+            for row in medians.iter_mut().filter(|row| row.row != Row::Interceptor.to_string()) {
+                if let Some((ours, theirs)) = ours.zip(of(row)) {
+                    row.figures.insert("ratio", ours / theirs);
+                }
+            }
+        }
         table(workload.columns(), medians)
     }
 

@@ -125,12 +125,8 @@ impl<'lab> Running<'lab> {
         let command = match row {
             Row::Direct | Row::Iptables { .. } => client(place)?,
             Row::Hooks { excludes } => {
-                dir.write(
-                    "resources.yaml",
-                    RESOURCES.replace("CA_FILE", &lab.ca.root().display().to_string()),
-                )?;
                 let mut command = place.netns.command(&interceptor()?);
-                command.arg("exec").arg("-c").arg(dir.join("resources.yaml"));
+                command.arg("exec");
                 command
                     .args(["--external-proxy", &PROXY.to_string(), "--external-proxy-cgroup"])
                     .arg(cgroup.path());

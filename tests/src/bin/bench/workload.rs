@@ -37,6 +37,9 @@ pub(crate) struct Effort {
 /// A figure's name, its column's title, decimals.
 pub(crate) type Column = (&'static str, &'static str, usize);
 
+/// What the interceptor costs, in parts of what the row costs.
+const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
+
 /// Connections that wrk keeps busy.
 const CONNECTIONS: usize = 32;
 /// Connections held idle while memory is read.
@@ -85,6 +88,7 @@ impl Workload {
                 ("cpu_us", "proxy CPU µs/request", 1),
                 ("cpu_user_us", "user", 1),
                 ("cpu_system_us", "system", 1),
+                RATIO,
                 ("redirected", "redirected", 0),
             ],
             Self::Download => &[
@@ -92,6 +96,7 @@ impl Workload {
                 ("cpu_s_per_gib", "proxy CPU s/GiB", 3),
                 ("user_s_per_gib", "user", 3),
                 ("system_s_per_gib", "system", 3),
+                RATIO,
                 ("redirected", "redirected", 0),
             ],
             Self::Memory => &[
@@ -101,6 +106,15 @@ impl Workload {
                 ("idle_pss_kib", "PSS KiB/connection", 2),
                 ("redirected", "redirected", 0),
             ],
+        }
+    }
+
+    /// The figure that says what a row costs its proxy.
+    pub(crate) fn cost(self) -> Option<&'static str> {
+        match self {
+            Self::Connect | Self::Memory => None,
+            Self::Keepalive | Self::Close | Self::Originate => Some("cpu_us"),
+            Self::Download => Some("cpu_s_per_gib"),
         }
     }
 
