@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::upstream::{ClusterRuntime, RuntimeId};
-use crate::snapshot::{Cluster, ClusterName, Discovery, LoadBalancer, Snapshot, UpstreamProtocol};
+use super::upstream::{ClusterRuntime, RuntimeId, random};
+use crate::snapshot::{
+    Cluster, ClusterName, Discovery, LoadBalancer, Snapshot, UpstreamProtocol, WeightedCluster,
+};
 
 /// MeshConfig.connectTimeout's default, which PassthroughCluster has.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,9 +45,33 @@ impl Active {
         Self { snapshot, clusters, passthrough, live }
     }
 
+    /// One of a route's clusters, by weight: its name, and its runtime unless there is no such cluster.
+    pub(crate) fn choose<'a>(
+        &'a self,
+        clusters: &'a [WeightedCluster],
+    ) -> (&'a ClusterName, Option<&'a Arc<ClusterRuntime>>) {
+        let chosen = &choose(clusters).cluster;
+        let exists = chosen.cluster.is_some();
+        (&chosen.name, exists.then(|| self.clusters.get(&chosen.name)).flatten())
+    }
+
     pub(crate) fn is_live(&self, runtime: RuntimeId) -> bool {
         self.live.contains(&runtime)
     }
+}
+
+fn choose(clusters: &[WeightedCluster]) -> &WeightedCluster {
+    let total: u64 = clusters.iter().map(|weighted| u64::from(weighted.weight)).sum();
+    let mut point = if clusters.len() > 1 { random() % total.max(1) } else { 0 };
+    for weighted in clusters {
+        let weight = u64::from(weighted.weight);
+        if point < weight {
+            return weighted;
+        }
+        point -= weight;
+    }
+    // Only a route whose weights are all zero comes here.
+    &clusters[0]
 }
 
 fn passthrough() -> Cluster {

@@ -12,9 +12,6 @@ use super::body::ResponseBody;
 use super::forward::{self, Exchange};
 use super::log::RequestLog;
 use super::reply::Reply;
-use crate::proxy::active::Active;
-use crate::proxy::upstream::{ClusterRuntime, random};
-use crate::snapshot::route::{ClusterRef, WeightedCluster};
 use crate::snapshot::{RequestFacts, Route, RouteAction, Snapshot, VirtualHost};
 
 /// Answers one request, whatever becomes of it.
@@ -45,7 +42,7 @@ pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming
     let (runtime, forward) = match &route.action {
         RouteAction::DirectResponse(direct) => return Reply::direct(direct).send(settings, log),
         RouteAction::Passthrough => (&active.passthrough, None),
-        RouteAction::Forward(forward) => match runtime(&active, choose(&forward.clusters)) {
+        RouteAction::Forward(forward) => match active.choose(&forward.clusters).1 {
             Some(runtime) => (runtime, Some(&**forward)),
             None => return Reply::cluster_not_found().send(settings, log),
         },
@@ -123,26 +120,4 @@ fn route<'a, B>(
         scheme: "http",
         headers,
     })
-}
-
-/// One of a route's clusters, by weight.
-fn choose(clusters: &[WeightedCluster]) -> Option<&ClusterRef> {
-    if let [only] = clusters {
-        return Some(&only.cluster);
-    }
-    let total: u64 = clusters.iter().map(|weighted| u64::from(weighted.weight)).sum();
-    let mut point = random() % total.max(1);
-    for weighted in clusters {
-        let weight = u64::from(weighted.weight);
-        if point < weight {
-            return Some(&weighted.cluster);
-        }
-        point -= weight;
-    }
-    None
-}
-
-fn runtime<'a>(active: &'a Active, cluster: Option<&ClusterRef>) -> Option<&'a Arc<ClusterRuntime>> {
-    let cluster = cluster.filter(|cluster| cluster.cluster.is_some())?;
-    active.clusters.get(&cluster.name)
 }

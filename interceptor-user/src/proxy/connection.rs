@@ -1,0 +1,175 @@
+//! The story of one connection: what it speaks decides which chain of its listener takes it, and the
+//! chain where it goes. Deciding gives a plain [`Decision`]; [`serve`] acts on it.
+//!
+//! The first bytes are looked at without being taken, so whoever carries the connection sees all of
+//! them. A server that speaks first is reached even where the client's protocol would decide: when
+//! the client stays silent, the connection that opaque bytes would take is opened ahead.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::active::Active;
+use super::downstream::Downstream;
+use super::http;
+use super::inspect::{self, Protocol};
+use super::tcp::{self, OpaqueTarget};
+use super::worker::Worker;
+use crate::snapshot::{Fallthrough, Listener};
+
+/// How long a client may stay silent before the connection that opaque bytes would take is opened.
+/// Clients that speak first do so within microseconds of connecting.
+const CLIENT_FIRST: Duration = Duration::from_millis(20);
+
+/// How long a connection that is to be refused may take to show whom it means, for the log.
+const REFUSED_INSPECTION_MAX: Duration = Duration::from_secs(1);
+
+/// What happens to a connection.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    Http(http::Version),
+    Opaque(OpaqueTarget),
+    /// Closed, as BlackHoleCluster.
+    Refuse,
+}
+
+/// Which chain takes a connection that speaks `protocol`. The one place where this is decided.
+pub fn decide(listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Decision {
+    let address = downstream.original_dst.ip();
+    let route = match protocol {
+        Protocol::Http1 { minor: 1.. } if listener.http.is_some() => {
+            return Decision::Http(http::Version::Http1);
+        }
+        Protocol::Http2 if listener.http.is_some() => return Decision::Http(http::Version::Http2),
+        Protocol::Tls(hello) => listener.tls_route(address, hello.sni.as_deref()),
+        // HTTP/1.0 is opaque on outbound listeners, as with Istio unless PILOT_HTTP10 is set.
+        Protocol::Http1 { .. } | Protocol::Http2 | Protocol::Opaque => listener.tcp_route(address),
+    };
+    match (route, listener.fallthrough) {
+        (Some(route), _) => Decision::Opaque(OpaqueTarget::Route(Arc::clone(route))),
+        (None, Fallthrough::Passthrough) => Decision::Opaque(OpaqueTarget::OriginalDst),
+        (None, Fallthrough::BlackHole) => Decision::Refuse,
+    }
+}
+
+/// Whether the first bytes can change where the connection goes.
+fn depends_on_bytes(listener: &Listener) -> bool {
+    !listener.server_first
+        && (listener.http.is_some()
+            || !listener.tls.is_empty()
+            || listener.cidrs.iter().any(|chain| !chain.tls.is_empty()))
+}
+
+/// Carries one accepted connection to its end. Never fails: whatever happens is in its record.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
+    let active = worker.active.load_full();
+    let listener =
+        Arc::clone(active.snapshot.listener(downstream.original_dst.ip(), downstream.original_dst.port()));
+    let opaque = decide(&listener, &downstream, &Protocol::Opaque);
+
+    if !depends_on_bytes(&listener) {
+        return match opaque {
+            Decision::Opaque(target) => tcp::carry(&worker, &active, stream, downstream, target, None).await,
+            Decision::Refuse | Decision::Http(_) => refuse_unread(&worker, stream, downstream).await,
+        };
+    }
+
+    let (protocol, ahead) = match first_bytes(&active, &stream, &downstream, opaque).await {
+        FirstBytes::Spoke(protocol, ahead) => (protocol, ahead),
+        FirstBytes::ServerSpoke(target, upstream) => {
+            return tcp::carry(&worker, &active, stream, downstream, target, Some(upstream)).await;
+        }
+        FirstBytes::Gone => return tcp::gone(&worker, &downstream),
+    };
+    if let Protocol::Tls(hello) = &protocol {
+        downstream.requested_server_name.clone_from(&hello.sni);
+    }
+    match decide(&listener, &downstream, &protocol) {
+        Decision::Http(version) => {
+            drop(ahead);
+            http::serve(&worker, stream, downstream, version).await;
+        }
+        Decision::Opaque(target) => {
+            let upstream =
+                ahead.filter(|(opened_for, _)| *opened_for == target).map(|(_, upstream)| upstream);
+            tcp::carry(&worker, &active, stream, downstream, target, upstream).await;
+        }
+        Decision::Refuse => tcp::refuse(&worker, stream, &downstream),
+    }
+}
+
+/// What came first.
+enum FirstBytes {
+    /// The client; with the connection that was opened ahead for opaque bytes, if it was.
+    Spoke(Protocol, Option<(OpaqueTarget, tcp::Upstream)>),
+    /// The server, on the connection opened ahead.
+    ServerSpoke(OpaqueTarget, tcp::Upstream),
+    /// Nobody: the client closed or broke off.
+    Gone,
+}
+
+async fn first_bytes(
+    active: &Active,
+    stream: &TcpStream,
+    downstream: &Downstream,
+    opaque: Decision,
+) -> FirstBytes {
+    let limit = detection_limit(active);
+    let inspection = tokio::time::timeout(limit, inspect::inspect(stream));
+    tokio::pin!(inspection);
+
+    let client = |result: Result<io::Result<Option<Protocol>>, _>, ahead| match result {
+        Ok(Ok(Some(protocol))) => FirstBytes::Spoke(protocol, ahead),
+        Ok(Ok(None) | Err(_)) => FirstBytes::Gone,
+        // Too slow to tell: as opaque as anything else.
+        Err(_) => FirstBytes::Spoke(Protocol::Opaque, ahead),
+    };
+
+    let Decision::Opaque(target) = opaque else {
+        return client(inspection.await, None);
+    };
+    tokio::select! {
+        biased;
+        result = &mut inspection => return client(result, None),
+        () = tokio::time::sleep(CLIENT_FIRST) => {}
+    }
+    let connected = tokio::select! {
+        biased;
+        result = &mut inspection => return client(result, None),
+        connected = tcp::connect(active, downstream, &target) => connected,
+    };
+    let Ok(upstream) = connected else {
+        // Whether that matters depends on what the client says; the error comes again if it does.
+        return client(inspection.await, None);
+    };
+    let client_spoke = tokio::select! {
+        biased;
+        result = &mut inspection => Some(result),
+        () = upstream.spoke() => None,
+    };
+    match client_spoke {
+        None => FirstBytes::ServerSpoke(target, upstream),
+        Some(result) => client(result, Some((target, upstream))),
+    }
+}
+
+/// How long to wait for the bytes that tell the protocol. MeshConfig.protocolDetectionTimeout; where
+/// Istio waits for ever (its default, 0) a silent client is taken as opaque after ten seconds, which is
+/// what lets a protocol whose server speaks first work, or fail, on every port.
+fn detection_limit(active: &Active) -> Duration {
+    let configured = active.snapshot.mesh.protocol_detection_timeout;
+    if configured.is_zero() { Duration::from_secs(10) } else { configured }
+}
+
+/// Refuses a connection without chains, but tells the log the name that it asked for.
+async fn refuse_unread(worker: &Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
+    if let Ok(Ok(Some(Protocol::Tls(hello)))) =
+        tokio::time::timeout(REFUSED_INSPECTION_MAX, inspect::inspect(&stream)).await
+    {
+        downstream.requested_server_name = hello.sni;
+    }
+    tcp::refuse(worker, stream, &downstream);
+}

@@ -1,0 +1,237 @@
+//! Carries opaque bytes, TLS passthrough among them: connects, copies both ways, records the end.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::active::Active;
+use super::copy::{self, CopyEnd, Transferred};
+use super::downstream::Downstream;
+use super::inspect::{self, Protocol};
+use super::outcome::{ResponseFlag, ResponseFlags};
+use super::upstream::{TcpUpstream, UpstreamError};
+use super::worker::Worker;
+use crate::snapshot::{ClusterName, TcpRoute};
+use crate::telemetry::AccessRecord;
+
+/// How long a partial ClientHello may hold up bytes whose way is known already.
+const SERVER_NAME_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Where opaque bytes go.
+#[derive(Clone, Debug)]
+pub enum OpaqueTarget {
+    /// To one of a route's clusters.
+    Route(Arc<TcpRoute>),
+    /// PassthroughCluster.
+    OriginalDst,
+}
+
+impl PartialEq for OpaqueTarget {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Route(a), Self::Route(b)) => Arc::ptr_eq(a, b),
+            (Self::OriginalDst, Self::OriginalDst) => true,
+            (Self::Route(_) | Self::OriginalDst, _) => false,
+        }
+    }
+}
+
+/// A connection to the outside, and what it is in the log.
+#[derive(Debug)]
+pub struct Upstream {
+    tcp: TcpUpstream,
+    cluster: ClusterName,
+    idle_timeout: Duration,
+}
+
+impl Upstream {
+    /// Waits until the server has sent something, closed or failed.
+    pub async fn spoke(&self) {
+        // An error is as good as bytes: the copy meets it again.
+        let _readable_or_broken = self.tcp.stream().ready(Interest::READABLE).await.is_ok();
+    }
+}
+
+/// Why there is no upstream connection.
+#[derive(Debug)]
+pub struct ConnectFailure {
+    error: Option<UpstreamError>,
+    cluster: ClusterName,
+}
+
+/// Connects to what `target` names for this connection.
+pub async fn connect(
+    active: &Active,
+    downstream: &Downstream,
+    target: &OpaqueTarget,
+) -> Result<Upstream, ConnectFailure> {
+    let (cluster, runtime) = match target {
+        OpaqueTarget::OriginalDst => {
+            (ClusterName(ClusterName::PASSTHROUGH.into()), Some(Arc::clone(&active.passthrough)))
+        }
+        OpaqueTarget::Route(route) => {
+            let (name, runtime) = active.choose(&route.clusters);
+            (name.clone(), runtime.cloned())
+        }
+    };
+    let Some(runtime) = runtime else {
+        return Err(ConnectFailure { error: None, cluster });
+    };
+    let name = downstream.requested_server_name.as_deref();
+    match runtime.connect_tcp(downstream.original_dst, name).await {
+        Ok(tcp) => Ok(Upstream { tcp, cluster, idle_timeout: runtime.cluster().tcp_idle_timeout }),
+        Err(error) => Err(ConnectFailure { error: Some(error), cluster }),
+    }
+}
+
+/// Carries a connection to its end; over `opened` when it was opened ahead.
+pub async fn carry(
+    worker: &Rc<Worker>,
+    active: &Active,
+    stream: TcpStream,
+    mut downstream: Downstream,
+    target: OpaqueTarget,
+    opened: Option<Upstream>,
+) {
+    let mut record = OpenRecord::new(worker, &downstream);
+    let connected = match opened {
+        Some(upstream) => Ok(upstream),
+        None => connect(active, &downstream, &target).await,
+    };
+    let upstream = match connected {
+        Ok(upstream) => upstream,
+        Err(failure) => {
+            record.failed(failure);
+            return reset(stream);
+        }
+    };
+    record.connected(&upstream);
+    if downstream.requested_server_name.is_none() {
+        downstream.requested_server_name = server_name(&stream, &upstream).await;
+        record.entry.requested_server_name.clone_from(&downstream.requested_server_name);
+    }
+    let end = copy::splice_bidirectional(
+        &stream,
+        upstream.tcp.stream(),
+        upstream.idle_timeout,
+        &record.transferred,
+    )
+    .await;
+    record.ended(&end);
+}
+
+/// The SNI of a connection whose way did not depend on it, for the log. Waits for whoever speaks first;
+/// a ClientHello that stays incomplete holds the connection up for a second at most.
+async fn server_name(stream: &TcpStream, upstream: &Upstream) -> Option<Arc<str>> {
+    let inspection = async {
+        // An error is as good as bytes: the copy meets it again.
+        let _readable_or_broken = stream.ready(Interest::READABLE).await.is_ok();
+        tokio::time::timeout(SERVER_NAME_WAIT_MAX, inspect::inspect(stream)).await
+    };
+    tokio::select! {
+        biased;
+        inspected = inspection => match inspected {
+            Ok(Ok(Some(Protocol::Tls(hello)))) => hello.sni,
+            Ok(Ok(Some(Protocol::Http1 { .. } | Protocol::Http2 | Protocol::Opaque) | None) | Err(_)) | Err(_) => None,
+        },
+        () = upstream.spoke() => None,
+    }
+}
+
+/// Ends a connection that policy refuses, and says so in the log.
+pub fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream) {
+    let mut record = OpenRecord::new(worker, downstream);
+    record.entry.upstream_cluster = Some(ClusterName(ClusterName::BLACK_HOLE.into()));
+    record.entry.response_flags = ResponseFlag::NoHealthyUpstream.into();
+    reset(stream);
+}
+
+/// Records a connection whose client left before it said anything.
+pub fn gone(worker: &Rc<Worker>, downstream: &Downstream) {
+    let mut record = OpenRecord::new(worker, downstream);
+    record.entry.response_flags = ResponseFlag::DownstreamConnectionTermination.into();
+}
+
+/// Closes so that the other side sees a reset, as it would have without us.
+fn reset(stream: TcpStream) {
+    // Without the option it is an orderly close: still an end.
+    let _reset = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).is_ok();
+    drop(stream);
+}
+
+/// The record of a connection under way; written when it is dropped, however that comes about.
+struct OpenRecord {
+    worker: Rc<Worker>,
+    accepted_at: Instant,
+    entry: AccessRecord,
+    transferred: Transferred,
+}
+
+impl OpenRecord {
+    fn new(worker: &Rc<Worker>, downstream: &Downstream) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            accepted_at: downstream.accepted_at,
+            entry: AccessRecord {
+                // Stands until the end is known: what a cancelled connection logs.
+                response_flags: ResponseFlags::NONE,
+                ..downstream.record()
+            },
+            transferred: Transferred::default(),
+        }
+    }
+
+    fn connected(&mut self, upstream: &Upstream) {
+        self.entry.upstream_cluster = Some(upstream.cluster.clone());
+        self.entry.upstream_host = Some(upstream.tcp.peer);
+        self.entry.upstream_local_address = upstream.tcp.local;
+    }
+
+    fn failed(&mut self, failure: ConnectFailure) {
+        self.entry.upstream_cluster = Some(failure.cluster);
+        let Some(error) = failure.error else {
+            self.entry.response_flags = ResponseFlag::NoClusterFound.into();
+            return;
+        };
+        self.entry.response_flags = error.flags();
+        if error.flag() == ResponseFlag::UpstreamConnectionFailure {
+            // tcp_proxy makes one attempt, and says that there will be no other.
+            self.entry.response_flags.insert(ResponseFlag::UpstreamRetryLimitExceeded);
+        }
+        self.entry.upstream_transport_failure_reason = error.transport_failure_reason();
+    }
+
+    fn ended(&mut self, end: &CopyEnd) {
+        match end {
+            CopyEnd::Closed | CopyEnd::UpstreamReset => {}
+            CopyEnd::IdleTimeout => self.entry.response_flags.insert(ResponseFlag::StreamIdleTimeout),
+            CopyEnd::DownstreamReset => {
+                self.entry.response_flags.insert(ResponseFlag::DownstreamConnectionTermination);
+            }
+            CopyEnd::DownstreamFailed(error) => {
+                self.entry.response_flags.insert(ResponseFlag::DownstreamConnectionTermination);
+                self.entry.connection_termination_details = Some(Cow::Owned(error.to_string()));
+            }
+            CopyEnd::UpstreamFailed(error) => {
+                self.entry.response_flags.insert(ResponseFlag::UpstreamConnectionTermination);
+                self.entry.connection_termination_details = Some(Cow::Owned(error.to_string()));
+            }
+        }
+    }
+}
+
+impl Drop for OpenRecord {
+    fn drop(&mut self) {
+        if !self.worker.access_log.enabled() {
+            return;
+        }
+        self.entry.duration = self.accepted_at.elapsed();
+        self.entry.bytes_received = self.transferred.received.get();
+        self.entry.bytes_sent = self.transferred.sent.get();
+        self.worker.access_log.write(&self.entry);
+    }
+}
