@@ -13,7 +13,10 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use interceptor_common::{
     event::Event,
-    policy::{CounterKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey, WorkloadEntry},
+    policy::{
+        CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
+        WorkloadEntry,
+    },
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -30,7 +33,16 @@ macro_rules! plain_bytes {
         unsafe impl aya::Pod for Raw<$name> {}
     )*};
 }
-plain_bytes!(CounterKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey, WorkloadEntry);
+plain_bytes!(
+    CounterKey,
+    HandoverKey,
+    OriginalDestination,
+    PortFlags,
+    PortKey,
+    PrefixFlags,
+    PrefixKey,
+    WorkloadEntry
+);
 
 /// One record of the ring buffer; None if it has another size than ours.
 pub(super) fn event(bytes: &[u8]) -> Option<Event> {

@@ -14,7 +14,10 @@ use aya::{
 };
 use interceptor_common::{
     addr::{Ip16, Port},
-    policy::{NO_POLICY, PortFlags, PortKey, PrefixFlags, PrefixKey, WorkloadEntry},
+    policy::{
+        HandoverKey, NO_POLICY, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
+        WorkloadEntry,
+    },
 };
 
 use super::{Datapath, DatapathError, programs, sys::Raw};
@@ -50,6 +53,7 @@ pub(super) struct Workloads {
     prefixes: LpmTrie<MapData, Raw<PrefixKey>, Raw<PrefixFlags>>,
     ports: HashMap<MapData, Raw<PortKey>, Raw<PortFlags>>,
     handovers_open: HashMap<MapData, u64, u64>,
+    handovers: HashMap<MapData, Raw<HandoverKey>, Raw<OriginalDestination>>,
     enrolled: BTreeMap<u64, Enrolled>,
     /// Policies written so far; ids are not used again.
     last_policy: u32,
@@ -62,6 +66,7 @@ impl Workloads {
             prefixes: programs::take_map(ebpf, "PREFIXES")?,
             ports: programs::take_map(ebpf, "PORTS")?,
             handovers_open: programs::take_map(ebpf, "HANDOVERS_OPEN")?,
+            handovers: programs::take_map(ebpf, "HANDOVERS")?,
             enrolled: BTreeMap::new(),
             last_policy: NO_POLICY,
         })
@@ -158,6 +163,22 @@ impl Datapath {
             enrolled.entry = entry;
         }
         Ok(())
+    }
+
+    /// How many connections are between connect(2) and the proxy's queue, in all namespaces.
+    pub fn handovers_waiting(&self) -> Result<u64, DatapathError> {
+        let mut waiting = 0;
+        for key in self.workloads.handovers.keys() {
+            key.map_err(|source| DatapathError::Read { name: "HANDOVERS", source })?;
+            waiting += 1;
+        }
+        Ok(waiting)
+    }
+
+    /// As the programs count them, for one namespace: new connections are refused when they are too many.
+    pub fn handovers_open(&self, cookie: u64) -> Result<u64, DatapathError> {
+        let open = self.workloads.handovers_open.get(&cookie, 0);
+        open.map_err(|source| DatapathError::Read { name: "HANDOVERS_OPEN", source })
     }
 
     /// The cookies of all enrolled network namespaces.

@@ -13,44 +13,45 @@ use crate::workload::{Cidr, IncludeIpRanges, RedirectPolicy};
 
 const V4_BITS: u8 = 96;
 
-/// One range of one family and what it says.
-#[derive(Clone, Copy)]
-struct Said {
-    range: Cidr,
-    flag: PrefixFlags,
-}
-
 pub(super) fn prefixes(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTreeMap<Prefix, PrefixFlags> {
-    let said = everything_said(policy, own_addresses);
-    let mut prefixes: BTreeMap<Prefix, PrefixFlags> =
-        said.iter().map(|one| (prefix(one.range), flags_of(&said, one.range))).collect();
-    if let Some(v4) = whole_family("0.0.0.0") {
-        prefixes.insert(prefix(v4), flags_of(&said, v4));
+    let mut prefixes = BTreeMap::new();
+    // In the order of said a range comes after all that hold it: those of the last one are on this stack.
+    let mut holders: Vec<(Cidr, PrefixFlags)> = Vec::new();
+    for (range, flags) in everything_said(policy, own_addresses) {
+        while holders.last().is_some_and(|(holder, _)| !holder.contains(range.network())) {
+            holders.pop();
+        }
+        let inherited = holders.last().map_or(PrefixFlags::NONE, |(_, flags)| *flags);
+        let flags = flags.with(inherited);
+        holders.push((range, flags));
+        prefixes.insert(prefix(range), flags);
     }
     prefixes
 }
 
-fn everything_said(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> Vec<Said> {
-    let mut said = Vec::new();
-    let mut add = |ranges: &[Cidr], flag| said.extend(ranges.iter().map(|&range| Said { range, flag }));
-    add(&policy.exclude_ip_ranges, PrefixFlags::EXCLUDE);
+/// What is said of each range itself, by network and then by length. All of IPv4 is among them even if nothing is
+/// said of it.
+fn everything_said(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTreeMap<Cidr, PrefixFlags> {
+    let all_v4 = whole_family("0.0.0.0");
+    let mut said: BTreeMap<Cidr, PrefixFlags> =
+        all_v4.map(|range| (range, PrefixFlags::NONE)).into_iter().collect();
+    let mut add = |range: Cidr, flag: PrefixFlags| {
+        let flags = said.entry(range).or_default();
+        *flags = flags.with(flag);
+    };
+    for &range in &policy.exclude_ip_ranges {
+        add(range, PrefixFlags::EXCLUDE);
+    }
     match &policy.include_ip_ranges {
-        IncludeIpRanges::List(ranges) => add(ranges, PrefixFlags::INCLUDE),
+        IncludeIpRanges::List(ranges) => ranges.iter().for_each(|&range| add(range, PrefixFlags::INCLUDE)),
         IncludeIpRanges::All => {
-            let all: Vec<Cidr> = ["0.0.0.0", "::"].into_iter().filter_map(whole_family).collect();
-            add(&all, PrefixFlags::INCLUDE);
+            all_v4.into_iter().chain(whole_family("::")).for_each(|range| add(range, PrefixFlags::INCLUDE));
         }
     }
-    let own: Vec<Cidr> = own_addresses.iter().filter_map(|address| single(address.to_canonical())).collect();
-    add(&own, PrefixFlags::OWN);
+    for range in own_addresses.iter().filter_map(|address| single(address.to_canonical())) {
+        add(range, PrefixFlags::OWN);
+    }
     said
-}
-
-/// The flags of every range that holds `range`, itself included.
-fn flags_of(said: &[Said], range: Cidr) -> PrefixFlags {
-    said.iter()
-        .filter(|one| one.range.prefix_len() <= range.prefix_len() && one.range.contains(range.network()))
-        .fold(PrefixFlags::NONE, |flags, one| flags.with(one.flag))
 }
 
 fn prefix(range: Cidr) -> Prefix {

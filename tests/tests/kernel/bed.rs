@@ -41,7 +41,7 @@ pub(crate) struct SocketMaker {
 }
 
 impl SocketMaker {
-    fn new(cgroup: &Cgroup, netns: &Netns) -> anyhow::Result<Self> {
+    pub(crate) fn new(cgroup: &Cgroup, netns: &Netns) -> anyhow::Result<Self> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let child = cgroup
@@ -84,7 +84,7 @@ impl SocketMaker {
         self.socket(domain, Type::STREAM, Protocol::TCP)
     }
 
-    fn listeners(&self) -> anyhow::Result<(Listener, Vec<TcpListener>)> {
+    pub(crate) fn listeners(&self) -> anyhow::Result<(Listener, Vec<TcpListener>)> {
         let (text, sockets) = self.ask(&format!("listeners {SPREAD_V4} {PORTS_V6}"))?;
         let numbers: Vec<u16> = text.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         let &[port, spread_v4, ports_v6] = numbers.as_slice() else { bail!("socket_maker said {text:?}") };
@@ -112,7 +112,7 @@ pub(crate) struct Bed {
     pub(crate) cookie: u64,
     pub(crate) policy: u32,
     pub(crate) workload_cgroup: Cgroup,
-    pub(crate) proxy_cgroup: Cgroup,
+    _proxy_cgroup: Cgroup,
 }
 
 impl Bed {
@@ -150,7 +150,7 @@ impl Bed {
             cookie,
             policy,
             workload_cgroup,
-            proxy_cgroup,
+            _proxy_cgroup: proxy_cgroup,
         })
     }
 
@@ -164,6 +164,34 @@ impl Bed {
         let socket = self.tcp_for(to)?;
         socket.connect_timeout(&to.into(), DEADLINE).with_context(|| format!("connect to {to}"))?;
         Ok(socket)
+    }
+
+    /// connect(2) without waiting: whether it got as far as a SYN.
+    pub(crate) fn start_connect(&self, to: &str) -> anyhow::Result<Socket> {
+        let to: SocketAddr = to.parse()?;
+        let socket = self.tcp_for(to)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&to.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error.into()),
+            _ => Ok(socket),
+        }
+    }
+
+    /// A server inside the namespace that is no listener of the proxy, at `at`.
+    pub(crate) fn server(&self, at: &str) -> anyhow::Result<TcpListener> {
+        let at: SocketAddr = at.parse()?;
+        let socket = self.proxy.tcp(Domain::for_address(at))?;
+        socket.bind(&at.into())?;
+        socket.listen(16)?;
+        Ok(socket.into())
+    }
+
+    /// The proxy dies. Closing alone would not do: for a moment a process that another test starts holds a copy.
+    pub(crate) fn stop_listening(&mut self) -> anyhow::Result<()> {
+        for listener in self.listeners.drain(..) {
+            Socket::from(listener).shutdown(std::net::Shutdown::Both)?;
+        }
+        Ok(())
     }
 
     /// What connect(2) fails with.

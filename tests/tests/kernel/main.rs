@@ -1,4 +1,9 @@
 //! The kernel half, for real: programs in throw-away cgroups, sockets in a throw-away network namespace. Needs root.
 
 mod bed;
+mod bound;
+mod listeners;
+mod policy;
 mod redirect;
+mod sys;
+mod ways_to_connect;
