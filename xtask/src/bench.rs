@@ -15,17 +15,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let asks_for_help = args.args.iter().any(|arg| arg == "--help" || arg == "-h");
-    if !asks_for_help {
-        if !shell::is_root() {
-            bail!(
-                "the benchmark makes network namespaces and loads BPF programs: run it as root (sudo -E cargo xtask bench)"
-            );
-        }
-        println!("Looking for what the benchmark needs …");
-        install::bench_tools()?;
+    if args.args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        let mut help = shell::cargo();
+        help.args(["run", "--quiet", "--package", "interceptor-tests", "--bin", "bench", "--", "--help"]);
+        return shell::run(&mut help);
     }
+    if !shell::is_root() {
+        bail!(
+            "the benchmark makes network namespaces and loads BPF programs: run it as root (sudo -E cargo xtask bench)"
+        );
+    }
+    println!("Looking for what the benchmark needs …");
+    install::bench_tools()?;
     println!("Building in release (a few minutes the first time) …");
     shell::run(shell::cargo().args(["build", "--release", "--bin", "interceptor", "--bin", "bench"]))?;
-    shell::run(Command::new(shell::target_dir().join("release/bench")).args(args.args))
+    let mut bench = Command::new(shell::target_dir().join("release/bench"));
+    shell::run(bench.args(args.args).current_dir(shell::root()))
 }

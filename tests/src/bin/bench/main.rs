@@ -13,12 +13,12 @@ mod sink;
 mod window;
 mod workload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::lab::Lab;
 use crate::report::Report;
@@ -53,7 +53,7 @@ struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', num_args = 1..)]
     workload: Vec<Workload>,
     /// How often each row is measured
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// What to compare with
     #[arg(long, value_name = "PEER,…", value_delimiter = ',', num_args = 1.., default_value = "direct,envoy,nginx,haproxy")]
@@ -61,9 +61,26 @@ struct Args {
     /// One short round of each: shows that it works, not how fast it is
     #[arg(long)]
     quick: bool,
-    /// Where to write the figures (JSON; the table goes beside it as .md)
-    #[arg(long, value_name = "FILE", default_value = "docs/benchmarks/latest.json")]
-    out: PathBuf,
+    /// Where to write the figures (JSON; the tables go beside it as .md) [default: docs/benchmarks/latest.json
+    /// for a whole run, bench/last.json below the target directory for a part or a quick one]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Args {
+    /// What the documentation shows must not be replaced by a part, or by figures that were taken in a hurry.
+    fn out(&self) -> anyhow::Result<PathBuf> {
+        if let Some(out) = &self.out {
+            return Ok(out.clone());
+        }
+        if self.workload.is_empty() && self.against.len() == Against::value_variants().len() && !self.quick {
+            return Ok(PathBuf::from("docs/benchmarks/latest.json"));
+        }
+        let exe = std::env::current_exe().context("cannot find this program")?;
+        let target =
+            exe.parent().and_then(Path::parent).context("this program is not below a target directory")?;
+        Ok(target.join("bench/last.json"))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -137,8 +154,9 @@ fn bench(args: &Args) -> anyhow::Result<()> {
         println!("{table}");
         tables.push((workload, table));
     }
-    report.write(&args.out, &tables)?;
-    println!("Figures: {}  ({:.0} s)", args.out.display(), started.elapsed().as_secs_f64());
+    let out = args.out()?;
+    report.write(&out, &tables)?;
+    println!("Figures: {}  ({:.0} s)", out.display(), started.elapsed().as_secs_f64());
     let failures = report.failures();
     ensure!(failures.is_empty(), "some rounds failed:\n  {}", failures.join("\n  "));
     Ok(())
