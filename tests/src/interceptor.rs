@@ -373,7 +373,14 @@ fn find_or_build() -> anyhow::Result<PathBuf> {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--bin", "interceptor"]);
+    build.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+        "build",
+        "--quiet",
+        "--package",
+        "interceptor-user",
+        "--bin",
+        "interceptor",
+    ]);
     crate::run(&mut build)?;
     Ok(target_dir()?.join("debug/interceptor"))
 }

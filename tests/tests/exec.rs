@@ -99,7 +99,7 @@ fn in_terminal(pod: &Pod, command: &str, ready: &str, keys: &[u8]) -> anyhow::Re
         .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
         .collect();
     let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &quoted.join(" "), "/dev/null"]);
+    script.args(["--quiet", "--return", "--command", &format!("exec {}", quoted.join(" ")), "/dev/null"]);
     for (name, value) in words.get_envs() {
         match value {
             Some(value) => script.env(name, value),

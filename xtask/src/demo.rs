@@ -17,5 +17,7 @@ pub(crate) fn run(_args: Args) -> anyhow::Result<()> {
     install::demo_tools()?;
     println!("Building (a few minutes the first time) …");
     shell::run(shell::cargo().args(["build", "--bin", "interceptor", "--bin", "demo"]))?;
-    shell::run(&mut std::process::Command::new(shell::target_dir().join("debug/demo")))
+    let built = shell::target_dir().join("debug");
+    let mut demo = std::process::Command::new(built.join("demo"));
+    shell::run(demo.env("INTERCEPTOR_BIN", built.join("interceptor")))
 }
