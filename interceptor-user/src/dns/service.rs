@@ -1,0 +1,278 @@
+//! The resolver's thread: refreshes watched names, answers questions, reads the system's configuration
+//! again when it changes.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::convert::Infallible;
+use std::hash::BuildHasher;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::cache::Cache;
+use super::lookup::Lookups;
+use super::schedule::{History, Outcome};
+use super::watch::Watched;
+use super::{Answer, DnsError, Options, Servers};
+
+/// Names asked for at the same time, of each kind; each takes two sockets.
+const REFRESHES_MAX: usize = 64;
+const LOOKUPS_MAX: usize = 64;
+/// Names that clients wait for.
+const NAMES_WAITING_MAX: usize = 1024;
+/// How often the files are looked at.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A name to keep up to date, until `unwatched` says that nobody watches any more.
+#[derive(Debug)]
+pub(super) struct WatchRequest {
+    pub(super) host: Arc<str>,
+    pub(super) watched: Weak<Watched>,
+    pub(super) unwatched: oneshot::Receiver<Infallible>,
+}
+
+/// A name to resolve once.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) host: Arc<str>,
+    pub(super) reply: Reply,
+}
+
+type Reply = oneshot::Sender<Result<Arc<Answer>, DnsError>>;
+
+/// What the system's configuration gives: somebody to ask, or the reason why there is nobody.
+type Loaded = Arc<Result<Lookups, Arc<str>>>;
+
+/// Starts the thread. It ends when all senders are gone.
+pub(super) fn spawn(
+    options: Options,
+    watches: mpsc::UnboundedReceiver<WatchRequest>,
+    questions: mpsc::Receiver<Question>,
+    cache: Arc<Cache>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("dns".into()).spawn(move || {
+        runtime.block_on(serve(options, watches, questions, cache));
+    })?;
+    Ok(())
+}
+
+async fn serve(
+    options: Options,
+    mut watches: mpsc::UnboundedReceiver<WatchRequest>,
+    mut questions: mpsc::Receiver<Question>,
+    cache: Arc<Cache>,
+) {
+    let options = Arc::new(options);
+    let loaded = Lookups::load(&options).map_err(|reason| {
+        tracing::warn!(%reason, "names can't be resolved until this is mended");
+        Arc::from(reason)
+    });
+    let loaded = watch::Sender::new(Arc::new(loaded));
+    let refreshes = Arc::new(Semaphore::new(REFRESHES_MAX));
+    let mut asking = Asking::new(cache, loaded.subscribe(), options.refresh_rate);
+    let mut files = Files::look(&options);
+    let mut reload = tokio::time::interval(RELOAD_INTERVAL);
+    reload.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            request = watches.recv() => match request {
+                Some(request) => {
+                    let refresher = Refresher {
+                        host: request.host,
+                        watched: request.watched,
+                        refreshes: Arc::clone(&refreshes),
+                        loaded: loaded.subscribe(),
+                        refresh_rate: options.refresh_rate,
+                    };
+                    tokio::spawn(async move {
+                        // The sender sends nothing: it ends when it is dropped.
+                        tokio::select! {
+                            _unwatched = request.unwatched => {}
+                            () = refresher.run() => {}
+                        }
+                    });
+                }
+                None => return,
+            },
+            question = questions.recv() => match question {
+                Some(question) => asking.ask(question),
+                None => return,
+            },
+            () = asking.learn_next() => {}
+            _ = reload.tick() => {
+                let seen = Files::look(&options);
+                if seen != files {
+                    files = seen;
+                    match Lookups::load(&options) {
+                        Ok(lookups) => {
+                            tracing::info!("resolver configuration read again");
+                            loaded.send_replace(Arc::new(Ok(lookups)));
+                        }
+                        // It may be half written; what was read before is better than nothing.
+                        Err(reason) => tracing::warn!(%reason, "resolver configuration not read again"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Keeps one watched name up to date.
+struct Refresher {
+    host: Arc<str>,
+    watched: Weak<Watched>,
+    refreshes: Arc<Semaphore>,
+    loaded: watch::Receiver<Loaded>,
+    refresh_rate: Duration,
+}
+
+impl Refresher {
+    async fn run(mut self) {
+        let mut history = History::default();
+        loop {
+            let lookups = Arc::clone(&self.loaded.borrow_and_update());
+            let outcome = {
+                let _permit = self.refreshes.acquire().await;
+                resolve(&lookups, &self.host).await
+            };
+            tell_change(&self.host, &history, &outcome);
+            let (answer, pause) = history.learn(outcome, Instant::now(), self.refresh_rate, random());
+            match self.watched.upgrade() {
+                Some(watched) => watched.set(answer),
+                None => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                reloaded = self.loaded.changed() => if reloaded.is_err() { return },
+            }
+        }
+    }
+}
+
+/// Names that clients wait for: each is asked for once, however many wait.
+struct Asking {
+    cache: Arc<Cache>,
+    waiting: HashMap<Arc<str>, Vec<Reply>>,
+    lookups: JoinSet<(Arc<str>, Outcome)>,
+    slots: Arc<Semaphore>,
+    loaded: watch::Receiver<Loaded>,
+    refresh_rate: Duration,
+}
+
+impl Asking {
+    fn new(cache: Arc<Cache>, loaded: watch::Receiver<Loaded>, refresh_rate: Duration) -> Self {
+        let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
+        Self { cache, waiting: HashMap::new(), lookups: JoinSet::new(), slots, loaded, refresh_rate }
+    }
+
+    fn ask(&mut self, Question { host, reply }: Question) {
+        // Somebody else's question may have been answered since this one was sent.
+        if let Some(known) = self.cache.get(&host) {
+            return answer(reply, known);
+        }
+        let is_full = self.waiting.len() >= NAMES_WAITING_MAX;
+        match self.waiting.entry(Arc::clone(&host)) {
+            Entry::Occupied(mut waiting) => waiting.get_mut().push(reply),
+            Entry::Vacant(_) if is_full => answer(reply, Err(DnsError::Busy)),
+            Entry::Vacant(waiting) => {
+                waiting.insert(vec![reply]);
+                let lookups = Arc::clone(&self.loaded.borrow());
+                let slots = Arc::clone(&self.slots);
+                self.lookups.spawn(async move {
+                    let _permit = slots.acquire().await;
+                    let outcome = resolve(&lookups, &host).await;
+                    (host, outcome)
+                });
+            }
+        }
+    }
+
+    /// Waits for lookups to end, and answers those who wait for them. Cancel-safe.
+    async fn learn_next(&mut self) {
+        let Some(first) = self.lookups.join_next().await else {
+            return std::future::pending().await;
+        };
+        let mut entries = Vec::new();
+        let mut next = Some(first);
+        while let Some(ended) = next {
+            match ended {
+                Ok((host, outcome)) => {
+                    let mut history = self.cache.history(&host);
+                    tell_change(&host, &history, &outcome);
+                    let (answer, life) = history.learn(outcome, Instant::now(), self.refresh_rate, random());
+                    let entry = self.cache.entry(&host, answer, life, history);
+                    entries.push((host, entry));
+                }
+                Err(error) => {
+                    // Whose it was is not known: nobody is left waiting for it.
+                    tracing::error!(%error, "a lookup ended without an outcome");
+                    self.waiting.clear();
+                }
+            }
+            next = self.lookups.try_join_next();
+        }
+        self.cache.insert(entries.clone());
+        for (host, entry) in entries {
+            for reply in self.waiting.remove(&host).unwrap_or_default() {
+                answer(reply, entry.answer());
+            }
+        }
+    }
+}
+
+fn answer(reply: Reply, known: Result<Arc<Answer>, DnsError>) {
+    // Whoever asked may have gone.
+    drop(reply.send(known));
+}
+
+async fn resolve(loaded: &Loaded, host: &str) -> Outcome {
+    match &**loaded {
+        Ok(lookups) => lookups.resolve(host).await,
+        Err(reason) => Outcome::Failed(Arc::clone(reason)),
+    }
+}
+
+/// One line when a name fails for the first time, and one when it is back.
+fn tell_change(host: &str, history: &History, outcome: &Outcome) {
+    match outcome {
+        Outcome::Failed(reason) if history.failures() == 0 => {
+            tracing::warn!(%host, %reason, "name can't be resolved; what was known of it stands");
+        }
+        Outcome::Addresses { .. } if history.failures() > 0 => {
+            tracing::info!(%host, "name is resolved again");
+        }
+        Outcome::Failed(_) | Outcome::Addresses { .. } | Outcome::Nothing { .. } => {}
+    }
+}
+
+/// In 0..1.
+fn random() -> f64 {
+    let bits = RandomState::new().hash_one(()) >> 11;
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64")]
+    let fraction = bits as f64;
+    fraction / (1u64 << 53) as f64
+}
+
+/// What changes when the files do, be it in place or by rename.
+#[derive(PartialEq)]
+struct Files([Option<(SystemTime, u64, u64)>; 2]);
+
+impl Files {
+    fn look(options: &Options) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let look = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+        };
+        let servers = match &options.servers {
+            Servers::ResolvConf(path) => look(path),
+            Servers::Fixed(_) => None,
+        };
+        Self([servers, look(&options.hosts_file)])
+    }
+}
