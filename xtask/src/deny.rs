@@ -8,6 +8,9 @@ use crate::shell::{self, cargo, quiet};
 /// What must hold without a network.
 pub(crate) const CHECKS: &[&str] = &["licenses", "bans", "sources"];
 
+/// The workspace, and the BPF programs with their own lock file.
+const TREES: &[&str] = &["Cargo.toml", "interceptor-ebpf/Cargo.toml"];
+
 const VERSION: &str = "0.20.2";
 
 /// Installs it below target/tools unless it is there, or in PATH.
@@ -23,33 +26,41 @@ pub(crate) fn install() -> anyhow::Result<()> {
 }
 
 pub(crate) fn check(what: &str) -> anyhow::Result<()> {
-    quiet(&format!("cargo deny check {what}"), &mut command(what)).map(drop)
+    for tree in TREES {
+        quiet(&format!("cargo deny check {what} ({tree})"), &mut command(tree, what))?;
+    }
+    Ok(())
 }
 
 /// The advisories are a database on the network: that it can't be fetched is said, and is no failure of ours.
 pub(crate) fn advisories(tell: impl FnOnce(anyhow::Result<()>)) -> anyhow::Result<()> {
-    let output = command("advisories").output()?;
-    if output.status.success() {
-        println!("   cargo deny check advisories: done");
-        tell(Ok(()));
+    for tree in TREES {
+        println!("   cargo deny check advisories ({tree}) …");
+        let output = command(tree, "advisories").output()?;
+        if output.status.success() {
+            continue;
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if ["failed to fetch advisory", "failed to load advisory"].iter().any(|words| said.contains(words)) {
+            println!(
+                "   NOT CHECKED: advisories. Their database can't be fetched; run this again with a network"
+            );
+            return Ok(());
+        }
+        said.lines().for_each(|line| println!("      {line}"));
+        tell(Err(anyhow::anyhow!("a dependency has a known problem")));
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if said.contains("failed to fetch advisory database") || said.contains("failed to load advisory database")
-    {
-        println!(
-            "   NOT CHECKED: advisories. The database could not be fetched (no network?): run this again with one"
-        );
-        return Ok(());
-    }
-    said.lines().for_each(|line| println!("      {line}"));
-    tell(Err(anyhow::anyhow!("a dependency has a known problem")));
+    tell(Ok(()));
     Ok(())
 }
 
-fn command(what: &str) -> Command {
+fn command(tree: &str, what: &str) -> Command {
+    let root = shell::root();
     let mut command = program().unwrap_or_else(|| Command::new("cargo-deny"));
-    command.current_dir(shell::root()).args(["--all-features", "check", "--hide-inclusion-graph", what]);
+    command.arg("--manifest-path").arg(root.join(tree)).arg("--all-features");
+    command.arg("check").arg("--config").arg(root.join("deny.toml"));
+    command.args(["--hide-inclusion-graph", what]).current_dir(root);
     command
 }
 
