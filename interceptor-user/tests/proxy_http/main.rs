@@ -4,3 +4,4 @@
 
 mod replies;
 mod support;
+mod tls;

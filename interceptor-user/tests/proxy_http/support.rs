@@ -167,8 +167,8 @@ pub(crate) fn get(host: &str, path: &str) -> String {
 }
 
 /// A client that sends and reads bytes.
-pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) stream: S,
     buffer: Vec<u8>,
 }
 
@@ -212,12 +212,19 @@ impl Client {
         Self { stream, buffer: Vec::new() }
     }
 
-    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).unwrap();
-    }
-
     pub(crate) fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub(crate) fn over(stream: S) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+        self.stream.flush().unwrap();
     }
 
     /// Reads more into the buffer; false at the end.
@@ -229,7 +236,9 @@ impl Client {
                 self.buffer.extend_from_slice(&chunk[..length]);
                 true
             }
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                false
+            }
             Err(error) => panic!("{error}, after {:?}", String::from_utf8_lossy(&self.buffer)),
         }
     }
@@ -351,7 +360,7 @@ impl Upstream {
     }
 }
 
-impl Client {
+impl<S: Read + Write> Client<S> {
     /// As a server: the next request, if there is one.
     pub(crate) fn request(&mut self) -> Option<Reply> {
         if self.buffer.is_empty() && !self.fill() {

@@ -22,7 +22,7 @@ use super::upload::{ContinueGate, RequestBody, Upload, UploadError};
 use super::{Connection, Version, retry, upgrade};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::pool::{Lease, Wanted};
-use crate::proxy::upstream::{ClusterRuntime, ResetReason, Selection, UpstreamError};
+use crate::proxy::upstream::{ClusterRuntime, ResetReason, Selection, UpstreamError, tls_failure};
 use crate::snapshot::route::host_of;
 use crate::snapshot::{Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
 
@@ -221,7 +221,7 @@ impl Tries<'_> {
                 fresh = true;
                 continue;
             }
-            return TryEnd::Failed(UpstreamError::Reset(reset_reason(&error)));
+            return TryEnd::Failed(upstream_error(&error));
         }
     }
 
@@ -341,8 +341,14 @@ fn is_disconnect(error: &hyper::Error) -> bool {
         || find_source::<std::io::Error>(error).is_some()
 }
 
-fn reset_reason(error: &hyper::Error) -> ResetReason {
-    if error.is_parse() { ResetReason::ProtocolError } else { ResetReason::ConnectionTermination }
+fn upstream_error(error: &hyper::Error) -> UpstreamError {
+    if error.is_parse() {
+        return UpstreamError::Reset(ResetReason::ProtocolError);
+    }
+    match find_source::<std::io::Error>(error).and_then(tls_failure) {
+        Some(reason) => UpstreamError::Tls(reason.into()),
+        None => UpstreamError::Reset(ResetReason::ConnectionTermination),
+    }
 }
 
 fn find_source<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {

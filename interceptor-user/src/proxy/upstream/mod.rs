@@ -8,17 +8,20 @@ mod endpoints;
 mod error;
 mod io;
 pub(crate) mod pool;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 pub(crate) use balance::random;
 pub(crate) use endpoints::{Pick, Selection};
 pub use error::{ResetReason, UpstreamError};
 use io::UpstreamIo;
+pub(crate) use tls::of_io_error as tls_failure;
 
 use crate::snapshot::Cluster;
 
@@ -32,6 +35,7 @@ pub struct ClusterRuntime {
     id: RuntimeId,
     cluster: Arc<Cluster>,
     endpoints: endpoints::Endpoints,
+    tls: Option<tls::TlsClient>,
 }
 
 /// An open connection for opaque bytes.
@@ -49,6 +53,15 @@ impl TcpUpstream {
     }
 }
 
+/// An open connection for opaque bytes inside TLS.
+#[derive(Debug)]
+pub struct TlsUpstream {
+    pub stream: TlsStream<TcpStream>,
+    pub peer: SocketAddr,
+    pub local: Option<SocketAddr>,
+    _active: Option<balance::ActiveRequest>,
+}
+
 /// An open connection, TLS included.
 #[derive(Debug)]
 struct Connected {
@@ -63,6 +76,7 @@ impl ClusterRuntime {
         Self {
             id: RuntimeId(NEXT.fetch_add(1, Ordering::Relaxed)),
             endpoints: endpoints::Endpoints::new(&cluster),
+            tls: cluster.tls.as_ref().map(|tls| tls::TlsClient::new(tls, cluster.protocol)),
             cluster,
         }
     }
@@ -86,14 +100,32 @@ impl ClusterRuntime {
         Ok(TcpUpstream { local: stream.local_addr().ok(), stream, peer, _active: pick.active })
     }
 
-    /// The name that a TLS handshake for a request to `host` is about; `None` without TLS.
-    pub(crate) fn server_name<'a>(&'a self, host: &'a str) -> Option<&'a str> {
-        let tls = self.cluster.tls.as_ref()?;
-        Some(tls.sni.as_deref().unwrap_or(host))
+    /// Opens a connection for opaque bytes inside TLS, for a cluster that originates it. `name` is
+    /// what the client said whom it means, when it said so.
+    pub async fn connect_tls(
+        &self,
+        original_dst: SocketAddr,
+        name: Option<&str>,
+    ) -> Result<TlsUpstream, UpstreamError> {
+        let Some(tls) = &self.tls else {
+            return Err(UpstreamError::TlsUnavailable("the cluster has no TLS settings".into()));
+        };
+        let pick = self.choose(Selection { original_dst, name, avoid: &[] }).await?;
+        let host = if self.cluster.host.starts_with('*') { name } else { Some(&*self.cluster.host) };
+        let host = tls.server_name(host.unwrap_or_default());
+        let (stream, peer) = self.dial_tls(tls, &pick, host).await?;
+        let local = stream.get_ref().0.local_addr().ok();
+        Ok(TlsUpstream { stream, peer, local, _active: pick.active })
     }
 
-    pub(crate) fn originates_tls(&self) -> bool {
-        self.cluster.tls.is_some()
+    /// The name that a TLS handshake for a request to `host` is about; `None` without TLS.
+    pub(crate) fn server_name<'a>(&'a self, host: &'a str) -> Option<&'a str> {
+        Some(self.tls.as_ref()?.server_name(host))
+    }
+
+    /// Whether connections must be opened by [`Self::connect_tls`].
+    pub fn originates_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// The endpoint for a request.
@@ -103,12 +135,31 @@ impl ClusterRuntime {
 
     /// A new connection to `pick`, with TLS when the cluster originates it.
     async fn open(&self, pick: &Pick, server_name: Option<&str>) -> Result<Connected, UpstreamError> {
-        if server_name.is_some() {
-            return Err(UpstreamError::TlsUnavailable("TLS origination is not available".into()));
-        }
-        let (stream, peer) = self.dial(pick).await?;
-        let local = stream.local_addr().ok();
-        Ok(Connected { io: UpstreamIo::Plain(stream), peer, local })
+        let Some(tls) = &self.tls else {
+            let (stream, peer) = self.dial(pick).await?;
+            return Ok(Connected { local: stream.local_addr().ok(), io: UpstreamIo::Plain(stream), peer });
+        };
+        let (stream, peer) = self.dial_tls(tls, pick, server_name.unwrap_or_default()).await?;
+        let local = stream.get_ref().0.local_addr().ok();
+        Ok(Connected { io: UpstreamIo::Tls(Box::new(stream)), peer, local })
+    }
+
+    /// Connects and shakes hands within the connect timeout.
+    async fn dial_tls(
+        &self,
+        tls: &tls::TlsClient,
+        pick: &Pick,
+        server_name: &str,
+    ) -> Result<(TlsStream<TcpStream>, SocketAddr), UpstreamError> {
+        let config = tls.config()?;
+        let connect = async {
+            let (stream, peer) = self.dial(pick).await?;
+            let stream = tls::TlsClient::handshake(config, stream, server_name, peer).await?;
+            Ok((stream, peer))
+        };
+        tokio::time::timeout(self.cluster.connect_timeout, connect)
+            .await
+            .unwrap_or(Err(UpstreamError::ConnectTimeout))
     }
 
     async fn dial(&self, pick: &Pick) -> Result<(TcpStream, SocketAddr), UpstreamError> {

@@ -1,0 +1,157 @@
+//! TLS towards a cluster's endpoints: made from files once, made again when they change, and never
+//! replaced by plaintext when it cannot be made.
+
+mod failure;
+mod material;
+mod verify;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::error::UpstreamError;
+use crate::snapshot::{CaSource, TlsOrigination, UpstreamProtocol};
+pub(crate) use failure::of_io_error;
+use material::FileVersions;
+
+/// How often, at most, files are looked at for changes. Only new handshakes ask.
+const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A cluster's TLS.
+#[derive(Debug)]
+pub(super) struct TlsClient {
+    origination: TlsOrigination,
+    protocol: UpstreamProtocol,
+    state: ArcSwap<State>,
+    created: Instant,
+    /// Milliseconds after `created` when the files were looked at last.
+    checked_ms: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    config: Result<Arc<ClientConfig>, Arc<str>>,
+    files: FileVersions,
+}
+
+impl TlsClient {
+    pub(super) fn new(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Self {
+        Self {
+            state: ArcSwap::from_pointee(State::load(origination, protocol)),
+            origination: origination.clone(),
+            protocol,
+            created: Instant::now(),
+            checked_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The name that the handshake for a request to `host` is about.
+    pub(super) fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.origination.sni.as_deref().unwrap_or(host)
+    }
+
+    /// Why there can be no TLS, before a connection is opened for it.
+    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, UpstreamError> {
+        self.look_for_changes();
+        self.state.load().config.clone().map_err(UpstreamError::TlsUnavailable)
+    }
+
+    /// The handshake. `name` comes from [`Self::server_name`]; as an address it is not sent as SNI.
+    pub(super) async fn handshake(
+        config: Arc<ClientConfig>,
+        stream: TcpStream,
+        name: &str,
+        peer: SocketAddr,
+    ) -> Result<TlsStream<TcpStream>, UpstreamError> {
+        let connecting = TlsConnector::from(config).connect(server_name(name, peer.ip()), stream);
+        connecting.await.map_err(|error| UpstreamError::Tls(failure::of_handshake(&error).into()))
+    }
+
+    fn look_for_changes(&self) {
+        let now = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let checked = self.checked_ms.load(Ordering::Relaxed);
+        let interval = u64::try_from(FILES_CHECK_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        if now.saturating_sub(checked) < interval
+            || self.checked_ms.compare_exchange(checked, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        let state = self.state.load();
+        if state.files == FileVersions::of(&self.origination) {
+            return;
+        }
+        let mut fresh = State::load(&self.origination, self.protocol);
+        if let (Err(reason), Ok(last_good)) = (&fresh.config, &state.config) {
+            tracing::warn!(%reason, "changed TLS files can't be used: those before stay in force");
+            fresh.config = Ok(Arc::clone(last_good));
+        }
+        self.state.store(Arc::new(fresh));
+    }
+}
+
+impl State {
+    fn load(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Self {
+        // Looked at before they are read: what changes meanwhile is read again.
+        let files = FileVersions::of(origination);
+        Self { config: config(origination, protocol).map_err(Into::into), files }
+    }
+}
+
+fn config(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Result<Arc<ClientConfig>, String> {
+    if let Some(reason) = &origination.impossible {
+        return Err(reason.to_string());
+    }
+    static PROVIDER: LazyLock<Arc<rustls::crypto::CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    let provider = Arc::clone(&PROVIDER);
+    let roots = match &origination.ca {
+        CaSource::System => Some(material::system_roots()?),
+        CaSource::File(path) => Some(material::roots_of_file(path)?),
+        CaSource::Unverified => None,
+    };
+    let verifier = verify::Verifier::new(&provider, roots, &origination.subject_alt_names)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match &origination.identity {
+        Some(identity) => {
+            let (chain, key) = material::identity(identity)?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| format!("client certificate {}: {error}", identity.certificate.display()))?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    if protocol == UpstreamProtocol::Http2 {
+        config.alpn_protocols = vec![b"h2".to_vec()];
+    }
+    Ok(Arc::new(config))
+}
+
+/// What is not a name is verified, and fails, as the address that was connected to.
+fn server_name(name: &str, peer: IpAddr) -> ServerName<'static> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    ServerName::try_from(name.to_owned()).unwrap_or(ServerName::IpAddress(peer.into()))
+}
+
+/// Files that the TLS of a cluster is made of.
+fn files(origination: &TlsOrigination) -> impl Iterator<Item = &PathBuf> {
+    let ca = match &origination.ca {
+        CaSource::File(path) => Some(path),
+        CaSource::System | CaSource::Unverified => None,
+    };
+    let identity =
+        origination.identity.iter().flat_map(|identity| [&identity.certificate, &identity.private_key]);
+    ca.into_iter().chain(identity)
+}
