@@ -89,12 +89,18 @@ impl ClusterRuntime {
         self.id
     }
 
-    /// Opens a connection for opaque bytes. `name` is the SNI when there is one.
+    /// Opens a connection for opaque bytes. `name` is the SNI when there is one. Fails for a cluster that
+    /// originates TLS: those are for [`Self::connect_tls`].
     pub async fn connect_tcp(
         &self,
         original_dst: SocketAddr,
         name: Option<&str>,
     ) -> Result<TcpUpstream, UpstreamError> {
+        if self.tls.is_some() {
+            return Err(UpstreamError::TlsUnavailable(
+                "the cluster originates TLS, and this connection would not".into(),
+            ));
+        }
         let pick = self.choose(Selection { original_dst, name, avoid: &[] }).await?;
         let (stream, peer) = self.dial(&pick).await?;
         Ok(TcpUpstream { local: stream.local_addr().ok(), stream, peer, _active: pick.active })
