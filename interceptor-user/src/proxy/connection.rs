@@ -29,7 +29,7 @@ const REFUSED_INSPECTION_MAX: Duration = Duration::from_secs(1);
 
 /// What happens to a connection.
 #[derive(Clone, Debug)]
-pub enum Decision {
+enum Decision {
     Http(http::Version),
     Opaque(OpaqueTarget),
     /// Closed, as BlackHoleCluster.
@@ -37,7 +37,7 @@ pub enum Decision {
 }
 
 /// Which chain takes a connection that speaks `protocol`. The one place where this is decided.
-pub fn decide(listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Decision {
+fn decide(listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Decision {
     let address = downstream.original_dst.ip();
     let route = match protocol {
         Protocol::Http1 { minor: 1.. } if listener.http.is_some() => {
@@ -64,7 +64,7 @@ fn depends_on_bytes(listener: &Listener) -> bool {
 }
 
 /// Carries one accepted connection to its end. Never fails: whatever happens is in its record.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
     let active = worker.active.load_full();
     let listener =
         Arc::clone(active.snapshot.listener(downstream.original_dst.ip(), downstream.original_dst.port()));

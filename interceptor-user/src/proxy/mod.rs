@@ -4,12 +4,12 @@
 //! share nothing but the active configuration, the resolver's answers and counters.
 
 pub mod active;
-pub mod connection;
+mod connection;
 pub mod copy;
 pub mod downstream;
 pub mod http;
 pub mod inspect;
-pub mod listener;
+mod listener;
 pub mod outcome;
 pub mod stats;
 mod tcp;
@@ -27,8 +27,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+pub use listener::OriginalDstSource;
+
 use active::Active;
-use listener::OriginalDstSource;
 use stats::{ProxyCounters, WorkerStats};
 use worker::Worker;
 

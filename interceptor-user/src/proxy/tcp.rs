@@ -23,7 +23,7 @@ const SERVER_NAME_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Where opaque bytes go.
 #[derive(Clone, Debug)]
-pub enum OpaqueTarget {
+pub(super) enum OpaqueTarget {
     /// To one of a route's clusters.
     Route(Arc<TcpRoute>),
     /// PassthroughCluster.
@@ -42,7 +42,7 @@ impl PartialEq for OpaqueTarget {
 
 /// A connection to the outside, and what it is in the log.
 #[derive(Debug)]
-pub struct Upstream {
+pub(super) struct Upstream {
     tcp: TcpUpstream,
     cluster: ClusterName,
     idle_timeout: Duration,
@@ -50,7 +50,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// Waits until the server has sent something, closed or failed.
-    pub async fn spoke(&self) {
+    pub(super) async fn spoke(&self) {
         // An error is as good as bytes: the copy meets it again.
         let _readable_or_broken = self.tcp.stream().ready(Interest::READABLE).await.is_ok();
     }
@@ -58,13 +58,13 @@ impl Upstream {
 
 /// Why there is no upstream connection.
 #[derive(Debug)]
-pub struct ConnectFailure {
+pub(super) struct ConnectFailure {
     error: Option<UpstreamError>,
     cluster: ClusterName,
 }
 
 /// Connects to what `target` names for this connection.
-pub async fn connect(
+pub(super) async fn connect(
     active: &Active,
     downstream: &Downstream,
     target: &OpaqueTarget,
@@ -89,7 +89,7 @@ pub async fn connect(
 }
 
 /// Carries a connection to its end; over `opened` when it was opened ahead.
-pub async fn carry(
+pub(super) async fn carry(
     worker: &Rc<Worker>,
     active: &Active,
     stream: TcpStream,
@@ -143,7 +143,7 @@ async fn server_name(stream: &TcpStream, upstream: &Upstream) -> Option<Arc<str>
 }
 
 /// Ends a connection that policy refuses, and says so in the log.
-pub fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream) {
+pub(super) fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream) {
     let mut record = OpenRecord::new(worker, downstream);
     record.entry.upstream_cluster = Some(ClusterName(ClusterName::BLACK_HOLE.into()));
     record.entry.response_flags = ResponseFlag::NoHealthyUpstream.into();
@@ -151,7 +151,7 @@ pub fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream) {
 }
 
 /// Records a connection whose client left before it said anything.
-pub fn gone(worker: &Rc<Worker>, downstream: &Downstream) {
+pub(super) fn gone(worker: &Rc<Worker>, downstream: &Downstream) {
     let mut record = OpenRecord::new(worker, downstream);
     record.entry.response_flags = ResponseFlag::DownstreamConnectionTermination.into();
 }

@@ -1,0 +1,272 @@
+//! The story of one connection, over real sockets on loopback: who speaks first, which chain takes it,
+//! what the record says. Only the original destination is told by the test instead of the kernel.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use interceptor_user::proxy::stats::ProxyCounters;
+use interceptor_user::proxy::{Proxy, ProxyOptions};
+use interceptor_user::snapshot::{
+    AccessLogEncoding, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Listener, LoadBalancer,
+    OutboundTrafficPolicy, RouteTable, Snapshot, TcpRoute, UpstreamProtocol,
+};
+use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(5);
+
+struct Running {
+    proxy: Proxy,
+    address: SocketAddr,
+    log: tempfile::NamedTempFile,
+}
+
+impl Running {
+    fn start(snapshot: Snapshot, original_dst: Option<SocketAddr>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let target = AccessLogTarget::File(log.path().to_owned());
+        let proxy = Proxy::start(ProxyOptions {
+            listeners: vec![listener],
+            original_dst: Arc::new(move |_| Ok(original_dst)),
+            access_log: AccessLog::open(target, AccessLogEncoding::Json).unwrap(),
+            snapshot,
+            workers: 2,
+        })
+        .unwrap();
+        Self { proxy, address, log }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Stops the proxy; its records and counters.
+    fn end(self) -> (Vec<serde_json::Value>, ProxyCounters) {
+        let counters = self.proxy.stop(GRACE);
+        let text = std::fs::read_to_string(self.log.path()).unwrap();
+        (text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), counters)
+    }
+}
+
+/// A server for one connection.
+fn server(serve: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (address, std::thread::spawn(move || serve(listener.accept().unwrap().0)))
+}
+
+fn banner_then_echo(mut stream: TcpStream) {
+    stream.write_all(b"220 ready\r\n").unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    stream.write_all(&bytes).unwrap();
+}
+
+/// A snapshot whose port of `address` has an HTTP service, so that the first bytes matter.
+fn with_http_port(policy: OutboundTrafficPolicy, address: SocketAddr) -> Snapshot {
+    let mut snapshot = Snapshot::empty(policy);
+    let mut listener = Listener::new(format!("0.0.0.0_{}", address.port()).into(), policy);
+    listener.http = Some(Arc::new(RouteTable::new(address.port().to_string().into(), policy)));
+    snapshot.by_port.insert(address.port(), Arc::new(listener));
+    snapshot
+}
+
+fn cluster(host: &str, endpoint: SocketAddr) -> Arc<Cluster> {
+    Arc::new(Cluster {
+        name: ClusterName::outbound(endpoint.port(), "", host),
+        host: host.into(),
+        port: endpoint.port(),
+        discovery: Discovery::Static(vec![Endpoint { address: endpoint, weight: 1 }]),
+        protocol: UpstreamProtocol::Http1,
+        tls: None,
+        load_balancer: LoadBalancer::RoundRobin,
+        connect_timeout: Duration::from_secs(5),
+        tcp_idle_timeout: Duration::from_secs(60),
+        http_idle_timeout: Duration::from_secs(60),
+        max_requests_per_connection: None,
+    })
+}
+
+/// A ClientHello for `name`, from rustls.
+fn client_hello(name: &'static str) -> Vec<u8> {
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+    let mut connection = rustls::ClientConnection::new(Arc::new(config), name.try_into().unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+fn assert_reset(stream: &mut TcpStream) {
+    let mut byte = [0];
+    match stream.read(&mut byte) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("expected a reset, got {other:?}"),
+    }
+}
+
+fn read_banner(stream: &mut TcpStream) {
+    let mut banner = [0; 11];
+    stream.read_exact(&mut banner).unwrap();
+    assert_eq!(&banner, b"220 ready\r\n");
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_at_once_on_a_port_shared_with_http() {
+    let (address, serving) = server(banner_then_echo);
+    let running = Running::start(with_http_port(OutboundTrafficPolicy::AllowAny, address), Some(address));
+    let started = Instant::now();
+    let mut client = running.connect();
+    read_banner(&mut client);
+    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+
+    client.write_all(b"GET / HTTP/1.1 is not HTTP here").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut echoed = String::new();
+    client.read_to_string(&mut echoed).unwrap();
+    assert_eq!(echoed, "GET / HTTP/1.1 is not HTTP here");
+    serving.join().unwrap();
+
+    let (records, _) = running.end();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0]["upstream_cluster"], "PassthroughCluster");
+    assert_eq!(records[0]["bytes_received"], 31);
+    assert_eq!(records[0]["bytes_sent"], 42);
+    assert_eq!(records[0]["response_flags"], "-");
+}
+
+#[test]
+fn a_client_that_speaks_late_gets_the_connection_opened_ahead() {
+    let (address, serving) = server(|mut stream| {
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).unwrap();
+        stream.write_all(&bytes).unwrap();
+    });
+    let running = Running::start(with_http_port(OutboundTrafficPolicy::AllowAny, address), Some(address));
+    let mut client = running.connect();
+    // Longer than the silence after which the connection is opened ahead: the server has accepted.
+    std::thread::sleep(Duration::from_millis(100));
+    client.write_all(b"\x01late").unwrap();
+    let mut echoed = [0; 5];
+    client.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"\x01late");
+    serving.join().unwrap();
+    drop(client);
+    assert_eq!(running.end().0.len(), 1);
+}
+
+#[test]
+fn tls_goes_where_its_sni_says() {
+    let (endpoint, serving) = server(|mut stream| {
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes[0], 0x16);
+        stream.write_all(b"hello").unwrap();
+    });
+    let cluster = cluster("www.example.com", endpoint);
+    let mut snapshot = Snapshot::empty(OutboundTrafficPolicy::RegistryOnly);
+    let mut listener = Listener::new("0.0.0.0_443".into(), OutboundTrafficPolicy::RegistryOnly);
+    let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
+    listener.tls.insert("www.example.com", Arc::new(route));
+    snapshot.by_port.insert(443, Arc::new(listener));
+    snapshot.clusters.insert(cluster.name.clone(), Arc::clone(&cluster));
+    let running = Running::start(snapshot, Some("192.0.2.1:443".parse().unwrap()));
+
+    let mut client = running.connect();
+    client.write_all(&client_hello("www.example.com")).unwrap();
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+    serving.join().unwrap();
+    drop(client);
+
+    let mut stranger = running.connect();
+    stranger.write_all(&client_hello("other.example.com")).unwrap();
+    assert_reset(&mut stranger);
+
+    let (mut records, _) = running.end();
+    records.sort_by_key(|record| record["upstream_cluster"].to_string());
+    assert_eq!(records.len(), 2, "{records:#?}");
+    assert_eq!(records[0]["upstream_cluster"], "BlackHoleCluster");
+    assert_eq!(records[0]["response_flags"], "UH");
+    assert_eq!(records[0]["requested_server_name"], "other.example.com");
+    assert_eq!(records[0]["downstream_local_address"], "192.0.2.1:443");
+    assert_eq!(records[1]["upstream_cluster"], cluster.name.to_string());
+    assert_eq!(records[1]["upstream_host"], endpoint.to_string());
+    assert_eq!(records[1]["requested_server_name"], "www.example.com");
+}
+
+#[test]
+fn what_policy_refuses_is_reset_and_its_name_logged() {
+    let running = Running::start(
+        Snapshot::empty(OutboundTrafficPolicy::RegistryOnly),
+        Some("192.0.2.1:443".parse().unwrap()),
+    );
+    let mut client = running.connect();
+    client.write_all(&client_hello("blocked.example.com")).unwrap();
+    assert_reset(&mut client);
+    let (records, counters) = running.end();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0]["requested_server_name"], "blocked.example.com");
+    assert_eq!(records[0]["upstream_cluster"], "BlackHoleCluster");
+    assert_eq!(records[0]["response_flags"], "UH");
+    assert_eq!(records[0]["response_code"], 0);
+    assert_eq!(counters.connections_accepted, 1);
+}
+
+#[test]
+fn an_upstream_that_refuses_is_a_reset_with_its_reason() {
+    // A port that was free a moment ago, and that nobody listens on.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let running = Running::start(Snapshot::empty(OutboundTrafficPolicy::AllowAny), Some(address));
+    let mut client = running.connect();
+    assert_reset(&mut client);
+    let (records, _) = running.end();
+    assert_eq!(records[0]["response_flags"], "UF,URX");
+    assert_eq!(records[0]["upstream_cluster"], "PassthroughCluster");
+    assert_eq!(records[0]["upstream_transport_failure_reason"], "delayed connect error: Connection refused");
+}
+
+#[test]
+fn a_connection_without_an_original_destination_is_closed_and_counted() {
+    let running = Running::start(Snapshot::empty(OutboundTrafficPolicy::AllowAny), None);
+    let mut client = running.connect();
+    let mut bytes = Vec::new();
+    // An orderly end or a reset, and not a byte.
+    let _ended = client.read_to_end(&mut bytes).is_ok();
+    assert!(bytes.is_empty());
+    let (records, counters) = running.end();
+    assert!(records.is_empty(), "{records:#?}");
+    assert_eq!(counters.connections_without_original_dst, 1);
+    assert_eq!(counters.connections_accepted, 0);
+}
+
+#[test]
+fn a_silent_client_holds_up_nobody_and_is_recorded_when_it_leaves() {
+    let address = "192.0.2.1:80".parse().unwrap();
+    let running = Running::start(with_http_port(OutboundTrafficPolicy::RegistryOnly, address), Some(address));
+    let silent: Vec<TcpStream> = (0..50).map(|_| running.connect()).collect();
+    let mut client = running.connect();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: unknown.example.com\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{answer}");
+    drop(silent);
+    drop(client);
+    let (records, counters) = running.end();
+    assert_eq!(counters.connections_accepted, 51);
+    assert_eq!(records.len(), 51);
+    assert_eq!(records.iter().filter(|record| record["response_flags"] == "DC").count(), 50);
+}
