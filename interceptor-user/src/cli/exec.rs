@@ -3,10 +3,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::settings::{
-    AccessLogFormat, AccessLogOutput, Cidr, ConfigInput, ExecSettings, ExternalProxy, IncludeRanges,
-    OutboundTrafficPolicy, RedirectSettings, UserRequest, parse_access_log, parse_config_input,
-    parse_include_ranges, parse_ports, parse_ranges, parse_user,
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use crate::settings::{ExecSettings, ExternalProxy, UserRequest, parse_user};
+use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
+use crate::telemetry::AccessLogTarget;
+use crate::workload::{
+    Cidr, IncludeIpRanges, ParseError, RedirectPolicy, parse_exclude_ip_ranges, parse_include_ip_ranges,
+    parse_ports,
 };
 
 const REDIRECTION: &str = "What is redirected";
@@ -50,43 +54,43 @@ pub(super) struct Arguments {
     ///
     /// Kinds that are not ours are skipped with a note. A mistake is reported with file, line and column, and
     /// leaves everything else working. Without -c the registry is empty.
-    #[arg(short, long, value_name = "FILE-OR-DIR|-", value_parser = parse_config_input)]
-    config: Vec<ConfigInput>,
+    #[arg(short, long, value_name = "FILE-OR-DIR|-", value_hint = clap::ValueHint::AnyPath)]
+    config: Vec<PathBuf>,
 
     /// Istio's mesh configuration (MeshConfig), as a YAML file
     #[arg(long, value_name = "FILE")]
     mesh_config: Option<PathBuf>,
 
     /// What becomes of hosts that no ServiceEntry names; overrides the mesh configuration
-    #[arg(long, value_name = "POLICY")]
+    #[arg(long, value_name = "POLICY", value_parser = policies())]
     outbound_traffic_policy: Option<OutboundTrafficPolicy>,
 
     /// Destinations left alone: CIDRs separated by commas, IPv4 and IPv6
-    #[arg(long, value_name = "CIDR,…", value_parser = parse_ranges_argument, help_heading = REDIRECTION)]
+    #[arg(long, value_name = "CIDR,…", value_parser = parse_ranges, help_heading = REDIRECTION)]
     exclude_ip_ranges: Option<Ranges>,
 
     /// Destinations taken over: * for all, or CIDRs separated by commas; excludes win
-    #[arg(long, value_name = "*|CIDR,…", default_value = "*", value_parser = parse_include_ranges,
+    #[arg(long, value_name = "*|CIDR,…", default_value = "*", value_parser = parse_include_ip_ranges,
         help_heading = REDIRECTION)]
-    include_ip_ranges: IncludeRanges,
+    include_ip_ranges: IncludeIpRanges,
 
     /// Destination ports left alone, separated by commas; wins over everything else
-    #[arg(long, value_name = "PORT,…", value_parser = parse_ports_argument, help_heading = REDIRECTION)]
+    #[arg(long, value_name = "PORT,…", value_parser = parse_port_list, help_heading = REDIRECTION)]
     exclude_ports: Option<Ports>,
 
     /// Destination ports taken over whatever --include-ip-ranges says; excludes win
-    #[arg(long, value_name = "PORT,…", value_parser = parse_ports_argument, help_heading = REDIRECTION)]
+    #[arg(long, value_name = "PORT,…", value_parser = parse_port_list, help_heading = REDIRECTION)]
     include_ports: Option<Ports>,
 
     /// Where the access log goes: a file (appended to), or - for standard output
     ///
     /// Off unless given here or by the mesh configuration's accessLogFile.
-    #[arg(long, value_name = "FILE|-", value_parser = parse_access_log, help_heading = OUTPUT)]
-    access_log: Option<AccessLogOutput>,
+    #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
+    access_log: Option<String>,
 
     /// How access log lines are written; overrides the mesh configuration's accessLogEncoding
-    #[arg(long, value_name = "FORMAT", help_heading = OUTPUT)]
-    access_log_format: Option<AccessLogFormat>,
+    #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = OUTPUT)]
+    access_log_format: Option<AccessLogEncoding>,
 
     /// Write counters as JSON to this file on exit: what was redirected, bypassed (by which reason) and refused
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
@@ -122,12 +126,35 @@ struct Ranges(Vec<Cidr>);
 #[derive(Debug, Clone)]
 struct Ports(Vec<u16>);
 
-fn parse_ranges_argument(text: &str) -> Result<Ranges, String> {
-    parse_ranges(text).map(Ranges)
+fn parse_ranges(text: &str) -> Result<Ranges, ParseError> {
+    parse_exclude_ip_ranges(text).map(Ranges)
 }
 
-fn parse_ports_argument(text: &str) -> Result<Ports, String> {
+fn parse_port_list(text: &str) -> Result<Ports, ParseError> {
     parse_ports(text).map(Ports)
+}
+
+fn policies() -> impl TypedValueParser<Value = OutboundTrafficPolicy> {
+    PossibleValuesParser::new([
+        PossibleValue::new("ALLOW_ANY")
+            .help("Hosts that no ServiceEntry names pass through (Istio's default)"),
+        PossibleValue::new("REGISTRY_ONLY").help("Hosts that no ServiceEntry names are blocked"),
+    ])
+    .map(|name| match name.as_str() {
+        "REGISTRY_ONLY" => OutboundTrafficPolicy::RegistryOnly,
+        _ => OutboundTrafficPolicy::AllowAny,
+    })
+}
+
+fn formats() -> impl TypedValueParser<Value = AccessLogEncoding> {
+    PossibleValuesParser::new([
+        PossibleValue::new("text").help("Istio's default line"),
+        PossibleValue::new("json").help("One JSON object a line, with Istio's keys"),
+    ])
+    .map(|name| match name.as_str() {
+        "json" => AccessLogEncoding::Json,
+        _ => AccessLogEncoding::Text,
+    })
 }
 
 impl Arguments {
@@ -136,13 +163,13 @@ impl Arguments {
             config: self.config,
             mesh_config: self.mesh_config,
             outbound_traffic_policy: self.outbound_traffic_policy,
-            redirect: RedirectSettings {
-                include_ranges: self.include_ip_ranges,
-                exclude_ranges: self.exclude_ip_ranges.map_or_else(Vec::new, |ranges| ranges.0),
+            redirect: RedirectPolicy {
+                include_ip_ranges: self.include_ip_ranges,
+                exclude_ip_ranges: self.exclude_ip_ranges.map_or_else(Vec::new, |ranges| ranges.0),
                 include_ports: self.include_ports.map_or_else(Vec::new, |ports| ports.0),
                 exclude_ports: self.exclude_ports.map_or_else(Vec::new, |ports| ports.0),
             },
-            access_log: self.access_log,
+            access_log: self.access_log.as_deref().map(AccessLogTarget::new),
             access_log_format: self.access_log_format,
             user: self.user,
             external_proxy: self

@@ -4,21 +4,26 @@
 //! without us, `interceptor exec … | less` works, and a shell makes groups of its own. What is left to us: to pass on
 //! what was sent to us alone, and to stop when it stops, so that the shell that started us notices.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getpgid, getpgrp, getpid, kill_process, waitid};
+
+use rustix::termios::tcgetpgrp;
 
 use super::cgroup::Tree;
 use super::enter;
+use super::interception::Interception;
 use super::signals::{Arrived, Signals};
 use super::user::{self, Identity};
 use super::watcher::Watcher;
 use crate::settings::ExecSettings;
+
+const CHECK_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// What the command did, in the terms of a shell.
 pub(super) fn exit_code(status: ExitStatus) -> u8 {
@@ -63,13 +68,14 @@ impl Command {
         Ok(Self { child, pid })
     }
 
-    /// Waits until it ends, passing on signals. `refresh` is called when `changes` becomes readable.
+    /// Waits until it ends, passing on signals and keeping the host's addresses up to date. Fails when something
+    /// fails that the command must not outlive; `check` looks for that now and then.
     pub(super) fn watch(
         &mut self,
         signals: &Signals,
         watcher: &Watcher,
-        changes: BorrowedFd<'_>,
-        mut refresh: impl FnMut() -> anyhow::Result<()>,
+        interception: &mut Interception,
+        check: impl Fn() -> anyhow::Result<()>,
     ) -> anyhow::Result<ExitStatus> {
         loop {
             while let Some(arrived) = signals.next()? {
@@ -81,9 +87,9 @@ impl Command {
             let mut sources = [
                 PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(watcher.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(changes, PollFlags::IN),
+                PollFd::from_borrowed_fd(interception.as_fd(), PollFlags::IN),
             ];
-            match poll(&mut sources, None) {
+            match poll(&mut sources, Some(&CHECK_INTERVAL)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).context("can't wait for events"),
             }
@@ -93,9 +99,12 @@ impl Command {
                     "the watcher process was killed: the command is ended, because it could outlive us now"
                 );
             }
-            if ready[2] {
-                refresh()?;
+            if ready[2]
+                && let Err(error) = interception.refresh_addresses()
+            {
+                tracing::warn!("{error:#}; what was this host's address stays excluded");
             }
+            check()?;
         }
     }
 
@@ -116,18 +125,25 @@ impl Command {
         }
     }
 
-    /// When job control has stopped the command, stops us too, and continues it when we are continued. SIGSTOP is
-    /// left alone: who stops the command by its id continues it by its id.
+    /// When job control has stopped the command, stops us too, and continues it when we are continued. A SIGSTOP is
+    /// left alone, because who sends it to the command sends SIGCONT there as well; unless the command is a shell that
+    /// suspends itself: it holds the terminal, which is dead until the shell that started us takes it back.
     fn stop_with_it(&self) -> anyhow::Result<()> {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
         let status = waitid(WaitId::Pid(self.pid), options).ok().flatten();
-        let stopped_by = status.and_then(|status| status.stopping_signal());
+        let Some(signal) = status.and_then(|status| status.stopping_signal()) else { return Ok(()) };
         let by_job_control = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].map(|signal| signal as i32);
-        if stopped_by.is_some_and(|signal| by_job_control.contains(&signal)) && self.in_our_group() {
+        let in_our_group = self.in_our_group();
+        if (in_our_group && by_job_control.contains(&signal)) || (!in_our_group && self.holds_terminal()) {
             kill_process(getpid(), rustix::process::Signal::STOP).context("can't stop")?;
             kill_process(self.pid, rustix::process::Signal::CONT).context("can't continue the command")?;
         }
         Ok(())
+    }
+
+    fn holds_terminal(&self) -> bool {
+        let foreground = std::fs::File::open("/dev/tty").ok().and_then(|terminal| tcgetpgrp(&terminal).ok());
+        foreground.is_some() && foreground == getpgid(Some(self.pid)).ok()
     }
 
     fn in_our_group(&self) -> bool {

@@ -3,15 +3,20 @@
 //! Everything that can fail happens before the command starts; from then on its connections are redirected, bypassed
 //! by what the user excluded, or refused, until the last of its processes is gone.
 
+mod addresses;
 mod cgroup;
 mod cgroup_path;
 mod command;
 pub(crate) mod enter;
+mod external;
+mod interception;
+mod reports;
 mod signals;
+mod sockets;
+mod stats;
 mod user;
 pub(crate) mod watcher;
 
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use crate::settings::ExecSettings;
@@ -19,17 +24,29 @@ use crate::settings::ExecSettings;
 /// Runs the command and returns the exit code that is to be ours.
 pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let identity = user::identity(settings.user.as_ref())?;
+    let stats = settings.stats.as_deref().map(stats::StatsFile::create).transpose()?;
     let signals = signals::Signals::take()?;
+    let mut interception = interception::Interception::prepare()?;
     let tree = cgroup::Tree::create()?;
     let watcher = watcher::Watcher::start(tree.top())?;
     tree.enter_proxy()?;
     let open_files = command::raise_open_files();
-    watcher.hold(&[])?;
+    match &settings.external_proxy {
+        None => drop(interception.redirect_to_us(&tree, &settings.redirect)?),
+        Some(proxy) => interception.redirect_to_external(&tree, &settings.redirect, proxy)?,
+    }
+    interception.outlive_us(&watcher)?;
 
     let mut command = command::Command::start(settings, &tree, identity.as_ref(), open_files)?;
-    let status = command.watch(&signals, &watcher, signals.as_fd(), || Ok(()))?;
+    let ended = command.watch(&signals, &watcher, &mut interception, || Ok(()));
 
+    // Whatever happened: first nothing of the command runs any more, then the hooks go.
     tree.remove()?;
+    let status = ended?;
+    if let Some(file) = stats {
+        file.write(interception.stats()?, None::<()>)?;
+    }
+    drop(interception);
     watcher.finish()?;
     Ok(ExitCode::from(command::exit_code(status)))
 }
