@@ -92,8 +92,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FORMAT", value_parser = formats(), help_heading = OUTPUT)]
     access_log_format: Option<AccessLogEncoding>,
 
-    /// Write counters as JSON to this file on exit: what was redirected, bypassed (by which reason) and refused
-    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    /// Write counters as JSON on exit: what was redirected, bypassed (by which reason) and refused; - is stdout
+    #[arg(long, value_name = "FILE|-", help_heading = OUTPUT)]
     stats: Option<PathBuf>,
 
     /// Who runs CMD, if not the user who called sudo: a name or id, with the groups of that user or the one given

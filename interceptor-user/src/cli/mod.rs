@@ -74,9 +74,20 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// One line, the causes behind colons. With stderr gone there is nobody to tell.
+/// With stderr gone there is nobody to tell.
 fn report(error: &anyhow::Error) {
-    drop(writeln!(io::stderr(), "interceptor: {error:#}"));
+    drop(writeln!(io::stderr(), "interceptor: {}", sentence(error)));
+}
+
+/// One line, the causes behind colons; a cause that is told already is not repeated.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -86,6 +97,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = io::Error::other("no such thing");
+        let error = anyhow::Error::new(inner).context("can't read x: no such thing").context("can't start");
+        assert_eq!(sentence(&error), "can't start: can't read x: no such thing");
     }
 
     #[test]

@@ -111,6 +111,10 @@ fn cannot_make(directory: &Path, error: &io::Error) -> anyhow::Error {
             "can't make the cgroup {directory}: cgroup2 is mounted read-only; in a container run it privileged, \
              or remount it with `mount -o remount,rw`"
         ),
+        Some(libc::ENOENT) => anyhow!(
+            "can't make the cgroup {directory}: another mount hides cgroup2, as `ip netns exec` does; there use \
+             `nsenter --net=/run/netns/NAME`"
+        ),
         _ => anyhow!("can't make the cgroup {directory}: {error}"),
     }
 }

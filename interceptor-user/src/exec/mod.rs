@@ -4,9 +4,11 @@
 //! by what the user excluded, or refused, until the last of its processes is gone.
 
 mod addresses;
+mod carrier;
 mod cgroup;
 mod cgroup_path;
 mod command;
+mod configuration;
 pub(crate) mod enter;
 mod external;
 mod interception;
@@ -24,27 +26,27 @@ use crate::settings::ExecSettings;
 /// Runs the command and returns the exit code that is to be ours.
 pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let identity = user::identity(settings.user.as_ref())?;
+    let configuration = configuration::Configuration::open(settings)?;
     let stats = settings.stats.as_deref().map(stats::StatsFile::create).transpose()?;
+    // Reading standard input may take for ever: only from here on an interrupt is ours to handle.
     let signals = signals::Signals::take()?;
     let mut interception = interception::Interception::prepare()?;
     let tree = cgroup::Tree::create()?;
     let watcher = watcher::Watcher::start(tree.top())?;
     tree.enter_proxy()?;
     let open_files = command::raise_open_files();
-    match &settings.external_proxy {
-        None => drop(interception.redirect_to_us(&tree, &settings.redirect)?),
-        Some(proxy) => interception.redirect_to_external(&tree, &settings.redirect, proxy)?,
-    }
+    let carrier = carrier::Carrier::start(settings, &tree, &mut interception, configuration)?;
     interception.outlive_us(&watcher)?;
 
     let mut command = command::Command::start(settings, &tree, identity.as_ref(), open_files)?;
-    let ended = command.watch(&signals, &watcher, &mut interception, || Ok(()));
+    let ended = command.watch(&signals, &watcher, &mut interception, || carrier.check());
 
-    // Whatever happened: first nothing of the command runs any more, then the hooks go.
+    // Whatever happened: first nothing of the command runs any more, then the proxy and the hooks go.
     tree.remove()?;
+    let proxy = carrier.stop();
     let status = ended?;
     if let Some(file) = stats {
-        file.write(interception.stats()?, None::<()>)?;
+        file.write(interception.stats()?, proxy)?;
     }
     drop(interception);
     watcher.finish()?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -64,24 +64,37 @@ impl KernelStats {
     }
 }
 
-/// The file asked for by `--stats`: opened before the command starts, written after it has ended.
+/// The file asked for by `--stats`, or `-` for standard output: opened before the command starts, written after it
+/// has ended.
 #[derive(Debug)]
 pub(super) struct StatsFile {
     path: PathBuf,
-    file: File,
+    /// None: standard output.
+    file: Option<File>,
 }
 
 impl StatsFile {
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
-        let file = File::create(path).with_context(|| format!("can't write --stats {}", path.display()))?;
+        let file = match path.to_str() {
+            Some("-" | "/dev/stdout") => None,
+            _ => Some(File::create(path).with_context(|| cannot_write(path))?),
+        };
         Ok(Self { path: path.to_owned(), file })
     }
 
-    pub(super) fn write(mut self, kernel: KernelStats, proxy: Option<impl Serialize>) -> anyhow::Result<()> {
+    pub(super) fn write(self, kernel: KernelStats, proxy: Option<impl Serialize>) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(&Stats { kernel, proxy }).context("counters are no JSON")?;
         text.push(b'\n');
-        self.file.write_all(&text).with_context(|| format!("can't write --stats {}", self.path.display()))
+        match self.file {
+            Some(mut file) => file.write_all(&text),
+            None => io::stdout().write_all(&text),
+        }
+        .with_context(|| cannot_write(&self.path))
     }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("can't write --stats {}", path.display())
 }
 
 #[cfg(test)]

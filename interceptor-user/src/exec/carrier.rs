@@ -1,0 +1,77 @@
+//! Who carries what the kernel redirects: our own proxy, or one of the user's.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::cgroup::Tree;
+use super::configuration::Configuration;
+use super::interception::Interception;
+use crate::proxy::stats::ProxyCounters;
+use crate::proxy::{Proxy, ProxyOptions};
+use crate::settings::ExecSettings;
+use crate::telemetry::{AccessLog, AccessLogTarget};
+
+/// How long bytes that the command has sent may take to reach their destination after its end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(super) enum Carrier {
+    Own(Box<Proxy>),
+    External,
+}
+
+impl Carrier {
+    /// Starts redirection and what serves it. We must be in the proxy's cgroup already.
+    pub(super) fn start(
+        settings: &ExecSettings,
+        tree: &Tree,
+        interception: &mut Interception,
+        configuration: Configuration,
+    ) -> anyhow::Result<Self> {
+        if let Some(external) = &settings.external_proxy {
+            interception.redirect_to_external(tree, &settings.redirect, external)?;
+            return Ok(Self::External);
+        }
+        let listeners = interception.redirect_to_us(tree, &settings.redirect)?;
+        let reader = interception.original_dst_reader();
+        let proxy = Proxy::start(ProxyOptions {
+            listeners: listeners.v6.into_iter().chain([listeners.v4]).collect(),
+            original_dst: Arc::new(move |socket| Ok(reader.get(socket)?.map(|original| original.addr))),
+            access_log: access_log(settings, &configuration)?,
+            snapshot: configuration.snapshot,
+            workers: thread::available_parallelism().map_or(1, Into::into),
+        })
+        .context("can't start the proxy")?;
+        Ok(Self::Own(Box::new(proxy)))
+    }
+
+    /// Fails when connections would no longer be served.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Own(proxy) if proxy.failed() => bail!("the proxy has failed: the command is ended"),
+            Self::Own(_) | Self::External => Ok(()),
+        }
+    }
+
+    /// Ends it, and tells what it did.
+    pub(super) fn stop(self) -> Option<ProxyCounters> {
+        match self {
+            Self::Own(proxy) => Some(proxy.stop(DRAIN_TIMEOUT)),
+            Self::External => None,
+        }
+    }
+}
+
+/// The command line wins over the mesh configuration.
+fn access_log(settings: &ExecSettings, configuration: &Configuration) -> anyhow::Result<AccessLog> {
+    let mesh = &configuration.snapshot.mesh;
+    let target = match (&settings.access_log, &mesh.access_log_file) {
+        (Some(target), _) => target.clone(),
+        (None, Some(file)) => AccessLogTarget::new(file),
+        (None, None) => AccessLogTarget::Off,
+    };
+    Ok(AccessLog::open(target, settings.access_log_format.unwrap_or(mesh.access_log_encoding))?)
+}
