@@ -59,8 +59,8 @@ fn command(tree: &str, what: &str) -> Command {
     let root = shell::root();
     let mut command = program().unwrap_or_else(|| Command::new("cargo-deny"));
     command.arg("--manifest-path").arg(root.join(tree)).arg("--all-features");
-    command.arg("check").arg("--config").arg(root.join("deny.toml"));
-    command.args(["--hide-inclusion-graph", what]).current_dir(root);
+    command.arg("--config").arg(root.join("deny.toml"));
+    command.args(["check", "--hide-inclusion-graph", what]).current_dir(root);
     command
 }
 
