@@ -2,12 +2,13 @@
 //! namespace it was made in, whoever uses it afterwards. Started in the cgroup, with the namespace's file as its
 //! argument and a SOCK_SEQPACKET socket as standard input; ends when that closes.
 //!
-//! `socket DOMAIN TYPE PROTOCOL` and `listeners SPREAD_V4 PORTS_V6` are answered with `ok …` and descriptors, or
-//! with `error …`.
+//! `sockets DOMAIN TYPE PROTOCOL COUNT` and `listeners SPREAD_V4 PORTS_V6` are answered with `ok …` and descriptors, or
+//! with `error …`. `hold` keeps the descriptors that come with it, for tests with more of them than one process may
+//! have.
 
 use std::{
     fs::File,
-    io::IoSlice,
+    io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -15,7 +16,11 @@ use std::{
 use anyhow::{Context, bail};
 use interceptor_user::datapath::Listeners;
 use rustix::{
-    net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, recvmsg, sendmsg,
+    },
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
@@ -27,14 +32,14 @@ fn main() -> anyhow::Result<()> {
     let netns = File::open(&path).with_context(|| format!("cannot open {path}"))?;
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
         .with_context(|| format!("cannot enter {path}"))?;
-    let mut buffer = [0_u8; 64];
+    raise_descriptor_limit()?;
+    let mut held = Vec::new();
     loop {
-        let (length, _) =
-            recv(std::io::stdin(), &mut buffer, RecvFlags::empty()).context("cannot read requests")?;
-        if length == 0 {
+        let (request, came_with_it) = receive()?;
+        if request.is_empty() {
             return Ok(());
         }
-        let request = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        held.extend(came_with_it);
         match answer(&request) {
             Ok((text, sockets)) => reply(&text, &sockets)?,
             Err(error) => reply(&format!("error {error:#}"), &[])?,
@@ -42,14 +47,39 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+fn raise_descriptor_limit() -> anyhow::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("cannot raise RLIMIT_NOFILE")
+}
+
+fn receive() -> anyhow::Result<(String, Vec<OwnedFd>)> {
+    let mut text = [0_u8; 64];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let channel = std::io::stdin();
+    let received =
+        recvmsg(&channel, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            .context("cannot read requests")?;
+    let mut sockets = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            sockets.extend(descriptors);
+        }
+    }
+    let text = text.get(..received.bytes).unwrap_or_default();
+    Ok((String::from_utf8_lossy(text).into_owned(), sockets))
+}
+
 fn answer(request: &str) -> anyhow::Result<(String, Vec<OwnedFd>)> {
     let words: Vec<&str> = request.split(' ').collect();
     match words.as_slice() {
-        ["socket", domain, kind, protocol] => {
-            let (domain, kind): (i32, i32) = (domain.parse()?, kind.parse()?);
-            let protocol: i32 = protocol.parse()?;
-            let socket = socket2::Socket::new(domain.into(), kind.into(), Some(protocol.into()))?;
-            Ok(("ok".to_owned(), vec![socket.into()]))
+        ["hold"] => Ok(("ok".to_owned(), Vec::new())),
+        ["sockets", domain, kind, protocol, count] => {
+            let (domain, kind, protocol): (i32, i32, i32) =
+                (domain.parse()?, kind.parse()?, protocol.parse()?);
+            let make = |_| socket2::Socket::new(domain.into(), kind.into(), Some(protocol.into()));
+            let sockets: Result<Vec<_>, _> = (0..count.parse::<usize>()?).map(make).collect();
+            Ok(("ok".to_owned(), sockets?.into_iter().map(OwnedFd::from).collect()))
         }
         ["listeners", spread_v4, ports_v6] => {
             let opened = Listeners::open(spread_v4.parse()?, ports_v6.parse()?)?;

@@ -3,10 +3,10 @@
 //! ends of every connection.
 
 use std::{
-    io::{IoSliceMut, Read, Write},
+    io::{IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::{Child, Stdio},
     time::Duration,
 };
@@ -19,8 +19,8 @@ use interceptor_user::{
     workload::RedirectPolicy,
 };
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType,
-    recvmsg, send, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -54,7 +54,16 @@ impl SocketMaker {
     }
 
     fn ask(&self, request: &str) -> anyhow::Result<(String, Vec<OwnedFd>)> {
-        send(&self.channel, request.as_bytes(), SendFlags::empty())?;
+        self.ask_with(request, &[])
+    }
+
+    fn ask_with(&self, request: &str, sockets: &[BorrowedFd<'_>]) -> anyhow::Result<(String, Vec<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !sockets.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(sockets)), "too many for one message");
+        }
+        sendmsg(&self.channel, &[IoSlice::new(request.as_bytes())], &mut control, SendFlags::empty())?;
         let mut text = [0_u8; 512];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -74,10 +83,30 @@ impl SocketMaker {
     }
 
     pub(crate) fn socket(&self, domain: Domain, kind: Type, protocol: Protocol) -> anyhow::Result<Socket> {
-        let request = format!("socket {} {} {}", i32::from(domain), i32::from(kind), i32::from(protocol));
-        let (_, sockets) = self.ask(&request)?;
-        let socket = sockets.into_iter().next().context("socket_maker sent no socket")?;
-        Ok(socket.into())
+        self.sockets(domain, kind, protocol, 1)?.pop().context("socket_maker sent no socket")
+    }
+
+    /// At most 253 at once: so many the kernel passes in one message.
+    pub(crate) fn sockets(
+        &self,
+        domain: Domain,
+        kind: Type,
+        protocol: Protocol,
+        count: usize,
+    ) -> anyhow::Result<Vec<Socket>> {
+        let (domain, kind, protocol) = (i32::from(domain), i32::from(kind), i32::from(protocol));
+        let (_, sockets) = self.ask(&format!("sockets {domain} {kind} {protocol} {count}"))?;
+        Ok(sockets.into_iter().map(Socket::from).collect())
+    }
+
+    /// Keeps sockets open until this maker is dropped, out of this process: one may have too few descriptors for
+    /// both ends of many connections.
+    pub(crate) fn hold(&self, sockets: &[impl AsFd]) -> anyhow::Result<()> {
+        for batch in sockets.chunks(253) {
+            let borrowed: Vec<BorrowedFd<'_>> = batch.iter().map(AsFd::as_fd).collect();
+            self.ask_with("hold", &borrowed)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn tcp(&self, domain: Domain) -> anyhow::Result<Socket> {
@@ -112,7 +141,7 @@ pub(crate) struct Bed {
     pub(crate) cookie: u64,
     pub(crate) policy: u32,
     pub(crate) workload_cgroup: Cgroup,
-    _proxy_cgroup: Cgroup,
+    pub(crate) proxy_cgroup: Cgroup,
 }
 
 impl Bed {
@@ -150,7 +179,7 @@ impl Bed {
             cookie,
             policy,
             workload_cgroup,
-            _proxy_cgroup: proxy_cgroup,
+            proxy_cgroup,
         })
     }
 

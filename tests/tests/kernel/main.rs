@@ -2,6 +2,7 @@
 
 mod bed;
 mod bound;
+mod handover;
 mod listeners;
 mod policy;
 mod redirect;
