@@ -1,6 +1,7 @@
 //! Carries opaque bytes, TLS passthrough among them: connects, copies both ways, records the end.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::copy::{self, CopyEnd, Transferred};
 use super::downstream::Downstream;
 use super::inspect::{self, Protocol};
 use super::outcome::{ResponseFlag, ResponseFlags};
-use super::upstream::{TcpUpstream, UpstreamError};
+use super::upstream::{TcpUpstream, TlsUpstream, UpstreamError};
 use super::worker::Worker;
 use crate::snapshot::{ClusterName, TcpRoute};
 use crate::telemetry::AccessRecord;
@@ -43,16 +44,34 @@ impl PartialEq for OpaqueTarget {
 /// A connection to the outside, and what it is in the log.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    tcp: TcpUpstream,
+    io: Io,
     cluster: ClusterName,
     idle_timeout: Duration,
 }
 
+/// Boxed where it is large and rare.
+#[derive(Debug)]
+enum Io {
+    Plain(TcpUpstream),
+    Tls(Box<TlsUpstream>),
+}
+
 impl Upstream {
-    /// Waits until the server has sent something, closed or failed.
+    /// Waits until the server has sent something, closed or failed. Never for TLS that is originated
+    /// here: what arrives first there are session tickets, which say nothing.
     pub(super) async fn spoke(&self) {
-        // An error is as good as bytes: the copy meets it again.
-        let _readable_or_broken = self.tcp.stream().ready(Interest::READABLE).await.is_ok();
+        match &self.io {
+            // An error is as good as bytes: the copy meets it again.
+            Io::Plain(tcp) => drop(tcp.stream.ready(Interest::READABLE).await),
+            Io::Tls(_) => std::future::pending().await,
+        }
+    }
+
+    fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
+        match &self.io {
+            Io::Plain(tcp) => (tcp.peer, tcp.local),
+            Io::Tls(tls) => (tls.peer, tls.local),
+        }
     }
 }
 
@@ -82,8 +101,13 @@ pub(super) async fn connect(
         return Err(ConnectFailure { error: None, cluster });
     };
     let name = downstream.requested_server_name.as_deref();
-    match runtime.connect_tcp(downstream.original_dst, name).await {
-        Ok(tcp) => Ok(Upstream { tcp, cluster, idle_timeout: runtime.cluster().tcp_idle_timeout }),
+    let connected = if runtime.originates_tls() {
+        runtime.connect_tls(downstream.original_dst, name).await.map(|tls| Io::Tls(Box::new(tls)))
+    } else {
+        runtime.connect_tcp(downstream.original_dst, name).await.map(Io::Plain)
+    };
+    match connected {
+        Ok(io) => Ok(Upstream { io, cluster, idle_timeout: runtime.cluster().tcp_idle_timeout }),
         Err(error) => Err(ConnectFailure { error: Some(error), cluster }),
     }
 }
@@ -102,11 +126,11 @@ pub(super) async fn carry(
         Some(upstream) => Ok(upstream),
         None => connect(active, &downstream, &target).await,
     };
-    let upstream = match connected {
+    let mut upstream = match connected {
         Ok(upstream) => upstream,
         Err(failure) => {
             record.failed(failure);
-            return reset(stream);
+            return reset(&stream);
         }
     };
     record.connected(&upstream);
@@ -114,13 +138,17 @@ pub(super) async fn carry(
         downstream.requested_server_name = server_name(&stream, &upstream).await;
         record.entry.requested_server_name.clone_from(&downstream.requested_server_name);
     }
-    let end = copy::splice_bidirectional(
-        &stream,
-        upstream.tcp.stream(),
-        upstream.idle_timeout,
-        &record.transferred,
-    )
-    .await;
+    let (idle_timeout, transferred) = (upstream.idle_timeout, &record.transferred);
+    let end = match &mut upstream.io {
+        Io::Plain(tcp) => copy::splice_bidirectional(&stream, &tcp.stream, idle_timeout, transferred).await,
+        Io::Tls(tls) => {
+            let end = copy::copy_bidirectional_io(&stream, &mut tls.stream, idle_timeout, transferred).await;
+            if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
+                reset(tls.stream.get_ref().0);
+            }
+            end
+        }
+    };
     record.ended(&end);
 }
 
@@ -129,7 +157,7 @@ pub(super) async fn carry(
 async fn server_name(stream: &TcpStream, upstream: &Upstream) -> Option<Arc<str>> {
     let inspection = async {
         // An error is as good as bytes: the copy meets it again.
-        let _readable_or_broken = stream.ready(Interest::READABLE).await.is_ok();
+        drop(stream.ready(Interest::READABLE).await);
         tokio::time::timeout(SERVER_NAME_WAIT_MAX, inspect::inspect(stream)).await
     };
     tokio::select! {
@@ -147,7 +175,7 @@ pub(super) fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downst
     let mut record = OpenRecord::new(worker, downstream);
     record.entry.upstream_cluster = Some(ClusterName(ClusterName::BLACK_HOLE.into()));
     record.entry.response_flags = ResponseFlag::NoHealthyUpstream.into();
-    reset(stream);
+    reset(&stream);
 }
 
 /// Records a connection whose client left before it said anything.
@@ -156,11 +184,10 @@ pub(super) fn gone(worker: &Rc<Worker>, downstream: &Downstream) {
     record.entry.response_flags = ResponseFlag::DownstreamConnectionTermination.into();
 }
 
-/// Closes so that the other side sees a reset, as it would have without us.
-fn reset(stream: TcpStream) {
+/// Has the socket's close be seen as a reset, as it would have been without us.
+fn reset(stream: &TcpStream) {
     // Without the option it is an orderly close: still an end.
-    let _reset = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).is_ok();
-    drop(stream);
+    drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)));
 }
 
 /// The record of a connection under way; written when it is dropped, however that comes about.
@@ -187,8 +214,9 @@ impl OpenRecord {
 
     fn connected(&mut self, upstream: &Upstream) {
         self.entry.upstream_cluster = Some(upstream.cluster.clone());
-        self.entry.upstream_host = Some(upstream.tcp.peer);
-        self.entry.upstream_local_address = upstream.tcp.local;
+        let (peer, local) = upstream.addresses();
+        self.entry.upstream_host = Some(peer);
+        self.entry.upstream_local_address = local;
     }
 
     fn failed(&mut self, failure: ConnectFailure) {
