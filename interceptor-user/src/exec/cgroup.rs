@@ -1,5 +1,6 @@
 //! The cgroups of one `exec`: `interceptor-<pid>` below the cgroup we were started in, with a child for the command
-//! and one for ourselves. Dropping it kills what is left of the command and removes all three.
+//! and one for ourselves. The watcher process makes them, so that somebody is there to remove them from the first
+//! moment on; when all goes well, dropping [`Tree`] in the main process has done so before.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -16,26 +17,35 @@ use super::cgroup_path;
 /// kernel takes longer than an instant.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What our directories' names begin with; the process id follows.
+const PREFIX: &str = "interceptor-";
+
 /// Names tried when a directory of ours is there already: another pid namespace may have a process with our id.
 const NAMES_MAX: u32 = 100;
 
+/// Left behind by somebody who was killed together with his watcher, when it is as old as that.
+const ABANDONED_AGE: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub(super) struct Tree {
-    /// The cgroup we were started in.
-    home: PathBuf,
     top: PathBuf,
 }
 
 impl Tree {
-    /// Makes the directories; moves nobody.
-    pub(super) fn create() -> anyhow::Result<Self> {
+    /// Makes the directories for the process `owner`; moves nobody.
+    pub(super) fn make(owner: u32) -> anyhow::Result<Self> {
         let home = own_directory()?;
-        let top = make_unique(&home)?;
-        let tree = Self { home, top };
+        remove_abandoned(&home);
+        let tree = Self { top: make_unique(&home, owner)? };
         for directory in [tree.command(), tree.proxy()] {
             fs::create_dir(&directory).map_err(|error| cannot_make(&directory, &error))?;
         }
         Ok(tree)
+    }
+
+    /// Directories that exist.
+    pub(super) fn at(top: PathBuf) -> Self {
+        Self { top }
     }
 
     pub(super) fn top(&self) -> &Path {
@@ -64,8 +74,24 @@ impl Tree {
 
     fn take_down(&self) -> anyhow::Result<()> {
         kill_all(&self.command(), Some(KILL_TIMEOUT))?;
-        join(&self.home)?;
+        if let Some(home) = self.top.parent() {
+            join(home)?;
+        }
         remove(&self.top).with_context(|| format!("can't remove {}", self.top.display()))
+    }
+
+    /// Kills everything inside, whoever it is, and removes the directories: for the watcher, which is outside. Takes as
+    /// long as it takes.
+    pub(super) fn remove_from_outside(self) -> anyhow::Result<()> {
+        kill_all(&self.command(), None)?;
+        // A process on its way into the command's cgroup may still arrive: it is killed on the next round.
+        loop {
+            kill_all(&self.top, None)?;
+            match remove(&self.top) {
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => {}
+                removed => return removed.with_context(|| format!("can't remove {}", self.top.display())),
+            }
+        }
     }
 }
 
@@ -87,8 +113,8 @@ fn own_directory() -> anyhow::Result<PathBuf> {
     Ok(cgroup_path::own_directory(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?)
 }
 
-fn make_unique(home: &Path) -> anyhow::Result<PathBuf> {
-    let base = format!("interceptor-{}", std::process::id());
+fn make_unique(home: &Path, owner: u32) -> anyhow::Result<PathBuf> {
+    let base = format!("{PREFIX}{owner}");
     for attempt in 1..=NAMES_MAX {
         let name = if attempt == 1 { base.clone() } else { format!("{base}-{attempt}") };
         let path = home.join(name);
@@ -99,6 +125,27 @@ fn make_unique(home: &Path) -> anyhow::Result<PathBuf> {
         }
     }
     Err(anyhow!("{NAMES_MAX} directories named {base} exist in {}: remove the empty ones", home.display()))
+}
+
+/// Somebody who is killed together with his watcher leaves empty directories: whoever comes next removes them. Never
+/// those of the living, nor fresh ones, whose owner may be in a pid namespace that we don't see.
+fn remove_abandoned(home: &Path) {
+    let Ok(siblings) = fs::read_dir(home) else { return };
+    for sibling in siblings.filter_map(Result::ok) {
+        let name = sibling.file_name();
+        let owner =
+            name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        let is_dead = owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists());
+        let age =
+            sibling.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+        let is_old = age.is_ok_and(|age| age.is_ok_and(|age| age >= ABANDONED_AGE));
+        if is_dead
+            && is_old
+            && let Err(error) = remove(&sibling.path())
+        {
+            tracing::debug!("{} stays: {error}", sibling.path().display());
+        }
+    }
 }
 
 fn cannot_make(directory: &Path, error: &io::Error) -> anyhow::Error {

@@ -31,8 +31,7 @@ pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     // Reading standard input may take for ever: only from here on an interrupt is ours to handle.
     let signals = signals::Signals::take()?;
     let mut interception = interception::Interception::prepare()?;
-    let tree = cgroup::Tree::create()?;
-    let watcher = watcher::Watcher::start(tree.top())?;
+    let (watcher, tree) = watcher::Watcher::start()?;
     tree.enter_proxy()?;
     let open_files = command::raise_open_files();
     let carrier = carrier::Carrier::start(settings, &tree, &mut interception, configuration)?;

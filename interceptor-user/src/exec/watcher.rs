@@ -1,25 +1,32 @@
-//! A small process that outlives us: it holds the hooks in place when we are killed, until it has killed the command
-//! and removed the cgroups. In a session of its own and outside our cgroups, so that nothing meant for us hits it.
+//! A small process that outlives us: it makes our cgroups, holds the hooks in place when we are killed, until it has
+//! killed the command, and removes the cgroups. In a session of its own and outside our cgroups, so that nothing meant for us hits it.
 
+use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use super::{cgroup, signals};
+use super::cgroup::Tree;
+use super::signals;
 
 pub(crate) const SUBCOMMAND: &str = "__watch";
 
 /// Hooks are fewer than ten; the kernel passes up to 253 descriptors at once.
 const DESCRIPTORS_MAX: usize = 64;
+
+/// An answer's first byte, before the path of the cgroups or the reason why there are none.
+const MADE: u8 = b'+';
+const REFUSED: u8 = b'-';
+const ANSWER_BYTES_MAX: usize = 8192;
 
 /// Our side: the watcher acts when this is dropped or we die.
 #[derive(Debug)]
@@ -29,16 +36,16 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Starts it for the cgroups below `top`, and returns once it can no longer be missed. To be called from the
-    /// cgroup we were started in: it stays there.
-    pub(super) fn start(top: &Path) -> anyhow::Result<Self> {
+    /// Starts it, and returns once the cgroups are there and it looks after them. To be called from the cgroup in
+    /// which we were started: it stays there.
+    pub(super) fn start() -> anyhow::Result<(Self, Tree)> {
         let (socket, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .context("can't make a socket pair")?;
         let child = Command::new("/proc/self/exe")
             .arg0("interceptor")
             .arg(SUBCOMMAND)
-            .arg(top)
+            .arg(std::process::id().to_string())
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -46,11 +53,13 @@ impl Watcher {
             .spawn()
             .context("can't start the watcher process")?;
         let watcher = Self { child, socket };
-        let mut ready = [0; 1];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&watcher.socket, &mut ready)) {
-            Ok(1) => Ok(watcher),
-            Ok(_) => bail!("the watcher process ended early"),
-            Err(error) => Err(anyhow!("the watcher process does not answer: {error}")),
+        let mut answer = [0; ANSWER_BYTES_MAX];
+        let length = rustix::io::retry_on_intr(|| rustix::io::read(&watcher.socket, &mut answer))
+            .context("the watcher process does not answer")?;
+        match answer[..length].split_first() {
+            Some((&MADE, top)) => Ok((watcher, Tree::at(OsStr::from_bytes(top).into()))),
+            Some((_, reason)) => bail!("{}", String::from_utf8_lossy(reason)),
+            None => bail!("the watcher process ended early"),
         }
     }
 
@@ -84,22 +93,34 @@ impl AsFd for Watcher {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    top: PathBuf,
+    /// Whose cgroups they are.
+    owner: u32,
 }
 
-/// The process itself: waits for the other end to go, then cleans up.
+/// The process itself: makes the cgroups, waits for the other end to go, and removes them.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     signals::block_all()?;
     rustix::process::setsid().context("can't start a session")?;
     let stdin = io::stdin();
-    rustix::io::write(&stdin, &[1]).context("the other side is gone")?;
+    let tree = match Tree::make(arguments.owner) {
+        Ok(tree) => tree,
+        Err(error) => {
+            answer(&stdin, REFUSED, format!("{error:#}").as_bytes());
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    answer(&stdin, MADE, tree.top().as_os_str().as_bytes());
     let links = receive_until_closed(stdin.as_fd());
-    // No time limit: until the command is gone the hooks stay, so that it is refused rather than let through.
-    cgroup::kill_all(&arguments.top.join("cmd"), None)?;
+    // Until the command is gone the hooks stay, so that it is refused rather than let through.
+    tree.remove_from_outside()?;
     drop(links);
-    cgroup::kill_all(&arguments.top, None)?;
-    cgroup::remove(&arguments.top)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Nobody to answer any more is nothing to stop for: the next read finds out.
+fn answer(socket: &impl AsFd, kind: u8, text: &[u8]) {
+    let text = &text[..text.len().min(ANSWER_BYTES_MAX - 1)];
+    let _sent = rustix::io::write(socket, &[&[kind], text].concat()).is_ok();
 }
 
 /// Every descriptor the other side sends, once it has closed the socket or died.
