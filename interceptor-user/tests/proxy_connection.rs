@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use interceptor_user::proxy::stats::ProxyCounters;
 use interceptor_user::proxy::{Proxy, ProxyOptions};
 use interceptor_user::snapshot::{
-    AccessLogEncoding, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Listener, LoadBalancer,
-    OutboundTrafficPolicy, RouteTable, Snapshot, TcpRoute, UpstreamProtocol,
+    AccessLogEncoding, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Listener,
+    LoadBalancer, OutboundTrafficPolicy, RouteTable, Snapshot, TcpRoute, TlsOrigination, TlsOriginationMode,
+    UpstreamProtocol,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
@@ -269,4 +270,63 @@ fn a_silent_client_holds_up_nobody_and_is_recorded_when_it_leaves() {
     assert_eq!(counters.connections_accepted, 51);
     assert_eq!(records.len(), 51);
     assert_eq!(records.iter().filter(|record| record["response_flags"] == "DC").count(), 50);
+}
+
+#[test]
+fn opaque_bytes_go_out_in_tls_where_the_cluster_asks_for_it() {
+    let certified = rcgen::generate_simple_self_signed(vec!["db.example.com".to_owned()]).unwrap();
+    let authority = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(authority.path(), certified.cert.pem()).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key.into())
+            .unwrap();
+    let (endpoint, serving) = server(move |stream| {
+        let connection = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        let mut stream = rustls::StreamOwned::new(connection, stream);
+        stream.write_all(b"220 ready\r\n").unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        assert_eq!(stream.conn.server_name(), Some("db.example.com"));
+        stream.write_all(&bytes).unwrap();
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+    });
+    let plain = cluster("db.example.com", endpoint);
+    let cluster = Arc::new(Cluster {
+        tls: Some(TlsOrigination {
+            mode: TlsOriginationMode::Simple,
+            sni: None,
+            subject_alt_names: Vec::new(),
+            ca: CaSource::File(authority.path().to_owned()),
+            identity: None,
+            impossible: None,
+        }),
+        ..(*plain).clone()
+    });
+    let mut snapshot = Snapshot::empty(OutboundTrafficPolicy::RegistryOnly);
+    let mut listener = Listener::new("0.0.0.0_3306".into(), OutboundTrafficPolicy::RegistryOnly);
+    let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
+    listener.tcp = Some(Arc::new(route));
+    snapshot.by_port.insert(3306, Arc::new(listener));
+    snapshot.clusters.insert(cluster.name.clone(), Arc::clone(&cluster));
+    let running = Running::start(snapshot, Some("192.0.2.1:3306".parse().unwrap()));
+
+    let mut client = running.connect();
+    read_banner(&mut client);
+    client.write_all(b"in clear").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut echoed = String::new();
+    client.read_to_string(&mut echoed).unwrap();
+    assert_eq!(echoed, "in clear");
+    serving.join().unwrap();
+    let (records, _) = running.end();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0]["upstream_cluster"], cluster.name.to_string());
+    assert_eq!(records[0]["bytes_sent"], 19);
+    assert_eq!(records[0]["response_flags"], "-");
 }
