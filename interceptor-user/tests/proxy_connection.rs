@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use interceptor_user::dns::Resolver;
 use interceptor_user::proxy::stats::ProxyCounters;
 use interceptor_user::proxy::{Proxy, ProxyOptions};
 use interceptor_user::snapshot::{
@@ -33,6 +34,7 @@ impl Running {
         let log = tempfile::NamedTempFile::new().unwrap();
         let target = AccessLogTarget::File(log.path().to_owned());
         let proxy = Proxy::start(ProxyOptions {
+            resolver: Resolver::start(Default::default()).unwrap(),
             listeners: vec![listener],
             original_dst: Arc::new(move |_| Ok(original_dst)),
             access_log: AccessLog::open(target, AccessLogEncoding::Json).unwrap(),

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use super::cgroup::Tree;
 use super::configuration::Configuration;
 use super::interception::Interception;
+use crate::dns::{self, Resolver};
 use crate::proxy::stats::ProxyCounters;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::settings::ExecSettings;
@@ -37,7 +38,11 @@ impl Carrier {
         }
         let listeners = interception.redirect_to_us(tree, &settings.redirect)?;
         let reader = interception.original_dst_reader();
+        let refresh_rate = configuration.snapshot.mesh.dns_refresh_rate;
+        let resolver = Resolver::start(dns::Options { refresh_rate, ..dns::Options::default() })
+            .context("can't start the resolver")?;
         let proxy = Proxy::start(ProxyOptions {
+            resolver,
             listeners: listeners.v6.into_iter().chain([listeners.v4]).collect(),
             original_dst: Arc::new(move |socket| Ok(reader.get(socket)?.map(|original| original.addr))),
             access_log: access_log(settings, &configuration)?,

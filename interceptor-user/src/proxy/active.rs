@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::upstream::{ClusterRuntime, RuntimeId, random};
+use crate::dns::Resolver;
 use crate::snapshot::{
     Cluster, ClusterName, Discovery, LoadBalancer, Snapshot, UpstreamProtocol, WeightedCluster,
 };
@@ -24,11 +25,10 @@ pub struct Active {
 }
 
 impl Active {
-    pub fn build(snapshot: Arc<Snapshot>, previous: Option<&Self>) -> Self {
-        let passthrough = previous.map_or_else(
-            || Arc::new(ClusterRuntime::new(Arc::new(passthrough()))),
-            |previous| Arc::clone(&previous.passthrough),
-        );
+    pub fn build(snapshot: Arc<Snapshot>, previous: Option<&Self>, resolver: &Resolver) -> Self {
+        let new = |cluster| Arc::new(ClusterRuntime::new(cluster, resolver));
+        let passthrough = previous
+            .map_or_else(|| new(Arc::new(passthrough())), |previous| Arc::clone(&previous.passthrough));
         let clusters: HashMap<_, _> = snapshot
             .clusters
             .iter()
@@ -36,8 +36,7 @@ impl Active {
                 let kept = previous
                     .and_then(|previous| previous.clusters.get(name))
                     .filter(|runtime| runtime.cluster() == cluster);
-                let runtime =
-                    kept.map_or_else(|| Arc::new(ClusterRuntime::new(Arc::clone(cluster))), Arc::clone);
+                let runtime = kept.map_or_else(|| new(Arc::clone(cluster)), Arc::clone);
                 (name.clone(), runtime)
             })
             .collect();

@@ -33,6 +33,7 @@ use active::Active;
 use stats::{ProxyCounters, WorkerStats};
 use worker::Worker;
 
+use crate::dns::Resolver;
 use crate::snapshot::Snapshot;
 use crate::telemetry::AccessLog;
 
@@ -41,6 +42,7 @@ pub struct ProxyOptions {
     /// Sockets that intercepted connections arrive on, listening already.
     pub listeners: Vec<TcpListener>,
     pub original_dst: OriginalDstSource,
+    pub resolver: Resolver,
     pub access_log: AccessLog,
     pub snapshot: Snapshot,
     /// Threads; one for each core is right.
@@ -57,6 +59,7 @@ impl std::fmt::Debug for ProxyOptions {
 #[derive(Debug)]
 pub struct Proxy {
     active: Arc<ArcSwap<Active>>,
+    resolver: Resolver,
     access_log: AccessLog,
     threads: Vec<JoinHandle<()>>,
     stats: Vec<Arc<WorkerStats>>,
@@ -70,7 +73,8 @@ impl Proxy {
     /// # Errors
     /// When a thread, a runtime or a duplicate of a listening socket cannot be made.
     pub fn start(options: ProxyOptions) -> io::Result<Self> {
-        let active = Arc::new(ArcSwap::from_pointee(Active::build(Arc::new(options.snapshot), None)));
+        let active = Active::build(Arc::new(options.snapshot), None, &options.resolver);
+        let active = Arc::new(ArcSwap::from_pointee(active));
         let (stop, stopped) = watch::channel(false);
         let mut threads = Vec::new();
         let mut stats = Vec::new();
@@ -89,7 +93,7 @@ impl Proxy {
             })?;
             threads.push(thread);
         }
-        Ok(Self { active, access_log: options.access_log, threads, stats, stop })
+        Ok(Self { active, resolver: options.resolver, access_log: options.access_log, threads, stats, stop })
     }
 
     /// Puts a new configuration in effect for connections and requests that come from now on. Equal to
@@ -99,7 +103,8 @@ impl Proxy {
         if *current.snapshot == snapshot {
             return;
         }
-        self.active.store(Arc::new(Active::build(Arc::new(snapshot), Some(&current))));
+        let next = Active::build(Arc::new(snapshot), Some(&current), &self.resolver);
+        self.active.store(Arc::new(next));
     }
 
     /// The configuration in effect.

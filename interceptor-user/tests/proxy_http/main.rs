@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod endpoints;
 mod replies;
+mod retries;
 mod support;
 mod tls;

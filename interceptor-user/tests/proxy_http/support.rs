@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use interceptor_user::dns::{self, Resolver};
 use interceptor_user::proxy::active::Active;
 use interceptor_user::proxy::downstream::Downstream;
 use interceptor_user::proxy::http::{self, Version};
@@ -71,10 +72,22 @@ impl Records {
     }
 }
 
+/// The names that tests use, of a hosts file; no server is asked.
+pub(crate) const HOSTS: &str = "127.0.0.1 v4.test both.test\n::1 v6.test both.test\n";
+
+fn resolver() -> Resolver {
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(hosts.path(), HOSTS).unwrap();
+    let (_, hosts_file) = hosts.keep().unwrap();
+    let servers = dns::Servers::Fixed(Vec::new());
+    Resolver::start(dns::Options { servers, hosts_file, ..dns::Options::default() }).unwrap()
+}
+
 /// One worker, accepting on loopback as if for `original_dst`.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) records: Records,
+    resolver: Resolver,
     active: Arc<ArcSwap<Active>>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     drain: Arc<tokio::sync::Notify>,
@@ -90,7 +103,8 @@ impl Proxy {
         let records = Records(tempfile::NamedTempFile::new().unwrap());
         let log = AccessLogTarget::File(records.0.path().to_owned());
         let log = AccessLog::open(log, AccessLogEncoding::Json).unwrap();
-        let active = Arc::new(ArcSwap::from_pointee(Active::build(Arc::new(snapshot), None)));
+        let resolver = resolver();
+        let active = Arc::new(ArcSwap::from_pointee(Active::build(Arc::new(snapshot), None, &resolver)));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -120,13 +134,13 @@ impl Proxy {
                 tokio::select! { () = accept => {}, () = drain => {}, _ = stopped => {} }
             });
         });
-        Self { address, records, active, stop: Some(stop), drain, thread: Some(thread) }
+        Self { address, records, resolver, active, stop: Some(stop), drain, thread: Some(thread) }
     }
 
     /// Puts another snapshot in force.
     pub(crate) fn reload(&self, snapshot: Snapshot) {
         let previous = self.active.load_full();
-        self.active.store(Arc::new(Active::build(Arc::new(snapshot), Some(&previous))));
+        self.active.store(Arc::new(Active::build(Arc::new(snapshot), Some(&previous), &self.resolver)));
     }
 
     pub(crate) fn start_draining(&self) {
@@ -310,7 +324,11 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn start(serve: impl Fn(Client, usize) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::start_at(IpAddr::V4(Ipv4Addr::LOCALHOST), serve)
+    }
+
+    fn start_at(address: IpAddr, serve: impl Fn(Client, usize) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
         let (counter, serve) = (Arc::clone(&accepted), Arc::new(serve));
@@ -331,7 +349,11 @@ impl Upstream {
 
     /// Answers every request with 200 and its own head as the body.
     pub(crate) fn echo() -> Self {
-        Self::start(|mut client, _| {
+        Self::echo_at(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    pub(crate) fn echo_at(address: IpAddr) -> Self {
+        Self::start_at(address, |mut client, _| {
             while let Some(request) = client.request() {
                 let body = request.head + &String::from_utf8_lossy(&request.body);
                 client.send(format!(
@@ -391,6 +413,8 @@ pub(crate) struct Config {
     pub(crate) cluster: Cluster,
     pub(crate) forward: Forward,
     pub(crate) snapshot: Snapshot,
+    /// Hosts that the route takes beside [`HOST`].
+    pub(crate) hosts: Vec<&'static str>,
 }
 
 impl Config {
@@ -417,7 +441,7 @@ impl Config {
             decorator_operation: format!("{HOST}:80/*").into(),
         };
         let policy = OutboundTrafficPolicy::AllowAny;
-        Self { policy, cluster, forward, snapshot: Snapshot::empty(policy) }
+        Self { policy, cluster, forward, snapshot: Snapshot::empty(policy), hosts: Vec::new() }
     }
 
     pub(crate) fn registry_only(mut self) -> Self {
@@ -455,7 +479,10 @@ impl Config {
             action: RouteAction::Forward(Arc::new(self.forward)),
         };
         let virtual_host = VirtualHost { name: format!("{HOST}:80").into(), routes: vec![route] };
-        table.hosts.insert(HOST, Arc::new(virtual_host));
+        let virtual_host = Arc::new(virtual_host);
+        for host in self.hosts.iter().chain([&HOST]) {
+            table.hosts.insert(host, Arc::clone(&virtual_host));
+        }
         let mut listener = Listener::new("0.0.0.0_80".into(), self.policy);
         listener.http = Some(Arc::new(table));
         let mut snapshot = self.snapshot;

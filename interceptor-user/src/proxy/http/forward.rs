@@ -181,7 +181,11 @@ impl Tries<'_> {
             if !self.replayable() {
                 return (end, false);
             }
-            drop(end);
+            if let TryEnd::Answered(response, lease) = end
+                && response.body().is_end_stream()
+            {
+                lease.release();
+            }
             tokio::time::sleep(retry::back_off(policy, self.attempt)).await;
         }
     }

@@ -15,7 +15,7 @@ const BACK_OFF_GROWTH_MAX: u32 = 10;
 pub(super) fn on_error(policy: &RetryOn, error: &UpstreamError) -> bool {
     match error {
         // Not tried at all: another try would not be either.
-        UpstreamError::NoHealthyUpstream
+        UpstreamError::NoHealthyUpstream(_)
         | UpstreamError::DnsResolution(_)
         | UpstreamError::TlsUnavailable(_) => false,
         UpstreamError::Connect(_) | UpstreamError::ConnectTimeout | UpstreamError::Tls(_) => {
@@ -90,7 +90,7 @@ mod tests {
             (UpstreamError::ConnectTimeout, true),
             (UpstreamError::Tls("expired".into()), true),
             (UpstreamError::TlsUnavailable("no file".into()), false),
-            (UpstreamError::NoHealthyUpstream, false),
+            (UpstreamError::NoHealthyUpstream(None), false),
             (UpstreamError::Reset(ResetReason::RemoteRefusedStream), true),
             (UpstreamError::Reset(ResetReason::ConnectionTermination), false),
             (UpstreamError::Reset(ResetReason::RemoteReset), false),

@@ -21,7 +21,7 @@ pub(super) async fn connect(
 ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
     let deadline = Instant::now() + connect_timeout;
     let connected = match addresses {
-        [] => return Err(UpstreamError::NoHealthyUpstream),
+        [] => return Err(UpstreamError::NoHealthyUpstream(None)),
         [only] => timeout_at(deadline, connect_one(*only)).await,
         [first, second, ..] => timeout_at(deadline, race(*first, *second)).await,
     };

@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::balance::{self, ActiveRequest, Host};
 use super::error::UpstreamError;
-use crate::snapshot::{Cluster, Discovery, DnsTarget, Endpoint, LoadBalancer};
+use super::names::Names;
+use crate::dns::Resolver;
+use crate::snapshot::{Cluster, Discovery, Endpoint, LoadBalancer};
 
 /// The endpoint for one request.
 #[derive(Debug)]
@@ -18,8 +21,8 @@ pub(crate) struct Pick {
 }
 
 impl Pick {
-    fn address(address: SocketAddr) -> Self {
-        Self { address, alternate: None, active: None }
+    fn of(address: SocketAddr, alternate: Option<SocketAddr>) -> Self {
+        Self { address, alternate, active: None }
     }
 
     /// The addresses to connect to, preferred first.
@@ -41,54 +44,54 @@ pub(crate) struct Selection<'a> {
     pub(crate) avoid: &'a [SocketAddr],
 }
 
-/// Hosts of a cluster at one time.
-#[derive(Debug, Default)]
-struct HostSet {
-    /// IPv4 first.
-    hosts: Vec<Arc<Host>>,
-    v4: usize,
-}
-
-impl HostSet {
-    fn new(mut hosts: Vec<Arc<Host>>) -> Self {
-        hosts.sort_by_key(|host| host.address.is_ipv6());
-        let v4 = hosts.partition_point(|host| host.address.is_ipv4());
-        Self { hosts, v4 }
-    }
-}
-
 /// Where the endpoints come from.
 #[derive(Debug)]
 enum Source {
-    OriginalDst { port: Option<u16> },
+    OriginalDst {
+        port: Option<u16>,
+    },
     Static(Vec<Arc<Host>>),
-    Names(Vec<DnsTarget>),
-    Dynamic { port: u16 },
+    /// Names that the configuration names; `logical` uses the first address only.
+    Names {
+        names: Names,
+        logical: bool,
+    },
+    /// The name that the request brings.
+    Dynamic {
+        resolver: Resolver,
+        port: u16,
+    },
 }
 
 #[derive(Debug)]
 pub(super) struct Endpoints {
     source: Source,
     policy: LoadBalancer,
+    /// How long a name's first answer is waited for.
+    patience: Duration,
     cursor: AtomicUsize,
     /// IPv4 could not be reached when IPv6 could.
     prefer_v6: AtomicBool,
 }
 
 impl Endpoints {
-    pub(super) fn new(cluster: &Cluster) -> Self {
+    pub(super) fn new(cluster: &Cluster, resolver: &Resolver) -> Self {
+        let names = |targets: &[_]| Names::new(targets, resolver.clone());
         let source = match &cluster.discovery {
             Discovery::OriginalDst { port } => Source::OriginalDst { port: *port },
             Discovery::Static(endpoints) => Source::Static(
                 endpoints.iter().map(|Endpoint { address, weight }| Host::new(*address, *weight)).collect(),
             ),
-            Discovery::StrictDns(targets) => Source::Names(targets.clone()),
-            Discovery::LogicalDns(target) => Source::Names(vec![target.clone()]),
-            Discovery::DynamicDns { port } => Source::Dynamic { port: *port },
+            Discovery::StrictDns(targets) => Source::Names { names: names(targets), logical: false },
+            Discovery::LogicalDns(target) => {
+                Source::Names { names: names(std::slice::from_ref(target)), logical: true }
+            }
+            Discovery::DynamicDns { port } => Source::Dynamic { resolver: resolver.clone(), port: *port },
         };
         Self {
             source,
             policy: cluster.load_balancer,
+            patience: cluster.connect_timeout,
             cursor: AtomicUsize::new(0),
             prefer_v6: AtomicBool::new(false),
         }
@@ -101,37 +104,45 @@ impl Endpoints {
                 if let Some(port) = port {
                     address.set_port(*port);
                 }
-                Ok(Pick::address(address))
+                Ok(Pick::of(address, None))
             }
             Source::Static(hosts) => {
-                let host = balance::choose(hosts, self.policy, &self.cursor, selection.avoid)
-                    .ok_or(UpstreamError::NoHealthyUpstream)?;
-                Ok(self.pick(host, None))
+                let host =
+                    self.choose_of(hosts, selection.avoid).ok_or(UpstreamError::NoHealthyUpstream(None))?;
+                Ok(pick(host, None))
             }
-            Source::Names(targets) => {
-                let mut hosts = Vec::new();
-                for target in targets {
-                    if let Ok(addresses) = tokio::net::lookup_host((&*target.host, target.port)).await {
-                        hosts.extend(addresses.map(|address| Host::new(address, target.weight)));
-                    }
-                }
-                let set = HostSet::new(hosts);
-                let host = balance::choose(&set.hosts, self.policy, &self.cursor, selection.avoid)
-                    .ok_or(UpstreamError::NoHealthyUpstream)?;
-                Ok(self.pick(host, None))
+            Source::Names { names, logical } => {
+                // Not held over an await: a guard belongs to its thread.
+                let hosts = match names.known() {
+                    Some(hosts) => hosts,
+                    None => names.first_answer(self.patience).await,
+                };
+                let (preferred, other) = hosts.by_family(self.prefer_v6.load(Ordering::Relaxed));
+                let host =
+                    if *logical { preferred.first() } else { self.choose_of(preferred, selection.avoid) };
+                let host = host.ok_or_else(|| UpstreamError::NoHealthyUpstream(hosts.failure()))?;
+                Ok(pick(host, other.first().map(|host| host.address)))
             }
-            Source::Dynamic { port } => {
-                let name = selection.name.unwrap_or_default();
-                let mut addresses = tokio::net::lookup_host((name, *port))
+            Source::Dynamic { resolver, port } => {
+                let name = selection.name.ok_or(UpstreamError::NoHealthyUpstream(None))?;
+                let answer = tokio::time::timeout(self.patience, resolver.resolve(name))
                     .await
+                    .map_err(|_elapsed| UpstreamError::DnsResolution(format!("{name}: no answer").into()))?
                     .map_err(|error| UpstreamError::DnsResolution(error.to_string().into()))?;
-                addresses.next().map(Pick::address).ok_or(UpstreamError::NoHealthyUpstream)
+                let first_of = |v6: bool| answer.addresses.iter().find(|address| address.is_ipv6() == v6);
+                let v6 = self.prefer_v6.load(Ordering::Relaxed);
+                let (preferred, other) = (first_of(v6), first_of(!v6));
+                let address = preferred
+                    .or(other)
+                    .ok_or_else(|| UpstreamError::DnsResolution(format!("{name} has no address").into()))?;
+                let alternate = preferred.and(other).map(|address| SocketAddr::new(*address, *port));
+                Ok(Pick::of(SocketAddr::new(*address, *port), alternate))
             }
         }
     }
 
-    fn pick(&self, host: &Arc<Host>, alternate: Option<SocketAddr>) -> Pick {
-        Pick { address: host.address, alternate, active: Some(ActiveRequest::new(Arc::clone(host))) }
+    fn choose_of<'a>(&self, hosts: &'a [Arc<Host>], avoid: &[SocketAddr]) -> Option<&'a Arc<Host>> {
+        balance::choose(hosts, self.policy, &self.cursor, avoid)
     }
 
     /// Remembers which family could be reached, after both were tried.
@@ -140,4 +151,8 @@ impl Endpoints {
             self.prefer_v6.store(peer.is_ipv6(), Ordering::Relaxed);
         }
     }
+}
+
+fn pick(host: &Arc<Host>, alternate: Option<SocketAddr>) -> Pick {
+    Pick { address: host.address, alternate, active: Some(ActiveRequest::new(Arc::clone(host))) }
 }

@@ -34,8 +34,8 @@ impl ResetReason {
 /// Why there is no answer from the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamError {
-    /// No endpoint to choose from.
-    NoHealthyUpstream,
+    /// No endpoint to choose from, and why if that is known.
+    NoHealthyUpstream(Option<Arc<str>>),
     /// The name of a DYNAMIC_DNS request has no address.
     DnsResolution(Arc<str>),
     /// No connection, for the transport failure reason given.
@@ -57,7 +57,7 @@ impl UpstreamError {
 
     pub fn flag(&self) -> ResponseFlag {
         match self {
-            Self::NoHealthyUpstream => ResponseFlag::NoHealthyUpstream,
+            Self::NoHealthyUpstream(_) => ResponseFlag::NoHealthyUpstream,
             Self::DnsResolution(_) => ResponseFlag::DnsResolutionFailed,
             Self::Connect(_) | Self::ConnectTimeout | Self::Tls(_) | Self::TlsUnavailable(_) => {
                 ResponseFlag::UpstreamConnectionFailure
@@ -82,7 +82,7 @@ impl UpstreamError {
     /// `None` when nothing was tried that could be reset.
     pub fn reset_reason(&self) -> Option<ResetReason> {
         match self {
-            Self::NoHealthyUpstream | Self::DnsResolution(_) => None,
+            Self::NoHealthyUpstream(_) | Self::DnsResolution(_) => None,
             Self::Connect(_) | Self::Tls(_) | Self::TlsUnavailable(_) => {
                 Some(ResetReason::RemoteConnectionFailure)
             }
@@ -94,10 +94,12 @@ impl UpstreamError {
     /// %UPSTREAM_TRANSPORT_FAILURE_REASON%.
     pub fn transport_failure_reason(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Connect(reason) | Self::Tls(reason) | Self::TlsUnavailable(reason) => {
-                Some(Cow::Owned(reason.to_string()))
-            }
-            Self::NoHealthyUpstream | Self::DnsResolution(_) | Self::ConnectTimeout | Self::Reset(_) => None,
+            Self::Connect(reason)
+            | Self::Tls(reason)
+            | Self::TlsUnavailable(reason)
+            | Self::DnsResolution(reason)
+            | Self::NoHealthyUpstream(Some(reason)) => Some(Cow::Owned(reason.to_string())),
+            Self::NoHealthyUpstream(None) | Self::ConnectTimeout | Self::Reset(_) => None,
         }
     }
 
@@ -106,7 +108,7 @@ impl UpstreamError {
         let Some(reason) = self.reset_reason() else {
             return match self {
                 Self::DnsResolution(_) => Cow::Borrowed("dns_resolution_failure"),
-                Self::NoHealthyUpstream
+                Self::NoHealthyUpstream(_)
                 | Self::Connect(_)
                 | Self::ConnectTimeout
                 | Self::Tls(_)
@@ -127,7 +129,7 @@ impl UpstreamError {
     pub fn status(&self) -> http::StatusCode {
         match self {
             Self::Reset(ResetReason::ProtocolError) => http::StatusCode::BAD_GATEWAY,
-            Self::NoHealthyUpstream
+            Self::NoHealthyUpstream(_)
             | Self::DnsResolution(_)
             | Self::Connect(_)
             | Self::ConnectTimeout
@@ -142,7 +144,7 @@ impl UpstreamError {
         let Some(reason) = self.reset_reason() else {
             return match self {
                 Self::DnsResolution(_) => Cow::Borrowed("DNS resolution failure"),
-                Self::NoHealthyUpstream
+                Self::NoHealthyUpstream(_)
                 | Self::Connect(_)
                 | Self::ConnectTimeout
                 | Self::Tls(_)
@@ -165,7 +167,7 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DnsResolution(reason) => formatter.write_str(reason),
-            Self::NoHealthyUpstream
+            Self::NoHealthyUpstream(_)
             | Self::Connect(_)
             | Self::ConnectTimeout
             | Self::Tls(_)

@@ -7,6 +7,7 @@ mod dial;
 mod endpoints;
 mod error;
 mod io;
+mod names;
 pub(crate) mod pool;
 mod tls;
 
@@ -23,6 +24,7 @@ pub use error::{ResetReason, UpstreamError};
 use io::UpstreamIo;
 pub(crate) use tls::of_io_error as tls_failure;
 
+use crate::dns::Resolver;
 use crate::snapshot::Cluster;
 
 /// Tells one life of a cluster from the next: a changed cluster is a new runtime.
@@ -71,11 +73,11 @@ struct Connected {
 }
 
 impl ClusterRuntime {
-    pub fn new(cluster: Arc<Cluster>) -> Self {
+    pub fn new(cluster: Arc<Cluster>, resolver: &Resolver) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: RuntimeId(NEXT.fetch_add(1, Ordering::Relaxed)),
-            endpoints: endpoints::Endpoints::new(&cluster),
+            endpoints: endpoints::Endpoints::new(&cluster, resolver),
             tls: cluster.tls.as_ref().map(|tls| tls::TlsClient::new(tls, cluster.protocol)),
             cluster,
         }

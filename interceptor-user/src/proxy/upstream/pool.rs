@@ -270,11 +270,6 @@ impl Pools {
         });
         self.idle.set(kept);
     }
-
-    /// Idle connections, for tests and `stats`.
-    pub(crate) fn idle_connections(&self) -> usize {
-        self.idle.get()
-    }
 }
 
 async fn connect_http1(

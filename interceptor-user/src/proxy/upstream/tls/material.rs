@@ -74,6 +74,7 @@ fn certificates(path: &Path, what: &str) -> Result<Vec<CertificateDer<'static>>,
 
 /// As people put it: the kernel's words for a file, the parser's for what is in it.
 fn describe(error: rustls::pki_types::pem::Error) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the parser's own words serve for the rest")]
     match error {
         rustls::pki_types::pem::Error::Io(error) => error.to_string(),
         rustls::pki_types::pem::Error::NoItemsFound => "nothing in PEM form there".to_owned(),

@@ -1,0 +1,113 @@
+//! Hosts that are known by name: the addresses of this moment, with the load of those that stay.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::balance::Host;
+use crate::dns::{Answer, AnswerState, NameWatch, Resolver};
+use crate::snapshot::DnsTarget;
+
+/// The names of a cluster. Asked for from the first request on, so that names which nobody uses cost
+/// no lookups.
+#[derive(Debug)]
+pub(super) struct Names {
+    targets: Vec<DnsTarget>,
+    resolver: Resolver,
+    watches: OnceLock<Vec<NameWatch>>,
+    hosts: ArcSwap<Hosts>,
+}
+
+/// The addresses of all names at one time.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    answers: Vec<Arc<Answer>>,
+    v4: Vec<Arc<Host>>,
+    v6: Vec<Arc<Host>>,
+}
+
+impl Names {
+    pub(super) fn new(targets: &[DnsTarget], resolver: Resolver) -> Self {
+        Self { targets: targets.to_vec(), resolver, watches: OnceLock::new(), hosts: ArcSwap::default() }
+    }
+
+    fn watches(&self) -> &[NameWatch] {
+        self.watches
+            .get_or_init(|| self.targets.iter().map(|target| self.resolver.watch(&target.host)).collect())
+    }
+
+    /// The hosts of now; `None` when nothing is known yet and an answer may come.
+    pub(super) fn known(&self) -> Option<Guard<Arc<Hosts>>> {
+        let hosts = self.hosts();
+        (!hosts.is_pending()).then_some(hosts)
+    }
+
+    /// The hosts once the names are answered for, or `patience` is over.
+    pub(super) async fn first_answer(&self, patience: Duration) -> Guard<Arc<Hosts>> {
+        let answered = async {
+            for watch in self.watches() {
+                watch.ready().await;
+            }
+        };
+        // No answer in time leaves the hosts as they are: none.
+        let _in_time = tokio::time::timeout(patience, answered).await.is_ok();
+        self.hosts()
+    }
+
+    fn hosts(&self) -> Guard<Arc<Hosts>> {
+        let watches = self.watches();
+        let hosts = self.hosts.load();
+        let unchanged = hosts.answers.len() == watches.len()
+            && hosts.answers.iter().zip(watches).all(|(seen, watch)| Arc::ptr_eq(seen, &watch.current()));
+        if unchanged {
+            return hosts;
+        }
+        let answers = watches.iter().map(|watch| Arc::clone(&watch.current())).collect();
+        self.hosts.store(Arc::new(Hosts::new(&self.targets, answers, &hosts)));
+        self.hosts.load()
+    }
+}
+
+impl Hosts {
+    fn new(targets: &[DnsTarget], answers: Vec<Arc<Answer>>, previous: &Self) -> Self {
+        let (mut v4, mut v6): (Vec<Arc<Host>>, Vec<Arc<Host>>) = Default::default();
+        for (target, answer) in targets.iter().zip(&answers) {
+            for address in answer.addresses.iter() {
+                let address = SocketAddr::new(*address, target.port);
+                let (hosts, known) = match address {
+                    SocketAddr::V4(_) => (&mut v4, &previous.v4),
+                    SocketAddr::V6(_) => (&mut v6, &previous.v6),
+                };
+                if hosts.iter().any(|host| host.address == address) {
+                    continue;
+                }
+                let kept = known.iter().find(|host| host.address == address);
+                hosts.push(kept.map_or_else(|| Host::new(address, target.weight), Arc::clone));
+            }
+        }
+        Self { answers, v4, v6 }
+    }
+
+    fn is_pending(&self) -> bool {
+        self.v4.is_empty()
+            && self.v6.is_empty()
+            && self.answers.iter().any(|answer| answer.state == AnswerState::Pending)
+    }
+
+    /// The family to choose from, and the other one.
+    pub(super) fn by_family(&self, prefer_v6: bool) -> (&[Arc<Host>], &[Arc<Host>]) {
+        let (first, second) = if prefer_v6 { (&self.v6, &self.v4) } else { (&self.v4, &self.v6) };
+        if first.is_empty() { (second, first) } else { (first, second) }
+    }
+
+    /// Why there is no host.
+    pub(super) fn failure(&self) -> Option<Arc<str>> {
+        self.answers.iter().find_map(|answer| match &answer.state {
+            AnswerState::Failed(reason) => Some(Arc::clone(reason)),
+            AnswerState::Pending => Some("the name server has not answered yet".into()),
+            AnswerState::Fresh | AnswerState::Stale => None,
+        })
+    }
+}
