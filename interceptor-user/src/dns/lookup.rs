@@ -39,6 +39,9 @@ pub(super) fn is_host_name(host: &str) -> bool {
 /// The system's configuration at one time.
 pub(super) struct Lookups {
     resolver: TokioResolver,
+    /// Each server by itself, when there are several: hickory takes one server's SERVFAIL or REFUSED for
+    /// the answer of all.
+    single: Vec<TokioResolver>,
     search: Vec<Name>,
     hosts: Hosts,
     /// For error messages.
@@ -59,7 +62,8 @@ impl Lookups {
                 parse_resolv_conf(content).map_err(|error| format!("{}: {error}", path.display()))?
             }
         };
-        let asked: Vec<_> = config.name_servers().iter().map(|server| server.ip.to_string()).collect();
+        let servers = config.name_servers().to_vec();
+        let asked: Vec<_> = servers.iter().map(display).collect();
         let search = config.search().to_vec();
 
         resolver_options.timeout = resolver_options.timeout.min(TRY_TIMEOUT);
@@ -67,10 +71,16 @@ impl Lookups {
         resolver_options.cache_size = 0; // what is cached is known above
         resolver_options.use_hosts_file = ResolveHosts::Never; // it is asked first, below
         resolver_options.max_active_requests = 1024; // bounded above
-        let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = resolver_options;
-        let resolver = builder.build().map_err(|error| error.to_string())?;
-        Ok(Self { resolver, search, hosts: hosts(options), asked: asked.join(", ") })
+        let resolver = build(servers.clone(), resolver_options.clone())?;
+        resolver_options.attempts = 0;
+        let single = match &servers[..] {
+            [_] => Vec::new(),
+            several => several
+                .iter()
+                .map(|server| build(vec![server.clone()], resolver_options.clone()))
+                .collect::<Result<_, _>>()?,
+        };
+        Ok(Self { resolver, single, search, hosts: hosts(options), asked: asked.join(", ") })
     }
 
     pub(super) async fn resolve(&self, host: &str) -> Outcome {
@@ -129,13 +139,33 @@ impl Lookups {
     }
 
     async fn query(&self, name: Name, kind: RecordType) -> Outcome {
-        match self.resolver.lookup(name, kind).await {
+        let mut answered = self.resolver.lookup(name.clone(), kind).await;
+        for server in &self.single {
+            if let Err(NetError::Dns(DnsError::ResponseCode(_))) = &answered {
+                answered = server.lookup(name.clone(), kind).await;
+            }
+        }
+        match answered {
             Ok(lookup) => addresses(lookup.answers()),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
                 Outcome::Nothing { ttl: none.negative_ttl.map(|ttl| Duration::from_secs(ttl.into())) }
             }
             Err(error) => Outcome::Failed(format!("{error}, asked {}", self.asked).into()),
         }
+    }
+}
+
+fn build(servers: Vec<NameServerConfig>, options: ResolverOpts) -> Result<TokioResolver, String> {
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
+    builder.build().map_err(|error| error.to_string())
+}
+
+fn display(server: &NameServerConfig) -> String {
+    match server.connections.first().map(|connection| connection.port) {
+        Some(port) if port != 53 => SocketAddr::new(server.ip, port).to_string(),
+        _ => server.ip.to_string(),
     }
 }
 

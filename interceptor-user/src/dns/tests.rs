@@ -105,21 +105,26 @@ async fn all_watches_of_a_name_share_one_refresher_which_ends_with_the_last() {
 async fn a_server_that_fails_leaves_the_last_answer_standing() {
     let server = Server::start().await;
     let resolver = resolver(&server);
-    for failure in [Reply::Code(2), Reply::Code(5), Reply::Garbage(vec![0; 3])] {
-        server.set("a.example", addresses(&["192.0.2.1"], 1));
-        let watch = resolver.watch("a.example");
+    let survives = async |host: &str, failure: Reply| {
+        server.set(host, addresses(&["192.0.2.1"], 1));
+        let watch = resolver.watch(host);
         watch.ready().await;
-        until("a.example does not recover", || watch.current().state == AnswerState::Fresh).await;
-        server.set("a.example", failure.clone());
-        until(&format!("a.example is not stale: {failure:?}"), || {
+        server.set(host, failure.clone());
+        until(&format!("{host} is not stale: {failure:?}"), || {
             assert_eq!(watch.current().addresses, ips(&["192.0.2.1"]));
             watch.current().state == AnswerState::Stale
         })
         .await;
-        server.set("a.example", addresses(&["192.0.2.2"], 60));
-        until("a.example does not recover", || watch.current().addresses == ips(&["192.0.2.2"])).await;
+        server.set(host, addresses(&["192.0.2.2"], 60));
+        until(&format!("{host} does not recover"), || watch.current().addresses == ips(&["192.0.2.2"])).await;
         assert_eq!(watch.current().state, AnswerState::Fresh);
-    }
+    };
+    tokio::join!(
+        survives("a.example", Reply::Code(2)),
+        survives("b.example", Reply::Code(5)),
+        survives("c.example", Reply::Garbage(vec![0; 3])),
+        survives("d.example", Reply::Silence),
+    );
 }
 
 #[tokio::test]
@@ -252,6 +257,23 @@ async fn a_silent_server_fails_within_seconds_and_failures_are_remembered() {
     let again = Instant::now();
     assert!(matches!(resolver.resolve("a.example").await, Err(DnsError::Failed { .. })));
     assert!(again.elapsed() < Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_does_not_hide_one_that_answers() {
+    let (refusing, answering) = (Server::start().await, Server::start().await);
+    answering.set_default(addresses(&["192.0.2.1"], 60));
+    for code in [2, 4, 5] {
+        refusing.set_default(Reply::Code(code));
+        for servers in [[&refusing, &answering], [&answering, &refusing]] {
+            let servers = Servers::Fixed(servers.map(|server| server.address).to_vec());
+            let resolver = Resolver::start(options(servers)).unwrap();
+            for index in 0..10 {
+                let answer = resolver.resolve(&format!("{index}.example")).await.unwrap();
+                assert_eq!(answer.addresses, ips(&["192.0.2.1"]), "code {code}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

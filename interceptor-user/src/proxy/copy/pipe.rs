@@ -14,8 +14,9 @@ use tokio::net::TcpStream;
 
 use super::{Activity, Broken, Turn, end_direction, was_reset};
 
-/// Measured on loopback: twice the default halves nothing more beyond it.
-const PIPE_BYTES: usize = 256 << 10;
+/// Measured on loopback, in CPU seconds per GiB: 0.37 with 64 KiB, 0.31 with 128 KiB, 0.33 with 256 KiB,
+/// 0.27 with 1 MiB; tokio's copy takes 0.56.
+const PIPE_BYTES: usize = 128 << 10;
 const POOL_MAX: usize = 64;
 const BUFFER_BYTES: usize = 32 << 10;
 

@@ -1,5 +1,7 @@
 //! Real sockets on loopback on both sides of a copy.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -236,6 +238,103 @@ async fn what_moves_nothing_ends_after_the_idle_timeout() {
         assert_eq!(client.read(&mut buffer).await.unwrap(), 0);
     })
     .await;
+}
+
+/// A copy that counts how often it is polled.
+async fn counted(method: Method) -> (TcpStream, TcpStream, Rc<Cell<usize>>) {
+    let (client, downstream) = connected().await;
+    let (upstream, origin) = connected().await;
+    let polls = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&polls);
+    tokio::task::spawn_local(async move {
+        let progress = Transferred::default();
+        let mut copy: std::pin::Pin<Box<dyn Future<Output = CopyEnd>>> = match method {
+            Method::Splice => Box::pin(splice_bidirectional(&downstream, &upstream, NEVER, &progress)),
+            Method::Buffer => Box::pin(copy_bidirectional_io(&downstream, upstream, NEVER, &progress)),
+        };
+        std::future::poll_fn(|context| {
+            counter.set(counter.get() + 1);
+            copy.as_mut().poll(context)
+        })
+        .await
+    });
+    (client, origin, polls)
+}
+
+#[tokio::test]
+async fn it_sleeps_while_nothing_can_be_done() {
+    let settled = async |polls: &Cell<usize>, state: &str| {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let before = polls.get();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let more = polls.get() - before;
+        assert!(more < 5, "polled {more} times while {state}");
+    };
+    for_each_method(async |method| {
+        let (mut client, mut origin, polls) = counted(method).await;
+        settled(&polls, "both are silent").await;
+        client.write_all(b"x").await.unwrap();
+        origin.read_exact(&mut [0]).await.unwrap();
+        settled(&polls, "both are silent again").await;
+        client.shutdown().await.unwrap();
+        settled(&polls, "the client has ended").await;
+        write_until_blocked(&mut origin).await;
+        settled(&polls, "the client has ended and does not read").await;
+
+        let (mut client, origin, polls) = counted(method).await;
+        write_until_blocked(&mut client).await;
+        settled(&polls, "the origin does not read").await;
+        client.shutdown().await.unwrap();
+        settled(&polls, "the origin does not read and the client has ended").await;
+        drop(origin);
+    })
+    .await;
+}
+
+/// Descriptors are limited for a process: this runs itself in another one.
+#[tokio::test]
+async fn without_descriptors_bytes_take_a_buffer() {
+    const IS_LIMITED: &str = "COPY_TEST_IS_LIMITED";
+    if std::env::var_os(IS_LIMITED).is_none() {
+        let name = "proxy::copy::tests::without_descriptors_bytes_take_a_buffer";
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(IS_LIMITED, "1")
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}");
+        return;
+    }
+    LocalSet::new()
+        .run_until(async {
+            let (mut client, mut origin, copy) = copying(Method::Splice, NEVER).await;
+            let mut exchange = async || {
+                for _ in 0..100 {
+                    client.write_all(&[7; 10_000]).await.unwrap();
+                    let mut buffer = vec![0; 10_000];
+                    origin.read_exact(&mut buffer).await.unwrap();
+                    assert_eq!(buffer, [7; 10_000]);
+                }
+            };
+            let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            let limit = |current| {
+                let limits = rustix::process::Rlimit { current, maximum: limits.maximum };
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, limits).unwrap();
+            };
+            limit(Some(3));
+            std::fs::File::open("/dev/null").unwrap_err();
+            exchange().await;
+            assert_eq!(super::pipe::pooled(), 0);
+            limit(limits.current);
+            exchange().await;
+            assert_eq!(super::pipe::pooled(), 1);
+            drop((client, origin));
+            let (end, received, _) = copy.await.unwrap();
+            assert!(matches!(end, CopyEnd::Closed), "{end:?}");
+            assert_eq!(received, 2_000_000);
+        })
+        .await;
 }
 
 /// A sequence of bytes whose every position differs from its neighbours' in any reordering.
