@@ -53,6 +53,7 @@ impl Registry {
             .values()
             .filter_map(|resource| match resource {
                 Resource::ServiceEntry(entry) => Some(entry),
+                Resource::VirtualService(_) | Resource::DestinationRule(_) | Resource::Gateway(_) => None,
             })
             .filter(|entry| entry.export_to.reaches(entry.meta.namespace(), namespace))
             .collect();

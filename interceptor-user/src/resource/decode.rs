@@ -108,6 +108,25 @@ impl<'a> Field<'a> {
         self.reader.report(Level::Info, self.node.position, &self.path, message.into());
     }
 
+    /// Whether an error was reported for this resource so far.
+    pub(super) fn is_wrong(&self) -> bool {
+        self.reader.is_wrong()
+    }
+
+    /// The text, if it is one; nothing is reported.
+    pub(super) fn peek_text(&self) -> Option<&'a str> {
+        match &self.node.value {
+            Value::Plain(text) | Value::Text(text) => Some(text),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
+        }
+    }
+
+    /// Whether a mapping `name`, at any depth, satisfies `is_it`, which is given the text of its field
+    /// `inner`; nothing is reported.
+    pub(super) fn contains(&self, name: &str, inner: &str, is_it: &dyn Fn(Option<&str>) -> bool) -> bool {
+        contains(self.node, name, inner, is_it)
+    }
+
     fn expected<T>(&self, what: &str) -> Option<T> {
         self.error(format!("expected {what}, found {}", describe(&self.node.value)));
         None
@@ -126,10 +145,6 @@ impl<'a> Field<'a> {
             Value::Plain(text) => Some((&**text).into()),
             Value::Null | Value::Sequence(_) | Value::Mapping(_) => self.expected("text"),
         }
-    }
-
-    pub(super) fn spanned_text(&self) -> Option<Spanned<Arc<str>>> {
-        self.text().map(|value| Spanned { value, position: self.position() })
     }
 
     /// A whole number; also in quotes, as protobuf's JSON allows.
@@ -386,6 +401,25 @@ impl Drop for Object<'_> {
                 Level::Info => format!("`{}` is not used here", entry.key),
             };
             self.field.reader.report(level, entry.position, &path, message);
+        }
+    }
+}
+
+fn contains(node: &Node, name: &str, inner: &str, is_it: &dyn Fn(Option<&str>) -> bool) -> bool {
+    let here = |entry: &Entry| {
+        let Value::Mapping(fields) = &entry.value.value else { return false };
+        let text =
+            fields.iter().find(|field| &*field.key == inner).and_then(|field| match &field.value.value {
+                Value::Plain(text) | Value::Text(text) => Some(&**text),
+                Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
+            });
+        &*entry.key == name && is_it(text)
+    };
+    match &node.value {
+        Value::Null | Value::Plain(_) | Value::Text(_) => false,
+        Value::Sequence(items) => items.iter().any(|item| contains(item, name, inner, is_it)),
+        Value::Mapping(entries) => {
+            entries.iter().any(|entry| here(entry) || contains(&entry.value, name, inner, is_it))
         }
     }
 }

@@ -56,6 +56,14 @@ pub(super) fn is_not_a_name(text: &str) -> bool {
     text.starts_with('*') || problem(text).is_some()
 }
 
+/// A short name is one of the namespace's services.
+pub(super) fn complete(host: &Arc<str>, namespace: &str) -> Arc<str> {
+    if host.contains('.') || host.contains('*') || host.contains(':') {
+        return Arc::clone(host);
+    }
+    format!("{host}.{namespace}.svc.cluster.local").into()
+}
+
 /// Whether `pattern` (a host, perhaps with a wildcard) matches `host` (perhaps with one, too).
 /// Both in lower case.
 pub fn matches(pattern: &str, host: &str) -> bool {

@@ -7,23 +7,32 @@
 //! stands; everything else in the file stands in either case.
 
 mod decode;
+pub mod destination_rule;
 mod diagnostic;
 mod documents;
 mod duration;
+pub mod gateway;
+pub mod headers;
 pub mod host;
 pub mod mesh_config;
 mod meta;
 pub mod retries;
 pub mod service_entry;
+pub mod string_match;
+pub mod virtual_service;
+mod virtual_service_rules;
 mod visibility;
 mod world;
 mod yaml;
 
 pub use decode::Spanned;
+pub use destination_rule::DestinationRule;
 pub use diagnostic::{Diagnostic, Level, Origin, Position};
+pub use gateway::Gateway;
 pub use mesh_config::MeshConfig;
 pub use meta::{Kind, Meta, ResourceKey};
 pub use retries::Retries;
 pub use service_entry::ServiceEntry;
+pub use virtual_service::VirtualService;
 pub use visibility::ExportTo;
-pub use world::{ParsedFile, Resource, World, parse};
+pub use world::{ParsedFile, Refused, Resource, World, parse};

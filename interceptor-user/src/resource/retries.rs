@@ -7,7 +7,7 @@ use super::decode::Field;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retries {
-    /// Tries after the first; 0 turns retries off.
+    /// Tries after the first; 0, or absent, turns retries off.
     pub attempts: u32,
     pub per_try_timeout: Option<Duration>,
     /// Envoy's conditions, separated by commas; `None` for Istio's defaults.
@@ -21,14 +21,13 @@ pub(super) fn read(field: &Field<'_>) -> Option<Retries> {
     retries.ignore(&["retryRemoteLocalities", "retryIgnorePreviousHosts"]);
     let attempts =
         retries.get("attempts").and_then(|field| field.integer(i64::from(i32::MIN)..=i64::from(i32::MAX)));
-    let attempts = attempts.map(|attempts| u32::try_from(attempts).unwrap_or(0));
+    let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0);
     let per_try_timeout = retries.get("perTryTimeout").and_then(|field| at_least_a_millisecond(&field));
-    if attempts == Some(0) && (per_try_timeout.is_some() || retries.has("retryOn")) {
-        field.error("http retry policy configured when attempts are set to 0 (disabled)");
+    if attempts == 0 && (per_try_timeout.is_some() || retries.has("retryOn")) {
+        field.error("http retry policy configured when attempts are set to 0 (disabled): give attempts");
     }
     Some(Retries {
-        // An absent number is protobuf's zero, which Istio takes as its default of two.
-        attempts: attempts.unwrap_or(2),
+        attempts,
         per_try_timeout,
         retry_on: retries.get("retryOn").and_then(|field| read_retry_on(&field)),
         backoff: retries

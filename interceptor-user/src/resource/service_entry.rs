@@ -305,6 +305,9 @@ fn validate(entry: &ServiceEntry, spec: &Object<'_>) {
         (Resolution::None | Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin, _) => {}
     }
     let opaque = entry.ports.iter().find(|port| !port.protocol.is_http() && !port.protocol.is_tls());
+    if opaque.is_some() && entry.hosts.len() > 1 && entry.resolution != Resolution::None {
+        spec.error_at(entry.hosts[1].position, "hosts", "multiple hosts provided with non-HTTP, non-TLS ports".into());
+    }
     if let Some(port) = opaque
         && entry.addresses.is_empty()
     {

@@ -4,22 +4,31 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::decode::{Field, Object, Reader};
+use super::destination_rule::{self, DestinationRule};
 use super::diagnostic::{Diagnostic, Level, Position};
 use super::documents::{self, Document};
+use super::gateway::{self, Gateway};
 use super::mesh_config::MeshConfig;
 use super::meta::{self, Kind, Meta, ResourceKey};
 use super::service_entry::{self, ServiceEntry};
+use super::virtual_service::{self, VirtualService};
 use super::yaml;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resource {
     ServiceEntry(Arc<ServiceEntry>),
+    VirtualService(Arc<VirtualService>),
+    DestinationRule(Arc<DestinationRule>),
+    Gateway(Arc<Gateway>),
 }
 
 impl Resource {
     pub fn meta(&self) -> &Meta {
         match self {
             Self::ServiceEntry(resource) => &resource.meta,
+            Self::VirtualService(resource) => &resource.meta,
+            Self::DestinationRule(resource) => &resource.meta,
+            Self::Gateway(resource) => &resource.meta,
         }
     }
 }
@@ -31,12 +40,19 @@ pub struct World {
     pub resources: BTreeMap<ResourceKey, Resource>,
 }
 
+/// A resource that is there and can't be used as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub key: ResourceKey,
+    /// What must hold when there is no last good form of it: a DestinationRule that asks for TLS.
+    pub instead: Option<Resource>,
+}
+
 /// What one file holds.
 #[derive(Debug, Default)]
 pub struct ParsedFile {
     pub resources: Vec<Resource>,
-    /// Resources that are there and can't be used as written.
-    pub refused: Vec<ResourceKey>,
+    pub refused: Vec<Refused>,
     /// A part of the file can't be read at all: nobody knows what it holds.
     pub unreadable: bool,
     pub diagnostics: Vec<Diagnostic>,
@@ -94,7 +110,12 @@ impl ParsedFile {
                 }
             }
             Some(Outcome::Resource(resource)) if !wrong => self.resources.push(resource),
-            Some(Outcome::Resource(resource)) => self.refused.push(resource.meta().key.clone()),
+            Some(Outcome::Resource(resource)) => {
+                let key = resource.meta().key.clone();
+                let is_guard = matches!(&resource, Resource::DestinationRule(rule) if rule.refused);
+                self.refused.push(Refused { key, instead: Some(resource).filter(|_| is_guard) });
+            }
+            Some(Outcome::Refused(key)) => self.refused.push(Refused { key, instead: None }),
             Some(Outcome::Nameless) => self.unreadable = true,
             Some(Outcome::Skipped) => {}
         }
@@ -105,6 +126,7 @@ impl ParsedFile {
 enum Outcome<'a> {
     Resource(Resource),
     List(Vec<Field<'a>>),
+    Refused(ResourceKey),
     /// Of a kind that is read, but which one is unknown.
     Nameless,
     Skipped,
@@ -126,10 +148,17 @@ fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<str>) -> Ou
         root.field().name_resource(meta.key.to_string().into());
     }
     let spec = root.require("spec").and_then(|field| field.object());
-    let (Some(meta), Some(spec)) = (meta, spec) else { return Outcome::Nameless };
+    let Some(meta) = meta else { return Outcome::Nameless };
+    let key = meta.key.clone();
+    let Some(spec) = spec else { return Outcome::Refused(key) };
     Outcome::Resource(match kind {
         Kind::ServiceEntry => Resource::ServiceEntry(Arc::new(service_entry::read(meta, &spec))),
-        Kind::VirtualService | Kind::DestinationRule | Kind::Gateway => return Outcome::Skipped,
+        Kind::VirtualService => Resource::VirtualService(Arc::new(virtual_service::read(meta, &spec))),
+        Kind::DestinationRule => match destination_rule::read(meta, &spec) {
+            Some(rule) => Resource::DestinationRule(Arc::new(rule)),
+            None => return Outcome::Refused(key),
+        },
+        Kind::Gateway => Resource::Gateway(Arc::new(gateway::read(meta, &spec))),
     })
 }
 

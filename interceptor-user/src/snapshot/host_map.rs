@@ -1,18 +1,22 @@
 //! Host names to values, with exact names before wildcards and longer wildcards before shorter ones.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Values by host: `www.example.com`, `*.example.com` or `*`. Names are compared in lower case.
+/// A lookup costs one hash for the whole name and one for each length that wildcards here have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostMap<T> {
     exact: HashMap<Box<str>, T>,
-    /// Suffixes without their `*` (`.example.com`; `` for `*`), longest first.
-    suffixes: Vec<(Box<str>, T)>,
+    /// By suffix, without its `*` (`.example.com`; `` for `*`).
+    suffixes: HashMap<Box<str>, T>,
+    /// The lengths of the suffixes in bytes, longest first.
+    suffix_lengths: Vec<usize>,
 }
 
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), suffixes: Vec::new() }
+        Self { exact: HashMap::new(), suffixes: HashMap::new(), suffix_lengths: Vec::new() }
     }
 }
 
@@ -20,22 +24,18 @@ impl<T> HostMap<T> {
     /// Adds `value` under `host`. The first value of a name stays: returns false when there is one.
     pub fn insert(&mut self, host: &str, value: T) -> bool {
         let host = host.to_ascii_lowercase();
-        let Some(suffix) = host.strip_prefix('*') else {
-            return match self.exact.entry(host.into_boxed_str()) {
-                std::collections::hash_map::Entry::Occupied(_) => false,
-                std::collections::hash_map::Entry::Vacant(slot) => {
-                    slot.insert(value);
-                    true
-                }
-            };
+        let (names, name) = match host.strip_prefix('*') {
+            Some(suffix) => (&mut self.suffixes, suffix),
+            None => (&mut self.exact, host.as_str()),
         };
-        let position = self.suffixes.partition_point(|(other, _)| {
-            other.len() > suffix.len() || (other.len() == suffix.len() && **other < *suffix)
-        });
-        if self.suffixes.get(position).is_some_and(|(other, _)| **other == *suffix) {
-            return false;
+        let Entry::Vacant(slot) = names.entry(name.into()) else { return false };
+        slot.insert(value);
+        if host.starts_with('*') {
+            let length = host.len() - 1;
+            if let Err(position) = self.suffix_lengths.binary_search_by(|other| length.cmp(other)) {
+                self.suffix_lengths.insert(position, length);
+            }
         }
-        self.suffixes.insert(position, (suffix.into(), value));
         true
     }
 
@@ -50,25 +50,21 @@ impl<T> HostMap<T> {
             host
         };
         let host = host.strip_suffix('.').unwrap_or(host);
-        if let Some(value) = self.exact.get(host) {
-            return Some(value);
-        }
-        self.suffixes
-            .iter()
-            .find(|(suffix, _)| host.len() > suffix.len() && host.ends_with(&**suffix))
-            .map(|(_, value)| value)
+        let wildcard = |length: &usize| {
+            let start = host.len().checked_sub(*length).filter(|start| *start > 0)?;
+            self.suffixes.get(host.get(start..)?)
+        };
+        self.exact.get(host).or_else(|| self.suffix_lengths.iter().find_map(wildcard))
     }
 
     pub fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.suffixes.is_empty()
     }
 
-    /// All names with their values: exact ones in no order, then wildcards, longest first.
+    /// All names with their values, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (String, &T)> {
-        self.exact
-            .iter()
-            .map(|(host, value)| (host.to_string(), value))
-            .chain(self.suffixes.iter().map(|(suffix, value)| (format!("*{suffix}"), value)))
+        let exact = self.exact.iter().map(|(host, value)| (host.to_string(), value));
+        exact.chain(self.suffixes.iter().map(|(suffix, value)| (format!("*{suffix}"), value)))
     }
 }
 
@@ -101,5 +97,31 @@ mod tests {
         map.insert("*.example.com", ());
         assert_eq!(map.get("example.com"), None);
         assert_eq!(map.get(".example.com"), None);
+    }
+
+    use proptest::prelude::*;
+
+    /// What the map must do, said slowly: exact names first, then the longest suffix.
+    fn model<'a>(names: &'a [String], host: &str) -> Option<&'a String> {
+        let matching = |name: &&String| match name.strip_prefix('*') {
+            Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
+            None => **name == host,
+        };
+        names.iter().filter(matching).max_by_key(|name| (!name.starts_with('*'), name.len()))
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_the_model_finds(
+            names in proptest::collection::vec("\\*?(\\.?[ab]){0,4}", 0..12),
+            host in "[ab](\\.?[abé]){0,5}",
+        ) {
+            let mut map = HostMap::default();
+            for name in &names {
+                map.insert(name, name.clone());
+            }
+            prop_assert_eq!(map.get(&host), model(&names, &host));
+            prop_assert_eq!(map.is_empty(), names.is_empty());
+        }
     }
 }

@@ -1,0 +1,239 @@
+//! DestinationRule: how a destination is spoken to once it is chosen.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decode::{Field, Object};
+use super::diagnostic::Position;
+use super::host;
+use super::meta::Meta;
+use super::visibility::{self, ExportTo};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationRule {
+    pub meta: Meta,
+    /// Completed when it was a short name.
+    pub host: Arc<str>,
+    pub policy: TrafficPolicy,
+    pub subsets: Vec<Subset>,
+    pub export_to: ExportTo,
+    /// Meant for some workloads only, none of which is known here.
+    pub workload_selector: bool,
+    /// The rule can't be used as written but asks for TLS: nothing may be sent in clear.
+    pub refused: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subset {
+    pub name: Arc<str>,
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    pub policy: TrafficPolicy,
+    pub position: Position,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficPolicy {
+    pub blocks: Blocks,
+    pub ports: BTreeMap<u16, Blocks>,
+}
+
+/// The parts of a policy that replace each other block by block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blocks {
+    pub load_balancer: Option<SimpleLoadBalancer>,
+    pub connection_pool: Option<ConnectionPool>,
+    pub tls: Option<ClientTls>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SimpleLoadBalancer {
+    LeastRequest,
+    RoundRobin,
+    Random,
+    /// To the address that the application asked for.
+    Passthrough,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionPool {
+    pub connect_timeout: Option<Duration>,
+    pub tcp_idle_timeout: Option<Duration>,
+    pub http_idle_timeout: Option<Duration>,
+    pub max_requests_per_connection: Option<u32>,
+    pub h2_upgrade: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Disable,
+    Simple,
+    Mutual,
+    IstioMutual,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTls {
+    pub mode: TlsMode,
+    pub client_certificate: Option<PathBuf>,
+    pub private_key: Option<PathBuf>,
+    pub ca_certificates: Option<PathBuf>,
+    pub credential_name: Option<Arc<str>>,
+    pub subject_alt_names: Vec<Arc<str>>,
+    pub sni: Option<Arc<str>>,
+    pub insecure_skip_verify: bool,
+    pub position: Position,
+}
+
+pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
+    let policy = spec.get("trafficPolicy").and_then(|field| read_policy(&field)).unwrap_or_default();
+    let subsets = spec.list("subsets", |item| read_subset(&item));
+    let export_to = visibility::read(spec);
+    let workload_selector = spec.get("workloadSelector");
+    if let Some(selector) = &workload_selector {
+        selector.warning("a DestinationRule with workloadSelector does not act here yet: left out");
+    }
+    for (index, subset) in subsets.iter().enumerate() {
+        if subsets[..index].iter().any(|other| other.name == subset.name) {
+            let message = format!("duplicate subset names: {}", subset.name);
+            spec.error_at(subset.position, &format!("subsets[{index}].name"), message);
+        }
+    }
+    let asks_for_tls = spec
+        .get("trafficPolicy")
+        .is_some_and(|field| field.contains("tls", "mode", &|mode| mode != Some("DISABLE")));
+    let host = spec.require("host").and_then(|field| host::read(&field))?.value;
+    let host = host::complete(&host, meta.namespace());
+    let workload_selector = workload_selector.is_some();
+    let refused = spec.field().is_wrong() && asks_for_tls;
+    Some(DestinationRule { meta, host, policy, subsets, export_to, workload_selector, refused })
+}
+
+fn read_subset(item: &Field<'_>) -> Option<Subset> {
+    let subset = item.object()?;
+    let policy = subset.get("trafficPolicy").and_then(|field| read_policy(&field)).unwrap_or_default();
+    let labels = subset.get("labels").map(|field| field.text_map()).unwrap_or_default();
+    let name = subset.require("name").and_then(|field| field.text())?;
+    Some(Subset { name, labels, policy, position: item.position() })
+}
+
+fn read_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
+    let policy = field.object()?;
+    let blocks = read_blocks(&policy);
+    policy.not_applied(&["tunnel"], "connections are not tunnelled");
+    policy.not_applied(&["proxyProtocol"], "no PROXY header is sent");
+    policy.not_applied(&["retryBudget"], "retries are bounded by their attempts alone");
+    let ports = policy.list("portLevelSettings", |item| {
+        let settings = item.object()?;
+        let blocks = read_blocks(&settings);
+        let port = settings.require("port").and_then(|field| field.object()?.require("number")?.port());
+        Some((port?, blocks))
+    });
+    let mut by_port = BTreeMap::new();
+    for (port, blocks) in ports {
+        if by_port.insert(port, blocks).is_some() {
+            field.error(format!("portLevelSettings has port {port} twice"));
+        }
+    }
+    Some(TrafficPolicy { blocks, ports: by_port })
+}
+
+fn read_blocks(policy: &Object<'_>) -> Blocks {
+    policy.not_applied(&["outlierDetection"], "no endpoint is ejected");
+    Blocks {
+        load_balancer: policy.get("loadBalancer").and_then(|field| read_load_balancer(&field)),
+        connection_pool: policy.get("connectionPool").and_then(|field| read_connection_pool(&field)),
+        tls: policy.get("tls").and_then(|field| read_tls(&field)),
+    }
+}
+
+fn read_load_balancer(field: &Field<'_>) -> Option<SimpleLoadBalancer> {
+    let settings = field.object()?;
+    settings.ignore(&["localityLbSetting"]);
+    settings.not_applied(&["consistentHash"], "LEAST_REQUEST is used");
+    settings.not_applied(&["warmup", "warmupDurationSecs"], "new endpoints get their full share at once");
+    let simple = settings.get("simple").and_then(|field| {
+        field.one_of(&[
+            ("UNSPECIFIED", SimpleLoadBalancer::LeastRequest),
+            ("LEAST_REQUEST", SimpleLoadBalancer::LeastRequest),
+            ("LEAST_CONN", SimpleLoadBalancer::LeastRequest),
+            ("ROUND_ROBIN", SimpleLoadBalancer::RoundRobin),
+            ("RANDOM", SimpleLoadBalancer::Random),
+            ("PASSTHROUGH", SimpleLoadBalancer::Passthrough),
+        ])
+    });
+    Some(simple.unwrap_or(SimpleLoadBalancer::LeastRequest))
+}
+
+fn read_connection_pool(field: &Field<'_>) -> Option<ConnectionPool> {
+    let pool = field.object()?;
+    if !pool.has("tcp") && !pool.has("http") {
+        field.error("connection pool must have at least one field");
+    }
+    let mut read = ConnectionPool::default();
+    if let Some(tcp) = pool.get("tcp").and_then(|field| field.object()) {
+        tcp.not_applied(&["maxConnections"], "the number of connections is not bounded");
+        tcp.not_applied(&["maxConnectionDuration"], "connections may live on");
+        tcp.ignore(&["tcpKeepalive"]);
+        read.connect_timeout = positive(&tcp, "connectTimeout");
+        read.tcp_idle_timeout = positive(&tcp, "idleTimeout");
+    }
+    if let Some(http) = pool.get("http").and_then(|field| field.object()) {
+        http.not_applied(&["http1MaxPendingRequests", "http2MaxRequests"], "requests are not bounded by it");
+        http.not_applied(&["maxRetries", "maxConcurrentStreams"], "no bound is set");
+        http.not_applied(&["useClientProtocol"], "the port's protocol decides");
+        http.not_applied(&["http2Keepalive"], "no pings are sent");
+        read.http_idle_timeout = positive(&http, "idleTimeout");
+        let requests = http.get("maxRequestsPerConnection").and_then(|field| field.unsigned());
+        read.max_requests_per_connection = requests.filter(|requests| *requests > 0);
+        let upgrade = http.get("h2UpgradePolicy").and_then(|field| {
+            field.one_of(&[("DEFAULT", false), ("DO_NOT_UPGRADE", false), ("UPGRADE", true)])
+        });
+        read.h2_upgrade = upgrade.unwrap_or(false);
+    }
+    Some(read)
+}
+
+fn positive(object: &Object<'_>, name: &'static str) -> Option<Duration> {
+    object.get(name).and_then(|field| super::retries::at_least_a_millisecond(&field))
+}
+
+/// Unknown fields are errors here: a mistyped one could turn TLS off.
+fn read_tls(field: &Field<'_>) -> Option<ClientTls> {
+    let tls = field.object()?.strict();
+    tls.ignore(&["caCrl"]);
+    let mode = tls.get("mode").map_or(Some(TlsMode::Disable), |field| {
+        field.one_of(&[
+            ("DISABLE", TlsMode::Disable),
+            ("SIMPLE", TlsMode::Simple),
+            ("MUTUAL", TlsMode::Mutual),
+            ("ISTIO_MUTUAL", TlsMode::IstioMutual),
+        ])
+    });
+    let path = |name| tls.text(name).filter(|path| !path.is_empty()).map(|path| PathBuf::from(&*path));
+    let read = ClientTls {
+        client_certificate: path("clientCertificate"),
+        private_key: path("privateKey"),
+        ca_certificates: path("caCertificates"),
+        credential_name: tls.text("credentialName").filter(|name| !name.is_empty()),
+        subject_alt_names: tls.texts("subjectAltNames"),
+        sni: tls.text("sni").filter(|sni| !sni.is_empty()),
+        insecure_skip_verify: tls.boolean("insecureSkipVerify").unwrap_or(false),
+        mode: mode?,
+        position: field.position(),
+    };
+    let files =
+        read.client_certificate.is_some() || read.private_key.is_some() || read.ca_certificates.is_some();
+    if read.credential_name.is_some() && files {
+        field
+            .error("cannot specify client certificates or CA certificate or CA CRL If credentialName is set");
+    }
+    if read.insecure_skip_verify && (read.ca_certificates.is_some() || !read.subject_alt_names.is_empty()) {
+        field.error("cannot specify CaCertificates or SubjectAltNames when InsecureSkipVerify is set true");
+    }
+    if read.mode == TlsMode::IstioMutual && (files || read.credential_name.is_some()) {
+        field.error("certificates and keys can't be given with mode ISTIO_MUTUAL");
+    }
+    Some(read)
+}

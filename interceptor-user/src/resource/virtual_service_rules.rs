@@ -1,0 +1,94 @@
+//! What Istio's webhook refuses in a VirtualService, in its words.
+
+use super::decode::Object;
+use super::host;
+use super::virtual_service::{Destination, HttpAction, VirtualService};
+
+pub(super) fn check(service: &VirtualService, spec: &Object<'_>) {
+    let field = spec.field();
+    if !spec.has("hosts") || (service.hosts.is_empty() && !field.is_wrong()) {
+        field.error("virtual service must have at least one host");
+    }
+    if service.http.is_empty() && service.tls.is_empty() && service.tcp.is_empty() && !field.is_wrong() {
+        field.error("http, tcp or tls must be provided in virtual service");
+    }
+    if service.binds_mesh() {
+        for host in service.hosts.iter().filter(|host| &*host.value == "*") {
+            let message = "wildcard host * is not allowed for virtual services bound to the mesh gateway";
+            spec.error_at(host.position, "hosts", message.into());
+        }
+    }
+    check_duplicate_hosts(service, spec);
+    for (index, route) in service.http.iter().enumerate() {
+        if let HttpAction::Route(destinations) = &route.action {
+            check_weights(destinations, spec, &format!("http[{index}].route"));
+        }
+    }
+    for (index, route) in service.tls.iter().enumerate() {
+        let path = format!("tls[{index}]");
+        if route.matches.is_empty() {
+            spec.error_at(route.position, &path, "TLS route must have at least one match condition".into());
+        }
+        if route.destinations.is_empty() {
+            spec.error_at(route.position, &path, "TLS route is required".into());
+        }
+        check_weights(&route.destinations, spec, &format!("{path}.route"));
+        for sni in route.matches.iter().flat_map(|condition| &condition.sni_hosts) {
+            if !service.hosts.iter().any(|host| host::matches(&host.value, sni)) {
+                let message =
+                    format!("SNI host {sni} is not a compatible subset of the virtual service hosts");
+                spec.error_at(route.position, &path, message);
+            }
+        }
+    }
+    for (index, route) in service.tcp.iter().enumerate() {
+        if route.destinations.is_empty() {
+            spec.error_at(route.position, &format!("tcp[{index}]"), "TCP route is required".into());
+        }
+        check_weights(&route.destinations, spec, &format!("tcp[{index}].route"));
+    }
+}
+
+fn check_duplicate_hosts(service: &VirtualService, spec: &Object<'_>) {
+    const COMPARED_MAX: usize = 256;
+    let hosts = &service.hosts[..service.hosts.len().min(COMPARED_MAX)];
+    for (index, host) in hosts.iter().enumerate() {
+        let covers = |other: &&super::Spanned<std::sync::Arc<str>>| {
+            host::matches(&other.value, &host.value) || host::matches(&host.value, &other.value)
+        };
+        if let Some(other) = hosts[..index].iter().find(covers) {
+            let message = format!("duplicate hosts in virtual service: {} & {}", other.value, host.value);
+            spec.error_at(host.position, &format!("hosts[{index}]"), message);
+        }
+    }
+}
+
+fn check_weights(destinations: &[Destination], spec: &Object<'_>, path: &str) {
+    let total = destinations.iter().fold(0_u64, |sum, destination| sum + u64::from(destination.weight));
+    if destinations.len() > 1 && total == 0 {
+        spec.error_at(destinations[0].position, path, "total destination weight = 0".into());
+    }
+}
+
+/// Actions of an HTTP route that exclude each other.
+pub(super) fn check_combination(route: &Object<'_>) {
+    let field = route.field();
+    let has = |name| route.has(name);
+    let actions = ["route", "redirect", "directResponse", "delegate"].iter().filter(|name| has(name)).count();
+    if actions == 0 {
+        field.error("HTTP route, redirect or direct_response is required");
+    }
+    for (one, other, message) in [
+        ("route", "redirect", "HTTP route cannot contain both route and redirect"),
+        ("fault", "redirect", "HTTP route cannot contain both fault and redirect"),
+        ("rewrite", "redirect", "HTTP route rule cannot contain both rewrite and redirect"),
+        ("route", "directResponse", "HTTP route cannot contain both route and direct_response"),
+        ("fault", "directResponse", "HTTP route cannot contain both fault and direct_response"),
+        ("redirect", "directResponse", "HTTP route cannot contain both redirect and direct_response"),
+        ("mirror", "mirrors", "HTTP route cannot contain both mirror and mirrors"),
+    ] {
+        if has(one) && has(other) {
+            field.error(message);
+        }
+    }
+}
