@@ -1,57 +1,84 @@
 //! Clusters: for each port of each service one, and one for each subset.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::destination_rules::{DestinationRules, MergedRule};
 use super::registry::{Registry, Service};
-use crate::resource::World;
+use super::tls;
+use crate::resource::destination_rule::{Blocks, SimpleLoadBalancer, Subset};
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, Discovery, DnsTarget, Endpoint, LoadBalancer, UpstreamProtocol,
 };
 
 /// Every cluster by name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Clusters {
     by_name: HashMap<ClusterName, Arc<Cluster>>,
+    /// MeshConfig.connectTimeout.
+    connect_timeout: Duration,
 }
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl Clusters {
-    pub(super) fn new(world: &World, registry: &Registry) -> Self {
-        let mut clusters = Self::default();
+    pub(super) fn new(connect_timeout: Duration, registry: &Registry, rules: &DestinationRules) -> Self {
+        let mut clusters = Self { by_name: HashMap::new(), connect_timeout };
         for service in &registry.services {
+            let rule = rules.of(&service.host, service.entry.meta.namespace());
             for port in &service.entry.ports {
-                let name = ClusterName::outbound(port.number, "", &service.host);
-                if clusters.by_name.contains_key(&name) {
-                    continue;
-                }
-                if let Some(discovery) = discovery(service, port) {
-                    let cluster = Cluster {
-                        name: name.clone(),
-                        host: Arc::clone(&service.host),
-                        port: port.number,
-                        discovery,
-                        protocol: if port.protocol.is_http2() {
-                            UpstreamProtocol::Http2
-                        } else {
-                            UpstreamProtocol::Http1
-                        },
-                        tls: None,
-                        load_balancer: LoadBalancer::default(),
-                        connect_timeout: world.mesh.connect_timeout,
-                        tcp_idle_timeout: IDLE_TIMEOUT,
-                        http_idle_timeout: IDLE_TIMEOUT,
-                        max_requests_per_connection: None,
-                    };
-                    clusters.by_name.insert(name, Arc::new(cluster));
+                clusters.add(service, port, rule, None);
+                for subset in rule.map(|rule| &rule.subsets).into_iter().flatten() {
+                    clusters.add(service, port, rule, Some(subset));
                 }
             }
         }
         clusters
+    }
+
+    /// The first cluster of a name stays.
+    fn add(
+        &mut self,
+        service: &Service,
+        port: &ServicePort,
+        rule: Option<&MergedRule>,
+        subset: Option<&Subset>,
+    ) {
+        let subset_name = subset.map(|subset| &*subset.name).unwrap_or_default();
+        let name = ClusterName::outbound(port.number, subset_name, &service.host);
+        if self.by_name.contains_key(&name) {
+            return;
+        }
+        let blocks = rule.map(|rule| rule.policy_of(port.number, subset)).unwrap_or_default();
+        let labels = subset.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
+        let Some(discovery) = discovery(service, port, labels, &blocks) else { return };
+        let pool = blocks.connection_pool.clone().unwrap_or_default();
+        // Istio takes the opaque side's idle timeout from the top-level policy only.
+        let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());
+        let http2 = port.protocol.is_http2() || pool.h2_upgrade;
+        let cluster = Cluster {
+            name: name.clone(),
+            host: Arc::clone(&service.host),
+            port: port.number,
+            discovery,
+            protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
+            tls: rule.and_then(|rule| tls::origination(rule, &blocks, &service.entry)),
+            load_balancer: match blocks.load_balancer {
+                Some(SimpleLoadBalancer::RoundRobin) => LoadBalancer::RoundRobin,
+                Some(SimpleLoadBalancer::Random) => LoadBalancer::Random,
+                Some(SimpleLoadBalancer::LeastRequest | SimpleLoadBalancer::Passthrough) | None => {
+                    LoadBalancer::LeastRequest
+                }
+            },
+            connect_timeout: pool.connect_timeout.unwrap_or(self.connect_timeout),
+            tcp_idle_timeout: top.and_then(|pool| pool.tcp_idle_timeout).unwrap_or(IDLE_TIMEOUT),
+            http_idle_timeout: pool.http_idle_timeout.unwrap_or(IDLE_TIMEOUT),
+            max_requests_per_connection: pool.max_requests_per_connection,
+        };
+        self.by_name.insert(name, Arc::new(cluster));
     }
 
     /// A reference to a cluster, whether it exists or not.
@@ -67,12 +94,24 @@ impl Clusters {
 }
 
 /// Where the endpoints come from; `None` when the name of no endpoint is known: no cluster then.
-fn discovery(service: &Service, port: &ServicePort) -> Option<Discovery> {
+fn discovery(
+    service: &Service,
+    port: &ServicePort,
+    labels: Option<&BTreeMap<Arc<str>, Arc<str>>>,
+    blocks: &Blocks,
+) -> Option<Discovery> {
     let entry = &service.entry;
+    if blocks.load_balancer == Some(SimpleLoadBalancer::Passthrough) {
+        return Some(Discovery::OriginalDst { port: None });
+    }
     let default_port = port.target_port.unwrap_or(port.number);
     let port_of = |endpoint: &WorkloadEntry| endpoint.ports.get(&port.name).copied().unwrap_or(default_port);
+    let selected = |endpoint: &&WorkloadEntry| {
+        labels.is_none_or(|labels| labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)))
+    };
+    let endpoints = entry.endpoints.iter().filter(selected);
     let names = || -> Vec<DnsTarget> {
-        if entry.endpoints.is_empty() && !entry.workload_selector {
+        if entry.endpoints.is_empty() && !entry.workload_selector && labels.is_none() {
             return vec![DnsTarget { host: Arc::clone(&service.host), port: default_port, weight: 1 }];
         }
         let target = |endpoint: &WorkloadEntry| DnsTarget {
@@ -80,7 +119,7 @@ fn discovery(service: &Service, port: &ServicePort) -> Option<Discovery> {
             port: port_of(endpoint),
             weight: endpoint.weight,
         };
-        entry.endpoints.iter().map(target).collect()
+        endpoints.clone().map(target).collect()
     };
     match entry.resolution {
         Resolution::None => Some(Discovery::OriginalDst { port: port.target_port }),
@@ -92,7 +131,7 @@ fn discovery(service: &Service, port: &ServicePort) -> Option<Discovery> {
                     weight: endpoint.weight,
                 })
             };
-            Some(Discovery::Static(entry.endpoints.iter().filter_map(endpoint).collect()))
+            Some(Discovery::Static(endpoints.filter_map(endpoint).collect()))
         }
         Resolution::Dns => Some(names()).filter(|names| !names.is_empty()).map(Discovery::StrictDns),
         Resolution::DnsRoundRobin => names().into_iter().next().map(Discovery::LogicalDns),

@@ -2,10 +2,17 @@
 //! result depends on the resources alone, not on the order they came in.
 
 mod clusters;
+mod destination_rules;
+mod findings;
+mod http_routes;
+mod l4_routes;
 mod listeners;
 mod registry;
 mod retries;
 mod routes;
+mod tls;
+mod traps;
+mod virtual_services;
 
 use std::sync::Arc;
 
@@ -33,13 +40,24 @@ impl Default for CompileSettings {
 /// Compiles what a client in `settings.namespace` gets.
 pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diagnostic>) {
     let policy = settings.outbound_traffic_policy.unwrap_or_else(|| policy(&world.mesh));
+    let findings = findings::Findings::default();
     let registry = registry::Registry::new(world, &settings.namespace);
-    let clusters = clusters::Clusters::new(world, &registry);
-    let routes = routes::Routes::new(policy, &registry, &clusters);
-    let mut listeners = listeners::Listeners::new(policy, &clusters, &routes);
+    let rules = destination_rules::DestinationRules::new(world, &settings.namespace);
+    let virtual_services = virtual_services::VirtualServices::new(world, &settings.namespace);
+    let clusters = clusters::Clusters::new(world.mesh.connect_timeout, &registry, &rules);
+    let translator = http_routes::Translator {
+        registry: &registry,
+        clusters: &clusters,
+        findings: &findings,
+        default_retries: world.mesh.default_http_retry_policy.as_ref(),
+        namespace: &settings.namespace,
+    };
+    let routes = routes::Routes::new(policy, &translator, &virtual_services);
+    let l4_routes = l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
+    let mut listeners = listeners::Listeners::new(policy, &routes, &l4_routes, &findings);
     listeners.add_all(&registry);
-    let (by_address, by_port, mut diagnostics) = listeners.finish();
-    diagnostics.sort();
+    let (by_address, by_port) = listeners.finish();
+    traps::find(world, &registry, &rules, &virtual_services, &findings);
     let snapshot = Snapshot {
         outbound_traffic_policy: policy,
         mesh: mesh_settings(&world.mesh),
@@ -48,7 +66,7 @@ pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diag
         virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
         clusters: clusters.into_map(),
     };
-    (snapshot, diagnostics)
+    (snapshot, findings.into_sorted())
 }
 
 fn policy(mesh: &MeshConfig) -> OutboundTrafficPolicy {

@@ -1,6 +1,6 @@
 //! The services that a client sees: one for each host of each visible ServiceEntry.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::resource::service_entry::{AddressRange, ServicePort};
@@ -21,7 +21,7 @@ impl Service {
     /// Where connections to it are recognised.
     pub(super) fn binds(&self) -> Vec<Bind> {
         let binds = self.entry.addresses.iter().map(|range| match range.value {
-            range if range.address.is_unspecified() && range.is_single() => Bind::Any,
+            range if range.address.is_unspecified() => Bind::Any,
             range if range.is_single() => Bind::Address(range),
             range => Bind::Range(range),
         });
@@ -44,6 +44,8 @@ pub(super) enum Bind {
 pub(super) struct Registry {
     pub(super) services: Vec<Service>,
     by_host: HashMap<Arc<str>, Vec<usize>>,
+    /// Hosts spelled backwards, so that those with a common end stand together.
+    backwards: BTreeMap<String, Vec<usize>>,
 }
 
 impl Registry {
@@ -63,6 +65,7 @@ impl Registry {
             for host in &entry.hosts {
                 let index = registry.services.len();
                 registry.by_host.entry(Arc::clone(&host.value)).or_default().push(index);
+                registry.backwards.entry(backwards(&host.value)).or_default().push(index);
                 registry.services.push(Service { host: Arc::clone(&host.value), entry: Arc::clone(entry) });
             }
         }
@@ -73,4 +76,35 @@ impl Registry {
     pub(super) fn of_host(&self, host: &str) -> impl Iterator<Item = &Service> {
         self.by_host.get(host).into_iter().flatten().filter_map(|index| self.services.get(*index))
     }
+
+    /// The services whose host `pattern` (`*.example.com`) matches.
+    pub(super) fn matching<'a>(&'a self, pattern: &'a str) -> impl Iterator<Item = &'a Service> {
+        let end = backwards(pattern.trim_start_matches('*'));
+        let from = end.clone();
+        self.backwards
+            .range(from..)
+            .take_while(move |(host, _)| host.starts_with(&*end))
+            .flat_map(|(_, indices)| indices)
+            .filter_map(|index| self.services.get(*index))
+            .filter(|service| crate::resource::host::matches(pattern, &service.host))
+    }
+
+    /// Whether a host, perhaps with a wildcard, names any service.
+    pub(super) fn has_any(&self, host: &str) -> bool {
+        if host.starts_with('*') {
+            return self.matching(host).next().is_some();
+        }
+        self.of_host(host).next().is_some()
+    }
+
+    /// The port of a single-port service, whatever entry declares it.
+    pub(super) fn only_port(&self, host: &str) -> Option<u16> {
+        let mut ports = self.of_host(host).flat_map(|service| &service.entry.ports).map(|port| port.number);
+        let first = ports.next()?;
+        ports.all(|port| port == first).then_some(first)
+    }
+}
+
+fn backwards(text: &str) -> String {
+    text.chars().rev().collect()
 }

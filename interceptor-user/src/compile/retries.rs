@@ -2,22 +2,35 @@
 
 use std::time::Duration;
 
+use crate::resource::Retries;
 use crate::snapshot::{RetryOn, RetryPolicy};
 
+const DEFAULT_ATTEMPTS: u32 = 2;
 const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+const DEFAULT_INTERVAL: Duration = Duration::from_millis(25);
 
-/// What routes get that say nothing about retries.
-pub(super) fn default_policy() -> RetryPolicy {
-    RetryPolicy {
-        attempts: 2,
-        retry_on: retry_on(DEFAULT_RETRY_ON),
-        per_try_timeout: None,
-        base_interval: Duration::from_millis(25),
-    }
+/// What a route gets; `None` in is a route (and mesh) that says nothing, `None` out is no retries.
+pub(super) fn policy(retries: Option<&Retries>) -> Option<RetryPolicy> {
+    let Some(retries) = retries else {
+        return Some(RetryPolicy {
+            attempts: DEFAULT_ATTEMPTS,
+            retry_on: retry_on(DEFAULT_RETRY_ON),
+            per_try_timeout: None,
+            base_interval: DEFAULT_INTERVAL,
+        });
+    };
+    (retries.attempts > 0).then(|| RetryPolicy {
+        attempts: retries.attempts,
+        retry_on: retry_on(
+            retries.retry_on.as_deref().filter(|text| !text.is_empty()).unwrap_or(DEFAULT_RETRY_ON),
+        ),
+        per_try_timeout: retries.per_try_timeout,
+        base_interval: retries.backoff.unwrap_or(DEFAULT_INTERVAL),
+    })
 }
 
 /// Envoy's conditions, separated by commas; unknown ones change nothing.
-pub(super) fn retry_on(text: &str) -> RetryOn {
+fn retry_on(text: &str) -> RetryOn {
     let mut on = RetryOn::default();
     for condition in text.split(',').map(str::trim) {
         match condition {

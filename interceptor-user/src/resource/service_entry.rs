@@ -37,6 +37,11 @@ impl AddressRange {
         self.prefix_len == if self.address.is_ipv4() { 32 } else { 128 }
     }
 
+    /// Whether it is an address that something can be reached at.
+    pub fn is_single_host(&self) -> bool {
+        self.is_single() && !self.address.is_unspecified()
+    }
+
     /// Its first address.
     pub fn network(&self) -> IpAddr {
         match self.address {
@@ -306,7 +311,11 @@ fn validate(entry: &ServiceEntry, spec: &Object<'_>) {
     }
     let opaque = entry.ports.iter().find(|port| !port.protocol.is_http() && !port.protocol.is_tls());
     if opaque.is_some() && entry.hosts.len() > 1 && entry.resolution != Resolution::None {
-        spec.error_at(entry.hosts[1].position, "hosts", "multiple hosts provided with non-HTTP, non-TLS ports".into());
+        spec.error_at(
+            entry.hosts[1].position,
+            "hosts",
+            "multiple hosts provided with non-HTTP, non-TLS ports".into(),
+        );
     }
     if let Some(port) = opaque
         && entry.addresses.is_empty()

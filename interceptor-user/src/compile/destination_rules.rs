@@ -1,0 +1,135 @@
+//! Which DestinationRule a service gets, and what it says about one port of one subset (Istio's
+//! push_context.go and MergeSubsetTrafficPolicy).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::resource::destination_rule::{Blocks, DestinationRule, Subset, TrafficPolicy};
+use crate::resource::{ExportTo, Resource, World};
+use crate::snapshot::HostMap;
+
+/// Rules of one host and namespace with the same visibility, made one.
+#[derive(Clone, Debug)]
+pub(super) struct MergedRule {
+    /// The oldest first.
+    pub(super) rules: Vec<Arc<DestinationRule>>,
+    export_to: ExportTo,
+    pub(super) policy: TrafficPolicy,
+    pub(super) subsets: Vec<Subset>,
+}
+
+impl MergedRule {
+    fn new(rule: &Arc<DestinationRule>) -> Self {
+        Self {
+            rules: vec![Arc::clone(rule)],
+            export_to: rule.export_to.clone(),
+            policy: rule.policy.clone(),
+            subsets: rule.subsets.clone(),
+        }
+    }
+
+    /// Subsets are united, the first of each name stays; the first policy stays.
+    fn add(&mut self, rule: &Arc<DestinationRule>) {
+        if self.policy == TrafficPolicy::default() {
+            self.policy = rule.policy.clone();
+        }
+        for subset in &rule.subsets {
+            if !self.subsets.iter().any(|known| known.name == subset.name) {
+                self.subsets.push(subset.clone());
+            }
+        }
+        self.rules.push(Arc::clone(rule));
+    }
+
+    /// One of the rules can't be used as written and asks for TLS.
+    pub(super) fn refused(&self) -> Option<&Arc<DestinationRule>> {
+        self.rules.iter().find(|rule| rule.refused)
+    }
+
+    /// What holds for a port of a subset, or of the service itself.
+    pub(super) fn policy_of(&self, port: u16, subset: Option<&Subset>) -> Blocks {
+        let mut blocks = self.policy.ports.get(&port).unwrap_or(&self.policy.blocks).clone();
+        let Some(subset) = subset else { return blocks };
+        if let Some(whole) = subset.policy.ports.get(&port) {
+            return whole.clone();
+        }
+        let own = &subset.policy.blocks;
+        blocks.load_balancer = own.load_balancer.or(blocks.load_balancer);
+        blocks.connection_pool = own.connection_pool.clone().or(blocks.connection_pool);
+        blocks.tls = own.tls.clone().or(blocks.tls);
+        blocks
+    }
+}
+
+type ByHost = HostMap<Vec<MergedRule>>;
+
+#[derive(Debug)]
+pub(super) struct DestinationRules {
+    by_namespace: HashMap<Arc<str>, ByHost>,
+    client_namespace: Arc<str>,
+    root_namespace: Arc<str>,
+}
+
+impl DestinationRules {
+    pub(super) fn new(world: &World, client_namespace: &Arc<str>) -> Self {
+        let mut rules: Vec<&Arc<DestinationRule>> = world
+            .resources
+            .values()
+            .filter_map(|resource| match resource {
+                Resource::DestinationRule(rule) => Some(rule),
+                Resource::ServiceEntry(_) | Resource::VirtualService(_) | Resource::Gateway(_) => None,
+            })
+            .filter(|rule| !rule.workload_selector)
+            .collect();
+        rules.sort_by_key(|rule| rule.meta.age_order());
+        let mut merged: HashMap<(&Arc<str>, &Arc<str>), Vec<MergedRule>> = HashMap::new();
+        for rule in rules {
+            let same_place = merged.entry((rule.meta.namespace(), &rule.host)).or_default();
+            match same_place.iter_mut().find(|known| known.export_to == rule.export_to) {
+                Some(known) => known.add(rule),
+                None => same_place.push(MergedRule::new(rule)),
+            }
+        }
+        let mut by_namespace: HashMap<Arc<str>, ByHost> = HashMap::new();
+        for ((namespace, host), rules) in merged {
+            by_namespace.entry(Arc::clone(namespace)).or_default().insert(host, rules);
+        }
+        let root_namespace = Arc::clone(&world.mesh.root_namespace);
+        Self { by_namespace, client_namespace: Arc::clone(client_namespace), root_namespace }
+    }
+
+    /// The rule of a service: the client's namespace is asked first, then the service's, then the
+    /// root namespace. The most specific host of a namespace decides, even when it is not exported.
+    pub(super) fn of(&self, host: &str, service_namespace: &str) -> Option<&MergedRule> {
+        let client = &*self.client_namespace;
+        let own_only_in_root = client == &*self.root_namespace;
+        let local = self.in_namespace(client, host, |rule| {
+            if own_only_in_root {
+                rule.export_to.is_own_only()
+            } else {
+                rule.export_to.reaches(client, client)
+            }
+        });
+        local
+            .or_else(|| self.exported(service_namespace, host))
+            .or_else(|| self.exported(&self.root_namespace, host))
+    }
+
+    fn exported(&self, namespace: &str, host: &str) -> Option<&MergedRule> {
+        self.in_namespace(namespace, host, |rule| rule.export_to.reaches(namespace, &self.client_namespace))
+    }
+
+    fn in_namespace(
+        &self,
+        namespace: &str,
+        host: &str,
+        visible: impl Fn(&MergedRule) -> bool,
+    ) -> Option<&MergedRule> {
+        self.by_namespace.get(namespace)?.get(host)?.iter().find(|rule| visible(rule))
+    }
+
+    /// Every rule, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &MergedRule> {
+        self.by_namespace.values().flat_map(|hosts| hosts.iter().flat_map(|(_, rules)| rules))
+    }
+}

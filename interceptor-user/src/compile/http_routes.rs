@@ -1,0 +1,286 @@
+//! The HTTP routes of one VirtualService on one port (Istio's core/route/route.go).
+
+use std::sync::Arc;
+
+use super::clusters::Clusters;
+use super::findings::Findings;
+use super::registry::Registry;
+use super::retries;
+use crate::resource::virtual_service::{
+    Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, is_for_mesh,
+};
+use crate::resource::{Level, Position, Retries, VirtualService, string_match};
+use crate::snapshot::{
+    ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Route, RouteAction, RouteMatch, StringMatch,
+    WeightedCluster,
+};
+
+/// What translating a VirtualService needs to know.
+#[derive(Debug)]
+pub(super) struct Translator<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) clusters: &'a Clusters,
+    pub(super) findings: &'a Findings,
+    /// MeshConfig.defaultHttpRetryPolicy.
+    pub(super) default_retries: Option<&'a Retries>,
+    /// The client's.
+    pub(super) namespace: &'a str,
+}
+
+/// A VirtualService and the place in it that is being translated.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    service: &'a VirtualService,
+    route: &'a HttpRoute,
+    index: usize,
+    port: u16,
+}
+
+impl Translator<'_> {
+    /// Its routes on `port`; empty when none can match there.
+    pub(super) fn routes(&self, service: &VirtualService, port: u16) -> Vec<Route> {
+        let mut routes = Vec::new();
+        for (index, route) in service.http.iter().enumerate() {
+            let place = Place { service, route, index, port };
+            if route.matches.is_empty() {
+                routes.extend(self.route(place, None));
+                break;
+            }
+            for condition in &route.matches {
+                let on_port = condition.port.is_none_or(|wanted| wanted == port);
+                if on_port && self.source_matches(place, condition) {
+                    routes.extend(self.route(place, Some(condition)));
+                }
+            }
+        }
+        routes
+    }
+
+    /// Where a match names gateways, its labels and namespace count for nothing.
+    fn source_matches(&self, place: Place<'_>, condition: &HttpMatch) -> bool {
+        if !condition.source.gateways.is_empty() {
+            return is_for_mesh(&condition.source.gateways);
+        }
+        self.client_matches(
+            place.service,
+            &condition.source,
+            condition.position,
+            &format!("spec.http[{}].match", place.index),
+        )
+    }
+
+    /// Whether the client, of which no labels are known, is the one a match means.
+    pub(super) fn client_matches(
+        &self,
+        service: &VirtualService,
+        source: &SourceMatch,
+        position: Position,
+        field: &str,
+    ) -> bool {
+        if !source.labels.is_empty() {
+            let message =
+                "sourceLabels: no labels are known of the client, so that this match never applies here";
+            self.findings.about(&service.meta, Level::Info, position, field, message.into());
+            return false;
+        }
+        source.namespace.as_ref().is_none_or(|namespace| **namespace == *self.namespace)
+    }
+
+    fn route(&self, place: Place<'_>, condition: Option<&HttpMatch>) -> Option<Route> {
+        let mut name = place.route.name.as_deref().unwrap_or_default().to_owned();
+        if let Some(of_match) = condition.and_then(|condition| condition.name.as_deref()) {
+            name = format!("{name}.{of_match}");
+        }
+        Some(Route {
+            name: name.into(),
+            matches: condition.and_then(route_match).into_iter().collect(),
+            action: self.action(place, condition)?,
+        })
+    }
+
+    fn action(&self, place: Place<'_>, condition: Option<&HttpMatch>) -> Option<RouteAction> {
+        self.report_not_applied(place);
+        match &place.route.action {
+            HttpAction::Delegate => None,
+            HttpAction::DirectResponse { status, body } => {
+                let body = bytes::Bytes::copy_from_slice(body);
+                Some(RouteAction::DirectResponse(Arc::new(DirectResponse { status: *status, body })))
+            }
+            HttpAction::Redirect(_) => {
+                let body = bytes::Bytes::from_static(b"this redirect is not applied yet");
+                Some(RouteAction::DirectResponse(Arc::new(DirectResponse { status: 501, body })))
+            }
+            HttpAction::Route(destinations) => self.forward(place, condition, destinations),
+        }
+    }
+
+    fn forward(
+        &self,
+        place: Place<'_>,
+        condition: Option<&HttpMatch>,
+        destinations: &[Destination],
+    ) -> Option<RouteAction> {
+        let clusters = self.weighted(
+            place.service,
+            destinations,
+            place.port,
+            &format!("spec.http[{}].route", place.index),
+        );
+        let path = condition.map_or_else(|| "/*".to_owned(), operation_path);
+        let operation = match &clusters[..] {
+            [] => return None,
+            [only] => {
+                let (port, host) = port_and_host(&only.cluster);
+                format!("{host}:{port}{path}")
+            }
+            _ => format!("{}:{}{path}", place.service.meta.name(), place.port),
+        };
+        let retries = place.route.retries.as_ref().or(self.default_retries);
+        Some(RouteAction::Forward(Arc::new(Forward {
+            clusters,
+            timeout: place.route.timeout,
+            retries: retries::policy(retries),
+            decorator_operation: operation.into(),
+        })))
+    }
+
+    /// The clusters of a list of destinations. The weight of a single one counts for nothing; of several,
+    /// those without weight get nothing.
+    pub(super) fn weighted(
+        &self,
+        service: &VirtualService,
+        destinations: &[Destination],
+        listener_port: u16,
+        field: &str,
+    ) -> Vec<WeightedCluster> {
+        let single = destinations.len() == 1;
+        let used = destinations.iter().filter(|destination| single || destination.weight > 0);
+        used.map(|destination| WeightedCluster {
+            cluster: self.destination(service, destination, listener_port, field),
+            weight: if single { 1 } else { destination.weight },
+        })
+        .collect()
+    }
+
+    fn destination(
+        &self,
+        service: &VirtualService,
+        destination: &Destination,
+        listener_port: u16,
+        field: &str,
+    ) -> ClusterRef {
+        let host = &*destination.host;
+        let port = destination.port.or_else(|| self.registry.only_port(host)).unwrap_or(listener_port);
+        let subset = destination.subset.as_deref().unwrap_or_default();
+        let cluster = self.clusters.named(port, subset, host);
+        let report = |message: String| {
+            let field = format!("{field}.destination");
+            self.findings.coded(
+                "IST0101",
+                &service.meta,
+                Level::Error,
+                destination.position,
+                &field,
+                message,
+            );
+        };
+        match &cluster.cluster {
+            Some(found) => {
+                let keeps_port = found.discovery == Discovery::OriginalDst { port: None };
+                if keeps_port && port != listener_port {
+                    let message = format!(
+                        "{host} has resolution NONE and no targetPort: connections to port {listener_port} keep that \
+                         port and never reach {port}; use resolution DNS, or set targetPort: {port}"
+                    );
+                    self.findings.about(&service.meta, Level::Error, destination.position, field, message);
+                }
+            }
+            None if self.registry.of_host(host).next().is_none() => report(format!(
+                "Referenced host not found: \"{host}\": requests get 503 (NC); declare it with a ServiceEntry"
+            )),
+            None if !self.registry.of_host(host).any(|known| known.port(port).is_some()) => report(format!(
+                "Referenced host:port not found: \"{host}:{port}\": requests get 503 (NC); declare the port in its \
+                 ServiceEntry, or name one that is there"
+            )),
+            None => report(format!(
+                "Referenced host+subset in destinationrule not found: \"{host}+{subset}\": requests get 503 (NC); \
+                 add the subset to the DestinationRule of {host} that is seen from here"
+            )),
+        }
+        cluster
+    }
+
+    fn report_not_applied(&self, place: Place<'_>) {
+        let route = place.route;
+        let warn = |what: &str, level: Level| {
+            let field = format!("spec.http[{}]", place.index);
+            self.findings.about(&place.service.meta, level, route.position, &field, what.into());
+        };
+        if matches!(route.action, HttpAction::Redirect(_)) {
+            warn("`redirect` is not applied yet: requests are answered 501", Level::Error);
+        }
+        if route.rewrite.is_some() {
+            warn("`rewrite` is not applied yet: path and authority are sent as they came", Level::Error);
+        }
+        let of_destinations = matches!(&route.action, HttpAction::Route(destinations)
+            if destinations.iter().any(|destination| !destination.headers.is_empty()));
+        if !route.headers.is_empty() || of_destinations {
+            warn("`headers` is not applied yet: headers are sent as they came", Level::Warning);
+        }
+    }
+}
+
+/// Port and host of a cluster name.
+fn port_and_host(cluster: &ClusterRef) -> (&str, &str) {
+    let mut parts = cluster.name.0.split('|').skip(1);
+    let port = parts.next().unwrap_or_default();
+    (port, parts.nth(1).unwrap_or_default())
+}
+
+/// The path part of `x-envoy-decorator-operation`.
+fn operation_path(condition: &HttpMatch) -> String {
+    match &condition.uri {
+        None | Some(string_match::StringMatch::Present) => "/*".into(),
+        Some(string_match::StringMatch::Exact(path)) => path.to_string(),
+        Some(string_match::StringMatch::Prefix(prefix)) => format!("{prefix}*"),
+        Some(string_match::StringMatch::Regex(regex)) => {
+            let text = regex.as_str();
+            text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text).to_owned()
+        }
+    }
+}
+
+/// `None` for a match that every request satisfies.
+fn route_match(condition: &HttpMatch) -> Option<RouteMatch> {
+    let header = |invert: bool| {
+        move |(name, value): &(Arc<str>, string_match::StringMatch)| {
+            let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;
+            Some(HeaderMatch { name, value: string(value), invert })
+        }
+    };
+    let with = condition.headers.iter().filter_map(header(false));
+    let without = condition.without_headers.iter().filter_map(header(true));
+    let built = RouteMatch {
+        uri: condition.uri.as_ref().map(string),
+        ignore_uri_case: condition.ignore_uri_case,
+        method: condition.method.as_ref().map(string),
+        authority: condition.authority.as_ref().map(string),
+        scheme: condition.scheme.as_ref().map(string),
+        headers: with.chain(without).collect(),
+        query_params: condition
+            .query_params
+            .iter()
+            .map(|(name, value)| ((&**name).into(), string(value)))
+            .collect(),
+    };
+    (built != RouteMatch::default()).then_some(built)
+}
+
+fn string(value: &string_match::StringMatch) -> StringMatch {
+    match value {
+        string_match::StringMatch::Exact(text) => StringMatch::Exact((&**text).into()),
+        string_match::StringMatch::Prefix(text) => StringMatch::Prefix((&**text).into()),
+        string_match::StringMatch::Regex(regex) => StringMatch::Regex(regex.clone()),
+        string_match::StringMatch::Present => StringMatch::Present,
+    }
+}

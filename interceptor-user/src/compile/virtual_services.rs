@@ -1,0 +1,89 @@
+//! Which VirtualServices apply to a service: those bound to `mesh` that the client sees.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::resource::{Resource, VirtualService, World};
+
+/// VirtualServices by age; indices into `all` are in that order.
+#[derive(Debug, Default)]
+pub(super) struct VirtualServices {
+    pub(super) all: Vec<Arc<VirtualService>>,
+    exact: HashMap<Arc<str>, Vec<usize>>,
+    /// By suffix, without its `*`.
+    wildcards: HashMap<Arc<str>, Vec<usize>>,
+    /// Lengths of the suffixes, longest first.
+    lengths: Vec<usize>,
+}
+
+impl VirtualServices {
+    pub(super) fn new(world: &World, namespace: &str) -> Self {
+        let mut all: Vec<Arc<VirtualService>> = world
+            .resources
+            .values()
+            .filter_map(|resource| match resource {
+                Resource::VirtualService(service) => Some(Arc::clone(service)),
+                Resource::ServiceEntry(_) | Resource::DestinationRule(_) | Resource::Gateway(_) => None,
+            })
+            .filter(|service| service.binds_mesh())
+            .filter(|service| service.export_to.reaches(service.meta.namespace(), namespace))
+            .collect();
+        all.sort_by(|a, b| a.meta.age_order().cmp(&b.meta.age_order()));
+        let mut index = Self::default();
+        for (position, service) in all.iter().enumerate() {
+            for host in &service.hosts {
+                match host.value.strip_prefix('*') {
+                    Some(suffix) => {
+                        index.wildcards.entry(suffix.into()).or_default().push(position);
+                        index.lengths.push(suffix.len());
+                    }
+                    None => index.exact.entry(Arc::clone(&host.value)).or_default().push(position),
+                }
+            }
+        }
+        index.lengths.sort_unstable_by(|a, b| b.cmp(a));
+        index.lengths.dedup();
+        index.all = all;
+        index
+    }
+
+    /// For HTTP: those that name the host, the oldest first; else the oldest with the longest wildcard
+    /// that matches it.
+    pub(super) fn most_specific(&self, host: &str) -> &[usize] {
+        if let Some(exact) = self.exact.get(host) {
+            return exact;
+        }
+        self.matching_wildcards(host).next().map(|services| &services[..1]).unwrap_or_default()
+    }
+
+    /// The oldest that has exactly this host, wildcard or not.
+    pub(super) fn first_with_host(&self, host: &str) -> Option<&VirtualService> {
+        let services = match host.strip_prefix('*') {
+            Some(suffix) => self.wildcards.get(suffix),
+            None => self.exact.get(host),
+        };
+        services?.first().and_then(|index| self.all.get(*index)).map(|service| &**service)
+    }
+
+    /// For TLS and TCP: all that match, the oldest first.
+    pub(super) fn matching(&self, host: &str) -> Vec<usize> {
+        let exact = self.exact.get(host).into_iter().flatten();
+        let mut matching: Vec<usize> =
+            exact.chain(self.matching_wildcards(host).flatten()).copied().collect();
+        matching.sort_unstable();
+        matching.dedup();
+        matching
+    }
+
+    fn matching_wildcards<'a, 'b>(
+        &'a self,
+        host: &'b str,
+    ) -> impl Iterator<Item = &'a Vec<usize>> + use<'a, 'b> {
+        let name = host.strip_prefix('*');
+        self.lengths
+            .iter()
+            // `*.a.b` matches `*.a.b` itself, but not `.a.b`.
+            .filter(move |length| name.map_or(**length < host.len(), |name| **length <= name.len()))
+            .filter_map(move |length| self.wildcards.get(host.get(host.len() - length..)?))
+    }
+}

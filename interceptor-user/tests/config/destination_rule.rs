@@ -1,0 +1,291 @@
+//! DestinationRules: which one a cluster gets and what it says.
+
+use std::time::Duration;
+
+use interceptor_user::snapshot::{CaSource, Cluster, ClusterName, Discovery, LoadBalancer, UpstreamProtocol};
+
+use crate::support::{Config, allow_any, in_namespace};
+
+const ENTRY: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: se, namespace: SERVICE}
+spec:
+  hosts: [a.example.com]
+  ports:
+  - {number: 80, name: http, protocol: HTTP}
+  - {number: 443, name: https, protocol: HTTPS}
+  resolution: DNS
+  subjectAltNames: [san.example.com]
+---
+";
+
+fn rule(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+{spec}
+---"
+    )
+}
+
+fn cluster<'a>(config: &'a Config, port: u16, subset: &str) -> &'a Cluster {
+    &config.snapshot.clusters[&ClusterName::outbound(port, subset, "a.example.com")]
+}
+
+fn with(spec: &str) -> Config {
+    allow_any(&(ENTRY.replace("SERVICE", "default") + &rule("default", "dr", spec)))
+}
+
+/// The rule that applies is told by its connect timeout.
+#[test]
+fn lookup_order() {
+    let timeout = |namespace: &str, host: &str, export_to: &str, seconds: u32| {
+        let name = format!("dr{seconds}");
+        let spec = format!(
+            "  host: '{host}'\n  exportTo: {export_to}\n  trafficPolicy: {{connectionPool: {{tcp: {{connectTimeout: {seconds}s}}}}}}"
+        );
+        rule(namespace, &name, &spec)
+    };
+    let host = "a.example.com";
+    for (what, rules, client, expected) in [
+        ("none", vec![], "client", 10),
+        (
+            "client's",
+            vec![("client", host, "[]", 1), ("service", host, "[]", 2), ("root", host, "[]", 3)],
+            "client",
+            1,
+        ),
+        ("service's", vec![("service", host, "[]", 2), ("root", host, "[]", 3)], "client", 2),
+        ("root's", vec![("root", host, "[]", 3), ("elsewhere", host, "[]", 4)], "client", 3),
+        ("elsewhere", vec![("elsewhere", host, "[]", 4)], "client", 10),
+        ("not exported", vec![("service", host, "['.']", 2), ("root", host, "[]", 3)], "client", 3),
+        ("exported by name", vec![("service", host, "[client]", 2), ("root", host, "[]", 3)], "client", 2),
+        (
+            "wildcard of the client",
+            vec![("client", "*.example.com", "[]", 1), ("service", host, "[]", 2)],
+            "client",
+            1,
+        ),
+        (
+            "longest wildcard",
+            vec![("client", "*.com", "[]", 1), ("client", "*.example.com", "[]", 2)],
+            "client",
+            2,
+        ),
+        // The most specific is not exported: no second try in that namespace.
+        (
+            "hidden specific",
+            vec![
+                ("service", host, "['.']", 1),
+                ("service", "*.example.com", "[]", 2),
+                ("root", host, "[]", 3),
+            ],
+            "client",
+            3,
+        ),
+        // In the root namespace only rules for itself come first.
+        ("root client", vec![("root", host, "[]", 1), ("service", host, "[]", 2)], "root", 2),
+        ("root client, own", vec![("root", host, "['.']", 1), ("service", host, "[]", 2)], "root", 1),
+    ] {
+        let mut yaml = ENTRY.replace("SERVICE", "service");
+        for (namespace, host, export_to, seconds) in rules {
+            yaml += &timeout(namespace, host, export_to, seconds);
+        }
+        let config = in_namespace(&yaml, "rootNamespace: root", client);
+        assert_eq!(cluster(&config, 80, "").connect_timeout, Duration::from_secs(expected), "{what}");
+    }
+}
+
+#[test]
+fn rules_of_one_host_and_namespace_are_merged() {
+    let yaml = ENTRY.replace("SERVICE", "default")
+        + &rule(
+            "default",
+            "one",
+            "  host: a.example.com\n  trafficPolicy: {loadBalancer: {simple: RANDOM}}\n  subsets: [{name: s1}]",
+        )
+        + &rule(
+            "default",
+            "two",
+            "  host: a.example.com\n  trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}\n  subsets: [{name: s2}, \
+             {name: s1, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}]",
+        );
+    let config = allow_any(&yaml);
+    for subset in ["", "s1", "s2"] {
+        assert_eq!(cluster(&config, 80, subset).load_balancer, LoadBalancer::Random, "{subset}");
+    }
+}
+
+#[test]
+fn precedence_of_ports_and_subsets() {
+    let config = with(
+        "
+  host: a.example.com
+  trafficPolicy:
+    loadBalancer: {simple: RANDOM}
+    connectionPool: {tcp: {connectTimeout: 1s, idleTimeout: 90s}, http: {maxRequestsPerConnection: 5, idleTimeout: 30s}}
+    portLevelSettings:
+    - port: {number: 443}
+      tls: {mode: SIMPLE}
+  subsets:
+  - name: plain
+  - name: block
+    trafficPolicy: {connectionPool: {tcp: {connectTimeout: 2s}}}
+  - name: port
+    trafficPolicy:
+      loadBalancer: {simple: ROUND_ROBIN}
+      portLevelSettings:
+      - port: {number: 443}
+        connectionPool: {tcp: {connectTimeout: 3s}}
+",
+    );
+    let shown = |port, subset| {
+        let cluster = cluster(&config, port, subset);
+        (
+            cluster.load_balancer,
+            cluster.connect_timeout.as_secs(),
+            cluster.max_requests_per_connection,
+            cluster.tls.is_some(),
+        )
+    };
+    use LoadBalancer::{LeastRequest, Random, RoundRobin};
+    for (port, subset, expected) in [
+        (80, "", (Random, 1, Some(5), false)),
+        // A port's settings replace everything, also with what they leave out.
+        (443, "", (LeastRequest, 10, None, true)),
+        (80, "plain", (Random, 1, Some(5), false)),
+        (443, "plain", (LeastRequest, 10, None, true)),
+        // A subset replaces block by block.
+        (80, "block", (Random, 2, None, false)),
+        (443, "block", (LeastRequest, 2, None, true)),
+        (80, "port", (RoundRobin, 1, Some(5), false)),
+        (443, "port", (LeastRequest, 3, None, false)),
+    ] {
+        assert_eq!(shown(port, subset), expected, "{port} {subset}");
+    }
+    // Idle timeouts of opaque bytes come from the top level only.
+    assert_eq!(cluster(&config, 443, "block").tcp_idle_timeout, Duration::from_secs(90));
+    assert_eq!(cluster(&config, 80, "").http_idle_timeout, Duration::from_secs(30));
+    assert_eq!(cluster(&config, 443, "").http_idle_timeout, Duration::from_secs(3600));
+}
+
+#[test]
+fn tls() {
+    let config = with("  host: a.example.com\n  trafficPolicy: {tls: {mode: DISABLE}}");
+    assert_eq!(cluster(&config, 80, "").tls, None);
+
+    let config = with("  host: a.example.com\n  trafficPolicy: {tls: {mode: SIMPLE}}");
+    let tls = cluster(&config, 80, "").tls.as_ref().expect("TLS");
+    assert_eq!((&tls.ca, tls.sni.as_deref(), tls.impossible.as_deref()), (&CaSource::System, None, None));
+    // The entry's names, as the rule gives none.
+    assert_eq!(tls.subject_alt_names.iter().map(|name| &**name).collect::<Vec<_>>(), ["san.example.com"]);
+    assert!(config.found().contains("TLS inside TLS"), "{}", config.found());
+
+    let config = with(
+        "
+  host: a.example.com
+  trafficPolicy:
+    portLevelSettings:
+    - port: {number: 80}
+      tls:
+        mode: MUTUAL
+        clientCertificate: /etc/certs/client.pem
+        privateKey: /etc/certs/key.pem
+        caCertificates: /etc/certs/ca.pem
+        sni: other.example.com
+        subjectAltNames: [x.example.com]",
+    );
+    let tls = cluster(&config, 80, "").tls.as_ref().expect("TLS");
+    assert_eq!(tls.sni.as_deref(), Some("other.example.com"));
+    assert_eq!(tls.subject_alt_names.iter().map(|name| &**name).collect::<Vec<_>>(), ["x.example.com"]);
+    assert_eq!(tls.ca, CaSource::File("/etc/certs/ca.pem".into()));
+    assert!(tls.identity.is_some() && tls.impossible.is_none());
+    assert!(cluster(&config, 443, "").tls.is_none());
+    assert!(!config.found().contains("TLS inside TLS"), "{}", config.found());
+
+    let config =
+        with("  host: a.example.com\n  trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}");
+    let tls = cluster(&config, 80, "").tls.as_ref().expect("TLS");
+    assert!(tls.ca == CaSource::Unverified && tls.subject_alt_names.is_empty());
+}
+
+#[test]
+fn tls_that_cannot_be_made_is_never_plaintext() {
+    for (tls, reason) in [
+        ("mode: SIMPLE, credentialName: my-secret", "credentialName my-secret"),
+        ("mode: MUTUAL, credentialName: my-secret", "credentialName my-secret"),
+        ("mode: MUTUAL", "client certificate required for mutual tls"),
+        ("mode: MUTUAL, clientCertificate: /c.pem", "private key required for mutual tls"),
+        ("mode: ISTIO_MUTUAL", "ISTIO_MUTUAL"),
+    ] {
+        let config = with(&format!("  host: a.example.com\n  trafficPolicy: {{tls: {{{tls}}}}}"));
+        let origination = cluster(&config, 80, "").tls.as_ref().expect("TLS");
+        let impossible = origination.impossible.as_deref().expect("a reason");
+        assert!(
+            impossible.starts_with("DestinationRule default/dr: ") && impossible.contains(reason),
+            "{impossible}"
+        );
+        assert!(config.found().contains("never sent in clear"), "{}", config.found());
+    }
+}
+
+#[test]
+fn connection_pool_and_load_balancer() {
+    let config = with(
+        "
+  host: a.example.com
+  trafficPolicy:
+    loadBalancer: {simple: PASSTHROUGH}
+    connectionPool: {http: {h2UpgradePolicy: UPGRADE}}",
+    );
+    let cluster = cluster(&config, 80, "");
+    assert_eq!(cluster.discovery, Discovery::OriginalDst { port: None });
+    assert_eq!(cluster.protocol, UpstreamProtocol::Http2);
+    assert_eq!(cluster.connect_timeout, Duration::from_secs(10));
+}
+
+#[test]
+fn subsets_choose_endpoints_by_label() {
+    let config = allow_any(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: se}
+spec:
+  hosts: [a.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 10.0.0.1, labels: {v: '1'}}, {address: 10.0.0.2, labels: {v: '2', x: y}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: dr}
+spec:
+  host: a.example.com
+  subsets: [{name: all}, {name: one, labels: {v: '1'}}, {name: none, labels: {v: '3'}}]
+",
+    );
+    let endpoints = |subset| {
+        let Discovery::Static(endpoints) = &cluster(&config, 80, subset).discovery else {
+            panic!("not static")
+        };
+        endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(endpoints("all"), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(endpoints("one"), ["10.0.0.1"]);
+    assert!(endpoints("none").is_empty());
+}
+
+#[test]
+fn short_names_are_of_the_rules_namespace() {
+    let config = with("  host: httpbin\n  trafficPolicy: {tls: {mode: SIMPLE}}");
+    let found = config.found();
+    assert!(
+        found.contains("no ServiceEntry that is seen from here has host httpbin.default.svc.cluster.local"),
+        "{found}"
+    );
+}

@@ -1,0 +1,12 @@
+//! Configuration as tables: YAML in, what a connection or request gets out. Expectations are written
+//! from Istio's documented behaviour, never from what the code happens to do.
+
+mod destination_rule;
+mod mistakes;
+mod order;
+mod registry;
+mod reload;
+mod scale;
+mod seeds;
+mod support;
+mod virtual_service;

@@ -1,0 +1,1 @@
+//! Files: loading and watching them.
