@@ -18,6 +18,7 @@ const NAME_TYPE_HOST: u8 = 0;
 const RECORD_HEADER: usize = 5;
 const RECORD_MAX: usize = 1 << 14;
 const HANDSHAKE_HEADER: usize = 4;
+const HANDSHAKE_OVERHEAD: usize = RECORD_HEADER + HANDSHAKE_HEADER;
 
 /// A DNS name, without its trailing dot.
 const SERVER_NAME_MAX: usize = 253;
@@ -40,46 +41,38 @@ pub struct ClientHello {
 /// protocol, and nothing that a name rule could match.
 pub(super) fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<ClientHello> {
     let bytes = bytes.get(..bytes_max).unwrap_or(bytes);
-    let handshake = match handshake_bytes(bytes) {
-        Some(handshake) => handshake,
-        None => return Parsed::Unrecognised,
-    };
-    let Some((header, rest)) = handshake.split_at_checked(HANDSHAKE_HEADER) else {
-        let starts_well = handshake.first().is_none_or(|kind| *kind == HANDSHAKE_CLIENT_HELLO);
-        return match (starts_well, bytes.len() < bytes_max) {
-            (true, true) => Parsed::Incomplete,
-            (true, false) => Parsed::Complete(ClientHello::default()),
-            (false, _) => Parsed::Unrecognised,
-        };
-    };
-    if header[0] != HANDSHAKE_CLIENT_HELLO {
+    let Some(handshake) = handshake_bytes(bytes, bytes_max) else { return Parsed::Unrecognised };
+    if handshake.first().is_some_and(|kind| *kind != HANDSHAKE_CLIENT_HELLO) {
         return Parsed::Unrecognised;
     }
-    let length = usize::from(header[1]) << 16 | usize::from(header[2]) << 8 | usize::from(header[3]);
-    match rest.get(..length) {
+    let too_long = || Parsed::Complete(ClientHello::default());
+    let body = match body_length(&handshake) {
+        Some(length) if HANDSHAKE_OVERHEAD + length > bytes_max => return too_long(),
+        Some(length) => handshake.get(HANDSHAKE_HEADER..HANDSHAKE_HEADER + length),
+        None => None,
+    };
+    match body {
         Some(body) => parse_body(Reader(body)).map_or(Parsed::Unrecognised, Parsed::Complete),
-        None if RECORD_HEADER + HANDSHAKE_HEADER + length > bytes_max || bytes.len() == bytes_max => {
-            Parsed::Complete(ClientHello::default())
-        }
+        None if bytes.len() == bytes_max => too_long(),
         None => Parsed::Incomplete,
     }
 }
 
-/// The handshake bytes received so far, records joined. `None` when this is not TLS.
-fn handshake_bytes(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+/// The handshake bytes received so far, records joined, up to where no more are needed. `None` when this
+/// is not TLS.
+fn handshake_bytes(bytes: &[u8], bytes_max: usize) -> Option<Cow<'_, [u8]>> {
     let mut joined = Cow::Borrowed(&bytes[..0]);
     let mut rest = bytes;
     while !rest.is_empty() {
         let header = &rest[..rest.len().min(RECORD_HEADER)];
         // The minor version of the first flight is whatever the client's library likes.
         if header[0] != CONTENT_TYPE_HANDSHAKE || header.get(1).is_some_and(|major| *major != 3) {
-            // Anything may follow a complete ClientHello; whether it is complete, the caller sees.
-            return if is_complete(&joined) { Some(joined) } else { None };
+            return None;
         }
         let [_, _, _, high, low] = *header else { break };
         let length = usize::from(u16::from_be_bytes([high, low]));
         if length == 0 || length > RECORD_MAX {
-            return if is_complete(&joined) { Some(joined) } else { None };
+            return None;
         }
         let payload = &rest[RECORD_HEADER..rest.len().min(RECORD_HEADER + length)];
         if joined.is_empty() {
@@ -87,7 +80,11 @@ fn handshake_bytes(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
         } else {
             joined.to_mut().extend_from_slice(payload);
         }
-        if is_complete(&joined) {
+        // What comes after a ClientHello, or after the length of one that is too long, says nothing.
+        let is_enough = body_length(&joined).is_some_and(|length| {
+            joined.len() >= HANDSHAKE_HEADER + length || HANDSHAKE_OVERHEAD + length > bytes_max
+        });
+        if is_enough {
             break;
         }
         rest = &rest[RECORD_HEADER + payload.len()..];
@@ -95,9 +92,10 @@ fn handshake_bytes(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     Some(joined)
 }
 
-fn is_complete(handshake: &[u8]) -> bool {
-    matches!(handshake, [_, a, b, c, rest @ ..]
-        if rest.len() >= usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c))
+/// What the handshake header declares.
+fn body_length(handshake: &[u8]) -> Option<usize> {
+    let [_kind, high, middle, low, ..] = *handshake else { return None };
+    Some(usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low))
 }
 
 /// RFC 8446 §4.1.2. `None` when malformed.

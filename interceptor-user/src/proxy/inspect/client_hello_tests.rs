@@ -228,6 +228,9 @@ fn a_hello_that_does_not_fit_is_tls_without_a_name() {
     assert_eq!(parsed(&too_long[..8]), Parsed::Incomplete);
     assert_eq!(parsed(&too_long[..9]), Parsed::Complete(ClientHello::default()));
     assert_eq!(parsed(&too_long), Parsed::Complete(ClientHello::default()));
+    // decided by then: what comes next does not change it
+    let broken = [&record(&too_long[5..20])[..], b"\x17garbage"].concat();
+    assert_eq!(parsed(&broken), Parsed::Complete(ClientHello::default()));
     // too many small records
     let small = fragmented(&record(&padded(6_000)), 2);
     assert_eq!(parsed(&small[..BYTES_MAX - 1]), Parsed::Incomplete);

@@ -207,3 +207,43 @@ fn a_full_disk_is_counted() {
     log.close();
     assert_eq!(log.dropped(), 10);
 }
+
+/// Standard output is shared with the command that we run: this runs itself in another process.
+#[test]
+fn lines_on_standard_output_are_written_whole() {
+    const IS_CHILD: &str = "ACCESS_LOG_TEST_IS_CHILD";
+    const LINES: usize = 3000;
+    if std::env::var_os(IS_CHILD).is_some() {
+        let log = AccessLog::open(AccessLogTarget::Stdout, AccessLogEncoding::Text).unwrap();
+        let commands = std::thread::spawn(|| {
+            for _ in 0..LINES {
+                let line = format!("command {}\n", "c".repeat(200));
+                assert_eq!(rustix::io::write(std::io::stdout(), line.as_bytes()).unwrap(), line.len());
+            }
+        });
+        for _ in 0..LINES {
+            log.write(&record(&"p".repeat(300)));
+        }
+        commands.join().unwrap();
+        log.close();
+        assert_eq!(log.dropped(), 0);
+        return;
+    }
+    let name = "telemetry::access_log::tests::lines_on_standard_output_are_written_whole";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--test-threads=2"])
+        .env(IS_CHILD, "1")
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let command = format!("command {}", "c".repeat(200));
+    let path = format!("\"GET {} \"", "p".repeat(300));
+    let count = |whole: &dyn Fn(&str) -> bool| stdout.lines().filter(|line| whole(line)).count();
+    assert_eq!(count(&|line| line == command), LINES);
+    assert_eq!(count(&|line| line.starts_with('[') && line.contains(&path) && line.ends_with(" - -")), LINES);
+    assert!(
+        output.status.success() && stdout.contains("1 passed"),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
