@@ -13,9 +13,7 @@ use interceptor_common::{
     addr::{Ip16, Port},
     decide::decide,
     flow::Flow,
-    policy::{
-        Connecting, NO_POLICY, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey, WorkloadEntry,
-    },
+    policy::{NO_POLICY, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey, WorkloadEntry},
     verdict::{Reason, Verdict},
 };
 
@@ -126,8 +124,7 @@ fn redirect(
     if bound_ifindex != 0 && !bind_to_device(ctx, 0) {
         return refused(Reason::BoundToDevice);
     }
-    let mut fresh = Connecting { original: *subject, bound_ifindex, ..Connecting::default() };
-    let Some(connecting) = sock_addr::stored_or(&CONNECTING, sk, &mut fresh) else {
+    let Some(connecting) = sock_addr::stored_or_zeroed(&CONNECTING, sk) else {
         return refused(Reason::OutOfMemory);
     };
     connecting.original = *subject;

@@ -24,7 +24,7 @@ use interceptor_common::{
 
 use crate::{
     maps::{ACCEPTED, CONNECTING, HANDOVERS, HANDOVERS_OPEN},
-    sock_addr::{stored, stored_or},
+    sock_addr::{stored, stored_or_zeroed},
 };
 
 const TCP_CLOSE: u32 = 7;
@@ -65,9 +65,11 @@ fn hand_over(ctx: &SockOpsContext) {
     let key = Tuple::read(ctx).key_of_server();
     // SAFETY: the entry is written once, before the SYN leaves.
     let Some(original) = (unsafe { HANDOVERS.get(&key) }) else { return };
-    let mut original = *original;
     // No memory: the proxy finds nothing and closes the connection.
-    let _kept = stored_or(&ACCEPTED, sk, &mut original);
+    if let Some(accepted) = stored_or_zeroed(&ACCEPTED, sk) {
+        // SAFETY: values of two maps, which don't overlap. An assignment would not know that, and call memmove.
+        unsafe { core::ptr::copy_nonoverlapping(original, accepted, 1) };
+    }
     remove(&key);
 }
 

@@ -96,15 +96,11 @@ pub fn stored<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock) -> Option<&'stat
     unsafe { bpf_sk_storage_get(address(map), sk.cast(), core::ptr::null_mut(), 0).cast::<T>().as_mut() }
 }
 
-/// The value stored with `sk`, which is `value` if there was none. None: no memory.
-pub fn stored_or<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock, value: &mut T) -> Option<&'static mut T> {
+/// The value stored with `sk`; all zero if there was none before. None: no memory.
+pub fn stored_or_zeroed<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock) -> Option<&'static mut T> {
     let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-    // SAFETY: as in `stored`; the helper copies `value`.
-    unsafe {
-        bpf_sk_storage_get(address(map), sk.cast(), core::ptr::from_mut(value).cast(), create)
-            .cast::<T>()
-            .as_mut()
-    }
+    // SAFETY: as in `stored`; all zero is a value of every T that our maps hold.
+    unsafe { bpf_sk_storage_get(address(map), sk.cast(), core::ptr::null_mut(), create).cast::<T>().as_mut() }
 }
 
 pub fn forget<T>(map: &'static SkStorage<T>, sk: *mut bpf_sock) {
