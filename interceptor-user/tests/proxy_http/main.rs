@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod endpoints;
+mod framing;
+mod pooling;
 mod replies;
 mod retries;
+mod streaming;
 mod support;
 mod tls;
+mod upgrade;

@@ -166,6 +166,7 @@ pub(super) fn prepare_response(
     upgraded: bool,
 ) {
     let protocol = headers.get(UPGRADE).filter(|_| upgraded).cloned();
+    one_length(headers);
     strip_hop_by_hop(headers);
     if let Some(protocol) = protocol {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -177,6 +178,17 @@ pub(super) fn prepare_response(
     }
     if let Some(server) = configured_server(settings) {
         headers.insert(SERVER, server);
+    }
+}
+
+/// A response's length is told once, and not at all when its end is told otherwise (RFC 9112 §6.3).
+fn one_length(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    } else if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+        && let Some(length) = headers.get(CONTENT_LENGTH).cloned()
+    {
+        headers.insert(CONTENT_LENGTH, length);
     }
 }
 

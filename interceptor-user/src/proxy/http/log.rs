@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use http::header::{HOST, HeaderName, USER_AGENT};
-use http::{HeaderMap, Request, Version};
+use http::{HeaderMap, Request, StatusCode, Version};
 
 use super::Connection;
 use super::upload::Upload;
@@ -117,4 +117,26 @@ impl Drop for RequestLog {
 
 fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// Records what could not be read as a request; hyper has answered it, when it could be answered.
+pub(super) fn unreadable(connection: &Connection, error: &hyper::Error) {
+    let worker = &connection.worker;
+    if !error.is_parse() || !worker.access_log.enabled() {
+        return;
+    }
+    let status = if error.is_parse_too_large() {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    let record = AccessRecord {
+        start_time: SystemTime::now(),
+        http: Some(HttpRecord { protocol: "HTTP/1.1", ..HttpRecord::default() }),
+        response_code: status.as_u16(),
+        response_flags: ResponseFlag::DownstreamProtocolError.into(),
+        response_code_details: Some("http1.codec_error".into()),
+        ..connection.downstream.record()
+    };
+    worker.access_log.write(&record);
 }

@@ -10,6 +10,7 @@ mod log;
 mod reply;
 mod request;
 mod retry;
+mod tap;
 mod upgrade;
 pub(crate) mod upload;
 
@@ -25,6 +26,7 @@ use tokio::net::TcpStream;
 use super::downstream::Downstream;
 use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
+use tap::{HeadTap, TappedStream};
 
 /// What the client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,30 +56,33 @@ struct Connection {
     worker: Rc<Worker>,
     downstream: Downstream,
     version: Version,
+    tap: HeadTap,
 }
 
 /// Serves the requests of one intercepted connection until it ends. Never fails: what becomes of each
 /// request is in its record.
 pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream, version: Version) {
-    let connection = Rc::new(Connection { worker: Rc::clone(worker), downstream, version });
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "downstream connection without TCP_NODELAY");
     }
-    let io = TokioIo::new(stream);
+    let tap = HeadTap::default();
+    let connection = Rc::new(Connection { worker: Rc::clone(worker), downstream, version, tap });
     let ended = match version {
-        Version::Http1 => serve_http1(io, connection).await,
-        Version::Http2 => serve_http2(io, connection).await,
+        Version::Http1 => serve_http1(stream, &connection).await,
+        Version::Http2 => serve_http2(TokioIo::new(stream), &connection).await,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "downstream connection ended");
+        log::unreadable(&connection, &error);
     }
 }
 
-async fn serve_http1(io: TokioIo<TcpStream>, connection: Rc<Connection>) -> Result<(), hyper::Error> {
+async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
     let worker = Rc::clone(&connection.worker);
+    let io = TokioIo::new(TappedStream::new(stream, connection.tap.clone()));
     let preserve_case = worker.current().snapshot.mesh.proxy_headers.preserve_http1_header_case;
-    let service = service_fn(move |request| {
-        let connection = Rc::clone(&connection);
+    let service = service_fn(|request| {
+        let connection = Rc::clone(connection);
         async move { Ok::<_, Infallible>(request::answer(connection, request).await) }
     });
     let server = http1::Builder::new()
@@ -98,10 +103,10 @@ async fn serve_http1(io: TokioIo<TcpStream>, connection: Rc<Connection>) -> Resu
     server.await
 }
 
-async fn serve_http2(io: TokioIo<TcpStream>, connection: Rc<Connection>) -> Result<(), hyper::Error> {
+async fn serve_http2(io: TokioIo<TcpStream>, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
     let worker = Rc::clone(&connection.worker);
-    let service = service_fn(move |request| {
-        let connection = Rc::clone(&connection);
+    let service = service_fn(|request| {
+        let connection = Rc::clone(connection);
         async move { Ok::<_, Infallible>(request::answer(connection, request).await) }
     });
     let server = http2::Builder::new(LocalExecutor)

@@ -12,20 +12,37 @@ use super::body::ResponseBody;
 use super::forward::{self, Exchange};
 use super::log::RequestLog;
 use super::reply::Reply;
+use super::tap;
 use crate::snapshot::{RequestFacts, Route, RouteAction, Snapshot, VirtualHost};
 
 /// Answers one request, whatever becomes of it.
 pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    // A head that says in two ways where its body ends is refused; hyper has chosen one of them.
+    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let is_ambiguous = connection.tap.begin(|head| chunked && tap::has_content_length(head));
+    let response = route_and_send(&connection, request, is_ambiguous).await;
+    connection.tap.end();
+    response
+}
+
+async fn route_and_send(
+    connection: &Rc<Connection>,
+    request: Request<Incoming>,
+    is_ambiguous: bool,
+) -> Response<ResponseBody> {
     let active = connection.worker.current();
     let settings = &active.snapshot.mesh.proxy_headers;
-    let mut log = RequestLog::new(&connection, &request);
+    let mut log = RequestLog::new(connection, &request);
 
+    if is_ambiguous {
+        return Reply::bad_request().send(settings, log);
+    }
     let host = match check(&request) {
         Ok(host) => host,
         Err(reply) => return reply.send(settings, log),
     };
     let catch_all;
-    let virtual_host = match virtual_host(&active.snapshot, &connection, &host) {
+    let virtual_host = match virtual_host(&active.snapshot, connection, &host) {
         Some(virtual_host) => virtual_host,
         None => {
             // The port's HTTP service is gone since the connection was accepted.
@@ -48,7 +65,7 @@ pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming
         },
     };
     log.set(|record| record.upstream_cluster = Some(runtime.cluster().name.clone()));
-    let exchange = Exchange { connection: &connection, settings, runtime, forward, host: &host };
+    let exchange = Exchange { connection, settings, runtime, forward, host: &host };
     forward::forward(exchange, request, log).await
 }
 
