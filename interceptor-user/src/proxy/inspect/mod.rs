@@ -10,9 +10,11 @@ mod http;
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 
 use rustix::net::{RecvFlags, recv};
-use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 
 pub use client_hello::ClientHello;
@@ -44,33 +46,59 @@ enum Parsed<T> {
 
 /// Waits until the first bytes tell what the client speaks; `None` when it closed without sending any.
 ///
-/// Cancel-safe. A client that closes its side in the middle of a ClientHello or request line is opaque.
+/// Cancel-safe: a stream with bytes in it is ready for reading afterwards, whether they were enough or
+/// not. A client that closes its side in the middle of a ClientHello or request line is opaque.
 ///
 /// # Errors
-/// The socket's: the connection was reset.
+/// The socket's: the connection was reset. No descriptor left, when the bytes come in pieces.
 pub async fn inspect(stream: &TcpStream) -> io::Result<Option<Protocol>> {
     loop {
-        // Read before peeking: all bytes before the end are in the socket once the end is known.
-        let ready = stream.ready(Interest::READABLE | Interest::ERROR).await?;
-        let peeked = stream.try_io(Interest::READABLE, || {
-            let mut buffer = [MaybeUninit::<u8>::uninit(); PEEK_MAX];
-            let ((bytes, _), _) = recv(stream, &mut buffer[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
-            if bytes.is_empty() {
-                return Ok(None);
-            }
-            match decide(bytes) {
-                Some(protocol) => Ok(Some(protocol)),
-                // Linux hands out what arrived before a reset, so that peeking alone never sees it.
-                None if ready.is_error() => Err(io::ErrorKind::ConnectionReset.into()),
-                None if ready.is_read_closed() => Ok(Some(Protocol::Opaque)),
-                // clears the readiness: the next bytes, or the end, make the socket ready again
-                None => Err(io::ErrorKind::WouldBlock.into()),
-            }
-        });
-        match peeked {
+        let ready = stream.ready(FIRST_BYTES).await?;
+        // Clears the stream's readiness only where there is nothing to read.
+        match stream.try_io(Interest::READABLE, || look(stream, ready)) {
+            Ok(Look::Decided(protocol)) => return Ok(protocol),
+            Ok(Look::Undecided) => return inspect_more(stream).await,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            decided => return decided,
+            Err(error) => return Err(error),
         }
+    }
+}
+
+/// The bytes come in pieces. Waiting for the next one means to clear the readiness while there are bytes
+/// to read; that of the stream must stand for those who read them, so that it waits on a duplicate.
+async fn inspect_more(stream: &TcpStream) -> io::Result<Option<Protocol>> {
+    let watcher = AsyncFd::with_interest(stream.as_fd().try_clone_to_owned()?, FIRST_BYTES)?;
+    loop {
+        let mut ready = watcher.ready(FIRST_BYTES).await?;
+        match look(stream, ready.ready()) {
+            Ok(Look::Decided(protocol)) => return Ok(protocol),
+            Ok(Look::Undecided) => ready.clear_ready(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+const FIRST_BYTES: Interest = Interest::READABLE.add(Interest::ERROR);
+
+enum Look {
+    Decided(Option<Protocol>),
+    Undecided,
+}
+
+/// Peeks once. `ready` is from before: all bytes before the end are in the socket once the end is known.
+fn look(stream: &TcpStream, ready: Ready) -> io::Result<Look> {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); PEEK_MAX];
+    let ((bytes, _), _) = recv(stream, &mut buffer[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    if bytes.is_empty() {
+        return Ok(Look::Decided(None));
+    }
+    match decide(bytes) {
+        Some(protocol) => Ok(Look::Decided(Some(protocol))),
+        // Linux hands out what arrived before a reset, so that peeking alone never sees it.
+        None if ready.is_error() => Err(io::ErrorKind::ConnectionReset.into()),
+        None if ready.is_read_closed() => Ok(Look::Decided(Some(Protocol::Opaque))),
+        None => Ok(Look::Undecided),
     }
 }
 
@@ -94,6 +122,8 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
+
+    use tokio::io::Interest;
 
     use super::{Protocol, inspect};
 
@@ -133,6 +163,8 @@ mod tests {
         for (index, byte) in line.iter().enumerate() {
             if index > 0 {
                 assert_waits(&server, index).await;
+                // whoever gives up waiting can read them
+                assert_eq!(server.try_io(Interest::READABLE, || Ok(true)).unwrap(), true);
             }
             client.write_all(&[*byte]).await.unwrap();
         }
