@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, ensure};
 use interceptor_tests::{Ca, Daemon, Dir, Netns, Origin, Veth};
@@ -25,7 +26,7 @@ pub(crate) const PROXY: u16 = 15001;
 /// The user and group of the peers, which iptables leaves alone.
 pub(crate) const PROXY_ID: u32 = 1337;
 
-/// The user that iptables must not redirect, or that only the given number of excludes stand before REDIRECT.
+/// What iptables does in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rules {
     None,
@@ -52,6 +53,7 @@ pub(crate) struct Lab {
     _dir: Dir,
     web: Daemon,
     _source: Origin,
+    places: AtomicU8,
 }
 
 impl Lab {
@@ -63,11 +65,12 @@ impl Lab {
         let ca = Ca::new("throw-away root")?;
         let web = web(&outside, &ca, &dir)?;
         let source = Origin::start(&outside, SocketAddr::from((SERVER, OPAQUE)), send_what_is_asked)?;
-        Ok(Self { outside, ca, _dir: dir, web, _source: source })
+        Ok(Self { outside, ca, _dir: dir, web, _source: source, places: AtomicU8::new(0) })
     }
 
-    /// A new place: the `number`th, from 0.
-    pub(crate) fn place(&self, number: u8, rules: Rules) -> anyhow::Result<Place> {
+    /// A new place.
+    pub(crate) fn place(&self, rules: Rules) -> anyhow::Result<Place> {
+        let number = self.places.fetch_add(1, Ordering::Relaxed);
         let netns = Netns::new()?;
         tune(&netns)?;
         let cable = Veth::new(&netns, "eth0", &self.outside, &format!("place{number}"))?;

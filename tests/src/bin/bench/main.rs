@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the table is for the person who started it")]
 
 mod client;
+mod connect;
 mod cpu;
 mod lab;
 mod machine;
@@ -20,6 +21,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::connect::Ways;
 use crate::lab::Lab;
 use crate::report::Report;
 use crate::row::{Places, Row};
@@ -129,28 +131,33 @@ fn bench(args: &Args) -> anyhow::Result<()> {
     } else {
         Effort { seconds: 2, connects: 5000, download_bytes: 2 << 30 }
     };
-    let excludes = workloads.iter().map(|workload| workload.bare_places()).max_by_key(|places| places.len());
-
     let mut report = Report::new(machine::versions()?);
     for (name, version) in &report.versions {
         println!("{name}: {version}");
     }
     let lab = Lab::new().context("cannot build the two namespaces")?;
-    let places = Places::new(&lab, excludes.unwrap_or_default())?;
+    let places = Places::new(&lab)?;
     let mut tables = Vec::new();
     for workload in workloads {
         println!("\n{}", workload.title());
-        let rows = workload.rows(&against);
-        for round in 1..=rounds {
-            println!("  round {round} of {rounds} …");
-            for row in &rows {
-                report.add(workload, *row, round, workload.measure(&lab, &places, *row, effort));
+        let table = match workload {
+            Workload::Connect => connects(&mut report, &lab, rounds, effort)?,
+            Workload::Keepalive
+            | Workload::Close
+            | Workload::Originate
+            | Workload::Download
+            | Workload::Memory => {
+                let rows = workload.rows(&against);
+                for round in 1..=rounds {
+                    println!("  round {round} of {rounds} …");
+                    for row in &rows {
+                        let measured = workload.measure(&lab, &places, *row, effort);
+                        report.add(workload, &row.to_string(), round, measured);
+                    }
+                }
+                report.finish(workload, &rows.iter().map(Row::to_string).collect::<Vec<_>>())
             }
-        }
-        if workload == Workload::Connect {
-            report.compare_connects();
-        }
-        let table = report.finish(workload, &rows);
+        };
         println!("{table}");
         tables.push((workload, table));
     }
@@ -160,4 +167,15 @@ fn bench(args: &Args) -> anyhow::Result<()> {
     let failures = report.failures();
     ensure!(failures.is_empty(), "some rounds failed:\n  {}", failures.join("\n  "));
     Ok(())
+}
+
+fn connects(report: &mut Report, lab: &Lab, rounds: usize, effort: Effort) -> anyhow::Result<String> {
+    let ways = Ways::new(lab)?;
+    for round in 1..=rounds {
+        println!("  round {round} of {rounds} …");
+        for (way, measured) in ways.round(lab, effort.connects) {
+            report.add(Workload::Connect, &way, round, measured);
+        }
+    }
+    Ok(report.finish(Workload::Connect, &ways.names()))
 }

@@ -57,7 +57,7 @@ impl Report {
     pub(crate) fn add(
         &mut self,
         workload: Workload,
-        row: Row,
+        row: &str,
         round: usize,
         measured: anyhow::Result<Measured>,
     ) {
@@ -67,43 +67,22 @@ impl Report {
             }
             Err(error) => Outcome::Failed(format!("{error:#}")),
         };
-        self.rounds.push(Round { workload: workload.name(), row: row.to_string(), round, result });
-    }
-
-    /// What is added to the direct row is taken within each round: the machine changes between them.
-    pub(crate) fn compare_connects(&mut self) {
-        let connects = |round: &Round| match &round.result {
-            Outcome::Measured { figures, .. } => figures.get("connect_p50_us").copied(),
-            Outcome::Failed(_) => None,
-        };
-        let direct: BTreeMap<usize, f64> = self
-            .rounds
-            .iter()
-            .filter(|round| round.row == Row::Direct.to_string())
-            .filter_map(|round| Some((round.round, connects(round)?)))
-            .collect();
-        for round in &mut self.rounds {
-            let added = connects(round).zip(direct.get(&round.round)).map(|(own, direct)| own - direct);
-            if let (Outcome::Measured { figures, .. }, Some(added)) = (&mut round.result, added)
-                && round.row != Row::Direct.to_string()
-            {
-                figures.insert("added_us", added);
-            }
-        }
+        self.rounds.push(Round { workload: workload.name(), row: row.to_owned(), round, result });
     }
 
     /// Takes the medians of a workload's rows and returns its table.
-    pub(crate) fn finish(&mut self, workload: Workload, rows: &[Row]) -> String {
+    pub(crate) fn finish(&mut self, workload: Workload, rows: &[String]) -> String {
         let first = self.medians.len();
         for row in rows {
-            let medians = self.medians_of(workload, &row.to_string());
+            let medians = self.medians_of(workload, row);
             self.medians.push(medians);
         }
         let medians = self.medians.get_mut(first..).unwrap_or_default();
         if let Some(cost) = workload.cost() {
             let of = |row: &Medians| row.figures.get(cost).copied();
-            let ours = medians.iter().find(|row| row.row == Row::Interceptor.to_string()).and_then(of);
-            for row in medians.iter_mut().filter(|row| row.row != Row::Interceptor.to_string()) {
+            let interceptor = Row::Interceptor.to_string();
+            let ours = medians.iter().find(|row| row.row == interceptor).and_then(of);
+            for row in medians.iter_mut().filter(|row| row.row != interceptor) {
                 if let Some((ours, theirs)) = ours.zip(of(row)) {
                     row.figures.insert("ratio", ours / theirs);
                 }
@@ -233,7 +212,7 @@ fn rounds(row: &Medians) -> String {
     text
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = values.get(values.len() / 2).copied()?;
     if values.len() % 2 == 1 {

@@ -1,14 +1,14 @@
 //! A row: the way that a client's connections take to the server, and starting it afresh.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use interceptor_tests::{Cgroup, Daemon, Dir};
 
 use crate::client::Client;
-use crate::lab::{self, Lab, OPAQUE, ORIGINATED, PLAIN, PROXY, Place, SERVER, TLS};
+use crate::lab::{self, Lab, OPAQUE, ORIGINATED, PLAIN, Place, SERVER, TLS};
 use crate::peers::{self, Job};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,14 +19,6 @@ pub(crate) enum Row {
     Envoy,
     Nginx,
     Haproxy,
-    /// connect() taken over by the hooks, with so many excluded ranges, and handed to a server that only closes.
-    Hooks {
-        excludes: usize,
-    },
-    /// The same by iptables REDIRECT.
-    Iptables {
-        excludes: usize,
-    },
 }
 
 impl fmt::Display for Row {
@@ -37,8 +29,6 @@ impl fmt::Display for Row {
             Self::Envoy => f.write_str("envoy"),
             Self::Nginx => f.write_str("nginx"),
             Self::Haproxy => f.write_str("haproxy"),
-            Self::Hooks { excludes } => write!(f, "hooks, {excludes} excludes"),
-            Self::Iptables { excludes } => write!(f, "iptables, {excludes} excludes"),
         }
     }
 }
@@ -56,32 +46,22 @@ pub(crate) struct Running<'lab> {
     _dir: Dir,
 }
 
-/// The places of a run: rows without iptables share one, rows behind proxies another.
+/// The places of proxies: behind Istio's rules, or without any.
 #[derive(Debug)]
 pub(crate) struct Places {
-    pub(crate) plain: Place,
-    pub(crate) istio: Place,
-    /// One for each number of excludes.
-    pub(crate) bare: Vec<(usize, Place)>,
+    plain: Place,
+    istio: Place,
 }
 
 impl Places {
-    pub(crate) fn new(lab: &Lab, excludes: &[usize]) -> anyhow::Result<Self> {
-        let mut bare = Vec::new();
-        for (number, excludes) in (2..).zip(excludes) {
-            bare.push((*excludes, lab.place(number, lab::Rules::Bare { excludes: *excludes })?));
-        }
-        Ok(Self { plain: lab.place(0, lab::Rules::None)?, istio: lab.place(1, lab::Rules::Istio)?, bare })
+    pub(crate) fn new(lab: &Lab) -> anyhow::Result<Self> {
+        Ok(Self { plain: lab.place(lab::Rules::None)?, istio: lab.place(lab::Rules::Istio)? })
     }
 
-    fn of(&self, row: Row) -> anyhow::Result<&Place> {
+    fn of(&self, row: Row) -> &Place {
         match row {
-            Row::Direct | Row::Interceptor | Row::Hooks { .. } => Ok(&self.plain),
-            Row::Envoy | Row::Nginx | Row::Haproxy => Ok(&self.istio),
-            Row::Iptables { excludes } => {
-                let found = self.bare.iter().find(|(number, _)| *number == excludes);
-                found.map(|(_, place)| place).context("no place with so many rules")
-            }
+            Row::Direct | Row::Interceptor => &self.plain,
+            Row::Envoy | Row::Nginx | Row::Haproxy => &self.istio,
         }
     }
 }
@@ -89,7 +69,7 @@ impl Places {
 impl<'lab> Running<'lab> {
     /// Starts a row that carries the server's traffic.
     pub(crate) fn carrying(lab: &'lab Lab, places: &'lab Places, row: Row, job: Job) -> anyhow::Result<Self> {
-        let place = places.of(row)?;
+        let place = places.of(row);
         place.flush()?;
         let dir = Dir::new()?;
         let daemon = match row {
@@ -97,7 +77,6 @@ impl<'lab> Running<'lab> {
             Row::Envoy => Some(peers::envoy(lab, place, &dir)?),
             Row::Nginx => Some(peers::nginx(lab, place, &dir, job)?),
             Row::Haproxy => Some(peers::haproxy(lab, place, &dir, job)?),
-            Row::Hooks { .. } | Row::Iptables { .. } => bail!("{row} carries nothing"),
         };
         let command = if row == Row::Interceptor {
             dir.write("resources.yaml", RESOURCES.replace("CA_FILE", &lab.ca.root().display().to_string()))?;
@@ -111,38 +90,8 @@ impl<'lab> Running<'lab> {
         Self::start(command, lab, place, daemon, None, dir)
     }
 
-    /// Starts a row where connections end at a server in the same place, that closes them at once.
-    pub(crate) fn closing(lab: &'lab Lab, places: &'lab Places, row: Row) -> anyhow::Result<Self> {
-        let place = places.of(row)?;
-        place.flush()?;
-        let dir = Dir::new()?;
-        let cgroup = Cgroup::new()?;
-        let mut sink = cgroup.command("nsenter");
-        sink.arg(format!("--net={}", place.netns.path().display())).arg(exe()?).arg("sink");
-        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY);
-        let daemon = Daemon::spawn(&mut sink, &dir.join("log"))?
-            .wait_ready("the server that closes", || place.answers(address))?;
-        let command = match row {
-            Row::Direct | Row::Iptables { .. } => client(place)?,
-            Row::Hooks { excludes } => {
-                let mut command = place.netns.command(&interceptor()?);
-                command.arg("exec");
-                command
-                    .args(["--external-proxy", &PROXY.to_string(), "--external-proxy-cgroup"])
-                    .arg(cgroup.path());
-                if excludes > 0 {
-                    let ranges: Vec<String> = lab::exclude_ranges(excludes).collect();
-                    command.arg("--exclude-ip-ranges").arg(ranges.join(","));
-                }
-                command.arg("--").args(client_words()?);
-                command
-            }
-            Row::Interceptor | Row::Envoy | Row::Nginx | Row::Haproxy => bail!("{row} is a proxy"),
-        };
-        Self::start(command, lab, place, Some(daemon), Some(cgroup), dir)
-    }
-
-    fn start(
+    /// Starts the client with `command`; its proxy is `daemon`, or what the command puts around the client.
+    pub(crate) fn start(
         command: Command,
         lab: &'lab Lab,
         place: &'lab Place,
@@ -161,15 +110,15 @@ impl<'lab> Running<'lab> {
     }
 }
 
-fn exe() -> anyhow::Result<std::path::PathBuf> {
+pub(crate) fn exe() -> anyhow::Result<std::path::PathBuf> {
     std::env::current_exe().context("cannot find this program")
 }
 
-fn client_words() -> anyhow::Result<[std::ffi::OsString; 2]> {
+pub(crate) fn client_words() -> anyhow::Result<[std::ffi::OsString; 2]> {
     Ok([exe()?.into(), "client".into()])
 }
 
-fn client(place: &Place) -> anyhow::Result<Command> {
+pub(crate) fn client(place: &Place) -> anyhow::Result<Command> {
     let [program, role] = client_words()?;
     let mut command = place.netns.command(program.to_str().context("this program's path is not UTF-8")?);
     command.arg(role);

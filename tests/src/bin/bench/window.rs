@@ -24,7 +24,7 @@ struct Moment {
 }
 
 /// What a window saw.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen {
     pub(crate) proxy: CpuTime,
     /// CPUs that others kept busy.
@@ -34,12 +34,14 @@ pub(crate) struct Seen {
 }
 
 impl Window {
-    pub(crate) fn begin(running: &Running<'_>) -> anyhow::Result<Self> {
+    /// Begins for rows that run side by side, or a single one.
+    pub(crate) fn begin<'a>(running: impl IntoIterator<Item = &'a Running<'a>>) -> anyhow::Result<Self> {
         let before = Moment::now(running)?;
         Ok(Self { began: Instant::now(), before })
     }
 
-    pub(crate) fn end(self, running: &Running<'_>) -> anyhow::Result<Seen> {
+    /// Ends; the rows are those that it began with.
+    pub(crate) fn end<'a>(self, running: impl IntoIterator<Item = &'a Running<'a>>) -> anyhow::Result<Seen> {
         let elapsed_us = self.began.elapsed().as_secs_f64() * 1e6;
         let after = Moment::now(running)?;
         let ours_us = after.ours_us - self.before.ours_us;
@@ -53,13 +55,20 @@ impl Window {
 }
 
 impl Moment {
-    fn now(running: &Running<'_>) -> anyhow::Result<Self> {
-        let proxy = cpu::of_processes(&running.proxy)?;
-        let client = cpu::of_process(running.client.pid(), true)?;
-        let web = cpu::of_process(running.lab.web_pid(), false)?;
+    fn now<'a>(running: impl IntoIterator<Item = &'a Running<'a>>) -> anyhow::Result<Self> {
         let bench = cpu::of_process(std::process::id(), true)?;
-        let ours_us = (proxy + client + web + bench).total_us();
-        Ok(Self { proxy, ours_us, machine_us: cpu::of_machine()?, accepted: running.place.accepted()? })
+        let (mut proxy, mut others, mut accepted, mut web) = (CpuTime::default(), bench, 0.0, None);
+        for row in running {
+            proxy = proxy + cpu::of_processes(&row.proxy)?;
+            others = others + cpu::of_process(row.client.pid(), true)?;
+            accepted += row.place.accepted()?;
+            web = Some(row.lab.web_pid());
+        }
+        if let Some(pid) = web {
+            others = others + cpu::of_process(pid, false)?;
+        }
+        let ours_us = (proxy + others).total_us();
+        Ok(Self { proxy, ours_us, machine_us: cpu::of_machine()?, accepted })
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{bail, ensure};
 
 use crate::client::{Answer, Order, WRK_SCRIPT};
 use crate::cpu;
-use crate::lab::{HOST, Lab, PROXY, SERVER};
+use crate::lab::{HOST, Lab};
 use crate::peers::Job;
 use crate::report::Figures;
 use crate::row::{self, Places, Row, Running};
@@ -44,7 +44,6 @@ const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
 const CONNECTIONS: usize = 32;
 /// Connections held idle while memory is read.
 const IDLE: usize = 1000;
-const EXCLUDES: [usize; 3] = [0, 100, 1000];
 
 impl Workload {
     pub(crate) const ALL: [Self; 6] =
@@ -123,21 +122,12 @@ impl Workload {
         let direct = [Row::Direct].into_iter().filter(|row| against.contains(row));
         let peers = against.iter().copied().filter(|row| *row != Row::Direct);
         match self {
-            Self::Connect => [Row::Direct]
-                .into_iter()
-                .chain(EXCLUDES.map(|excludes| Row::Hooks { excludes }))
-                .chain(EXCLUDES.map(|excludes| Row::Iptables { excludes }))
-                .collect(),
+            Self::Connect => Vec::new(),
             Self::Keepalive | Self::Close | Self::Originate | Self::Download => {
                 direct.chain([Row::Interceptor]).chain(peers).collect()
             }
             Self::Memory => [Row::Interceptor].into_iter().chain(peers).collect(),
         }
-    }
-
-    /// The places with bare iptables rules that its rows need.
-    pub(crate) fn bare_places(self) -> &'static [usize] {
-        if self == Self::Connect { &EXCLUDES } else { &[] }
     }
 
     /// Starts the row afresh and measures it once.
@@ -149,7 +139,7 @@ impl Workload {
         effort: Effort,
     ) -> anyhow::Result<Measured> {
         match self {
-            Self::Connect => connect(lab, places, row, effort),
+            Self::Connect => bail!("its rows take turns: see Ways::round"),
             Self::Keepalive => {
                 requests(Running::carrying(lab, places, row, Job::Plain)?, row, Job::Plain, false, effort)
             }
@@ -176,28 +166,6 @@ pub(crate) struct Measured {
     pub(crate) figures: Figures,
 }
 
-fn connect(lab: &Lab, places: &Places, row: Row, effort: Effort) -> anyhow::Result<Measured> {
-    let mut running = Running::closing(lab, places, row)?;
-    let address = match row {
-        Row::Direct => std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, PROXY),
-        Row::Hooks { .. }
-        | Row::Iptables { .. }
-        | Row::Interceptor
-        | Row::Envoy
-        | Row::Nginx
-        | Row::Haproxy => std::net::SocketAddrV4::new(SERVER, 9),
-    };
-    running.client.order(&Order::Connect { address, count: effort.connects / 10 })?;
-    let window = Window::begin(&running)?;
-    let answer = running.client.order(&Order::Connect { address, count: effort.connects })?;
-    let seen = window.end(&running)?;
-    let Answer::Connected { p50_ns, p99_ns } = answer else { bail!("the client answered {answer:?}") };
-    check_redirected(row, &seen, effort.connects)?;
-    let us = |ns: u64| std::time::Duration::from_nanos(ns).as_secs_f64() * 1e6;
-    let figures = Figures::from([("connect_p50_us", us(p50_ns)), ("connect_p99_us", us(p99_ns))]);
-    Ok(Measured { seen, figures })
-}
-
 fn requests(
     mut running: Running<'_>,
     row: Row,
@@ -215,9 +183,9 @@ fn requests(
     arguments.extend(["-s".to_owned(), script.display().to_string(), row::url(row, job)]);
     warm_up(&mut running, row, job)?;
 
-    let window = Window::begin(&running)?;
+    let window = Window::begin([&running])?;
     let answer = running.client.order(&Order::Wrk { arguments })?;
-    let seen = window.end(&running)?;
+    let seen = window.end([&running])?;
     let Answer::Loaded(load) = answer else { bail!("the client answered {answer:?}") };
     ensure!(load.errors == 0.0, "{} of {} requests failed", load.errors, load.requests);
     ensure!(load.requests > 0.0, "no request was answered");
@@ -250,9 +218,9 @@ fn warm_up(running: &mut Running<'_>, row: Row, job: Job) -> anyhow::Result<()> 
 fn download(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
     let order = |bytes| Order::Download { address: row::address(row, Job::Opaque), bytes };
     running.client.order(&order(effort.download_bytes / 16))?;
-    let window = Window::begin(&running)?;
+    let window = Window::begin([&running])?;
     let answer = running.client.order(&order(effort.download_bytes))?;
-    let seen = window.end(&running)?;
+    let seen = window.end([&running])?;
     let Answer::Downloaded { seconds } = answer else { bail!("the client answered {answer:?}") };
     check_redirected(row, &seen, 1)?;
     #[expect(clippy::cast_precision_loss, reason = "a few gibibytes")]
@@ -267,7 +235,7 @@ fn download(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Resul
 }
 
 fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measured> {
-    let window = Window::begin(&running)?;
+    let window = Window::begin([&running])?;
     let rest = cpu::memory(&running.proxy)?;
     let order = |count| Order::Hold { address: row::address(row, Job::Plain), host: HOST.to_owned(), count };
     // What the first requests bring in once (code pages, pools) belongs to no connection.
@@ -275,7 +243,7 @@ fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measured> {
     let warm = cpu::memory(&running.proxy)?;
     running.client.order(&order(IDLE))?;
     let idle = cpu::memory(&running.proxy)?;
-    let seen = window.end(&running)?;
+    let seen = window.end([&running])?;
     check_redirected(row, &seen, IDLE)?;
     let each = |full: f64, empty: f64| (full - empty) / 1000.0;
     let figures = Figures::from([
@@ -292,20 +260,10 @@ fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measured> {
 fn check_redirected(row: Row, seen: &Seen, at_least: usize) -> anyhow::Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "some thousands")]
     let at_least = at_least as f64;
-    match row {
-        Row::Direct => Ok(()),
-        Row::Interceptor
-        | Row::Envoy
-        | Row::Nginx
-        | Row::Haproxy
-        | Row::Hooks { .. }
-        | Row::Iptables { .. } => {
-            ensure!(
-                seen.redirected >= at_least,
-                "{} connections were redirected, not {at_least}",
-                seen.redirected
-            );
-            Ok(())
-        }
-    }
+    ensure!(
+        row == Row::Direct || seen.redirected >= at_least,
+        "{} connections were redirected, not {at_least}",
+        seen.redirected
+    );
+    Ok(())
 }
