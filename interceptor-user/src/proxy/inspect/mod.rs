@@ -13,7 +13,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
 use rustix::net::{RecvFlags, recv};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 
@@ -54,27 +53,25 @@ enum Parsed<T> {
 pub async fn inspect(stream: &TcpStream) -> io::Result<Option<Protocol>> {
     loop {
         let ready = stream.ready(FIRST_BYTES).await?;
-        // Clears the stream's readiness only where there is nothing to read.
         match stream.try_io(Interest::READABLE, || look(stream, ready)) {
             Ok(Look::Decided(protocol)) => return Ok(protocol),
-            Ok(Look::Undecided) => return inspect_more(stream).await,
+            Ok(Look::Undecided) => break,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
-}
-
-/// The bytes come in pieces. Waiting for the next one means to clear the readiness while there are bytes
-/// to read; that of the stream must stand for those who read them, so that it waits on a duplicate.
-async fn inspect_more(stream: &TcpStream) -> io::Result<Option<Protocol>> {
-    let watcher = AsyncFd::with_interest(stream.as_fd().try_clone_to_owned()?, FIRST_BYTES)?;
+    // The bytes come in pieces. Waiting for the next one clears the readiness while there are bytes to
+    // read; the stream's must stand for whoever reads them, so that a duplicate is waited on.
+    let watcher = TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;
     loop {
-        let mut ready = watcher.ready(FIRST_BYTES).await?;
-        match look(stream, ready.ready()) {
-            Ok(Look::Decided(protocol)) => return Ok(protocol),
-            Ok(Look::Undecided) => ready.clear_ready(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(error) => return Err(error),
+        let ready = watcher.ready(FIRST_BYTES).await?;
+        let looked = watcher.try_io(Interest::READABLE, || match look(&watcher, ready)? {
+            Look::Decided(protocol) => Ok(protocol),
+            Look::Undecided => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            decided => return decided,
         }
     }
 }
@@ -164,7 +161,7 @@ mod tests {
             if index > 0 {
                 assert_waits(&server, index).await;
                 // whoever gives up waiting can read them
-                assert_eq!(server.try_io(Interest::READABLE, || Ok(true)).unwrap(), true);
+                assert!(server.try_io(Interest::READABLE, || Ok(true)).unwrap());
             }
             client.write_all(&[*byte]).await.unwrap();
         }
