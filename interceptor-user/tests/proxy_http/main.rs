@@ -4,6 +4,7 @@
 
 mod endpoints;
 mod framing;
+mod http2;
 mod pooling;
 mod replies;
 mod retries;

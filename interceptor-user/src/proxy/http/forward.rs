@@ -349,9 +349,26 @@ fn upstream_error(error: &hyper::Error) -> UpstreamError {
     if error.is_parse() {
         return UpstreamError::Reset(ResetReason::ProtocolError);
     }
+    if let Some(error) = find_source::<h2::Error>(error) {
+        return UpstreamError::Reset(http2_reset_reason(error));
+    }
     match find_source::<std::io::Error>(error).and_then(tls_failure) {
         Some(reason) => UpstreamError::Tls(reason.into()),
         None => UpstreamError::Reset(ResetReason::ConnectionTermination),
+    }
+}
+
+fn http2_reset_reason(error: &h2::Error) -> ResetReason {
+    if error.is_io() || error.is_go_away() && error.is_remote() {
+        ResetReason::ConnectionTermination
+    } else if error.is_remote() {
+        match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => ResetReason::RemoteRefusedStream,
+            _ => ResetReason::RemoteReset,
+        }
+    } else {
+        // What we found wrong with what the server sent.
+        ResetReason::ProtocolError
     }
 }
 

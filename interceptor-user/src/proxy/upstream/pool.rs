@@ -95,7 +95,11 @@ struct EndpointPool {
     idle: Vec<Idle>,
     shared: Vec<SharedHttp2>,
     /// Held while an HTTP/2 connection is being made, so that concurrent requests share it.
-    connecting: Rc<tokio::sync::Mutex<()>>,
+    connecting: Arc<tokio::sync::Mutex<()>>,
+    /// How often one was begun.
+    begun: u64,
+    /// Which of them failed last, and how: those who waited for it fail with it.
+    failed: Option<(u64, UpstreamError)>,
 }
 
 /// All pools of a worker.
@@ -181,12 +185,21 @@ impl Pools {
                 if !fresh && let Some((sender, facts)) = self.share(&key, server_name) {
                     return Ok(self.lease_of(sender, facts, true, pick.active));
                 }
-                let connecting = Rc::clone(&self.endpoints.borrow_mut().entry(key).or_default().connecting);
-                let _one_at_a_time = connecting.lock().await;
+                let _one_at_a_time = self.turn(key).await?;
                 if let Some((sender, facts)) = self.share(&key, server_name) {
                     return Ok(self.lease_of(sender, facts, true, pick.active));
                 }
-                let (sender, facts) = connect_http2(runtime, &pick, key, server_name).await?;
+                let begun = self.with_pool(key, |pool| {
+                    pool.begun += 1;
+                    pool.begun
+                });
+                let (sender, facts) = match connect_http2(runtime, &pick, key, server_name).await {
+                    Ok(connected) => connected,
+                    Err(error) => {
+                        self.with_pool(key, |pool| pool.failed = Some((begun, error.clone())));
+                        return Err(error);
+                    }
+                };
                 let users = Rc::new(());
                 let shared = SharedHttp2 {
                     sender: sender.clone(),
@@ -194,10 +207,27 @@ impl Pools {
                     users: Rc::clone(&users),
                     last_used: Instant::now(),
                 };
-                self.endpoints.borrow_mut().entry(key).or_default().shared.push(shared);
+                self.with_pool(key, |pool| pool.shared.push(shared));
                 Ok(self.lease_of(Sender::Http2(sender, users), facts, false, pick.active))
             }
         }
+    }
+
+    fn with_pool<T>(&self, key: PoolKey, change: impl FnOnce(&mut EndpointPool) -> T) -> T {
+        change(self.endpoints.borrow_mut().entry(key).or_default())
+    }
+
+    /// Waits for the turn to make an HTTP/2 connection. Fails with the one that was waited for.
+    async fn turn(&self, key: PoolKey) -> Result<tokio::sync::OwnedMutexGuard<()>, UpstreamError> {
+        let (connecting, begun) = self.with_pool(key, |pool| (Arc::clone(&pool.connecting), pool.begun));
+        if let Ok(turn) = Arc::clone(&connecting).try_lock_owned() {
+            return Ok(turn);
+        }
+        let turn = connecting.lock_owned().await;
+        self.with_pool(key, |pool| match &pool.failed {
+            Some((failed, error)) if *failed >= begun => Err(error.clone()),
+            Some(_) | None => Ok(turn),
+        })
     }
 
     fn lease_of(
@@ -265,7 +295,7 @@ impl Pools {
                     && (in_use || connection.last_used.elapsed() < connection.facts.idle_timeout)
             });
             kept += pool.idle.len();
-            let in_use = Rc::strong_count(&pool.connecting) > 1;
+            let in_use = Arc::strong_count(&pool.connecting) > 1;
             !pool.idle.is_empty() || !pool.shared.is_empty() || in_use
         });
         self.idle.set(kept);
