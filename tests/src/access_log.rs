@@ -8,7 +8,8 @@ use regex::Regex;
 /// ISTIO's text format, one capture for each operator, in their order. Anchored at both ends.
 #[expect(clippy::expect_used, reason = "the expression is a constant")]
 static TEXT: LazyLock<Regex> = LazyLock::new(|| {
-    let quoted = r#""([^"]*)""#;
+    // A quote inside is escaped, so that no header can make a field.
+    let quoted = r#""((?:[^"\\]|\\.)*)""#;
     let word = r"(\S+)";
     let number = r"(\d+)";
     let fields = [

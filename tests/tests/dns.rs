@@ -15,7 +15,7 @@ fn echo(world: &World, says: &'static str) -> anyhow::Result<Origin> {
 
 fn entry(name: &str) -> String {
     format!(
-        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: n}}\nspec:\n  hosts: [{name}]\n  \
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{name}]\n  \
          ports: [{{number: 80, name: http, protocol: HTTP}}]\n  resolution: DNS\n"
     )
 }
