@@ -23,7 +23,13 @@ impl Envoy {
         let envoy = envoy_binary()?;
         let mut command = cgroup.command("nsenter");
         command.arg(format!("--net={}", pod.netns.path().display())).arg(envoy);
-        command.arg("-c").arg(config).args(["--concurrency", "1", "--disable-hot-restart"]);
+        command.arg("-c").arg(config).args([
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--file-flush-interval-msec",
+            "20",
+        ]);
         command.current_dir(dir.path());
         let daemon = Daemon::spawn(&mut command, &dir.join("log"))?.wait_ready("envoy", || {
             pod.netns.enter(|| TcpStream::connect(("127.0.0.1", port))).is_ok_and(|socket| socket.is_ok())
