@@ -6,9 +6,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
-    #[error(
-        "loading kernel programs needs {missing}: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-    )]
+    #[error("loading kernel programs needs {missing}: run as root, or with these capabilities")]
     Privilege { missing: String },
     #[error("this kernel is {release}, but 5.15 or newer is needed: upgrade the kernel")]
     KernelVersion { release: String },

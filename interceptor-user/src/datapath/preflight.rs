@@ -40,11 +40,15 @@ fn missing_capabilities(status: &str) -> Option<String> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     let effective = u64::from_str_radix(line.trim(), 16).ok()?;
     let has = |capability: u32| effective >> capability & 1 == 1;
-    if has(CAP_SYS_ADMIN) && has(CAP_NET_ADMIN) {
-        return None;
-    }
-    let needed = [(CAP_BPF, "CAP_BPF"), (CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_PERFMON, "CAP_PERFMON")];
-    let missing: Vec<&str> = needed.iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| *name).collect();
+    // CAP_SYS_ADMIN stands for two of them, which were once parts of it. Without CAP_PERFMON the verifier refuses
+    // what a processor might speculate on.
+    let or_admin = |capability| has(capability) || has(CAP_SYS_ADMIN);
+    let needed = [
+        (or_admin(CAP_BPF), "CAP_BPF"),
+        (has(CAP_NET_ADMIN), "CAP_NET_ADMIN"),
+        (or_admin(CAP_PERFMON), "CAP_PERFMON"),
+    ];
+    let missing: Vec<&str> = needed.into_iter().filter(|(there, _)| !there).map(|(_, name)| name).collect();
     (!missing.is_empty()).then(|| missing.join(", "))
 }
 
@@ -73,6 +77,8 @@ mod tests {
             ("CapEff:\t0000000000000000\n", Some("CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON")),
             ("CapEff:\t0000008000000000\n", Some("CAP_NET_ADMIN, CAP_PERFMON")),
             ("CapEff:\t0000000000201000\n", None),
+            ("CapEff:\t0000000000200000\n", Some("CAP_NET_ADMIN")),
+            ("CapEff:\t000000c000001000\n", None),
             ("Name:\tnone\n", None),
         ];
         for (status, expected) in rows {

@@ -1,12 +1,14 @@
 //! The embedded object: which program sits where, and loading all of them.
 
+use std::collections::BTreeMap;
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapError},
     programs::{Program, ProgramError},
 };
 
-use super::{DatapathError, preflight};
+use super::{Datapath, DatapathError, preflight};
 
 /// Built from interceptor-ebpf by `cargo xtask ebpf`, and committed so that users need no BPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
@@ -48,6 +50,23 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+impl Datapath {
+    /// How many instructions the verifier followed in each program, by name: what loading costs, and how far it is
+    /// from the verifier's limit. Kernels before 5.16 don't tell, and are left out.
+    pub fn verified_instructions(&self) -> Result<BTreeMap<String, u32>, DatapathError> {
+        let mut counts = BTreeMap::new();
+        for (name, program) in self.ebpf.programs() {
+            let info = program.info().map_err(|error| DatapathError::Program {
+                program: name.to_owned(),
+                release: preflight::kernel_release(),
+                source: Box::new(error),
+            })?;
+            counts.extend(info.verified_instruction_count().map(|count| (name.to_owned(), count)));
+        }
+        Ok(counts)
     }
 }
 

@@ -5,6 +5,7 @@ mod bound;
 mod handover;
 mod listeners;
 mod policy;
+mod programs;
 mod redirect;
 mod sys;
 mod ways_to_connect;
