@@ -114,8 +114,8 @@ fn read_config_map(file: &Arc<str>, root: &Object<'_>, reader: &Reader) -> Optio
     let data = root.require("data")?.object()?.open_quietly();
     let mesh = data.require("mesh")?;
     let text = mesh.text()?;
-    let document =
-        Document { text: text.to_string(), lines_before: mesh.position().line, indent: 4, namespace: None };
+    let lines_before = mesh.position().line.saturating_sub(1);
+    let document = Document { text: text.to_string(), lines_before, indent: 4, namespace: None };
     let (config, findings) = read_document(file, &document);
     for finding in findings {
         let position = finding.origin.map(|origin| origin.position).unwrap_or_default();

@@ -72,6 +72,7 @@ pub fn parse(file: &Arc<str>, source: &str, default_namespace: &Arc<str>) -> Par
     for document in &documents {
         parsed.read_document(file, document, default_namespace);
     }
+    parsed.diagnostics.sort_by(|a, b| a.origin.cmp(&b.origin));
     parsed
 }
 
@@ -147,9 +148,10 @@ fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<str>) -> Ou
     if let Some(meta) = &meta {
         root.field().name_resource(meta.key.to_string().into());
     }
-    let spec = root.require("spec").and_then(|field| field.object());
+    root.ignore(&["spec"]);
     let Some(meta) = meta else { return Outcome::Nameless };
     let key = meta.key.clone();
+    let spec = root.require("spec").and_then(|field| field.object());
     let Some(spec) = spec else { return Outcome::Refused(key) };
     Outcome::Resource(match kind {
         Kind::ServiceEntry => Resource::ServiceEntry(Arc::new(service_entry::read(meta, &spec))),

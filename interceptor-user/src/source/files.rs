@@ -1,80 +1,237 @@
-//! Resources from files, directories and standard input.
+//! Resources from files, directories and standard input. A resource that was good and is written wrongly
+//! now keeps its last good form; one that is gone is gone.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::resource::{Diagnostic, Level, MeshConfig, Origin, Resource, ResourceKey, World, mesh_config};
+use super::read::{self, ReadError};
+use crate::resource::{
+    Diagnostic, Level, MeshConfig, Origin, ParsedFile, Refused, Resource, ResourceKey, World, mesh_config,
+};
 
-/// Why the configuration can't be read at all.
+/// The namespace of resources that name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Why the configuration can't be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("can't read {path}: {source}")]
-    Read { path: String, source: io::Error },
-    #[error("{path} is larger than {} MiB: split it into several files", FILE_BYTES_MAX >> 20)]
-    TooLarge { path: String },
-    #[error("{path} is not UTF-8 text")]
-    NotText { path: String },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Running with other settings than the ones asked for could let through what they refuse.
+    #[error("the mesh configuration can't be used: {0}")]
+    MeshConfig(String),
+    #[error("can't start a thread to watch the configuration: {0}")]
+    Watch(io::Error),
 }
 
-/// A file larger than this is not configuration.
-const FILE_BYTES_MAX: u64 = 64 << 20;
-
-/// Where the configuration comes from.
+/// Where the configuration comes from, and what it was last.
 #[derive(Debug)]
 pub struct FileSource {
-    paths: Vec<PathBuf>,
-    mesh_config: Option<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) mesh_config: Option<PathBuf>,
+    /// Standard input is read once.
+    standard_input: Option<String>,
+    world: World,
+    diagnostics: Vec<Diagnostic>,
+    texts: Texts,
+}
+
+/// The text of each file as it was read last, to show the lines that findings are about.
+#[derive(Clone, Debug, Default)]
+pub struct Texts(HashMap<Arc<str>, Arc<str>>);
+
+impl Texts {
+    /// The text that a finding points into, for [`Diagnostic::render`].
+    pub fn of(&self, finding: &Diagnostic) -> Option<&str> {
+        self.0.get(&finding.origin.as_ref()?.file).map(|text| &**text)
+    }
 }
 
 impl FileSource {
     /// Reads everything once. Findings are not errors: what can't be used is left out. An error is a
-    /// path that can't be read at all.
+    /// path that can't be read at all, or a MeshConfig that can't be used.
     pub fn open(
         paths: Vec<PathBuf>,
         mesh_config: Option<PathBuf>,
     ) -> Result<(Self, World, Vec<Diagnostic>), Error> {
-        let source = Self { paths, mesh_config };
-        let (world, diagnostics) = source.load()?;
+        let mut source = Self {
+            paths,
+            mesh_config,
+            standard_input: None,
+            world: World::default(),
+            diagnostics: Vec::new(),
+            texts: Texts::default(),
+        };
+        for path in read::files(&source.paths)?.iter().chain(&source.mesh_config) {
+            let text = read::text(path)?;
+            if read::is_standard_input(path) {
+                source.standard_input = Some(text);
+            }
+        }
+        source.reload();
+        if let Some(path) = &source.mesh_config {
+            let file = read::name_of(path);
+            let is_about_it = |finding: &&Diagnostic| {
+                finding.level == Level::Error
+                    && finding.origin.as_ref().is_some_and(|origin| origin.file == file)
+            };
+            if let Some(finding) = source.diagnostics.iter().find(is_about_it) {
+                return Err(Error::MeshConfig(finding.to_string()));
+            }
+        }
+        let (world, diagnostics) = (source.world.clone(), source.diagnostics.clone());
         Ok((source, world, diagnostics))
     }
 
-    fn load(&self) -> Result<(World, Vec<Diagnostic>), Error> {
-        let mut diagnostics = Vec::new();
-        let mut resources: BTreeMap<ResourceKey, Resource> = BTreeMap::new();
-        for path in self.files()? {
-            let file: Arc<str> = path.to_string_lossy().into();
-            let parsed = crate::resource::parse(&file, &read(&path)?, &"default".into());
-            diagnostics.extend(parsed.diagnostics);
-            for resource in parsed.resources {
-                let key = resource.meta().key.clone();
-                if let Some(earlier) = resources.insert(key, resource.clone()) {
-                    diagnostics.push(repeated(&earlier, &resource));
-                }
-            }
-        }
-        let mut mesh = MeshConfig::default();
-        if let Some(path) = &self.mesh_config {
-            let (config, findings) = mesh_config::parse(&path.to_string_lossy().into(), &read(path)?);
-            diagnostics.extend(findings);
-            mesh = config.unwrap_or_default();
-        }
-        Ok((World { mesh, resources }, diagnostics))
+    pub fn texts(&self) -> &Texts {
+        &self.texts
     }
 
-    /// The files to read, in order.
-    fn files(&self) -> Result<Vec<PathBuf>, Error> {
-        let mut files = Vec::new();
-        for path in &self.paths {
-            if path.as_os_str() == "-" || !path.is_dir() {
-                files.push(path.clone());
-            } else {
-                walk(path, &mut files)?;
+    pub(super) fn latest(&self) -> (&World, &[Diagnostic]) {
+        (&self.world, &self.diagnostics)
+    }
+
+    /// Every path that is watched.
+    pub(super) fn all_paths(&self) -> Vec<PathBuf> {
+        self.paths.iter().chain(&self.mesh_config).cloned().collect()
+    }
+
+    /// Reads everything again. True when anything is different.
+    pub(super) fn reload(&mut self) -> bool {
+        let mut reading = Reading::default();
+        match read::files(&self.paths) {
+            Ok(files) => files.iter().for_each(|path| self.read_file(path, &mut reading)),
+            // The directory can't be listed: nobody knows what it holds now.
+            Err(error) => {
+                reading.diagnostics.push(about(
+                    &"".into(),
+                    Level::Error,
+                    format!("{error}; its resources stay as they were"),
+                ));
+                reading.all_unreadable = true;
             }
         }
-        Ok(files)
+        self.keep_last_good(&mut reading);
+        let mesh = self.read_mesh_config(&mut reading);
+        let world = World { mesh, resources: reading.resources };
+        let changed = world != self.world || reading.diagnostics != self.diagnostics;
+        self.world = world;
+        self.diagnostics = reading.diagnostics;
+        self.texts = reading.texts;
+        changed
+    }
+
+    fn read_file(&self, path: &PathBuf, reading: &mut Reading) {
+        let file = read::name_of(path);
+        let text = match &self.standard_input {
+            Some(text) if read::is_standard_input(path) => Ok(text.clone()),
+            Some(_) | None => read::text(path),
+        };
+        match text {
+            Ok(text) => {
+                let parsed = crate::resource::parse(&file, &text, &DEFAULT_NAMESPACE.into());
+                reading.texts.0.insert(Arc::clone(&file), text.into());
+                reading.add(file, parsed);
+            }
+            // Gone between listing and reading, or named and removed: its resources are removed.
+            Err(ReadError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let message = "is not there any more: its resources are removed".to_owned();
+                reading.diagnostics.push(about(&file, Level::Warning, message));
+            }
+            Err(error) => {
+                reading.diagnostics.push(about(
+                    &file,
+                    Level::Error,
+                    format!("{error}; its resources stay as they were"),
+                ));
+                reading.unreadable.insert(file);
+            }
+        }
+    }
+
+    /// Adds what was good before and can't be read now.
+    fn keep_last_good(&self, reading: &mut Reading) {
+        for refused in std::mem::take(&mut reading.refused) {
+            if reading.resources.contains_key(&refused.key) {
+                continue;
+            }
+            match self.world.resources.get(&refused.key) {
+                Some(resource) => {
+                    let message = "keeps acting in its last good form until the mistake is mended".to_owned();
+                    let meta = resource.meta();
+                    reading.diagnostics.push(meta.finding(Level::Warning, meta.origin.position, "", message));
+                    reading.resources.insert(refused.key, resource.clone());
+                }
+                None => reading.resources.extend(refused.instead.map(|resource| (refused.key, resource))),
+            }
+        }
+        for (key, resource) in &self.world.resources {
+            let origin = &resource.meta().origin;
+            let unreadable = reading.all_unreadable || reading.unreadable.contains(&origin.file);
+            if unreadable && !reading.resources.contains_key(key) {
+                let message =
+                    format!("a part of {} can't be read: this resource keeps acting as it was", origin.file);
+                reading.diagnostics.push(resource.meta().finding(
+                    Level::Warning,
+                    origin.position,
+                    "",
+                    message,
+                ));
+                reading.resources.insert(key.clone(), resource.clone());
+            }
+        }
+    }
+
+    fn read_mesh_config(&self, reading: &mut Reading) -> MeshConfig {
+        let Some(path) = &self.mesh_config else { return MeshConfig::default() };
+        let file = read::name_of(path);
+        let text = match &self.standard_input {
+            Some(text) if read::is_standard_input(path) => Ok(text.clone()),
+            Some(_) | None => read::text(path),
+        };
+        let config = match text {
+            Ok(text) => {
+                let (config, findings) = mesh_config::parse(&file, &text);
+                reading.texts.0.insert(Arc::clone(&file), text.into());
+                reading.diagnostics.extend(findings);
+                config
+            }
+            Err(error) => {
+                reading.diagnostics.push(about(&file, Level::Error, error.to_string()));
+                None
+            }
+        };
+        config.unwrap_or_else(|| self.world.mesh.clone())
+    }
+}
+
+/// What reading everything brings together.
+#[derive(Default)]
+struct Reading {
+    resources: BTreeMap<ResourceKey, Resource>,
+    refused: Vec<Refused>,
+    /// Files of which a part can't be read.
+    unreadable: HashSet<Arc<str>>,
+    all_unreadable: bool,
+    diagnostics: Vec<Diagnostic>,
+    texts: Texts,
+}
+
+impl Reading {
+    fn add(&mut self, file: Arc<str>, parsed: ParsedFile) {
+        self.diagnostics.extend(parsed.diagnostics);
+        self.refused.extend(parsed.refused);
+        if parsed.unreadable {
+            self.unreadable.insert(file);
+        }
+        for resource in parsed.resources {
+            let key = resource.meta().key.clone();
+            if let Some(earlier) = self.resources.insert(key, resource.clone()) {
+                self.diagnostics.push(repeated(&earlier, &resource));
+            }
+        }
     }
 }
 
@@ -84,54 +241,8 @@ fn repeated(earlier: &Resource, later: &Resource) -> Diagnostic {
     later.meta().finding(Level::Warning, later.meta().origin.position, "", message)
 }
 
-/// Every `.yaml`, `.yml` and `.json` below a directory, sorted; hidden files and editors' backups not.
-fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
-    let error = |source| Error::Read { path: directory.display().to_string(), source };
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory).map_err(error)? {
-        paths.push(entry.map_err(error)?.path());
-    }
-    paths.sort_unstable();
-    for path in paths {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(['.', '#']) || name.ends_with('~') {
-            continue;
-        }
-        if path.is_dir() {
-            walk(&path, files)?;
-        } else if path.extension().is_some_and(|extension| {
-            ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-        }) {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn read(path: &Path) -> Result<String, Error> {
-    let shown = || path.display().to_string();
-    let error = |source| Error::Read { path: shown(), source };
-    let mut bytes = Vec::new();
-    if path.as_os_str() == "-" {
-        io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(error)?;
-    } else {
-        let file = fs::File::open(path).map_err(error)?;
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(error)?;
-    }
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
-        return Err(Error::TooLarge { path: shown() });
-    }
-    String::from_utf8(bytes).or(Err(Error::NotText { path: shown() }))
-}
-
 /// A finding about a file as a whole.
-pub(crate) fn about_file(file: &Arc<str>, level: Level, message: String) -> Diagnostic {
-    Diagnostic {
-        level,
-        code: None,
-        origin: Some(Origin::of_file(file)),
-        resource: "".into(),
-        field: String::new(),
-        message,
-    }
+fn about(file: &Arc<str>, level: Level, message: String) -> Diagnostic {
+    let origin = Some(Origin::of_file(file)).filter(|origin| !origin.file.is_empty());
+    Diagnostic { level, code: None, origin, resource: "".into(), field: String::new(), message }
 }

@@ -1,1 +1,424 @@
 //! Mistakes: each is named with file, line, column and field, and leaves everything else working.
+
+use interceptor_user::resource::{mesh_config, parse};
+
+use crate::support::shown;
+
+const GOOD: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: good}
+spec:
+  hosts: [good.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+";
+
+/// What is said about `document`, which stands between two good ones that stay good. `stands`: whether
+/// its own resource is used.
+#[track_caller]
+fn said(document: &str, stands: bool) -> String {
+    let other = GOOD.replace("name: good", "name: other");
+    let parsed = parse(&"f.yaml".into(), &format!("{document}\n---{GOOD}---{other}"), &"default".into());
+    let said = shown(&parsed.diagnostics);
+    let names: Vec<&str> = parsed.resources.iter().map(|resource| &**resource.meta().name()).collect();
+    let expected: &[&str] = if stands { &["x", "good", "other"] } else { &["good", "other"] };
+    assert_eq!(names, expected, "{document}\n{said}");
+    said
+}
+
+#[track_caller]
+fn check(document: &str, stands: bool, expected: &[&str]) {
+    let said = said(document, stands);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{document}\n{said}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.contains(expected), "{document}\n{line}\ndoes not contain\n{expected}");
+    }
+}
+
+fn service_entry(spec: &str) -> String {
+    format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: x}}\nspec:\n{spec}")
+}
+
+#[test]
+fn yaml() {
+    for (document, expected) in [
+        ("a: [1, 2", "f.yaml:2:1: error: this is not YAML"),
+        ("a:\n\tb: 1", "f.yaml:2:2: error: a tab is not allowed as indentation: use spaces"),
+        ("\u{1}\u{2}garbage: [", "f.yaml:"),
+        ("- a\n- b", "f.yaml:1:1: error: expected a mapping of fields, found a list"),
+        ("just text", "f.yaml:1:1: error: expected a mapping of fields, found `just text`"),
+        ("a: 1", "f.yaml:1:1: error: expected a resource, but `kind` is missing"),
+        ("kind: ServiceEntry", "f.yaml:1:1: error: expected a resource, but `apiVersion` is missing"),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: web}",
+            "info: Service web (v1) is not read here: skipped",
+        ),
+        ("apiVersion: apps/v1\nkind: Deployment", "info: Deployment (apps/v1) is not read here: skipped"),
+        (
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}",
+            "Sidecar s does not act here yet: skipped",
+        ),
+        ("apiVersion: networking.istio.io/v1\nkind: ServicEntry", "error: unknown kind ServicEntry"),
+        (
+            "apiVersion: networking.istio.io/v2\nkind: ServiceEntry",
+            "error: unknown version networking.istio.io/v2",
+        ),
+        ("outboundTrafficPolicy: {mode: ALLOW_ANY}", "MeshConfig is given with --mesh-config"),
+    ] {
+        check(document, false, &[expected]);
+    }
+}
+
+#[test]
+fn several_mistakes_are_all_named() {
+    check(
+        &service_entry(
+            "  hosts: [x.example.com]\n  ports:\n  - {number: 99999, name: http, protocol: HTPP}\n  - {number: 80, name: 80, protocl: HTTP}\n  resolution: DSN\n",
+        ),
+        false,
+        &[
+            "f.yaml:7:14: error: ServiceEntry default/x: spec.ports[0].number: expected a whole number from 1 to 65535, found the number 99999",
+            "f.yaml:7:43: error: ServiceEntry default/x: spec.ports[0].protocol: unsupported protocol: HTPP; expected one of HTTP",
+            "f.yaml:8:24: error: ServiceEntry default/x: spec.ports[1].name: expected text, found the number 80: write it in quotes: \"80\"",
+            "f.yaml:8:28: warning: ServiceEntry default/x: spec.ports[1].protocl: unknown field `protocl`, left out; did you mean `protocol`?",
+            "f.yaml:9:15: error: ServiceEntry default/x: spec.resolution: `DSN` is not one of NONE, STATIC, DNS, DNS_ROUND_ROBIN, DYNAMIC_DNS",
+        ],
+    );
+}
+
+#[test]
+fn unknown_fields_are_warnings_and_the_rest_stands() {
+    let document = service_entry(
+        "  hosts: [x.example.com]\n  adresses: [1.1.1.1]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: DNS\n",
+    );
+    check(
+        &document,
+        true,
+        &[
+            "f.yaml:6:3: warning: ServiceEntry default/x: spec.adresses: unknown field `adresses`, left out; did you mean `addresses`?",
+        ],
+    );
+    check(
+        &format!("{document}extra: 1\n"),
+        true,
+        &["spec.adresses", "f.yaml:9:1: warning: ServiceEntry default/x: extra: unknown field"],
+    );
+}
+
+#[test]
+fn duplicate_keys() {
+    check(
+        &service_entry(
+            "  hosts: [x.example.com]\n  hosts: [y.example.com]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: DNS\n",
+        ),
+        false,
+        &["f.yaml:6:3: error: hosts: `hosts` stands here for the second time in one mapping"],
+    );
+}
+
+#[test]
+fn metadata() {
+    let document = |metadata: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {metadata}\nspec: {{hosts: [x.example.com]}}\n"
+        )
+    };
+    check(&document("{namespace: web}"), false, &["metadata: `name` is missing"]);
+    check(
+        &document("{name: Not_a_name}"),
+        false,
+        &["f.yaml:3:18: error: metadata.name: `Not_a_name` is not a name"],
+    );
+    check(&document("[]"), false, &["metadata: expected a mapping of fields, found a list"]);
+    check(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\n",
+        false,
+        &["ServiceEntry default/x: `spec` is missing"],
+    );
+}
+
+/// Istio's own words, which people look for.
+#[test]
+fn service_entries() {
+    let http = "  ports: [{number: 80, name: http, protocol: HTTP}]\n";
+    for (spec, expected) in [
+        ("  hosts: []\n  resolution: DNS", ""),
+        ("  resolution: DNS", "service entry must have at least one host"),
+        ("  hosts: ['*']\n", "hostname cannot be wildcard"),
+        ("  hosts: [a.*.com]\n", "invalid host a.*.com: `*` may stand only at its start"),
+        ("  hosts: ['http://x.com']\n", "invalid host http://x.com"),
+        (
+            "  hosts: [x.com]\n  addresses: [10.0.0.0/8]\n  resolution: DNS\n",
+            "CIDR addresses are allowed only for NONE/STATIC resolution types",
+        ),
+        (
+            "  hosts: [x.com]\n  addresses: [10.0.0.0/33]\n",
+            "spec.addresses[0]: `10.0.0.0/33` is not an IP address or a range",
+        ),
+        (
+            "  hosts: [x.com]\n  ports: [{number: 80, name: a, protocol: HTTP}, {number: 80, name: b, protocol: HTTP}]\n",
+            "service entry port 80 already defined",
+        ),
+        (
+            "  hosts: [x.com]\n  ports: [{number: 80, name: a, protocol: HTTP}, {number: 81, name: a, protocol: HTTP}]\n",
+            "service entry port name \"a\" already defined",
+        ),
+        (
+            "  hosts: [x.com]\n  endpoints: [{address: 1.1.1.1}]\n",
+            "no endpoints should be provided for resolution type none",
+        ),
+        (
+            "  hosts: ['*.x.com']\n  resolution: DNS\n",
+            "hosts must be FQDN or contain only prefix wildcards if no endpoints are provided for resolution mode DNS",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: DNS_ROUND_ROBIN\n  endpoints: [{address: a.x.com}, {address: b.x.com}]\n",
+            "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: DNS\n  endpoints: [{address: a.x.com, ports: {web: 80}}]\n",
+            "endpoint port web is not defined by the service entry",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  workloadSelector: {labels: {a: b}}\n  endpoints: [{address: 1.1.1.1}]\n",
+            "only one of WorkloadSelector or Endpoints is allowed",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: a.x.com}]\n",
+            "`a.x.com` is not an IP address, as resolution STATIC needs",
+        ),
+        ("  hosts: [x.com]\n  exportTo: ['*', web]\n", "`*` and `~` may only stand alone in exportTo"),
+        ("  hosts: [x.com]\n  resolution: DYNAMIC_DNS\n", "resolution DYNAMIC_DNS takes wildcard hosts only"),
+    ] {
+        let document = service_entry(&if spec.contains("ports: [{number") {
+            spec.to_owned()
+        } else {
+            format!("{http}{spec}")
+        });
+        let said = said(&document, expected.is_empty());
+        assert!(said.contains(expected), "{spec}: {said}");
+        assert_eq!(said.is_empty(), expected.is_empty(), "{spec}: {said}");
+    }
+    let tcp =
+        |rest: &str| service_entry(&format!("  ports: [{{number: 99, name: tcp, protocol: TCP}}]\n{rest}"));
+    check(
+        &tcp("  hosts: [x.com]\n  resolution: DNS\n"),
+        true,
+        &[
+            "warning: ServiceEntry default/x: spec.ports: addresses are required for ports serving TCP (or unset) protocol",
+        ],
+    );
+    assert!(
+        said(&tcp("  hosts: [x.com, y.com]\n  resolution: DNS\n"), false)
+            .contains("multiple hosts provided with non-HTTP, non-TLS ports")
+    );
+}
+
+fn virtual_service(spec: &str) -> String {
+    format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: x}}\nspec:\n{spec}")
+}
+
+#[test]
+fn virtual_services() {
+    let route = "route: [{destination: {host: b}}]";
+    for (spec, expected) in [
+        (format!("  http: [{{{route}}}]"), "virtual service must have at least one host"),
+        ("  hosts: [a.com]".into(), "http, tcp or tls must be provided in virtual service"),
+        (
+            format!("  hosts: ['*']\n  http: [{{{route}}}]"),
+            "wildcard host * is not allowed for virtual services bound to the mesh gateway",
+        ),
+        (
+            format!("  hosts: [a.b.com, '*.b.com']\n  http: [{{{route}}}]"),
+            "duplicate hosts in virtual service: a.b.com & *.b.com",
+        ),
+        (
+            "  hosts: [a.com]\n  http: [{timeout: 3s}]".into(),
+            "HTTP route, redirect or direct_response is required",
+        ),
+        (
+            format!("  hosts: [a.com]\n  http: [{{{route}, redirect: {{uri: /}}}}]"),
+            "HTTP route cannot contain both route and redirect",
+        ),
+        (
+            format!("  hosts: [a.com]\n  http: [{{{route}, directResponse: {{status: 200}}}}]"),
+            "HTTP route cannot contain both route and direct_response",
+        ),
+        (
+            format!("  hosts: [a.com]\n  http: [{{{route}, timeout: 3}}]"),
+            "spec.http[0].timeout: expected a duration such as 3s, 100ms or 1h30m, found the number 3",
+        ),
+        (
+            format!("  hosts: [a.com]\n  http: [{{{route}, timeout: 1us}}]"),
+            "duration must be greater than 1ms",
+        ),
+        (
+            format!(
+                "  hosts: [a.com]\n  http: [{{{route}, retries: {{attempts: 1, retryOn: 'connect-failure,nonsense'}}}}]"
+            ),
+            "nonsense is not a valid retryOn value",
+        ),
+        (
+            format!("  hosts: [a.com]\n  http: [{{{route}, retries: {{perTryTimeout: 1s}}}}]"),
+            "http retry policy configured when attempts are set to 0 (disabled)",
+        ),
+        (
+            "  hosts: [a.com]\n  http: [{route: [{destination: {host: b}}, {destination: {host: c}}]}]"
+                .into(),
+            "total destination weight = 0",
+        ),
+        (
+            format!("  hosts: [a.com]\n  http: [{{match: [{{uri: {{regex: '('}}}}], {route}}}]"),
+            "Istio uses RE2 style regex-based match",
+        ),
+        (
+            format!("  hosts: [a.com]\n  http: [{{match: [{{uri: /x}}], {route}}}]"),
+            "spec.http[0].match[0].uri: expected one of exact, prefix or regex",
+        ),
+        (
+            format!("  hosts: [a.com]\n  http: [{{match: [{{uri: {{prefix: ''}}}}], {route}}}]"),
+            "prefix must not be empty",
+        ),
+        (
+            format!("  hosts: [a.com]\n  tls: [{{{route}}}]"),
+            "TLS route must have at least one match condition",
+        ),
+        (
+            format!("  hosts: [a.com]\n  tls: [{{match: [{{port: 443}}], {route}}}]"),
+            "TLS match must have at least one SNI host",
+        ),
+        (
+            format!("  hosts: [a.com]\n  tls: [{{match: [{{sniHosts: [b.com]}}], {route}}}]"),
+            "SNI host b.com is not a compatible subset of the virtual service hosts",
+        ),
+        (
+            format!(
+                "  hosts: [a.com]\n  http: [{{{route}, headers: {{request: {{set: {{'bad name': x}}}}}}}}]"
+            ),
+            "is not a valid header name",
+        ),
+        (
+            "  hosts: [a.com]\n  http: [{redirect: {uri: /, redirectCode: 304}}]".into(),
+            "redirectCode must be one of 301, 302, 303, 307 and 308",
+        ),
+    ] {
+        let said = said(&virtual_service(&spec), false);
+        assert!(said.contains(expected), "{spec}: {said}");
+    }
+    check(
+        &virtual_service(&format!(
+            "  hosts: [a.com]\n  http: [{{{route}, fault: {{abort: {{httpStatus: 500}}}}}}]"
+        )),
+        true,
+        &[
+            "warning: VirtualService default/x: spec.http[0].fault: `fault` is not applied yet: no delay and no abort is injected",
+        ],
+    );
+}
+
+fn destination_rule(spec: &str) -> String {
+    format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: x}}\nspec:\n{spec}")
+}
+
+#[test]
+fn destination_rules() {
+    for (spec, expected) in [
+        ("  subsets: [{name: a}]", "`host` is missing"),
+        ("  host: a.com\n  subsets: [{name: a}, {name: a}]", "duplicate subset names: a"),
+        (
+            "  host: a.com\n  trafficPolicy: {tls: {mode: SIMPEL}}",
+            "`SIMPEL` is not one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL; did you mean `SIMPLE`?",
+        ),
+        // Left out, this would be plaintext.
+        (
+            "  host: a.com\n  trafficPolicy: {tls: {mod: SIMPLE}}",
+            "error: DestinationRule default/x: spec.trafficPolicy.tls.mod: unknown field `mod`; did you mean `mode`?",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {tls: {mode: SIMPLE, credentialName: x, caCertificates: /x}}",
+            "cannot specify client certificates or CA certificate or CA CRL If credentialName is set",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {portLevelSettings: [{port: 80, tls: {mode: SIMPLE}}]}",
+            "spec.trafficPolicy.portLevelSettings[0].port: expected a mapping of fields, found the number 80",
+        ),
+    ] {
+        let said = said(&destination_rule(spec), false);
+        assert!(said.contains(expected), "{spec}: {said}");
+    }
+}
+
+#[test]
+fn gateways() {
+    let gateway = |spec: &str| {
+        format!("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: x}}\nspec:\n{spec}")
+    };
+    for (spec, expected) in [
+        ("  selector: {a: b}", "gateway must have at least one server"),
+        (
+            "  servers: [{port: {number: 443, name: tls, protocol: TLS}, hosts: [a]}]",
+            "server must have TLS settings for HTTPS/TLS protocols",
+        ),
+        (
+            "  servers: [{port: {number: 80, name: http, protocol: HTTP}}]",
+            "server config must contain at least one host",
+        ),
+    ] {
+        let said = said(&gateway(spec), false);
+        assert!(said.contains(expected), "{spec}: {said}");
+    }
+}
+
+#[test]
+fn mesh_configurations() {
+    let parse = |text: &str| {
+        let (config, findings) = mesh_config::parse(&"mesh.yaml".into(), text);
+        (config, shown(&findings))
+    };
+    let plain = "outboundTrafficPolicy: {mode: REGISTRY_ONLY}\naccessLogFile: /dev/stdout\naccessLogEncoding: JSON\ndnsRefreshRate: 5s\n";
+    let indented = plain.replace("\n", "\n    ");
+    let config_map = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio}}\ndata:\n  mesh: |-\n    {indented}\n"
+    );
+    let operator = format!(
+        "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nspec:\n  profile: demo\n  meshConfig:\n    {indented}\n"
+    );
+    for text in [plain, &config_map, &operator] {
+        let (config, said) = parse(text);
+        let config = config.unwrap_or_else(|| panic!("{text}\n{said}"));
+        assert_eq!(
+            config.outbound_traffic_policy,
+            Some(mesh_config::OutboundTrafficPolicyMode::RegistryOnly)
+        );
+        assert_eq!(config.access_log_file.as_deref(), Some("/dev/stdout"));
+        assert!(config.access_log_json && config.dns_refresh_rate.as_secs() == 5);
+        assert!(said.is_empty(), "{said}");
+    }
+    let (config, said) = parse(
+        "defaultConfig: {proxyHeaders: {server: {value: envoy}, requestId: {disabled: true}}}\ntrustDomain: x\n",
+    );
+    let config = config.expect("a configuration");
+    assert!(
+        config.proxy_headers.server.as_deref() == Some("envoy") && config.proxy_headers.request_id_disabled
+    );
+    assert_eq!(said, "mesh.yaml:2:1: info: MeshConfig: trustDomain: `trustDomain` is not used here");
+    for (text, expected) in [
+        (
+            "outboundTrafficPolicy: {mode: REGISTRY}",
+            "mesh.yaml:1:31: error: MeshConfig: outboundTrafficPolicy.mode: `REGISTRY` is not one of",
+        ),
+        ("connectTimeout: 10", "expected a duration"),
+        ("kind: Deployment", "expected MeshConfig, a ConfigMap or an IstioOperator, found kind Deployment"),
+        ("", "expected one document with MeshConfig, found 0"),
+        ("a: [", "this is not YAML"),
+        (
+            "apiVersion: v1\nkind: ConfigMap\ndata:\n  mesh: |\n    connectTimeout: x\n",
+            "mesh.yaml:5:21: error: MeshConfig: connectTimeout: expected a duration",
+        ),
+    ] {
+        let (config, said) = parse(text);
+        assert!(config.is_none() && said.contains(expected), "{text}: {said}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Finds the files of the given paths and reads them, bounded.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A file larger than this is not configuration.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Directories nested deeper are not looked into.
+const DIRECTORY_DEPTH_MAX: usize = 32;
+
+/// Why a path can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("can't read {path}: {source}")]
+    Read { path: String, source: io::Error },
+    #[error("{path} is larger than {} MiB: split it into several files", FILE_BYTES_MAX >> 20)]
+    TooLarge { path: String },
+    #[error("{path} is not UTF-8 text")]
+    NotText { path: String },
+}
+
+/// The name that a path has in findings.
+pub(super) fn name_of(path: &Path) -> Arc<str> {
+    path.to_string_lossy().into()
+}
+
+pub(super) fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The files to read, each once, in order: as given, and those of a directory sorted.
+pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ReadError> {
+    let mut walk = Walk::default();
+    for path in paths {
+        if is_standard_input(path) {
+            walk.files.push(path.clone());
+        } else if path.is_dir() {
+            walk.directory(path, 0)?;
+        } else {
+            walk.file(path.clone());
+        }
+    }
+    Ok(walk.files)
+}
+
+/// The directories that hold the files, and those below.
+pub(super) fn directories(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let mut walk = Walk::default();
+    for path in paths.iter().filter(|path| !is_standard_input(path)) {
+        if path.is_dir() {
+            // What can't be listed now is reported when its files are read.
+            drop(walk.directory(path, 0));
+            continue;
+        }
+        let real = path.canonicalize().ok();
+        for file in [Some(path), real.as_ref()].into_iter().flatten() {
+            let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+            walk.directories.push(parent.unwrap_or(Path::new(".")).to_owned());
+        }
+    }
+    walk.directories.sort_unstable();
+    walk.directories.dedup();
+    walk.directories
+}
+
+#[derive(Default)]
+struct Walk {
+    files: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+    /// What was met already, by what it really is: links may lead in circles.
+    met: HashSet<PathBuf>,
+}
+
+impl Walk {
+    fn file(&mut self, path: PathBuf) {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if self.met.insert(real) {
+            self.files.push(path);
+        }
+    }
+
+    /// Every `.yaml`, `.yml` and `.json` below; hidden files and editors' backups not.
+    fn directory(&mut self, directory: &Path, depth: usize) -> Result<(), ReadError> {
+        let real = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+        if depth > DIRECTORY_DEPTH_MAX || !self.met.insert(real) {
+            return Ok(());
+        }
+        self.directories.push(directory.to_owned());
+        let error = |source| ReadError::Read { path: directory.display().to_string(), source };
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(directory).map_err(error)? {
+            paths.push(entry.map_err(error)?.path());
+        }
+        paths.sort_unstable();
+        for path in paths.into_iter().filter(|path| !is_hidden(path)) {
+            if path.is_dir() {
+                self.directory(&path, depth + 1)?;
+            } else if is_configuration(&path) {
+                self.file(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(['.', '#']) || name.ends_with('~')
+}
+
+fn is_configuration(path: &Path) -> bool {
+    let known = |extension: &std::ffi::OsStr| {
+        ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    };
+    path.extension().is_some_and(known)
+}
+
+/// The text of a file or of standard input.
+pub(super) fn text(path: &Path) -> Result<String, ReadError> {
+    let shown =
+        || if is_standard_input(path) { "standard input".to_owned() } else { path.display().to_string() };
+    let error = |source| ReadError::Read { path: shown(), source };
+    let mut bytes = Vec::new();
+    if is_standard_input(path) {
+        io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(error)?;
+    } else {
+        let file = fs::File::open(path).map_err(error)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(error)?;
+    }
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+        return Err(ReadError::TooLarge { path: shown() });
+    }
+    String::from_utf8(bytes).or(Err(ReadError::NotText { path: shown() }))
+}
+
+/// What changes when a file does, without reading it.
+pub(super) type Fingerprint = Vec<(PathBuf, Option<(u64, u64, i64, i64, i64, i64)>)>;
+
+pub(super) fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
+    let files = files(paths).unwrap_or_default();
+    let of = |path: PathBuf| {
+        let metadata = fs::metadata(&path).ok();
+        let facts =
+            metadata.map(|m| (m.ino(), m.size(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()));
+        (path, facts)
+    };
+    files.into_iter().filter(|path| !is_standard_input(path)).map(of).collect()
+}

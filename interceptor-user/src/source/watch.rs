@@ -1,0 +1,174 @@
+//! Notices changes of files within a second: inotify wakes, a slow look at the files' metadata makes
+//! up for what it can't see (network file systems, a watch that could not be set).
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind, event::AccessMode,
+};
+
+use super::files::{Error, FileSource, Texts};
+use super::read;
+use crate::resource::{Diagnostic, World};
+
+/// Writes that follow each other within this are one change.
+const QUIET: Duration = Duration::from_millis(50);
+/// A change is taken up after this, however busy the directory is.
+const QUIET_WAIT_MAX: Duration = Duration::from_millis(400);
+const RESCAN: Duration = Duration::from_secs(5);
+/// How often files are looked at when nothing wakes us.
+const RESCAN_WITHOUT_EVENTS: Duration = Duration::from_millis(500);
+
+/// Watching goes on until this is dropped.
+#[derive(Debug)]
+pub struct Watching {
+    wake: Sender<Wake>,
+}
+
+enum Wake {
+    /// One of these paths changed.
+    Changed(Vec<PathBuf>),
+    Stop,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // The thread may have ended on its own.
+        drop(self.wake.send(Wake::Stop));
+    }
+}
+
+impl FileSource {
+    /// Calls `on_change` on a thread of its own with everything that holds, and every finding, whenever
+    /// either is different from before. What is configured when this is called is not reported again.
+    pub fn watch(
+        self,
+        on_change: impl FnMut(World, Vec<Diagnostic>, &Texts) + Send + 'static,
+    ) -> Result<Watching, Error> {
+        let (wake, woken) = mpsc::channel();
+        let events = wake.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let paths = match event {
+                Ok(event) if is_change(event.kind) => event.paths,
+                Ok(_) => return,
+                // Events were lost: look at everything.
+                Err(_) => Vec::new(),
+            };
+            drop(events.send(Wake::Changed(paths)));
+        });
+        let mut watch = Watch {
+            seen: read::fingerprint(&self.all_paths()),
+            source: self,
+            watched: HashSet::new(),
+            watcher: watcher
+                .map_err(|error| tracing::warn!("no file events, looking at files instead: {error}"))
+                .ok(),
+        };
+        // Before the thread starts, so that nothing that happens from here on is missed.
+        watch.watch_directories();
+        thread::Builder::new()
+            .name("config-watch".into())
+            .spawn(move || watch.run(&woken, on_change))
+            .map_err(Error::Watch)?;
+        Ok(Watching { wake })
+    }
+}
+
+/// Reading is no change: we read ourselves.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => true,
+    }
+}
+
+struct Watch {
+    source: FileSource,
+    watcher: Option<RecommendedWatcher>,
+    watched: HashSet<PathBuf>,
+    seen: read::Fingerprint,
+}
+
+impl Watch {
+    fn run(mut self, woken: &Receiver<Wake>, mut on_change: impl FnMut(World, Vec<Diagnostic>, &Texts)) {
+        loop {
+            let mut named = false;
+            let rescan = if self.watcher.is_some() { RESCAN } else { RESCAN_WITHOUT_EVENTS };
+            match woken.recv_timeout(rescan) {
+                Ok(Wake::Changed(paths)) => {
+                    named = self.names_ours(&paths);
+                    match self.wait_for_quiet(woken) {
+                        Some(more) => named |= more,
+                        None => return,
+                    }
+                }
+                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.watch_directories();
+            let now = read::fingerprint(&self.source.all_paths());
+            // Two writes may leave the same times behind: an event that names a file counts, too.
+            if now == self.seen && !named {
+                continue;
+            }
+            self.seen = now;
+            if self.source.reload() {
+                let (world, diagnostics) = self.source.latest();
+                on_change(world.clone(), diagnostics.to_vec(), self.source.texts());
+            }
+        }
+    }
+
+    /// Lets a burst of writes end. Whether it named one of our files; `None` when it is time to stop.
+    fn wait_for_quiet(&self, woken: &Receiver<Wake>) -> Option<bool> {
+        let started = Instant::now();
+        let mut named = false;
+        while started.elapsed() < QUIET_WAIT_MAX {
+            match woken.recv_timeout(QUIET) {
+                Ok(Wake::Changed(paths)) => named |= self.names_ours(&paths),
+                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => break,
+            }
+        }
+        Some(named)
+    }
+
+    fn names_ours(&self, paths: &[PathBuf]) -> bool {
+        let ours = |path: &PathBuf| {
+            self.seen
+                .iter()
+                .any(|(file, _)| file.file_name().is_some() && file.file_name() == path.file_name())
+        };
+        paths.is_empty() || paths.iter().any(ours)
+    }
+
+    /// Sets watches on directories that have none; those that went away are forgotten.
+    fn watch_directories(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let wanted: HashSet<PathBuf> = read::directories(&self.source.all_paths()).into_iter().collect();
+        for gone in self.watched.difference(&wanted) {
+            // It is gone, and its watch with it.
+            drop(watcher.unwatch(gone));
+        }
+        self.watched.retain(|directory| wanted.contains(directory));
+        for directory in wanted {
+            if !self.watched.contains(&directory) {
+                match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                    Ok(()) => {
+                        self.watched.insert(directory);
+                    }
+                    Err(error) => tracing::warn!("can't watch {}: {error}", directory.display()),
+                }
+            }
+        }
+    }
+}
