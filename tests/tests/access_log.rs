@@ -45,7 +45,7 @@ fn http_text_line_to_the_byte() -> anyhow::Result<()> {
     let pod = world.pod()?;
     let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.curl(&[
         "-H",
-        "User-Agent: a \"quoted\" agent",
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64)",
         "-H",
         "X-Request-Id: 38bb64b2-fc64-9f00-a745-c468747fb0ee",
         "-d",
@@ -56,7 +56,7 @@ fn http_text_line_to_the_byte() -> anyhow::Result<()> {
     assert!(run.log.ends_with('\n') && run.log.lines().count() == 1, "{:?}", run.log);
     let pattern = concat!(
         r#"^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "POST /status/404\?a=b HTTP/1\.1" 404 - via_upstream - "-" 5 0 \d+ \d+ "#,
-        r#""-" "a "quoted" agent" "38bb64b2-fc64-9f00-a745-c468747fb0ee" "httpbin\.org" "203\.0\.113\.10:80" "#,
+        r#""-" "Mozilla/5\.0 \(X11; Linux x86_64\)" "38bb64b2-fc64-9f00-a745-c468747fb0ee" "httpbin\.org" "203\.0\.113\.10:80" "#,
         r#"outbound\|80\|\|httpbin\.org 10\.244\.\d+\.2:\d+ 203\.0\.113\.10:80 [\d.]+:\d+ - default\n$"#
     );
     assert!(regex::Regex::new(pattern)?.is_match(&run.log), "{}", run.log);
@@ -79,16 +79,29 @@ fn tls_text_line_to_the_byte() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_newline_in_a_header_can_not_make_a_line() -> anyhow::Result<()> {
+fn what_a_client_sends_can_not_make_a_field_or_a_line() -> anyhow::Result<()> {
     let world = World::shared()?;
     let pod = world.pod()?;
+    let forged = r#"x" "-" "evil.test" "1.2.3.4:80" outbound|80||evil.test \"#;
+    let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.curl(&[
+        "-H",
+        &format!("User-Agent: {forged}"),
+        "http://httpbin.org/get",
+    ])?;
+    run.expect_code(0)?;
+    let line = run.line()?;
+    assert_eq!((line.cluster.as_str(), line.authority.as_str()), ("outbound|80||httpbin.org", "httpbin.org"));
+    assert!(line.user_agent.contains("evil.test"), "{}", line.line);
+    // Control characters are refused by HTTP; that too is one line.
     let run = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.curl(&[
         "-H",
         "User-Agent: \u{e9}\t\u{7f}x",
         "http://httpbin.org/get",
     ])?;
-    assert_eq!(run.log.lines().count(), 1, "{}", run.log);
-    assert!(run.lines()?[0].code > 0);
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.status, 400);
+    let line = run.line()?;
+    assert_eq!((line.code, line.flags.as_str(), line.method.as_str()), (400, "DPE", "-"), "{}", line.line);
     Ok(())
 }
 
