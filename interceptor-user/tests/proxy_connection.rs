@@ -2,14 +2,14 @@
 //! what the record says. Only the original destination is told by the test instead of the kernel.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use interceptor_user::dns::Resolver;
 use interceptor_user::proxy::stats::ProxyCounters;
-use interceptor_user::proxy::{Proxy, ProxyOptions};
+use interceptor_user::proxy::{Intercepted, Proxy, ProxyOptions};
 use interceptor_user::snapshot::{
     AccessLogEncoding, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Listener,
     LoadBalancer, OutboundTrafficPolicy, RouteTable, Snapshot, TcpRoute, TlsOrigination, TlsOriginationMode,
@@ -17,6 +17,7 @@ use interceptor_user::snapshot::{
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
+const WORKLOAD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
 const PATIENCE: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -36,7 +37,9 @@ impl Running {
         let proxy = Proxy::start(ProxyOptions {
             resolver: Resolver::start(Default::default()).unwrap(),
             listeners: vec![listener],
-            original_dst: Arc::new(move |_| Ok(original_dst)),
+            intercepted: Arc::new(move |_| {
+                Ok(original_dst.map(|original_dst| Intercepted { original_dst, source: Some(WORKLOAD) }))
+            }),
             access_log: AccessLog::open(target, AccessLogEncoding::Json).unwrap(),
             snapshot,
             workers: 2,
@@ -206,6 +209,8 @@ fn tls_goes_where_its_sni_says() {
     assert_eq!(records[0]["response_flags"], "UH");
     assert_eq!(records[0]["requested_server_name"], "other.example.com");
     assert_eq!(records[0]["downstream_local_address"], "192.0.2.1:443");
+    let remote: SocketAddr = records[0]["downstream_remote_address"].as_str().unwrap().parse().unwrap();
+    assert_eq!(remote.ip(), WORKLOAD, "the workload's own address, as without the redirect");
     assert_eq!(records[1]["upstream_cluster"], cluster.name.to_string());
     assert_eq!(records[1]["upstream_host"], endpoint.to_string());
     assert_eq!(records[1]["requested_server_name"], "www.example.com");

@@ -11,7 +11,7 @@ use super::configuration::Configuration;
 use super::interception::Interception;
 use crate::dns::{self, Resolver};
 use crate::proxy::stats::ProxyCounters;
-use crate::proxy::{Proxy, ProxyOptions};
+use crate::proxy::{Intercepted, Proxy, ProxyOptions};
 use crate::settings::ExecSettings;
 use crate::telemetry::{AccessLog, AccessLogTarget};
 
@@ -38,13 +38,20 @@ impl Carrier {
         }
         let listeners = interception.redirect_to_us(tree, &settings.redirect)?;
         let reader = interception.original_dst_reader();
+        let own_addresses = interception.own_addresses();
         let refresh_rate = configuration.snapshot.mesh.dns_refresh_rate;
         let resolver = Resolver::start(dns::Options { refresh_rate, ..dns::Options::default() })
             .context("can't start the resolver")?;
         let proxy = Proxy::start(ProxyOptions {
             resolver,
             listeners: listeners.v6.into_iter().chain([listeners.v4]).collect(),
-            original_dst: Arc::new(move |socket| Ok(reader.get(socket)?.map(|original| original.addr))),
+            intercepted: Arc::new(move |socket| {
+                let original_dst = reader.get(socket)?.map(|original| original.addr);
+                Ok(original_dst.map(|original_dst| Intercepted {
+                    original_dst,
+                    source: own_addresses.load().first(original_dst.is_ipv4()),
+                }))
+            }),
             access_log: access_log(settings, &configuration)?,
             snapshot: configuration.snapshot,
             workers: thread::available_parallelism().map_or(1, Into::into),

@@ -1,9 +1,12 @@
 //! The kernel half of one run: the hooks on the command's cgroup, and what they are told about this host.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 
 use super::addresses::AddressChanges;
 use super::cgroup::Tree;
@@ -19,11 +22,27 @@ use crate::workload::RedirectPolicy;
 const ADDRESSES_V4: u16 = 8;
 const PORTS_V6: u16 = 8;
 
+/// The addresses of this network namespace.
+#[derive(Debug)]
+pub(super) struct OwnAddresses(Vec<IpAddr>);
+
+impl OwnAddresses {
+    fn read() -> anyhow::Result<Self> {
+        datapath::own_addresses().map(Self).context("can't list this host's addresses")
+    }
+
+    /// What getsockname(2) shows in place of loopback: the first of the family.
+    pub(super) fn first(&self, is_v4: bool) -> Option<IpAddr> {
+        self.0.iter().copied().find(|address| address.is_ipv4() == is_v4)
+    }
+}
+
 /// Redirection in effect for as long as this lives, or the watcher does.
 #[derive(Debug)]
 pub(super) struct Interception {
     datapath: Datapath,
     netns_cookie: u64,
+    own_addresses: Arc<ArcSwap<OwnAddresses>>,
     address_changes: AddressChanges,
 }
 
@@ -32,7 +51,9 @@ impl Interception {
     pub(super) fn prepare() -> anyhow::Result<Self> {
         let datapath = Datapath::load()?;
         let netns_cookie = datapath::netns_cookie().context("can't identify the network namespace")?;
-        Ok(Self { datapath, netns_cookie, address_changes: AddressChanges::subscribe()? })
+        let address_changes = AddressChanges::subscribe()?;
+        let own_addresses = Arc::new(ArcSwap::from_pointee(OwnAddresses::read()?));
+        Ok(Self { datapath, netns_cookie, own_addresses, address_changes })
     }
 
     /// Redirects to sockets of ours, which this opens. We must be in the proxy's cgroup already.
@@ -62,8 +83,7 @@ impl Interception {
 
     /// Policy first: hooks refuse what they find no policy for.
     fn attach(&mut self, tree: &Tree, policy: &RedirectPolicy, listener: Listener) -> anyhow::Result<()> {
-        let own = datapath::own_addresses().context("can't list this host's addresses")?;
-        self.datapath.enroll(self.netns_cookie, policy, &own, listener)?;
+        self.datapath.enroll(self.netns_cookie, policy, &self.own_addresses.load().0, listener)?;
         reports::follow(&mut self.datapath)?;
         self.datapath.attach_workload(open(&tree.command())?)?;
         Ok(())
@@ -78,10 +98,16 @@ impl Interception {
     /// To be called when this is readable.
     pub(super) fn refresh_addresses(&mut self) -> anyhow::Result<()> {
         if self.address_changes.happened()? {
-            let own = datapath::own_addresses().context("can't list this host's addresses")?;
-            self.datapath.update_own_addresses(self.netns_cookie, &own)?;
+            let own = OwnAddresses::read()?;
+            self.datapath.update_own_addresses(self.netns_cookie, &own.0)?;
+            self.own_addresses.store(Arc::new(own));
         }
         Ok(())
+    }
+
+    /// Kept up to date.
+    pub(super) fn own_addresses(&self) -> Arc<ArcSwap<OwnAddresses>> {
+        Arc::clone(&self.own_addresses)
     }
 
     pub(super) fn original_dst_reader(&self) -> OriginalDstReader {

@@ -2,7 +2,7 @@
 //! idle takes the next connection.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +15,17 @@ use super::downstream::Downstream;
 use super::stats::WorkerStats;
 use super::worker::Worker;
 
-/// Reads the destination that an accepted socket's connect() asked for: `None` when it has none.
-pub type OriginalDstSource = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> + Send + Sync>;
+/// What the kernel half knows of an accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intercepted {
+    /// The destination that connect() asked for.
+    pub original_dst: SocketAddr,
+    /// The workload's own address, which the connection would have come from without the redirect.
+    pub source: Option<IpAddr>,
+}
+
+/// Asks the kernel half about an accepted socket: `None` when no intercepted connect() made it.
+pub type InterceptedSource = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<Option<Intercepted>> + Send + Sync>;
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -44,13 +53,13 @@ fn classify(error: &io::Error) -> AcceptError {
 pub(super) async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
-    original_dst: OriginalDstSource,
+    source: InterceptedSource,
     stats: Arc<WorkerStats>,
 ) -> io::Error {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                intercept(&worker, &original_dst, &stats, stream, peer);
+                intercept(&worker, &source, &stats, stream, peer);
                 // The other workers have their turn before the next one is taken.
                 tokio::task::yield_now().await;
             }
@@ -70,13 +79,13 @@ pub(super) async fn accept(
 /// counted, never guessed.
 fn intercept(
     worker: &Rc<Worker>,
-    original_dst: &OriginalDstSource,
+    source: &InterceptedSource,
     stats: &Arc<WorkerStats>,
     stream: TcpStream,
     peer: SocketAddr,
 ) {
-    let original_dst = match original_dst(stream.as_fd()) {
-        Ok(Some(original_dst)) => original_dst,
+    let intercepted = match source(stream.as_fd()) {
+        Ok(Some(intercepted)) => intercepted,
         Ok(None) => return stats.without_original_dst(),
         Err(error) => {
             tracing::error!(%peer, %error, "the original destination of a connection cannot be read: closed");
@@ -86,7 +95,9 @@ fn intercept(
     // Small writes go out as they come: what is carried was paced by its sender.
     let _nodelay = stream.set_nodelay(true).is_ok();
     let open = stats.opened();
-    let downstream = Downstream::new(peer, original_dst);
+    // An address that the application bound itself is no loopback address and stays.
+    let source = intercepted.source.filter(|_| peer.ip().is_loopback()).unwrap_or(peer.ip());
+    let downstream = Downstream::new(SocketAddr::new(source, peer.port()), intercepted.original_dst);
     let worker = Rc::clone(worker);
     tokio::task::spawn_local(async move {
         let _open = open;

@@ -27,7 +27,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
-pub use listener::OriginalDstSource;
+pub use listener::{Intercepted, InterceptedSource};
 
 use active::Active;
 use stats::{ProxyCounters, WorkerStats};
@@ -41,7 +41,7 @@ use crate::telemetry::AccessLog;
 pub struct ProxyOptions {
     /// Sockets that intercepted connections arrive on, listening already.
     pub listeners: Vec<TcpListener>,
-    pub original_dst: OriginalDstSource,
+    pub intercepted: InterceptedSource,
     pub resolver: Resolver,
     pub access_log: AccessLog,
     pub snapshot: Snapshot,
@@ -84,11 +84,11 @@ impl Proxy {
             let listeners: Vec<TcpListener> =
                 options.listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (active, access_log, original_dst) =
-                (Arc::clone(&active), options.access_log.clone(), Arc::clone(&options.original_dst));
+            let (active, access_log, intercepted) =
+                (Arc::clone(&active), options.access_log.clone(), Arc::clone(&options.intercepted));
             let stopped = stopped.clone();
             let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let worker = run(active, access_log, worker_stats, listeners, original_dst, stopped);
+                let worker = run(active, access_log, worker_stats, listeners, intercepted, stopped);
                 LocalSet::new().block_on(&runtime, worker);
             })?;
             threads.push(thread);
@@ -151,17 +151,17 @@ async fn run(
     access_log: AccessLog,
     stats: Arc<WorkerStats>,
     listeners: Vec<TcpListener>,
-    original_dst: OriginalDstSource,
+    intercepted: InterceptedSource,
     mut stopped: watch::Receiver<bool>,
 ) {
     let worker = Worker::new(active, access_log);
     for listener in listeners {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                let (worker, original_dst, stats) =
-                    (Rc::clone(&worker), Arc::clone(&original_dst), Arc::clone(&stats));
+                let (worker, intercepted, stats) =
+                    (Rc::clone(&worker), Arc::clone(&intercepted), Arc::clone(&stats));
                 tokio::task::spawn_local(async move {
-                    let error = listener::accept(worker, listener, original_dst, stats).await;
+                    let error = listener::accept(worker, listener, intercepted, stats).await;
                     tracing::error!(%error, "a listening socket failed; its connections are refused");
                 });
             }
