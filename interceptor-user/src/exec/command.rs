@@ -11,13 +11,12 @@ use std::process::{Child, ExitStatus};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Resource, WaitId, WaitIdOptions, getpgid, getpgrp, getpid, kill_process, waitid};
-
-use rustix::termios::tcgetpgrp;
+use rustix::process::{Pid, Resource, getpid, kill_process};
 
 use super::cgroup::Tree;
 use super::enter;
 use super::interception::Interception;
+use super::job_control;
 use super::signals::{Arrived, Signals};
 use super::user::{self, Identity};
 use super::watcher::Watcher;
@@ -110,10 +109,10 @@ impl Command {
 
     fn handle(&self, arrived: Arrived) -> anyhow::Result<()> {
         if arrived.signal == Signal::SIGCHLD {
-            return self.stop_with_it();
+            return job_control::stop_with(self.pid);
         }
         // What the terminal sends goes to the whole group: the command has it already, unless it left the group.
-        if arrived.from_terminal && self.in_our_group() {
+        if arrived.from_terminal && job_control::is_in_our_group(self.pid) {
             return Ok(());
         }
         let signal = rustix::process::Signal::from_named_raw(arrived.signal as i32);
@@ -123,31 +122,6 @@ impl Command {
             Some(Err(error)) => Err(error).context("can't pass on a signal to the command"),
             None => Ok(()),
         }
-    }
-
-    /// When job control has stopped the command, stops us too, and continues it when we are continued. A SIGSTOP is
-    /// left alone, because who sends it to the command sends SIGCONT there as well; unless the command is a shell that
-    /// suspends itself: it holds the terminal, which is dead until the shell that started us takes it back.
-    fn stop_with_it(&self) -> anyhow::Result<()> {
-        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-        let status = waitid(WaitId::Pid(self.pid), options).ok().flatten();
-        let Some(signal) = status.and_then(|status| status.stopping_signal()) else { return Ok(()) };
-        let by_job_control = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].map(|signal| signal as i32);
-        let in_our_group = self.in_our_group();
-        if (in_our_group && by_job_control.contains(&signal)) || (!in_our_group && self.holds_terminal()) {
-            kill_process(getpid(), rustix::process::Signal::STOP).context("can't stop")?;
-            kill_process(self.pid, rustix::process::Signal::CONT).context("can't continue the command")?;
-        }
-        Ok(())
-    }
-
-    fn holds_terminal(&self) -> bool {
-        let foreground = std::fs::File::open("/dev/tty").ok().and_then(|terminal| tcgetpgrp(&terminal).ok());
-        foreground.is_some() && foreground == getpgid(Some(self.pid)).ok()
-    }
-
-    fn in_our_group(&self) -> bool {
-        getpgid(Some(self.pid)).is_ok_and(|group| group == getpgrp())
     }
 }
 

@@ -12,6 +12,7 @@ mod configuration;
 pub(crate) mod enter;
 mod external;
 mod interception;
+mod job_control;
 mod reports;
 mod signals;
 mod sockets;
