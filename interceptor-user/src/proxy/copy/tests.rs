@@ -1,5 +1,7 @@
 //! Real sockets on loopback on both sides of a copy.
 
+mod tls;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
