@@ -40,10 +40,12 @@ enum Decision {
 fn decide(listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Decision {
     let address = downstream.original_dst.ip();
     let route = match protocol {
-        Protocol::Http1 { minor: 1.. } if listener.http.is_some() => {
+        Protocol::Http1 { minor: 1.. } if listener.http_routes(address).is_some() => {
             return Decision::Http(http::Version::Http1);
         }
-        Protocol::Http2 if listener.http.is_some() => return Decision::Http(http::Version::Http2),
+        Protocol::Http2 if listener.http_routes(address).is_some() => {
+            return Decision::Http(http::Version::Http2);
+        }
         Protocol::Tls(hello) => listener.tls_route(address, hello.sni.as_deref()),
         // HTTP/1.0 is opaque on outbound listeners, as with Istio unless PILOT_HTTP10 is set.
         Protocol::Http1 { .. } | Protocol::Http2 | Protocol::Opaque => listener.tcp_route(address),

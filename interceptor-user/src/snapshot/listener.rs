@@ -104,6 +104,11 @@ impl Listener {
         }
     }
 
+    /// The routes of an HTTP connection. A range goes before them: what lies in one is left to its chain.
+    pub fn http_routes(&self, address: IpAddr) -> Option<&Arc<RouteTable>> {
+        self.http.as_ref().filter(|_| !self.cidrs.iter().any(|chain| chain.contains(address)))
+    }
+
     /// Where a TLS connection goes; `None` is the fall-through. Envoy's order: address range first,
     /// then SNI; a connection whose range matches one service and whose SNI another falls through.
     pub fn tls_route(&self, address: IpAddr, sni: Option<&str>) -> Option<&Arc<TcpRoute>> {
