@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::changes;
 use super::clusters::Clusters;
 use super::findings::Findings;
 use super::registry::Registry;
@@ -95,6 +96,7 @@ impl Translator<'_> {
             name: name.into(),
             matches: condition.and_then(route_match).into_iter().collect(),
             action: self.action(place, condition)?,
+            changes: changes::of(place.route, condition),
         })
     }
 
@@ -106,9 +108,8 @@ impl Translator<'_> {
                 let body = bytes::Bytes::copy_from_slice(body);
                 Some(RouteAction::DirectResponse(Arc::new(DirectResponse { status: *status, body })))
             }
-            HttpAction::Redirect(_) => {
-                let body = bytes::Bytes::from_static(b"this redirect is not applied yet");
-                Some(RouteAction::DirectResponse(Arc::new(DirectResponse { status: 501, body })))
+            HttpAction::Redirect(redirect) => {
+                Some(RouteAction::Redirect(Arc::new(changes::redirect(redirect, place.port))))
             }
             HttpAction::Route(destinations) => self.forward(place, condition, destinations),
         }
@@ -210,22 +211,17 @@ impl Translator<'_> {
         cluster
     }
 
+    /// Headers of one destination of several would need to follow the choice.
     fn report_not_applied(&self, place: Place<'_>) {
-        let route = place.route;
-        let warn = |what: &str, level: Level| {
-            let field = format!("spec.http[{}]", place.index);
-            self.findings.about(&place.service.meta, level, route.position, &field, what.into());
-        };
-        if matches!(route.action, HttpAction::Redirect(_)) {
-            warn("`redirect` is not applied yet: requests are answered 501", Level::Error);
-        }
-        if route.rewrite.is_some() {
-            warn("`rewrite` is not applied yet: path and authority are sent as they came", Level::Error);
-        }
-        let of_destinations = matches!(&route.action, HttpAction::Route(destinations)
-            if destinations.iter().any(|destination| !destination.headers.is_empty()));
-        if !route.headers.is_empty() || of_destinations {
-            warn("`headers` is not applied yet: headers are sent as they came", Level::Warning);
+        let HttpAction::Route(destinations) = &place.route.action else { return };
+        for destination in destinations.iter().filter(|_| destinations.len() > 1) {
+            if !destination.headers.is_empty() {
+                let message = "`headers` of one destination among several is not applied yet: headers are sent as \
+                               they came; give them to the route as a whole";
+                let field = format!("spec.http[{}].route", place.index);
+                let meta = &place.service.meta;
+                self.findings.about(meta, Level::Warning, destination.position, &field, message.into());
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! World to Snapshot: pure and total. What can't act is left out with a finding; the rest stands. The
 //! result depends on the resources alone, not on the order they came in.
 
+mod changes;
 mod clusters;
 mod destination_rules;
 mod findings;

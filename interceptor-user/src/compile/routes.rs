@@ -132,6 +132,7 @@ impl<'a> Routes<'a> {
                 retries: super::retries::policy(self.translator.default_retries),
                 decorator_operation: format!("{}:{port}/*", service.host).into(),
             })),
+            changes: None,
         }
     }
 }

@@ -91,11 +91,24 @@ fn is_authority(name: &str) -> bool {
 }
 
 fn header_name(field: &Field<'_>, name: &str) -> Option<HeaderName> {
-    let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
-    if parsed.is_none() {
-        field.error(format!("header name {name:?} is not a valid header name"));
+    const OF_THE_CONNECTION: [HeaderName; 5] = [
+        http::header::CONNECTION,
+        http::header::CONTENT_LENGTH,
+        http::header::TE,
+        http::header::TRANSFER_ENCODING,
+        http::header::UPGRADE,
+    ];
+    match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(name) if OF_THE_CONNECTION.contains(&name) => {
+            field.error(format!("header {name} says how the message is carried: a route can't change it"));
+            None
+        }
+        Ok(name) => Some(name),
+        Err(_) => {
+            field.error(format!("header name {name:?} is not a valid header name"));
+            None
+        }
     }
-    parsed
 }
 
 fn header_value(field: &Field<'_>, value: &str) -> Option<HeaderValue> {

@@ -70,13 +70,22 @@ fn read_regex(field: &Field<'_>) -> Option<StringMatch> {
     compile(&text).map(StringMatch::Regex).map_err(|problem| field.error(problem)).ok()
 }
 
+/// A regular expression that may match anywhere.
+pub(super) fn read_pattern(field: &Field<'_>) -> Option<Regex> {
+    let text = field.text()?;
+    build(&text, &text).map_err(|problem| field.error(problem)).ok()
+}
+
 /// A regular expression that must match the whole value.
 fn compile(text: &str) -> Result<Regex, String> {
+    build(text, &format!("^(?:{text})$"))
+}
+
+fn build(text: &str, anchored: &str) -> Result<Regex, String> {
     if text.len() > REGEX_BYTES_MAX {
         return Err(format!("regex is too long: {} bytes, at most {REGEX_BYTES_MAX}", text.len()));
     }
-    let anchored = format!("^(?:{text})$");
-    RegexBuilder::new(&anchored).size_limit(REGEX_PROGRAM_BYTES_MAX).build().map_err(|error| match error {
+    RegexBuilder::new(anchored).size_limit(REGEX_PROGRAM_BYTES_MAX).build().map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => {
             "regex is too large once its repetitions are counted out".to_owned()
         }

@@ -27,6 +27,18 @@ pub struct VirtualService {
     pub tcp: Vec<TcpRoute>,
 }
 
+/// A regular expression that compares by its text.
+#[derive(Clone, Debug)]
+pub struct Pattern(pub regex::Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
 /// The name that stands for every sidecar in `gateways`.
 pub const MESH: &str = "mesh";
 
@@ -116,8 +128,8 @@ pub struct Redirect {
 pub struct Rewrite {
     pub uri: Option<Arc<str>>,
     pub authority: Option<Arc<str>>,
-    /// uriRegexRewrite: pattern and replacement.
-    pub regex: Option<(Arc<str>, Arc<str>)>,
+    /// uriRegexRewrite: pattern, and replacement with groups as `${1}`.
+    pub regex: Option<(Pattern, Arc<str>)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -348,7 +360,9 @@ fn read_rewrite(field: &Field<'_>) -> Option<Rewrite> {
     let rewrite = field.object()?;
     let regex = rewrite.get("uriRegexRewrite").and_then(|field| {
         let regex = field.object()?;
-        Some((regex.require("match")?.text()?, regex.require("rewrite")?.text()?))
+        let pattern = string_match::read_pattern(&regex.require("match")?);
+        let replacement = regex.require("rewrite")?.text()?;
+        Some((Pattern(pattern?), groups(&replacement).into()))
     });
     let read = Rewrite {
         uri: rewrite.text("uri").filter(|uri| !uri.is_empty()),
@@ -362,6 +376,24 @@ fn read_rewrite(field: &Field<'_>) -> Option<Rewrite> {
         field.error("rewrite must specify URI, UriRegexRewrite, or authority");
     }
     Some(read)
+}
+
+/// RE2's `\\1` as the `${1}` of our regular expressions.
+fn groups(replacement: &str) -> String {
+    let mut out = String::new();
+    let mut characters = replacement.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some(digit) if digit.is_ascii_digit() => out.push_str(&format!("${{{digit}}}")),
+                Some(other) => out.push(other),
+                None => out.push('\\'),
+            },
+            '$' => out.push_str("$$"),
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 fn read_direct_response(field: &Field<'_>) -> Option<HttpAction> {

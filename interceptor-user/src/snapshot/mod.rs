@@ -5,6 +5,7 @@
 //! The shape follows Envoy's: a connection finds a [`Listener`] by its original destination, there a
 //! TLS, HTTP or TCP chain by its first bytes, and through it a [`Route`] and a [`Cluster`].
 
+pub mod changes;
 pub mod cluster;
 pub mod host_map;
 pub mod listener;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
     CaSource, ClientIdentity, Cluster, ClusterName, Discovery, DnsFamily, DnsTarget, Endpoint, LoadBalancer,
     TlsOrigination, TlsOriginationMode, UpstreamProtocol,

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use regex::Regex;
 
 use super::OutboundTrafficPolicy;
+use super::changes::{Changes, Redirect};
 use super::cluster::{Cluster, ClusterName};
 use super::host_map::HostMap;
 
@@ -187,6 +188,7 @@ pub struct DirectResponse {
 pub enum RouteAction {
     Forward(Arc<Forward>),
     DirectResponse(Arc<DirectResponse>),
+    Redirect(Arc<Redirect>),
     /// ALLOW_ANY's catch-all: to the original destination, no timeout, no retries.
     Passthrough,
 }
@@ -198,6 +200,7 @@ pub struct Route {
     /// Any of them; empty matches every request.
     pub matches: Vec<RouteMatch>,
     pub action: RouteAction,
+    pub changes: Option<Arc<Changes>>,
 }
 
 impl Route {
@@ -254,7 +257,10 @@ impl VirtualHost {
                 })),
             ),
         };
-        Self { name: name.into(), routes: vec![Route { name: name.into(), matches: Vec::new(), action }] }
+        Self {
+            name: name.into(),
+            routes: vec![Route { name: name.into(), matches: Vec::new(), action, changes: None }],
+        }
     }
 }
 

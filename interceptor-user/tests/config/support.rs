@@ -1,6 +1,6 @@
 //! Compiles YAML and asks the snapshot what it does with a connection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use interceptor_user::compile::{CompileSettings, compile};
@@ -59,7 +59,7 @@ impl Config {
         let listener = self.snapshot.listener(destination.ip(), destination.port());
         let route = match *first_bytes.split(' ').collect::<Vec<_>>() {
             ["http", method, url] => {
-                if listener.http.is_some() && !in_range(&self.snapshot, destination) {
+                if listener.http_routes(destination.ip()).is_some() {
                     return self.request(destination, method, url, lines);
                 }
                 listener.tcp_route(destination.ip())
@@ -124,6 +124,7 @@ impl Config {
         match &route.action {
             RouteAction::Forward(forward) => format!("{} {name}", clusters(&forward.clusters)),
             RouteAction::DirectResponse(response) => format!("{} {name}", response.status),
+            RouteAction::Redirect(redirect) => format!("{} {name}", redirect.status),
             RouteAction::Passthrough => format!("PassthroughCluster {name}"),
         }
     }
@@ -132,12 +133,6 @@ impl Config {
     pub(crate) fn found(&self) -> String {
         shown(&self.findings)
     }
-}
-
-fn in_range(snapshot: &Snapshot, destination: SocketAddr) -> bool {
-    let address: IpAddr = destination.ip();
-    let listener = snapshot.listener(address, destination.port());
-    listener.cidrs.iter().any(|chain| chain.contains(address))
 }
 
 fn opaque(route: &TcpRoute) -> String {

@@ -350,6 +350,65 @@ fn direct_responses() {
 }
 
 #[test]
+fn rewrites_headers_and_redirects() {
+    let route = |fields: &str| {
+        let config = with(&http("vs", "a.example.com", &format!("  http: [{{{fields}}}]")));
+        config.route("203.0.113.9:80 http GET http://a.example.com/status/1").expect("a route").clone()
+    };
+    let to_b = "route: [{destination: {host: b.example.com}}]";
+    for (fields, uri, expected) in [
+        ("match: [{uri: {prefix: /status}}], rewrite: {uri: /s}", "/status/1?q", "/s/1?q"),
+        ("match: [{uri: {exact: /status/1}}], rewrite: {uri: /s}", "/status/1?q", "/s?q"),
+        ("match: [{uri: {regex: '/st.*'}}], rewrite: {uri: /s}", "/status/1", "/s"),
+        ("rewrite: {uri: /s/}", "/status/1", "/s/status/1"),
+        (
+            "rewrite: {uriRegexRewrite: {match: '^/([a-z]+)/([0-9]+)$', rewrite: '/\\2/\\1$'}}",
+            "/status/1",
+            "/1/status$",
+        ),
+    ] {
+        let route = route(&format!("{fields}, {to_b}"));
+        let path = route.changes.as_ref().and_then(|changes| changes.path.as_ref()).expect("a rewrite");
+        let rewritten = path.apply(&uri.parse().expect("a target")).expect("a target");
+        assert_eq!(rewritten.to_string(), expected, "{fields}");
+    }
+    for (fields, expected) in [
+        ("rewrite: {authority: x.com}", "x.com"),
+        ("headers: {request: {set: {host: y.com}}}", "y.com"),
+        ("headers: {request: {set: {':authority': z.com}}}", "z.com"),
+    ] {
+        let route = route(&format!("{fields}, {to_b}"));
+        let authority =
+            route.changes.as_ref().and_then(|changes| changes.authority.as_ref()).expect("an authority");
+        assert_eq!(authority, expected, "{fields}");
+    }
+    // A single destination's headers follow the route's.
+    let both = route(
+        "headers: {request: {add: {a: '1'}, remove: [b]}, response: {set: {c: '1'}}}, \
+         route: [{destination: {host: b.example.com}, headers: {request: {add: {a: '2'}}}}]",
+    );
+    let changes = both.changes.as_ref().expect("changes");
+    let added: Vec<_> =
+        changes.request.add.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    assert_eq!(added, [("a", "1"), ("a", "2")]);
+    assert_eq!((changes.request.remove.len(), changes.response.set.len()), (1, 1));
+    assert_eq!(route(to_b).changes, None);
+
+    for (fields, expected) in [
+        ("redirect: {uri: /new}", "301 http://a.example.com/new?q"),
+        ("redirect: {scheme: https, redirectCode: 308}", "308 https://a.example.com/old?q"),
+        ("redirect: {authority: b.com, port: 443, scheme: https}", "301 https://b.com/old?q"),
+        ("redirect: {authority: b.com, derivePort: FROM_REQUEST_PORT}", "301 http://b.com/old?q"),
+        ("redirect: {authority: b.com, port: 8080}", "301 http://b.com:8080/old?q"),
+    ] {
+        let route = route(fields);
+        let RouteAction::Redirect(redirect) = &route.action else { panic!("{route:?}") };
+        let location = redirect.location("a.example.com", &"/old?q".parse().expect("a target"));
+        assert_eq!(format!("{} {location}", redirect.status), expected, "{fields}");
+    }
+}
+
+#[test]
 fn tls_routes_replace_the_services_own() {
     let config = with(&http(
         "vs",

@@ -14,9 +14,9 @@ use interceptor_user::proxy::downstream::Downstream;
 use interceptor_user::proxy::http::{self, Version};
 use interceptor_user::proxy::worker::Worker;
 use interceptor_user::snapshot::{
-    AccessLogEncoding, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
-    LoadBalancer, OutboundTrafficPolicy, RetryOn, RetryPolicy, Route, RouteAction, RouteTable, Snapshot,
-    UpstreamProtocol, VirtualHost, WeightedCluster,
+    AccessLogEncoding, Changes, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
+    LoadBalancer, OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteTable,
+    Snapshot, UpstreamProtocol, VirtualHost, WeightedCluster,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
@@ -412,6 +412,9 @@ pub(crate) struct Config {
     pub(crate) policy: OutboundTrafficPolicy,
     pub(crate) cluster: Cluster,
     pub(crate) forward: Forward,
+    pub(crate) changes: Option<Changes>,
+    /// Instead of forwarding.
+    pub(crate) redirect: Option<Redirect>,
     pub(crate) snapshot: Snapshot,
     /// Hosts that the route takes beside [`HOST`].
     pub(crate) hosts: Vec<&'static str>,
@@ -441,7 +444,15 @@ impl Config {
             decorator_operation: format!("{HOST}:80/*").into(),
         };
         let policy = OutboundTrafficPolicy::AllowAny;
-        Self { policy, cluster, forward, snapshot: Snapshot::empty(policy), hosts: Vec::new() }
+        Self {
+            policy,
+            cluster,
+            forward,
+            changes: None,
+            redirect: None,
+            snapshot: Snapshot::empty(policy),
+            hosts: Vec::new(),
+        }
     }
 
     pub(crate) fn registry_only(mut self) -> Self {
@@ -476,7 +487,11 @@ impl Config {
         let route = Route {
             name: "default".into(),
             matches: Vec::new(),
-            action: RouteAction::Forward(Arc::new(self.forward)),
+            action: match self.redirect {
+                Some(redirect) => RouteAction::Redirect(Arc::new(redirect)),
+                None => RouteAction::Forward(Arc::new(self.forward)),
+            },
+            changes: self.changes.map(Arc::new),
         };
         let virtual_host = VirtualHost { name: format!("{HOST}:80").into(), routes: vec![route] };
         let virtual_host = Arc::new(virtual_host);

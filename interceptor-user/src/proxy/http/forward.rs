@@ -24,7 +24,7 @@ use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::pool::{Lease, Wanted};
 use crate::proxy::upstream::{ClusterRuntime, ResetReason, Selection, UpstreamError, tls_failure};
 use crate::snapshot::route::host_of;
-use crate::snapshot::{Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
+use crate::snapshot::{Changes, Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
 
 /// How long a client that waits for `100 Continue` waits for an upstream that says nothing.
 const CONTINUE_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -37,6 +37,8 @@ pub(super) struct Exchange<'a> {
     pub(super) runtime: &'a Arc<ClusterRuntime>,
     /// `None` for PassthroughCluster: no timeout, no retries.
     pub(super) forward: Option<&'a Forward>,
+    /// What the route changes in request and response.
+    pub(super) changes: Option<&'a Changes>,
     pub(super) host: &'a HeaderValue,
 }
 
@@ -60,7 +62,10 @@ pub(super) async fn forward(
     let carriage = headers::prepare_request(request.headers_mut(), exchange.settings, decorator);
     let client_upgrade = carriage.upgrade.then(|| hyper::upgrade::on(&mut request));
     let gate = expects_continue(&request).then(|| Arc::new(ContinueGate::default()));
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
+    if let Some(changes) = exchange.changes {
+        headers::change_request(&mut parts, changes, exchange.settings);
+    }
     let retries = exchange.forward.and_then(|forward| forward.retries.as_ref());
     let upload = Upload::new(incoming, retries.is_some() || is_idempotent(&parts.method), gate.clone());
     if let Some(upload) = &upload {
@@ -140,6 +145,9 @@ impl Answer {
     fn respond(self, exchange: Exchange<'_>, started: Instant, log: RequestLog) -> Response<ResponseBody> {
         let (mut parts, incoming) = self.response.into_parts();
         headers::prepare_response(&mut parts.headers, exchange.settings, started.elapsed(), false);
+        if let Some(changes) = exchange.changes {
+            changes.response.apply(&mut parts.headers);
+        }
         parts.version = match exchange.connection.version {
             Version::Http1 => http::Version::HTTP_11,
             Version::Http2 => http::Version::HTTP_2,
@@ -230,7 +238,7 @@ impl Tries<'_> {
     }
 
     async fn lease(&mut self, fresh: bool) -> Result<Lease, UpstreamError> {
-        let Exchange { connection, settings, runtime, forward, host } = self.exchange;
+        let Exchange { connection, settings, runtime, forward, host, changes: _ } = self.exchange;
         let name = host_of(host.to_str().unwrap_or_default());
         let selection = Selection {
             original_dst: connection.downstream.original_dst,

@@ -6,15 +6,17 @@ use std::time::Duration;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
 };
+use http::request::Parts;
 use http::{HeaderMap, Uri};
 
-use crate::snapshot::ProxyHeaders;
+use crate::snapshot::{Changes, ProxyHeaders};
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const X_ENVOY_DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
 const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -88,6 +90,18 @@ pub(super) fn prepare_request(
         headers.insert(X_ENVOY_DECORATOR_OPERATION, operation);
     }
     Carriage { chunked, upgrade: upgrade.is_some() }
+}
+
+/// What the route changes, once everything else is in place.
+pub(super) fn change_request(parts: &mut Parts, changes: &Changes, settings: &ProxyHeaders) {
+    if let Some(uri) = changes.path.as_ref().and_then(|path| path.apply(&parts.uri)) {
+        let original = parts.uri.path_and_query().and_then(|path| HeaderValue::from_str(path.as_str()).ok());
+        if let Some(original) = original.filter(|_| settings.envoy_debug_headers) {
+            parts.headers.insert(X_ENVOY_ORIGINAL_PATH, original);
+        }
+        parts.uri = uri;
+    }
+    changes.request.apply(&mut parts.headers);
 }
 
 /// The protocol that the client wants to change to. `h2c` is not offered: the request stays as it is.

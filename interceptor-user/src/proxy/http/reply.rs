@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
 use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
@@ -21,6 +21,7 @@ pub(super) struct Reply {
     flags: ResponseFlags,
     details: Cow<'static, str>,
     transport_failure_reason: Option<Cow<'static, str>>,
+    location: Option<HeaderValue>,
 }
 
 impl Reply {
@@ -31,6 +32,7 @@ impl Reply {
             flags,
             details: Cow::Borrowed(details),
             transport_failure_reason: None,
+            location: None,
         }
     }
 
@@ -82,6 +84,18 @@ impl Reply {
         }
     }
 
+    /// Sends the client elsewhere.
+    pub(super) fn redirect(status: u16, location: &str) -> Self {
+        Self {
+            location: HeaderValue::from_str(location).ok(),
+            ..Self::empty(
+                StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY),
+                ResponseFlags::NONE,
+                "direct_response",
+            )
+        }
+    }
+
     pub(super) fn timeout(details: &'static str) -> Self {
         Self {
             body: Bytes::from_static(b"upstream request timeout"),
@@ -100,6 +114,7 @@ impl Reply {
             flags: error.flags(),
             details: error.details(),
             transport_failure_reason: error.transport_failure_reason(),
+            location: None,
         }
     }
 
@@ -119,6 +134,9 @@ impl Reply {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         if length > 0 {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        if let Some(location) = self.location {
+            headers.insert(LOCATION, location);
         }
         headers.insert(SERVER, headers::own_server(settings));
         response

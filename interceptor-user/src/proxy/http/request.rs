@@ -57,7 +57,13 @@ async fn route_and_send(
     log.set(|record| record.route_name = Some(Arc::clone(&route.name)).filter(|name| !name.is_empty()));
 
     let (runtime, forward) = match &route.action {
-        RouteAction::DirectResponse(direct) => return Reply::direct(direct).send(settings, log),
+        RouteAction::DirectResponse(direct) => {
+            return own(route, Reply::direct(direct).send(settings, log));
+        }
+        RouteAction::Redirect(redirect) => {
+            let location = redirect.location(host.to_str().unwrap_or_default(), request.uri());
+            return own(route, Reply::redirect(redirect.status, &location).send(settings, log));
+        }
         RouteAction::Passthrough => (&active.passthrough, None),
         RouteAction::Forward(forward) => match active.choose(&forward.clusters).1 {
             Some(runtime) => (runtime, Some(&**forward)),
@@ -65,8 +71,24 @@ async fn route_and_send(
         },
     };
     log.set(|record| record.upstream_cluster = Some(runtime.cluster().name.clone()));
-    let exchange = Exchange { connection, settings, runtime, forward, host: &host };
+    let changes = route.changes.as_deref();
+    let authority = changes.and_then(|changes| changes.authority.as_ref());
+    if let Some(authority) = authority {
+        log.set_http(|http| {
+            http.authority = Some(String::from_utf8_lossy(authority.as_bytes()).into_owned())
+        });
+    }
+    let host = authority.unwrap_or(&host);
+    let exchange = Exchange { connection, settings, runtime, forward, changes, host };
     forward::forward(exchange, request, log).await
+}
+
+/// A reply of our own, with what the route changes in responses.
+fn own(route: &Route, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if let Some(changes) = &route.changes {
+        changes.response.apply(response.headers_mut());
+    }
+    response
 }
 
 /// What makes a request impossible to route, or to carry safely; else its host as sent.

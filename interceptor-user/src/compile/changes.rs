@@ -1,0 +1,67 @@
+//! What a VirtualService's route changes: `rewrite`, `headers`, `redirect` (Istio's core/route/route.go).
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::resource::headers::{HeaderOperations, Headers};
+use crate::resource::string_match::StringMatch;
+use crate::resource::virtual_service::{self, HttpAction, HttpMatch, HttpRoute, Rewrite};
+use crate::snapshot::{Changes, HeaderChanges, PathRewrite, Redirect};
+
+/// The changes of a route under one of its matches. A single destination's headers follow the route's.
+pub(super) fn of(route: &HttpRoute, condition: Option<&HttpMatch>) -> Option<Arc<Changes>> {
+    let only = match &route.action {
+        HttpAction::Route(destinations) if destinations.len() == 1 => destinations.first(),
+        HttpAction::Route(_)
+        | HttpAction::Redirect(_)
+        | HttpAction::DirectResponse { .. }
+        | HttpAction::Delegate => None,
+    };
+    let mut changes = Changes::default();
+    let rewrite = route.rewrite.as_ref();
+    let mut authority = rewrite.and_then(|rewrite| rewrite.authority.clone());
+    for headers in [Some(&route.headers), only.map(|destination| &destination.headers)].into_iter().flatten()
+    {
+        let Headers { request, response, authority: of_headers } = headers;
+        add(&mut changes.request, request);
+        add(&mut changes.response, response);
+        authority = authority.or_else(|| of_headers.clone());
+    }
+    changes.authority = authority.and_then(|authority| HeaderValue::from_str(&authority).ok());
+    changes.path = rewrite.and_then(|rewrite| path_rewrite(rewrite, condition));
+    (changes != Changes::default()).then(|| Arc::new(changes))
+}
+
+fn add(changes: &mut HeaderChanges, operations: &HeaderOperations) {
+    changes.remove.extend(operations.remove.iter().cloned());
+    changes.add.extend(operations.add.iter().cloned());
+    changes.set.extend(operations.set.iter().cloned());
+}
+
+/// What was matched as a prefix is replaced as one; without a match that is the first `/`.
+fn path_rewrite(rewrite: &Rewrite, condition: Option<&HttpMatch>) -> Option<PathRewrite> {
+    if let Some((pattern, replacement)) = &rewrite.regex {
+        return Some(PathRewrite::Regex { pattern: pattern.0.clone(), replacement: (&**replacement).into() });
+    }
+    let replacement: Box<str> = (&**rewrite.uri.as_ref()?).into();
+    Some(match condition.and_then(|condition| condition.uri.as_ref()) {
+        Some(StringMatch::Prefix(prefix)) => PathRewrite::Prefix { bytes: prefix.len(), replacement },
+        None | Some(StringMatch::Present) => PathRewrite::Prefix { bytes: 1, replacement },
+        Some(StringMatch::Exact(_) | StringMatch::Regex(_)) => PathRewrite::Whole(replacement),
+    })
+}
+
+/// A redirect of requests that came in on `listener_port`.
+pub(super) fn redirect(redirect: &virtual_service::Redirect, listener_port: u16) -> Redirect {
+    let port = if redirect.port_of_request { Some(listener_port) } else { redirect.port };
+    let scheme = redirect.scheme.as_deref().unwrap_or("http");
+    let own_port = |port: &u16| matches!((*port, scheme), (80, "http") | (443, "https"));
+    Redirect {
+        status: redirect.code,
+        scheme: redirect.scheme.clone(),
+        authority: redirect.authority.clone(),
+        port: port.filter(|port| !own_port(port)),
+        path: redirect.uri.clone(),
+    }
+}
