@@ -25,6 +25,9 @@ pub(super) struct Listeners<'a> {
     by_port: HashMap<u16, Draft>,
 }
 
+type ByAddress = HashMap<(IpAddr, u16), Arc<Listener>>;
+type ByPort = HashMap<u16, Arc<Listener>>;
+
 /// A listener in the making.
 struct Draft {
     listener: Listener,
@@ -56,10 +59,10 @@ impl<'a> Listeners<'a> {
         for service in &registry.services {
             for port in &service.entry.ports {
                 let owner = Owner { service: service.clone(), port: port.clone() };
-                match port.protocol {
-                    Protocol::Udp => {}
-                    protocol if protocol.is_http() => self.add_http(&owner),
-                    _ => service.binds().into_iter().for_each(|bind| self.add_opaque(&owner, bind)),
+                if port.protocol.is_http() {
+                    self.add_http(&owner);
+                } else if port.protocol != Protocol::Udp {
+                    service.binds().into_iter().for_each(|bind| self.add_opaque(&owner, bind));
                 }
             }
         }
@@ -106,7 +109,7 @@ impl<'a> Listeners<'a> {
         draft.admits(owner, self.findings).then_some(draft)
     }
 
-    pub(super) fn finish(self) -> (HashMap<(IpAddr, u16), Arc<Listener>>, HashMap<u16, Arc<Listener>>) {
+    pub(super) fn finish(self) -> (ByAddress, ByPort) {
         let by_address = self.by_address.into_iter().map(|(key, draft)| (key, Arc::new(draft.listener)));
         let by_port = self.by_port.into_iter().map(|(key, draft)| (key, Arc::new(draft.listener)));
         (by_address.collect(), by_port.collect())

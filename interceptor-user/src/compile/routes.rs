@@ -15,6 +15,9 @@ use crate::snapshot::{
 /// The port on which a VirtualService acts on hosts that nobody declared.
 const PORT_OF_UNKNOWN_HOSTS: u16 = 80;
 
+/// The routes of a VirtualService, by its index, on a port.
+type Translated = HashMap<(usize, u16), Arc<[Route]>>;
+
 pub(super) struct Routes<'a> {
     policy: OutboundTrafficPolicy,
     translator: &'a Translator<'a>,
@@ -22,7 +25,7 @@ pub(super) struct Routes<'a> {
     /// The services of each port, whatever its protocol.
     by_port: HashMap<u16, Vec<&'a Service>>,
     tables: RefCell<HashMap<u16, Arc<RouteTable>>>,
-    translated: RefCell<HashMap<(usize, u16), Arc<[Route]>>>,
+    translated: RefCell<Translated>,
 }
 
 impl<'a> Routes<'a> {

@@ -85,15 +85,13 @@ fn build(text: &str, anchored: &str) -> Result<Regex, String> {
     if text.len() > REGEX_BYTES_MAX {
         return Err(format!("regex is too long: {} bytes, at most {REGEX_BYTES_MAX}", text.len()));
     }
-    RegexBuilder::new(anchored).size_limit(REGEX_PROGRAM_BYTES_MAX).build().map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => {
-            "regex is too large once its repetitions are counted out".to_owned()
+    RegexBuilder::new(anchored).size_limit(REGEX_PROGRAM_BYTES_MAX).build().map_err(|error| {
+        if matches!(error, regex::Error::CompiledTooBig(_)) {
+            return "regex is too large once its repetitions are counted out".to_owned();
         }
-        error => {
-            let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            format!("{text:?}: {reason}; Istio uses RE2 style regex-based match")
-        }
+        let reason = error.to_string();
+        let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        format!("{text:?}: {reason}; Istio uses RE2 style regex-based match")
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::read::{self, ReadError};
@@ -123,7 +123,7 @@ impl FileSource {
         changed
     }
 
-    fn read_file(&self, path: &PathBuf, reading: &mut Reading) {
+    fn read_file(&self, path: &Path, reading: &mut Reading) {
         let file = read::name_of(path);
         let text = match &self.standard_input {
             Some(text) if read::is_standard_input(path) => Ok(text.clone()),

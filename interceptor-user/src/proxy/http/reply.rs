@@ -21,7 +21,7 @@ pub(super) struct Reply {
     flags: ResponseFlags,
     details: Cow<'static, str>,
     transport_failure_reason: Option<Cow<'static, str>>,
-    location: Option<HeaderValue>,
+    location: Option<Box<HeaderValue>>,
 }
 
 impl Reply {
@@ -87,7 +87,7 @@ impl Reply {
     /// Sends the client elsewhere.
     pub(super) fn redirect(status: u16, location: &str) -> Self {
         Self {
-            location: HeaderValue::from_str(location).ok(),
+            location: HeaderValue::from_str(location).ok().map(Box::new),
             ..Self::empty(
                 StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY),
                 ResponseFlags::NONE,
@@ -136,7 +136,7 @@ impl Reply {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
         if let Some(location) = self.location {
-            headers.insert(LOCATION, location);
+            headers.insert(LOCATION, *location);
         }
         headers.insert(SERVER, headers::own_server(settings));
         response
