@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{EXPECT, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
@@ -107,7 +107,10 @@ pub(super) async fn forward(
             };
             log.replied(response.status().as_u16(), flags, "via_upstream".into());
             log.set_http(|http| http.upstream_service_time = Some(started.elapsed()));
-            let answer = Answer { response, lease, deadline };
+            // A client that was never told to continue may send its body or its next request: which of
+            // them comes is not knowable, so nothing is read after this answer.
+            let body_unread = tries.gate.as_ref().is_some_and(|gate| !gate.is_open());
+            let answer = Answer { response, lease, deadline, body_unread };
             match (answer.response.status(), client_upgrade) {
                 (StatusCode::SWITCHING_PROTOCOLS, Some(client)) => {
                     upgrade::switch(answer.response, answer.lease, client, exchange.settings, started, log)
@@ -139,6 +142,7 @@ struct Answer {
     response: Response<Incoming>,
     lease: Lease,
     deadline: Option<Deadline>,
+    body_unread: bool,
 }
 
 impl Answer {
@@ -152,6 +156,9 @@ impl Answer {
             Version::Http1 => http::Version::HTTP_11,
             Version::Http2 => http::Version::HTTP_2,
         };
+        if self.body_unread && parts.version == http::Version::HTTP_11 {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Response::from_parts(parts, ResponseBody::upstream(incoming, self.lease, log, self.deadline))
     }
 }
@@ -218,7 +225,9 @@ impl Tries<'_> {
             let request = self.request(&lease);
             let mut error = match lease.send(request).await {
                 Ok(response) => {
-                    self.open_gate();
+                    if response.status().is_success() {
+                        self.open_gate();
+                    }
                     return TryEnd::Answered(response, lease);
                 }
                 Err(error) => error,
@@ -305,7 +314,7 @@ impl Tries<'_> {
         request
     }
 
-    /// The upstream has answered without waiting for the body: what it has not read it may read.
+    /// The upstream has agreed without waiting for the body: what it has not read it may read.
     fn open_gate(&self) {
         if let Some(gate) = &self.gate {
             gate.open();

@@ -272,6 +272,10 @@ impl ContinueGate {
         }
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).open
+    }
+
     fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.open {

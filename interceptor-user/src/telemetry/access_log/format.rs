@@ -34,8 +34,8 @@ fn append_text(line: &mut Vec<u8>, record: &AccessRecord) -> fmt::Result {
             out,
             "[{}] \"{} {} {}\" ",
             StartTime(record.start_time),
-            Quoted(Some(&http.method)),
-            Quoted(Some(&http.path)),
+            Quoted(known(&http.method)),
+            Quoted(known(&http.path)),
             Quoted(Some(http.protocol)),
         )?,
         None => write!(out, "[{}] \"- - -\" ", StartTime(record.start_time))?,
@@ -118,8 +118,8 @@ impl<'a> JsonLine<'a> {
             downstream_local_address: record.downstream_local_address,
             downstream_remote_address: record.downstream_remote_address,
             duration: record.duration.as_millis(),
-            method: http.map(|http| &*http.method),
-            path: http.map(|http| &*http.path),
+            method: http.and_then(|http| known(&http.method)),
+            path: http.and_then(|http| known(&http.path)),
             protocol: http.map(|http| http.protocol),
             request_id: http.and_then(|http| http.request_id.as_deref()),
             requested_server_name: record.requested_server_name.as_deref(),
@@ -189,6 +189,11 @@ impl fmt::Display for Bare<'_> {
         let value = self.0.filter(|value| !value.is_empty()).unwrap_or("-");
         write_escaped(formatter, value, |character| character == ' ')
     }
+}
+
+/// A request that could not be read has no method and no path.
+fn known(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// Writes `\"`, `\\` and control characters (C1 among them: terminals obey them) as escapes.
