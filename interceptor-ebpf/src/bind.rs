@@ -43,5 +43,5 @@ fn bind(ctx: &SockAddrContext, asked: &Address) -> i32 {
         port: asked.port,
         unused: 0,
     };
-    finish(Verdict::Deny(Reason::ListenerPort), &subject)
+    finish(ctx, Verdict::Deny(Reason::ListenerPort), &subject)
 }

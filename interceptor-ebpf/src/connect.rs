@@ -70,7 +70,7 @@ fn connect(ctx: &SockAddrContext, asked: &Address) -> (i32, Rewrite) {
     };
     // SAFETY: the agent replaces whole entries; a program that still holds the old one decides by the old one.
     let Some(workload) = (unsafe { WORKLOADS.get(&netns_cookie) }) else {
-        return (finish(Verdict::Deny(Reason::UnknownWorkload), &subject), Rewrite::Keep);
+        return (finish(ctx, Verdict::Deny(Reason::UnknownWorkload), &subject), Rewrite::Keep);
     };
     subject.policy = workload.policy;
 
@@ -82,7 +82,7 @@ fn connect(ctx: &SockAddrContext, asked: &Address) -> (i32, Rewrite) {
     if !matches!(verdict, Verdict::Redirect(_)) {
         leave(ctx, sk);
     }
-    (finish(verdict, &subject), rewrite)
+    (finish(ctx, verdict, &subject), rewrite)
 }
 
 #[inline(always)]

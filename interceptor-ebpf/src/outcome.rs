@@ -1,6 +1,9 @@
 //! From verdict to return code, counter and event.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
+    programs::SockAddrContext,
+};
 use interceptor_common::{
     event::Event,
     policy::{CounterKey, OriginalDestination},
@@ -15,7 +18,7 @@ pub const PROCEED: i32 = 1;
 pub const REFUSE: i32 = 0;
 
 /// Counts and reports a verdict that has been carried out.
-pub fn finish(verdict: Verdict, subject: &OriginalDestination) -> i32 {
+pub fn finish(ctx: &SockAddrContext, verdict: Verdict, subject: &OriginalDestination) -> i32 {
     let (reason, code) = match verdict {
         Verdict::Bypass(reason) | Verdict::Redirect(reason) => (reason, PROCEED),
         // The destination was made unreachable, so that the application sees the errno it would see without us.
@@ -23,6 +26,7 @@ pub fn finish(verdict: Verdict, subject: &OriginalDestination) -> i32 {
         Verdict::Deny(reason) => (reason, REFUSE),
     };
     count(subject.policy, reason);
+    log(ctx, reason, subject);
     if reason.is_reported() {
         report(reason, subject);
     }
@@ -59,3 +63,13 @@ fn report(reason: Reason, subject: &OriginalDestination) {
     });
     slot.submit(0);
 }
+
+/// For whoever debugs the programs: every decision, loopback included.
+#[cfg(feature = "log")]
+fn log(ctx: &SockAddrContext, reason: Reason, subject: &OriginalDestination) {
+    let (address, port) = (subject.address.octets(), subject.port.0);
+    aya_log_ebpf::info!(ctx, "[{:i}]:{} policy {}: {}", address, port, subject.policy, reason.name());
+}
+
+#[cfg(not(feature = "log"))]
+fn log(_ctx: &SockAddrContext, _reason: Reason, _subject: &OriginalDestination) {}

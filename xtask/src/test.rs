@@ -63,7 +63,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if args.filter.is_none() {
         println!("Comparing the BPF object with its source");
         setup::run(setup::Args {})?;
-        tally.check("BPF object", ebpf::run(ebpf::Args { check: true }));
+        tally.check("BPF object", ebpf::run(ebpf::Args { check: true, log: false }));
         println!("Checking the dependencies");
         deny::install()?;
         for check in deny::CHECKS {

@@ -9,6 +9,8 @@ mod counters;
 mod error;
 mod events;
 mod listeners;
+#[cfg(feature = "log")]
+mod log;
 mod netns;
 mod original_dst;
 mod preflight;

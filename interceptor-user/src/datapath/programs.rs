@@ -11,9 +11,17 @@ use aya::{
 use super::{Datapath, DatapathError, preflight};
 
 /// Built from interceptor-ebpf by `cargo xtask ebpf`, and committed so that users need no BPF toolchain.
+#[cfg(not(feature = "log"))]
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../interceptor-ebpf/bpf/interceptor.bpf.o"
+));
+
+/// Built by `cargo xtask ebpf --log`.
+#[cfg(feature = "log")]
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../interceptor-ebpf/target/interceptor-log.bpf.o"
 ));
 
 pub(super) const WORKLOAD: &[&str] = &[
@@ -40,6 +48,8 @@ pub(super) fn load() -> Result<Ebpf, DatapathError> {
             source: Box::new(error),
         })?;
     }
+    #[cfg(feature = "log")]
+    super::log::follow(&mut ebpf)?;
     Ok(ebpf)
 }
 

@@ -20,16 +20,35 @@ pub(crate) struct Args {
     /// Compare only: fail when the committed object is not what its source builds to
     #[arg(long)]
     pub(crate) check: bool,
+    /// Build an object that logs every decision, for `cargo build --features log`; the committed one stays
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) log: bool,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let toolchain = Toolchain::find()
         .context("the BPF object can't be built here; `cargo xtask setup` installs what is missing")?;
-    if args.check { check(&toolchain) } else { rebuild(&toolchain) }
+    match args {
+        Args { check: true, .. } => check(&toolchain),
+        Args { log: true, .. } => build_logging(&toolchain),
+        Args { .. } => rebuild(&toolchain),
+    }
+}
+
+fn build_logging(toolchain: &Toolchain) -> anyhow::Result<()> {
+    let object = build(toolchain, &["log"])?;
+    let path = directory().join("target/interceptor-log.bpf.o");
+    fs::write(&path, &object).with_context(|| format!("cannot write {}", path.display()))?;
+    println!(
+        "   {}: {} bytes; run what embeds it with `cargo run --features log`",
+        path.display(),
+        object.len()
+    );
+    Ok(())
 }
 
 fn rebuild(toolchain: &Toolchain) -> anyhow::Result<()> {
-    let object = build(toolchain)?;
+    let object = build(toolchain, &[])?;
     let path = object_path();
     fs::create_dir_all(directory().join("bpf")).context("cannot make interceptor-ebpf/bpf")?;
     fs::write(&path, &object).with_context(|| format!("cannot write {}", path.display()))?;
@@ -62,7 +81,7 @@ fn check(toolchain: &Toolchain) -> anyhow::Result<()> {
             current.built_by
         );
     }
-    if build(toolchain)? != committed {
+    if build(toolchain, &[])? != committed {
         bail!(
             "the BPF object differs from what its source builds to: run `cargo xtask ebpf` and commit what it writes"
         );
@@ -72,12 +91,13 @@ fn check(toolchain: &Toolchain) -> anyhow::Result<()> {
 }
 
 /// The object as it is committed: only what the loader needs, and the same bytes in whatever directory.
-fn build(toolchain: &Toolchain) -> anyhow::Result<Vec<u8>> {
+fn build(toolchain: &Toolchain, features: &[&str]) -> anyhow::Result<Vec<u8>> {
     let target = directory().join("target");
     let mut command = toolchain.cargo();
     command
         .current_dir(directory())
         .args(["build", "--release", "--locked", "--target", "bpfel-unknown-none", "-Z", "build-std=core"])
+        .args(["--features", &features.join(",")])
         .arg("--target-dir")
         .arg(&target);
     without_callers_settings(&mut command);
