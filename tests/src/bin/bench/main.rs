@@ -14,7 +14,7 @@ mod sink;
 mod window;
 mod workload;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -78,10 +78,7 @@ impl Args {
         if self.workload.is_empty() && self.against.len() == Against::value_variants().len() && !self.quick {
             return Ok(PathBuf::from("docs/benchmarks/latest.json"));
         }
-        let exe = std::env::current_exe().context("cannot find this program")?;
-        let target =
-            exe.parent().and_then(Path::parent).context("this program is not below a target directory")?;
-        Ok(target.join("bench/last.json"))
+        Ok(row::target_dir()?.join("bench/last.json"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
@@ -110,7 +111,7 @@ impl<'lab> Running<'lab> {
     }
 }
 
-pub(crate) fn exe() -> anyhow::Result<std::path::PathBuf> {
+pub(crate) fn exe() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot find this program")
 }
 
@@ -125,11 +126,18 @@ pub(crate) fn client(place: &Place) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// The interceptor beside this program: both are built in release by `cargo xtask bench`.
+/// The release build below the same target directory, by `cargo xtask bench`, or what INTERCEPTOR_BIN names.
 pub(crate) fn interceptor() -> anyhow::Result<String> {
-    let path = exe()?.with_file_name("interceptor");
-    let path = std::env::var_os("INTERCEPTOR_BIN").map_or(path, std::path::PathBuf::from);
+    let built = target_dir()?.join("release/interceptor");
+    let path = std::env::var_os("INTERCEPTOR_BIN").map_or(built, PathBuf::from);
     path.to_str().map(str::to_owned).context("the interceptor's path is not UTF-8")
+}
+
+/// Where cargo builds: this program is at debug/bench below it.
+pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
+    let exe = exe()?;
+    let target = exe.parent().and_then(Path::parent);
+    target.map(Path::to_owned).with_context(|| format!("{} is not below a target directory", exe.display()))
 }
 
 /// The same as the peers' configuration, as resources. Host and ports are those of [`crate::lab`].
