@@ -1,5 +1,6 @@
 //! Who carries what the kernel redirects: our own proxy, or one of the user's.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::cgroup::Tree;
-use super::configuration::Configuration;
+use super::configuration::{Changes, Configuration};
 use super::interception::Interception;
 use crate::dns::{self, Resolver};
 use crate::proxy::stats::ProxyCounters;
@@ -20,7 +21,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) enum Carrier {
-    Own(Box<Proxy>),
+    Own { proxy: Box<Proxy>, changes: Changes },
     External,
 }
 
@@ -42,6 +43,8 @@ impl Carrier {
         let refresh_rate = configuration.snapshot.mesh.dns_refresh_rate;
         let resolver = Resolver::start(dns::Options { refresh_rate, ..dns::Options::default() })
             .context("can't start the resolver")?;
+        let access_log = access_log(settings, &configuration)?;
+        let (snapshot, changes) = configuration.follow()?;
         let proxy = Proxy::start(ProxyOptions {
             resolver,
             listeners: listeners.v6.into_iter().chain([listeners.v4]).collect(),
@@ -52,26 +55,44 @@ impl Carrier {
                     source: own_addresses.load().first(original_dst.is_ipv4()),
                 }))
             }),
-            access_log: access_log(settings, &configuration)?,
-            snapshot: configuration.snapshot,
+            access_log,
+            snapshot,
             workers: thread::available_parallelism().map_or(1, Into::into),
         })
         .context("can't start the proxy")?;
-        Ok(Self::Own(Box::new(proxy)))
+        Ok(Self::Own { proxy: Box::new(proxy), changes })
     }
 
     /// Fails when connections would no longer be served.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         match self {
-            Self::Own(proxy) if proxy.failed() => bail!("the proxy has failed: the command is ended"),
-            Self::Own(_) | Self::External => Ok(()),
+            Self::Own { proxy, .. } if proxy.failed() => bail!("the proxy has failed: the command is ended"),
+            Self::Own { .. } | Self::External => Ok(()),
+        }
+    }
+
+    /// Readable when [`Self::reconfigure`] has something to do.
+    pub(super) fn changes(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Own { changes, .. } => Some(changes.as_fd()),
+            Self::External => None,
+        }
+    }
+
+    /// Puts in effect what the files hold now.
+    pub(super) fn reconfigure(&self) {
+        if let Self::Own { proxy, changes } = self
+            && let Some(snapshot) = changes.latest()
+        {
+            proxy.publish(snapshot);
+            tracing::info!("the configuration has changed");
         }
     }
 
     /// Ends it, and tells what it did.
     pub(super) fn stop(self) -> Option<ProxyCounters> {
         match self {
-            Self::Own(proxy) => Some(proxy.stop(DRAIN_TIMEOUT)),
+            Self::Own { proxy, .. } => Some(proxy.stop(DRAIN_TIMEOUT)),
             Self::External => None,
         }
     }

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Resource, getpid, kill_process};
 
+use super::carrier::Carrier;
 use super::cgroup::Tree;
 use super::enter;
 use super::interception::Interception;
@@ -67,14 +68,14 @@ impl Command {
         Ok(Self { child, pid })
     }
 
-    /// Waits until it ends, passing on signals and keeping the host's addresses up to date. Fails when something
-    /// fails that the command must not outlive; `check` looks for that now and then.
+    /// Waits until it ends, passing on signals, and keeping configuration and the host's addresses up to date. Fails
+    /// when something fails that the command must not outlive.
     pub(super) fn watch(
         &mut self,
         signals: &Signals,
         watcher: &Watcher,
         interception: &mut Interception,
-        check: impl Fn() -> anyhow::Result<()>,
+        carrier: &Carrier,
     ) -> anyhow::Result<ExitStatus> {
         loop {
             while let Some(arrived) = signals.next()? {
@@ -83,16 +84,15 @@ impl Command {
             if let Some(status) = self.child.try_wait().context("can't wait for the command")? {
                 return Ok(status);
             }
-            let mut sources = [
-                PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(watcher.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(interception.as_fd(), PollFlags::IN),
-            ];
+            let readable = |source| PollFd::from_borrowed_fd(source, PollFlags::IN);
+            let mut sources: Vec<PollFd<'_>> =
+                [signals.as_fd(), watcher.as_fd(), interception.as_fd()].map(readable).into();
+            sources.extend(carrier.changes().map(readable));
             match poll(&mut sources, Some(&CHECK_INTERVAL)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).context("can't wait for events"),
             }
-            let ready = sources.map(|source| !source.revents().is_empty());
+            let ready: Vec<bool> = sources.iter().map(|source| !source.revents().is_empty()).collect();
             if ready[1] {
                 bail!(
                     "the watcher process was killed: the command is ended, because it could outlive us now"
@@ -103,7 +103,8 @@ impl Command {
             {
                 tracing::warn!("{error:#}; what was this host's address stays excluded");
             }
-            check()?;
+            carrier.reconfigure();
+            carrier.check()?;
         }
     }
 

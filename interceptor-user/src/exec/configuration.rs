@@ -1,12 +1,17 @@
-//! The resources of one run: read, compiled, and their mistakes told.
+//! The resources of one run: read, compiled, and their mistakes told; and again whenever the files change.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, channel};
+
+use anyhow::Context;
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::compile::{CompileSettings, compile};
 use crate::resource::{Diagnostic, World};
 use crate::settings::ExecSettings;
 use crate::snapshot::Snapshot;
-use crate::source::FileSource;
+use crate::source::{FileSource, Texts, Watching};
 
 /// What is configured, and where it comes from.
 #[derive(Debug)]
@@ -25,23 +30,68 @@ impl Configuration {
             outbound_traffic_policy: settings.outbound_traffic_policy,
             ..CompileSettings::default()
         };
-        let snapshot = compiled(&world, diagnostics, &compile);
+        let snapshot = compiled(&world, diagnostics, source.texts(), &compile);
         Ok(Self { source, compile, snapshot })
+    }
+
+    /// Compiles what the files hold whenever they change, until the answer is dropped.
+    pub(super) fn follow(self) -> anyhow::Result<(Snapshot, Changes)> {
+        let changed =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("can't make an event")?;
+        let wake = changed.try_clone().context("can't duplicate an event")?;
+        let (sender, compiled_ones) = channel();
+        let compile = self.compile;
+        let watching = self.source.watch(move |world, diagnostics, texts| {
+            let snapshot = compiled(&world, diagnostics, texts, &compile);
+            // An error is the other side gone, or woken already.
+            let _told =
+                sender.send(snapshot).is_ok() && rustix::io::write(&wake, &1_u64.to_ne_bytes()).is_ok();
+        })?;
+        Ok((self.snapshot, Changes { changed, compiled: compiled_ones, _watching: watching }))
     }
 }
 
-fn compiled(world: &World, mut diagnostics: Vec<Diagnostic>, settings: &CompileSettings) -> Snapshot {
+/// Compiled configurations as they come; readable when there is one.
+#[derive(Debug)]
+pub(super) struct Changes {
+    changed: OwnedFd,
+    compiled: Receiver<Snapshot>,
+    _watching: Watching,
+}
+
+impl Changes {
+    /// What is configured now, if that changed.
+    pub(super) fn latest(&self) -> Option<Snapshot> {
+        let mut count = [0; 8];
+        // Nothing to read is no change.
+        let _reset = rustix::io::read(&self.changed, &mut count).is_ok();
+        self.compiled.try_iter().last()
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.changed.as_fd()
+    }
+}
+
+fn compiled(
+    world: &World,
+    mut diagnostics: Vec<Diagnostic>,
+    texts: &Texts,
+    settings: &CompileSettings,
+) -> Snapshot {
     let (snapshot, findings) = compile(world, settings);
     diagnostics.extend(findings);
-    tell(&diagnostics);
+    tell(&diagnostics, texts);
     snapshot
 }
 
 /// With stderr gone there is nobody to tell.
-fn tell(diagnostics: &[Diagnostic]) {
+fn tell(diagnostics: &[Diagnostic], texts: &Texts) {
     let mut stderr = io::stderr().lock();
     let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
     for diagnostic in diagnostics {
-        drop(writeln!(stderr, "{}", diagnostic.render(None, colours)));
+        drop(writeln!(stderr, "{}", diagnostic.render(texts.of(diagnostic), colours)));
     }
 }

@@ -39,7 +39,7 @@ pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     interception.outlive_us(&watcher)?;
 
     let mut command = command::Command::start(settings, &tree, identity.as_ref(), open_files)?;
-    let ended = command.watch(&signals, &watcher, &mut interception, || carrier.check());
+    let ended = command.watch(&signals, &watcher, &mut interception, &carrier);
 
     // Whatever happened: first nothing of the command runs any more, then the proxy and the hooks go.
     tree.remove()?;
