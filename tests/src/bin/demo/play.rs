@@ -5,6 +5,9 @@ use interceptor_tests::{Finished, Pod, World, seeds};
 use crate::paint::Paint;
 use crate::scenarios::{Call, Expect, Scenario};
 
+/// curl's last line: how long its transfer took, in seconds.
+const TIME_FORMAT: &str = "\ntime: %{time_total}";
+
 pub(crate) fn title(paint: &Paint, number: usize, scenario: &Scenario) {
     println!("{}", paint.bold(&format!("{number}. {}", scenario.title)));
     for line in scenario.idea.lines() {
@@ -21,7 +24,8 @@ pub(crate) fn call(paint: &Paint, world: &World, scenario: &Scenario, call: &Cal
     println!("   $ {}", paint.command(&shown));
     let pod = world.pod()?;
     let config = seeds(call.config.unwrap_or(scenario.config))?;
-    let run = pod.interceptor()?.config(&config)?.flags(call.flags).curl(call.curl)?;
+    let timed = ["-w", TIME_FORMAT].iter().chain(call.curl).copied().collect::<Vec<_>>();
+    let run = pod.interceptor()?.config(&config)?.stats().flags(call.flags).curl(&timed)?;
     let wrong = compare(world, &pod, &run, &call.expect);
     show(paint, &run, call);
     for what in &wrong {
@@ -48,15 +52,38 @@ fn show(paint: &Paint, run: &Finished, call: &Call) {
         println!("     {}  {}", paint.good(&format!("exit status {}", run.code())), paint.dim(reason));
     }
     if call.expect.time_ms.start > 0 {
-        println!("     {}", paint.good(&format!("after {:.2} s", run.elapsed.as_secs_f64())));
+        println!("     {}", paint.good(&format!("after {:.2} s", seconds(run))));
     }
     match run.log.lines().last() {
-        Some(line) => println!("     {} {}", paint.dim("access log:"), line),
+        Some(line) => println!("     {} {}", paint.dim("access log:"), marked(paint, line, call.expect.log)),
         None => println!("     {} nothing", paint.dim("access log:")),
+    }
+    if let Some(reason) = call.expect.bypassed {
+        println!("     {} bypassed {reason}: {}", paint.dim("the kernel counted:"), bypassed(run, reason));
     }
     if let Some(server) = &call.expect.server {
         println!("     {} {}", paint.dim("the server saw:"), server.says);
     }
+}
+
+/// The line with its telling parts in bold.
+fn marked(paint: &Paint, line: &str, parts: &[&str]) -> String {
+    parts.iter().fold(line.to_owned(), |line, part| {
+        let part = part.trim();
+        line.replacen(part, &paint.bold(part), 1)
+    })
+}
+
+fn seconds(run: &Finished) -> f64 {
+    let text = run.text();
+    let time = text.rsplit("time: ").next().unwrap_or_default();
+    time.trim().parse().unwrap_or(f64::NAN)
+}
+
+/// How many connections the kernel left alone for this reason.
+fn bypassed(run: &Finished, reason: &str) -> u64 {
+    let count = |stats: serde_json::Value| stats["kernel"]["bypassed"][reason].as_u64();
+    run.stats().ok().and_then(count).unwrap_or_default()
 }
 
 /// What is not as promised.
@@ -81,9 +108,14 @@ fn compare(world: &World, pod: &Pod, run: &Finished, expect: &Expect) -> Vec<Str
     if expect.log.is_empty() && !last.is_empty() {
         wrong.push("there is an access log line".to_owned());
     }
-    let elapsed = u64::try_from(run.elapsed.as_millis()).unwrap_or(u64::MAX);
-    if !expect.time_ms.contains(&elapsed) {
-        wrong.push(format!("took {elapsed} ms"));
+    let took = std::time::Duration::from_secs_f64(seconds(run).max(0.0)).as_millis();
+    if !expect.time_ms.contains(&u64::try_from(took).unwrap_or(u64::MAX)) {
+        wrong.push(format!("took {took} ms"));
+    }
+    if let Some(reason) = expect.bypassed
+        && bypassed(run, reason) != 1
+    {
+        wrong.push(format!("the kernel counted {} connections bypassed for {reason}", bypassed(run, reason)));
     }
     if let Some(server) = &expect.server {
         match world.nginx.wait_hits(&pod.address, server.requests) {
