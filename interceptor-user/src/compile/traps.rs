@@ -6,7 +6,7 @@ use super::registry::Registry;
 use super::tls;
 use super::virtual_services::VirtualServices;
 use crate::resource::destination_rule::{DestinationRule, TlsMode};
-use crate::resource::service_entry::Protocol;
+use crate::resource::service_entry::{Protocol, Resolution};
 use crate::resource::{Level, Resource, VirtualService, World};
 
 pub(super) fn find(
@@ -33,7 +33,11 @@ pub(super) fn find(
                 about(Level::Info, "UDP is not intercepted: this port does nothing");
             }
         }
-        if service.entry.workload_selector && service.entry.endpoints.is_empty() {
+        if service.entry.resolution == Resolution::Static && service.entry.endpoints.is_empty() {
+            let meta = &service.entry.meta;
+            let message = "resolution STATIC without endpoints: there is nobody to send to (503)";
+            findings.about(meta, Level::Warning, meta.origin.position, "spec.endpoints", message.into());
+        } else if service.entry.workload_selector && service.entry.endpoints.is_empty() {
             let message = "workloadSelector: no workloads are known here, so that there is no endpoint (503)";
             let meta = &service.entry.meta;
             findings.about(

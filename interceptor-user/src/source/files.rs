@@ -115,6 +115,11 @@ impl FileSource {
         }
         self.keep_last_good(&mut reading);
         let mesh = self.read_mesh_config(&mut reading);
+        if reading.resources.is_empty() && !self.paths.is_empty() && reading.diagnostics.is_empty() {
+            let paths: Vec<_> = self.paths.iter().map(|path| path.display().to_string()).collect();
+            let message = format!("no resource was found in {}: every host is unknown", paths.join(", "));
+            reading.diagnostics.push(about(&"".into(), Level::Warning, message));
+        }
         let world = World { mesh, resources: reading.resources };
         let changed = world != self.world || reading.diagnostics != self.diagnostics;
         self.world = world;

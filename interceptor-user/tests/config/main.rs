@@ -1,6 +1,8 @@
 //! Configuration as tables: YAML in, what a connection or request gets out. Expectations are written
 //! from Istio's documented behaviour, never from what the code happens to do.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod destination_rule;
 mod mistakes;
 mod order;

@@ -193,6 +193,14 @@ metadata: {name: named}
 spec:
   hosts: [named.example.com]
   ports: [{number: 9000, name: tls, protocol: TLS}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: web}
+spec:
+  hosts: [web.example.com]
+  ports: [{number: 9000, name: http, protocol: HTTP}]
+  resolution: DNS
 ",
         RegistryOnly,
     );
@@ -204,6 +212,9 @@ spec:
         ("10.1.9.9:9000 tls named.example.com", "close"),
         ("10.1.9.9:9000 tcp", "close"),
         ("10.1.2.3:9000 tcp", "outbound|9000||single.example.com"),
+        ("10.9.9.9:9000 http GET http://web.example.com/", "outbound|9000||wide.example.com"),
+        ("10.1.9.9:9000 http GET http://web.example.com/", "close"),
+        ("192.0.2.1:9000 http GET http://web.example.com/", "outbound|9000||web.example.com default"),
         ("192.0.2.1:9000 tls named.example.com", "outbound|9000||named.example.com"),
         ("192.0.2.1:9000 tcp", "close"),
     ] {

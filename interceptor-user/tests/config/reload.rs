@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use interceptor_user::resource::{Diagnostic, World};
+use interceptor_user::resource::{Diagnostic, Resource, World};
 use interceptor_user::source::{FileSource, Watching};
 
 use crate::support::shown;
@@ -19,9 +19,11 @@ fn entry(name: &str, host: &str) -> String {
 }
 
 fn hosts(world: &World) -> Vec<String> {
-    let shown = |resource: &interceptor_user::resource::Resource| match resource {
-        interceptor_user::resource::Resource::ServiceEntry(entry) => entry.hosts[0].value.to_string(),
-        other => other.meta().key.to_string(),
+    let shown = |resource: &Resource| match resource {
+        Resource::ServiceEntry(entry) => entry.hosts[0].value.to_string(),
+        Resource::VirtualService(_) | Resource::DestinationRule(_) | Resource::Gateway(_) => {
+            resource.meta().key.to_string()
+        }
     };
     world.resources.values().map(shown).collect()
 }
@@ -51,6 +53,28 @@ fn directories_are_read_in_order_without_hidden_files() {
     let (_, world, findings) = FileSource::open(vec![directory.path().into()], None).unwrap();
     assert_eq!(hosts(&world), ["a.example.com", "b.example.com", "c.example.com"]);
     assert!(findings.is_empty(), "{}", shown(&findings));
+}
+
+#[test]
+fn nothing_at_all_is_pointed_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, _, findings) = FileSource::open(vec![directory.path().into()], None).unwrap();
+    assert!(shown(&findings).starts_with("warning: no resource was found in "), "{}", shown(&findings));
+}
+
+#[test]
+fn findings_show_their_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.yaml");
+    fs::write(&path, entry("a", "a.example.com").replace("HTTP", "HTPP")).unwrap();
+    let (source, _, findings) = FileSource::open(vec![path], None).unwrap();
+    let rendered = findings[0].render(source.texts().of(&findings[0]), false);
+    assert!(
+        rendered.ends_with(
+            "\n 6 |   ports: [{number: 80, name: http, protocol: HTPP}]\n   |                                              ^^^^"
+        ),
+        "{rendered}"
+    );
 }
 
 #[test]
