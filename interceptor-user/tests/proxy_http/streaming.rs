@@ -284,3 +284,37 @@ fn a_client_that_breaks_off_its_body_is_recorded() {
     let record = proxy.records.only();
     assert_eq!(record.text("response_flags"), "DC");
 }
+
+#[test]
+fn a_client_that_has_finished_sending_gets_its_answer() {
+    let length = 4 << 20;
+    let upstream = Upstream::start(move |mut client, _| {
+        client.request();
+        // Longer than the client's end needs to arrive.
+        std::thread::sleep(Duration::from_millis(100));
+        client.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n"));
+        client.send(vec![b'x'; length]);
+    });
+    let proxy = Config::new(&[upstream.address]).start();
+    let mut client = proxy.client();
+    client.send(get(HOST, "/"));
+    client.half_close();
+    assert_eq!(client.reply().body.len(), length);
+    assert!(client.is_closed());
+    assert_eq!(proxy.records.only().end(), (200, "-", "via_upstream"));
+}
+
+#[test]
+fn a_client_that_leaves_after_it_has_finished_sending_is_recorded() {
+    let upstream = Upstream::start(|mut client, _| {
+        client.request();
+        client.read_to_end();
+    });
+    let proxy = Config::new(&[upstream.address]).start();
+    let mut client = proxy.client();
+    client.send(get(HOST, "/"));
+    client.half_close();
+    crate::support::eventually("the request arrives", || upstream.connections() == 1);
+    drop(client);
+    assert_eq!(proxy.records.only().end(), (0, "DC", "downstream_remote_disconnect"));
+}

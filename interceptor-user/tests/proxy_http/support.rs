@@ -36,10 +36,11 @@ pub(crate) struct Record(serde_json::Value);
 impl Record {
     /// A text, or `-`.
     pub(crate) fn text(&self, field: &str) -> &str {
-        match self.0.get(field).unwrap_or_else(|| panic!("{field} in {self:?}")) {
-            serde_json::Value::Null => "-",
-            value => value.as_str().unwrap_or_else(|| panic!("{field} in {self:?}")),
+        let value = self.0.get(field).unwrap_or_else(|| panic!("{field} in {self:?}"));
+        if value.is_null() {
+            return "-";
         }
+        value.as_str().unwrap_or_else(|| panic!("{field} in {self:?}"))
     }
 
     pub(crate) fn number(&self, field: &str) -> u64 {

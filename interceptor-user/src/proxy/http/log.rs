@@ -9,14 +9,18 @@ use http::header::{HOST, HeaderName, USER_AGENT};
 use http::{HeaderMap, Request, StatusCode, Version};
 
 use super::Connection;
+use super::tap::Answering;
 use super::upload::Upload;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::worker::Worker;
 use crate::telemetry::{AccessRecord, HttpRecord};
 
-/// Writes its record when dropped. Holds nothing when nobody reads records.
+/// Lives as long as its request, and writes the record when dropped. Holds none when nobody reads them.
 #[derive(Debug, Default)]
-pub(super) struct RequestLog(Option<Box<Open>>);
+pub(super) struct RequestLog {
+    open: Option<Box<Open>>,
+    answering: Option<Answering>,
+}
 
 #[derive(Debug)]
 struct Open {
@@ -30,8 +34,9 @@ impl RequestLog {
     /// Until something else is set, the client is who ended it.
     pub(super) fn new<B>(connection: &Connection, request: &Request<B>) -> Self {
         let worker = &connection.worker;
+        let answering = Some(connection.tap.answering());
         if !worker.access_log.enabled() {
-            return Self(None);
+            return Self { open: None, answering };
         }
         let text = |name: HeaderName| header_text(request.headers(), name);
         let downstream = &connection.downstream;
@@ -56,22 +61,18 @@ impl RequestLog {
             response_code_details: Some("downstream_remote_disconnect".into()),
             ..downstream.record()
         };
-        Self(Some(Box::new(Open {
-            worker: Rc::clone(worker),
-            started: Instant::now(),
-            record,
-            upload: None,
-        })))
+        let open = Open { worker: Rc::clone(worker), started: Instant::now(), record, upload: None };
+        Self { open: Some(Box::new(open)), answering }
     }
 
     pub(super) fn set(&mut self, change: impl FnOnce(&mut AccessRecord)) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             change(&mut open.record);
         }
     }
 
     pub(super) fn set_http(&mut self, change: impl FnOnce(&mut HttpRecord)) {
-        if let Some(http) = self.0.as_mut().and_then(|open| open.record.http.as_mut()) {
+        if let Some(http) = self.open.as_mut().and_then(|open| open.record.http.as_mut()) {
             change(http);
         }
     }
@@ -89,6 +90,11 @@ impl RequestLog {
         self.set(|record| record.bytes_sent += bytes as u64);
     }
 
+    /// The protocol changes: the client's end means what it says from here on.
+    pub(super) fn upgraded(&mut self) {
+        self.answering = None;
+    }
+
     /// Bytes after a change of protocol.
     pub(super) fn carried(&mut self, received: u64, sent: u64) {
         self.set(|record| {
@@ -99,7 +105,7 @@ impl RequestLog {
 
     /// Counts what the client uploads, until the end.
     pub(super) fn track(&mut self, upload: &Rc<Upload>) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.upload = Some(Rc::clone(upload));
         }
     }
@@ -107,7 +113,7 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        if let Some(mut open) = self.0.take() {
+        if let Some(mut open) = self.open.take() {
             open.record.bytes_received += open.upload.as_deref().map_or(0, Upload::received);
             open.record.duration = open.started.elapsed();
             open.worker.access_log.write(&open.record);

@@ -7,6 +7,7 @@ mod deadline;
 mod forward;
 mod headers;
 mod log;
+mod peer;
 mod reply;
 mod request;
 mod retry;

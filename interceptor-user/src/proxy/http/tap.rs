@@ -1,14 +1,25 @@
-//! Sees the bytes of each request's head as they come: hyper resolves a head with both
-//! Transfer-Encoding and Content-Length in favour of the former and drops the latter, so that only the
-//! bytes can tell that the client may have meant something else.
+//! Stands between the client's socket and hyper, for what hyper does not tell.
+//!
+//! It sees the bytes of each request's head: hyper resolves a head with both Transfer-Encoding and
+//! Content-Length in favour of the former and drops the latter, so that only the bytes can tell that the
+//! client may have meant something else. And it tells a client that has finished sending from one that
+//! is gone: hyper can take either for the other, but not tell them apart.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use super::peer;
+
+/// How often a client that only listens is looked for.
+const LISTENER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A head is not looked at beyond this, which is more than is accepted.
 const SEEN_MAX: usize = 64 * 1024;
@@ -18,17 +29,25 @@ const SEEN_MAX: usize = 64 * 1024;
 pub(super) struct TappedStream {
     stream: TcpStream,
     tap: HeadTap,
+    /// Runs while the client has finished sending and waits for its answer.
+    check: Option<Pin<Box<Sleep>>>,
 }
 
-/// What was read since the last request was taken.
+/// What was read since the last request was taken, and whether one is being answered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeadTap(Arc<Mutex<Seen>>);
+
+/// Lives as long as a request is being answered.
+#[derive(Debug)]
+pub(super) struct Answering(HeadTap);
 
 #[derive(Debug, Default)]
 struct Seen {
     bytes: Vec<u8>,
     /// A request is being served: what is read is its body.
     is_body: bool,
+    /// Requests whose answer is not out yet.
+    answering: u32,
 }
 
 impl HeadTap {
@@ -46,6 +65,16 @@ impl HeadTap {
         self.lock().is_body = false;
     }
 
+    /// To be kept until the answer is out.
+    pub(super) fn answering(&self) -> Answering {
+        self.lock().answering += 1;
+        Answering(self.clone())
+    }
+
+    fn is_answering(&self) -> bool {
+        self.lock().answering > 0
+    }
+
     fn record(&self, bytes: &[u8]) {
         let mut seen = self.lock();
         if !seen.is_body {
@@ -59,9 +88,35 @@ impl HeadTap {
     }
 }
 
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.lock().answering -= 1;
+    }
+}
+
 impl TappedStream {
     pub(super) fn new(stream: TcpStream, tap: HeadTap) -> Self {
-        Self { stream, tap }
+        Self { stream, tap, check: None }
+    }
+
+    /// The client sends no more. Ready when that is the end; pending while it waits for an answer.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.tap.is_answering() {
+            return Poll::Ready(());
+        }
+        if let Some(check) = &mut self.check {
+            ready!(check.as_mut().poll(cx));
+        }
+        let (Ok(client), Ok(server)) = (self.stream.peer_addr(), self.stream.local_addr()) else {
+            return Poll::Ready(());
+        };
+        if !peer::holds_connection(client, server) {
+            return Poll::Ready(());
+        }
+        let mut check = Box::pin(tokio::time::sleep(LISTENER_CHECK_INTERVAL));
+        let pending = check.as_mut().poll(cx);
+        self.check = Some(check);
+        pending
     }
 }
 
@@ -85,11 +140,13 @@ impl AsyncRead for TappedStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if read.is_ready() {
-            this.tap.record(&buffer.filled()[before..]);
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
+        let read_bytes = &buffer.filled()[before..];
+        this.tap.record(read_bytes);
+        if read.is_ok() && read_bytes.is_empty() && buffer.remaining() > 0 {
+            ready!(this.poll_end(cx));
         }
-        read
+        Poll::Ready(read)
     }
 }
 

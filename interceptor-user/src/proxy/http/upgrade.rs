@@ -20,8 +20,9 @@ pub(super) fn switch(
     client: OnUpgrade,
     settings: &ProxyHeaders,
     started: Instant,
-    log: RequestLog,
+    mut log: RequestLog,
 ) -> Response<ResponseBody> {
+    log.upgraded();
     let upstream = hyper::upgrade::on(&mut response);
     let (mut parts, _no_body) = response.into_parts();
     headers::prepare_response(&mut parts.headers, settings, started.elapsed(), true);
