@@ -1,11 +1,14 @@
 //! One program on one cgroup, held by a link: closing the last descriptor of the link detaches it.
 
 use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fs, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use aya::{Ebpf, programs::ProgramError};
+use aya::{
+    Ebpf,
+    programs::{ProgramError, loaded_programs},
+};
 
 use super::{DatapathError, sys};
 
@@ -39,22 +42,47 @@ pub(super) fn attach(
         release: super::preflight::kernel_release(),
         source: Box::new(error),
     })?;
-    sys::link_create(fd.as_fd(), cgroup, attach_type).map_err(|source| DatapathError::Attach {
-        program: name,
-        hint: hint(&source),
-        source,
+    sys::link_create(fd.as_fd(), cgroup, attach_type).map_err(|source| {
+        let hint = hint(&source, cgroup, attach_type);
+        DatapathError::Attach { program: name, hint, source }
     })
 }
 
-fn hint(error: &io::Error) -> &'static str {
+fn hint(error: &io::Error, cgroup: BorrowedFd<'_>, attach_type: u32) -> String {
     match error.raw_os_error() {
-        // A cgroup link always allows others beside it; an old-style attachment without BPF_F_ALLOW_MULTI doesn't.
-        Some(libc::EPERM) => {
-            ": another program holds it, or one above it, exclusively; `bpftool cgroup tree` names it"
-        }
-        Some(libc::EBADF | libc::EINVAL) => ": it is not a directory of a cgroup2 mount",
-        Some(libc::ENODEV) => ": the cgroup is gone",
-        Some(libc::E2BIG) => ": it has 64 programs of this kind already",
-        _ => "",
+        Some(libc::EPERM) => match exclusive(cgroup, attach_type) {
+            Some(holder) => {
+                format!(": {holder} is attached so that nothing may be attached beside or below it")
+            }
+            None => ": the kernel forbids it".to_owned(),
+        },
+        Some(libc::EBADF | libc::EINVAL) => ": it is not a directory of a cgroup2 mount".to_owned(),
+        Some(libc::ENODEV) => ": the cgroup is gone".to_owned(),
+        Some(libc::E2BIG) => ": it has 64 programs of this kind already".to_owned(),
+        _ => String::new(),
     }
+}
+
+/// Who shuts us out: a link like ours always allows others, but an attachment of the old kind, without
+/// BPF_F_ALLOW_MULTI, does not.
+fn exclusive(cgroup: BorrowedFd<'_>, attach_type: u32) -> Option<String> {
+    const BPF_F_ALLOW_MULTI: u32 = 2;
+    let path = fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd())).ok()?;
+    // The mount's root has no cgroup.type file, but cgroup.procs is everywhere.
+    for directory in path.ancestors().take_while(|directory| directory.join("cgroup.procs").exists()) {
+        let opened = fs::File::open(directory).ok()?;
+        let (flags, ids) = sys::programs_on(opened.as_fd(), attach_type).ok()?;
+        if let Some(&id) = ids.first()
+            && flags & BPF_F_ALLOW_MULTI == 0
+        {
+            return Some(format!("program {} (id {id}) on {}", name_of(id), directory.display()));
+        }
+    }
+    None
+}
+
+fn name_of(id: u32) -> String {
+    let mut programs = loaded_programs().filter_map(Result::ok);
+    let found = programs.find(|program| program.id() == id);
+    found.and_then(|program| program.name_as_str().map(str::to_owned)).unwrap_or_default()
 }

@@ -27,7 +27,7 @@ pub enum DatapathError {
     #[error("map {name} is not what this binary expects; rebuild the BPF object with `cargo xtask ebpf`")]
     Map { name: &'static str, source: MapError },
     #[error("can't attach {program} to the cgroup{hint}")]
-    Attach { program: &'static str, hint: &'static str, source: io::Error },
+    Attach { program: &'static str, hint: String, source: io::Error },
     #[error("can't write map {name}: {hint}")]
     Write { name: &'static str, hint: &'static str, source: MapError },
     #[error("can't read map {name}")]

@@ -91,6 +91,37 @@ pub(super) fn link_create(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What is attached to a cgroup itself, not to those above it: the flags of its attachments, and program ids.
+pub(super) fn programs_on(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<(u32, Vec<u32>)> {
+    const BPF_PROG_QUERY: libc::c_int = 16;
+
+    /// The part of `union bpf_attr` that cgroup queries use.
+    #[repr(C)]
+    struct ProgQuery {
+        target: RawFd,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: *mut u32,
+        count: u32,
+        rest: u32,
+    }
+    let mut ids = [0_u32; 64];
+    let mut attr = ProgQuery {
+        target: cgroup.as_raw_fd(),
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr(),
+        count: 64,
+        rest: 0,
+    };
+    // SAFETY: the kernel reads and writes `size_of(attr)` bytes of `attr`, and at most `count` words of `ids`.
+    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attr, size_of::<ProgQuery>()) })?;
+    let count = usize::try_from(attr.count).map_err(io::Error::other)?;
+    Ok((attr.attach_flags, ids.into_iter().take(count).collect()))
+}
+
 /// SO_NETNS_COOKIE of a socket.
 pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;

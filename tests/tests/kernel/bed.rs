@@ -3,10 +3,12 @@
 //! ends of every connection.
 
 use std::{
+    fs,
     io::{IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     process::{Child, Stdio},
     time::Duration,
 };
@@ -51,6 +53,12 @@ impl SocketMaker {
             .spawn()
             .context("cannot start socket_maker")?;
         Ok(Self { child, channel: ours })
+    }
+
+    /// Moves it to another cgroup: what it makes from now on belongs there.
+    pub(crate) fn move_to(&self, cgroup: &Path) -> anyhow::Result<()> {
+        fs::write(cgroup.join("cgroup.procs"), self.child.id().to_string())
+            .with_context(|| format!("cannot move socket_maker into {}", cgroup.display()))
     }
 
     fn ask(&self, request: &str) -> anyhow::Result<(String, Vec<OwnedFd>)> {

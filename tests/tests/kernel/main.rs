@@ -1,5 +1,6 @@
 //! The kernel half, for real: programs in throw-away cgroups, sockets in a throw-away network namespace. Needs root.
 
+mod attach;
 mod bed;
 mod bound;
 mod handover;
