@@ -43,7 +43,12 @@ impl Listeners {
                 continue;
             }
             match Self::at(port, spread_v4, ports_v6) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => port = last.saturating_add(1),
+                // Refused: we run below another interceptor, which protects the port of its own listener.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) =>
+                {
+                    port = last.saturating_add(1);
+                }
                 opened => return opened,
             }
         }
