@@ -25,16 +25,16 @@ const EXTERNAL: &str = "A proxy of your own";
 /// the host's own addresses and what the exclude flags name are left alone. Other processes are not touched.
 ///
 /// CMD runs as the user who called sudo (or as --user says), keeps its terminal, receives the signals sent to
-/// interceptor, and its exit code is ours. Files named by -c are watched: a change takes effect at once, for new
-/// connections and requests.
+/// interceptor, and its exit code is ours. Files named by -c are watched: a change takes effect within a second,
+/// for new connections and requests.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Exit codes:\n  \
         CMD's own; 128+N when signal N ended it; 127 when CMD is not found, 126 when it can't be executed\n  \
         1 when interception could not be set up: CMD was not started, stderr says what is missing\n  \
         2 when the command line is wrong\n\n\
         What CMD leaves running:\n  \
-        Processes that outlive CMD are killed when it exits, because they would go on without interception.\n  \
-        If interceptor itself is killed, even with SIGKILL, connections are refused from then on, CMD and all its\n  \
+        Nothing: processes that outlive CMD are killed when it exits, because they would go on without interception. \
+        If interceptor itself is killed, even with SIGKILL, connections are refused from then on, CMD and all its \
         descendants are killed, and the cgroup is removed.\n\n\
         Needs root, or the capabilities BPF, NET_ADMIN, SYS_ADMIN and a cgroup2 directory to write to.\n\n\
         Examples:\n  \

@@ -37,6 +37,9 @@ pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let open_files = command::raise_open_files();
     let carrier = carrier::Carrier::start(settings, &tree, &mut interception, configuration)?;
     interception.outlive_us(&watcher)?;
+    if let Some(code) = signals.ended_by()? {
+        return Ok(ExitCode::from(code));
+    }
 
     let mut command = command::Command::start(settings, &tree, identity.as_ref(), open_files)?;
     let ended = command.watch(&signals, &watcher, &mut interception, &carrier);

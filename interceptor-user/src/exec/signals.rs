@@ -44,6 +44,18 @@ impl Signals {
         Ok(Self { descriptor })
     }
 
+    /// The exit code for a signal that has come already and would end us.
+    pub(super) fn ended_by(&self) -> anyhow::Result<Option<u8>> {
+        let ends =
+            |signal| matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT);
+        while let Some(arrived) = self.next()? {
+            if ends(arrived.signal) {
+                return Ok(u8::try_from(128 + arrived.signal as i32).ok());
+            }
+        }
+        Ok(None)
+    }
+
     /// The next signal that has arrived, if any.
     pub(super) fn next(&self) -> anyhow::Result<Option<Arrived>> {
         let Some(info) = self.descriptor.read_signal().context("can't read signals")? else {
