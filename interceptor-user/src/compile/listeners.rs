@@ -159,15 +159,15 @@ impl Draft {
                 self.listener.tcp = Some(route);
                 self.tcp_owner = Some(owner.clone());
             }
-            // Hosts of one entry that share an address are told apart by their server names.
-            Some(first) if first.is_same_entry(owner) && owner.port.protocol.is_tls() => {}
+            // Hosts of one entry share an address: TLS tells them apart by name, and to others it is the same.
+            Some(first) if first.is_same_entry(owner) => {}
             Some(first) => findings.push(owner.loses_to(first, &self.listener.name)),
         }
     }
 
     fn take_range(&mut self, owner: &Owner, range: AddressRange, route: Arc<TcpRoute>, findings: &Findings) {
         match self.range_owners.get(&range) {
-            Some(first) if first.is(owner) => {}
+            Some(first) if first.is_same_entry(owner) => {}
             Some(first) => {
                 findings.push(owner.loses_to(first, &format!("{range} port {}", owner.port.number)))
             }

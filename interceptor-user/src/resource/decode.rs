@@ -18,6 +18,9 @@ pub struct Spanned<T> {
     pub position: Position,
 }
 
+/// More findings than this about one resource are counted, not kept.
+const FINDINGS_MAX: usize = 100;
+
 /// Collects the findings of one resource.
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -25,6 +28,7 @@ pub(super) struct Reader {
     resource: RefCell<Arc<str>>,
     findings: RefCell<Vec<Diagnostic>>,
     wrong: Cell<bool>,
+    not_kept: Cell<usize>,
 }
 
 impl Reader {
@@ -34,6 +38,7 @@ impl Reader {
             resource: RefCell::new("".into()),
             findings: RefCell::default(),
             wrong: Cell::new(false),
+            not_kept: Cell::new(0),
         }
     }
 
@@ -46,6 +51,10 @@ impl Reader {
         if level == Level::Error {
             self.wrong.set(true);
         }
+        if self.is_full() {
+            self.not_kept.set(self.not_kept.get() + 1);
+            return;
+        }
         self.findings.borrow_mut().push(Diagnostic {
             level,
             code: None,
@@ -56,13 +65,23 @@ impl Reader {
         });
     }
 
+    fn is_full(&self) -> bool {
+        self.findings.borrow().len() >= FINDINGS_MAX
+    }
+
     /// Whether an error was reported.
     pub(super) fn is_wrong(&self) -> bool {
         self.wrong.get()
     }
 
     pub(super) fn into_findings(self) -> Vec<Diagnostic> {
-        self.findings.into_inner()
+        let mut findings = self.findings.into_inner();
+        let not_kept = self.not_kept.get();
+        if let Some(last) = findings.last().cloned().filter(|_| not_kept > 0) {
+            let message = format!("{not_kept} more like these");
+            findings.push(Diagnostic { level: Level::Info, field: String::new(), message, ..last });
+        }
+        findings
     }
 }
 
@@ -394,6 +413,8 @@ impl Drop for Object<'_> {
                 path => format!("{path}.{}", entry.key),
             };
             let message = match level {
+                // Nobody will read it.
+                _ if self.field.reader.is_full() => String::new(),
                 Level::Error => format!("unknown field `{}`{}", entry.key, did_you_mean(&entry.key, &known)),
                 Level::Warning => {
                     format!("unknown field `{}`, left out{}", entry.key, did_you_mean(&entry.key, &known))

@@ -58,13 +58,18 @@ impl Splitter {
             }
             let cut = here.indent.unwrap_or(0).min(blanks);
             self.yaml_line(&line[cut..]);
-        } else if let Some(here) = here_document(content) {
+        } else if let Some(here) = here_document(content).filter(|_| self.may_be_a_command(content)) {
             self.flush();
             self.here = Some(here);
             self.command_line();
         } else {
             self.yaml_line(line);
         }
+    }
+
+    /// Inside a document, an indented line that looks like a command belongs to a text of it.
+    fn may_be_a_command(&self, line: &str) -> bool {
+        !line.starts_with(' ') || !has_content(&self.text)
     }
 
     fn yaml_line(&mut self, line: &str) {
@@ -91,10 +96,7 @@ impl Splitter {
 
     fn flush(&mut self) {
         let text = std::mem::take(&mut self.text);
-        let has_content = text.lines().map(str::trim).any(|line| {
-            !(line.is_empty() || line == "---" || line.starts_with('#') || line.starts_with('%'))
-        });
-        if !has_content {
+        if !has_content(&text) {
             return;
         }
         let here = self.here.as_ref();
@@ -107,6 +109,13 @@ impl Splitter {
             namespace: here.and_then(|here| here.namespace.clone()),
         });
     }
+}
+
+/// Whether there is more than comments, directives and the mark of a document's start.
+fn has_content(text: &str) -> bool {
+    let is_content =
+        |line: &str| !(line.is_empty() || line == "---" || line.starts_with('#') || line.starts_with('%'));
+    text.lines().map(str::trim).any(is_content)
 }
 
 /// `kubectl apply -f - <<EOF`, `cat <<'EOF' | kubectl apply -f -`, each also after a prompt.
@@ -164,6 +173,9 @@ mod tests {
         assert_eq!(commands, [1, 6]);
         assert_eq!(documents[0].namespace.as_deref(), Some("web"));
         assert_eq!(documents[2].namespace, None);
+        // A script in a ConfigMap is a text like any other.
+        let script = "data:\n  run: |\n    kubectl apply -f - <<EOF\n    a: 1\n    EOF\n";
+        assert_eq!(texts(script), [(script.into(), 0, 0)]);
         assert_eq!(texts("cat << EOF | kubectl apply -f -\na: 1\nEOF"), [("a: 1\n".into(), 1, 0)]);
     }
 }

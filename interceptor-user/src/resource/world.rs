@@ -56,7 +56,11 @@ pub struct ParsedFile {
     /// A part of the file can't be read at all: nobody knows what it holds.
     pub unreadable: bool,
     pub diagnostics: Vec<Diagnostic>,
+    findings_not_kept: usize,
 }
+
+/// More findings than this about one file are counted, not kept.
+const FINDINGS_MAX: usize = 1000;
 
 /// Reads the text of a file. Never fails: what can't be used is left out, with findings.
 pub fn parse(file: &Arc<str>, source: &str, default_namespace: &Arc<str>) -> ParsedFile {
@@ -72,11 +76,27 @@ pub fn parse(file: &Arc<str>, source: &str, default_namespace: &Arc<str>) -> Par
     for document in &documents {
         parsed.read_document(file, document, default_namespace);
     }
+    parsed.bound_findings(file);
     parsed.diagnostics.sort_by(|a, b| a.origin.cmp(&b.origin));
     parsed
 }
 
 impl ParsedFile {
+    fn keep(&mut self, findings: Vec<Diagnostic>) {
+        let room = FINDINGS_MAX.saturating_sub(self.diagnostics.len());
+        self.findings_not_kept += findings.len().saturating_sub(room);
+        self.diagnostics.extend(findings.into_iter().take(room));
+    }
+
+    fn bound_findings(&mut self, file: &Arc<str>) {
+        if self.findings_not_kept > 0 {
+            let reader = Reader::new(file);
+            let message = format!("{} more findings about this file are not shown", self.findings_not_kept);
+            reader.report(Level::Warning, Position::default(), "", message);
+            self.diagnostics.extend(reader.into_findings());
+        }
+    }
+
     fn read_document(&mut self, file: &Arc<str>, document: &Document, default_namespace: &Arc<str>) {
         let namespace = document.namespace.as_ref().unwrap_or(default_namespace);
         let reader = Reader::new(file);
@@ -94,7 +114,7 @@ impl ParsedFile {
                 self.read_resource(file, Field::root(&reader, &tree.root), namespace, ambiguous);
             }
         }
-        self.diagnostics.extend(reader.into_findings());
+        self.keep(reader.into_findings());
     }
 
     /// `ambiguous`: a key stands twice somewhere in it.
@@ -120,7 +140,7 @@ impl ParsedFile {
             Some(Outcome::Nameless) => self.unreadable = true,
             Some(Outcome::Skipped) => {}
         }
-        self.diagnostics.extend(reader.into_findings());
+        self.keep(reader.into_findings());
     }
 }
 

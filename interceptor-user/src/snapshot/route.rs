@@ -120,11 +120,15 @@ impl RouteMatch {
 impl HeaderMatch {
     fn matches(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(&self.name).iter();
-        let found = values.any(|value| {
-            matches!(self.value, StringMatch::Present)
-                || value.to_str().is_ok_and(|value| self.value.matches(value, false))
-        });
-        found != self.invert
+        let Some(first) = values.next() else { return self.invert };
+        // Several headers of a name are one value to Envoy, with commas between.
+        let mut whole = String::from_utf8_lossy(first.as_bytes());
+        for value in values {
+            let joined = whole.to_mut();
+            joined.push(',');
+            joined.push_str(&String::from_utf8_lossy(value.as_bytes()));
+        }
+        self.value.matches(&whole, false) != self.invert
     }
 }
 
@@ -133,7 +137,8 @@ fn query_matches(query: Option<&str>, name: &str, expected: &StringMatch) -> boo
         .unwrap_or_default()
         .split('&')
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .any(|(key, value)| key == name && expected.matches(value, false))
+        .find(|(key, _)| *key == name)
+        .is_some_and(|(_, value)| expected.matches(value, false))
 }
 
 /// Conditions under which a request is tried again (HTTPRetry.retryOn, Envoy's names).

@@ -422,3 +422,16 @@ fn mesh_configurations() {
         assert!(config.is_none() && said.contains(expected), "{text}: {said}");
     }
 }
+
+/// Whatever is thrown at it, what is kept about it stays small.
+#[test]
+fn many_mistakes_are_counted() {
+    let fields: String = (0..10_000).map(|index| format!("  f{index}: 1\n")).collect();
+    let parsed = parse(&"f.yaml".into(), &service_entry(&fields), &"default".into());
+    assert!(parsed.diagnostics.len() < 110, "{}", parsed.diagnostics.len());
+    assert!(shown(&parsed.diagnostics).contains("more like these"));
+    let documents = "nothing\n---\n".repeat(10_000);
+    let parsed = parse(&"f.yaml".into(), &documents, &"default".into());
+    assert!(parsed.diagnostics.len() < 1010, "{}", parsed.diagnostics.len());
+    assert!(shown(&parsed.diagnostics).contains("more findings about this file are not shown"));
+}
