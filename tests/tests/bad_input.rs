@@ -178,7 +178,7 @@ fn every_block_of_the_tutorials_loads() -> anyhow::Result<()> {
         let errors: Vec<&str> = run.stderr.lines().filter(is_error).collect();
         let secret =
             path.ends_with("003-05-dr.yaml") && errors.iter().all(|line| line.contains("credentialName"));
-        assert!(closed, "{}: {errors:?}", path.display());
+        assert!(errors.is_empty() || secret, "{}: {errors:?}", path.display());
         count += 1;
     }
     assert_eq!(count, 22);
