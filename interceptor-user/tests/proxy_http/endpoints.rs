@@ -1,6 +1,7 @@
 //! Where the endpoints of a cluster come from.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use interceptor_user::snapshot::{Discovery, DnsTarget};
 
@@ -111,4 +112,45 @@ fn a_dead_endpoint_is_left_for_another_on_retry() {
     for _ in 0..20 {
         assert_eq!(proxy.get("/").status(), 200);
     }
+}
+
+/// A listening socket whose queue is full: connects to it are not answered.
+struct Unanswering {
+    address: SocketAddr,
+    _socket: socket2::Socket,
+    _queued: Vec<socket2::Socket>,
+}
+
+impl Unanswering {
+    fn new() -> Self {
+        let stream = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket = stream();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        loop {
+            let client = stream();
+            let answered = client.connect_timeout(&address.into(), Duration::from_millis(100)).is_ok();
+            queued.push(client);
+            if !answered {
+                return Self { address, _socket: socket, _queued: queued };
+            }
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_does_not_answer_is_503_after_the_connect_timeout() {
+    let upstream = Unanswering::new();
+    let mut config = Config::new(&[upstream.address]);
+    config.cluster.connect_timeout = Duration::from_millis(200);
+    let proxy = config.start();
+    let started = Instant::now();
+    let reply = proxy.get("/");
+    assert!((Duration::from_millis(200)..Duration::from_secs(1)).contains(&started.elapsed()));
+    assert_eq!(reply.status(), 503);
+    assert!(reply.text().ends_with("before headers. reset reason: connection timeout"), "{reply:?}");
+    let details = "upstream_reset_before_response_started{connection_timeout}";
+    assert_eq!(proxy.records.only().end(), (503, "UF", details));
 }

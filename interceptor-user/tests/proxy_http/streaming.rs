@@ -318,3 +318,19 @@ fn a_client_that_leaves_after_it_has_finished_sending_is_recorded() {
     drop(client);
     assert_eq!(proxy.records.only().end(), (0, "DC", "downstream_remote_disconnect"));
 }
+
+#[test]
+fn what_follows_an_expectation_that_was_not_met_is_not_read() {
+    // Declined by us, and by an upstream that takes too long.
+    let silent = Upstream::start(|mut client, _| {
+        client.read_to_end();
+    });
+    for (host, status) in [("unknown.example.com", 502), (HOST, 504)] {
+        let proxy = Config::new(&[silent.address]).registry_only().timeout(Duration::from_millis(1)).start();
+        let mut client = proxy.client();
+        client.send(format!("GET / HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\n\r\n"));
+        let reply = client.reply();
+        assert_eq!((reply.status(), reply.header("connection")), (status, Some("close")));
+        assert!(client.is_closed());
+    }
+}

@@ -53,6 +53,10 @@ impl ResponseBody {
         Self { source: Source::Upstream(incoming), log, lease: Some(lease), deadline, ended: false }
     }
 
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self.source, Source::Own(_))
+    }
+
     fn end(&mut self) {
         if !std::mem::replace(&mut self.ended, true)
             && let Some(lease) = self.lease.take()

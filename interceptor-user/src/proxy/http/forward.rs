@@ -15,14 +15,15 @@ use hyper::body::{Body, Incoming};
 
 use super::body::ResponseBody;
 use super::deadline::Deadline;
+use super::failure::{is_client_error, is_disconnect, upstream_error};
 use super::headers::{self, Carriage};
 use super::log::RequestLog;
 use super::reply::Reply;
-use super::upload::{ContinueGate, RequestBody, Upload, UploadError};
+use super::upload::{ContinueGate, RequestBody, Upload};
 use super::{Connection, Version, retry, upgrade};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::pool::{Lease, Wanted};
-use crate::proxy::upstream::{ClusterRuntime, ResetReason, Selection, UpstreamError, tls_failure};
+use crate::proxy::upstream::{ClusterRuntime, ResetReason, Selection, UpstreamError};
 use crate::snapshot::route::host_of;
 use crate::snapshot::{Changes, Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
 
@@ -333,7 +334,7 @@ fn wants_retry(policy: &RetryPolicy, end: &TryEnd) -> bool {
     }
 }
 
-fn expects_continue<B>(request: &Request<B>) -> bool {
+pub(super) fn expects_continue<B>(request: &Request<B>) -> bool {
     request
         .headers()
         .get(EXPECT)
@@ -347,55 +348,4 @@ fn is_idempotent(method: &Method) -> bool {
 
 fn request_id(parts: &Parts) -> Option<String> {
     parts.headers.get(headers::X_REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned)
-}
-
-/// The error of a body that the client did not finish.
-fn is_client_error(error: &hyper::Error) -> bool {
-    find_source::<UploadError>(error).is_some_and(|error| matches!(error, UploadError::Downstream(_)))
-}
-
-/// The connection closed before an answer began.
-fn is_disconnect(error: &hyper::Error) -> bool {
-    error.is_incomplete_message()
-        || error.is_closed()
-        || error.is_canceled()
-        || find_source::<std::io::Error>(error).is_some()
-}
-
-fn upstream_error(error: &hyper::Error) -> UpstreamError {
-    if error.is_parse() {
-        return UpstreamError::Reset(ResetReason::ProtocolError);
-    }
-    if let Some(error) = find_source::<h2::Error>(error) {
-        return UpstreamError::Reset(http2_reset_reason(error));
-    }
-    match find_source::<std::io::Error>(error).and_then(tls_failure) {
-        Some(reason) => UpstreamError::Tls(reason.into()),
-        None => UpstreamError::Reset(ResetReason::ConnectionTermination),
-    }
-}
-
-fn http2_reset_reason(error: &h2::Error) -> ResetReason {
-    if error.is_io() || error.is_go_away() && error.is_remote() {
-        ResetReason::ConnectionTermination
-    } else if error.is_remote() {
-        match error.reason() {
-            Some(h2::Reason::REFUSED_STREAM) => ResetReason::RemoteRefusedStream,
-            _ => ResetReason::RemoteReset,
-        }
-    } else {
-        // What we found wrong with what the server sent.
-        ResetReason::ProtocolError
-    }
-}
-
-fn find_source<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        source = error.source();
-    }
-    None
 }

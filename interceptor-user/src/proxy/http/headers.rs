@@ -153,14 +153,15 @@ pub(super) fn to_http1(headers: &mut HeaderMap, uri: &mut Uri, host: &HeaderValu
 
 /// Host and target as HTTP/2 has them: scheme and authority beside the path.
 pub(super) fn to_http2(headers: &mut HeaderMap, uri: &mut Uri, host: &HeaderValue, tls: bool) {
-    headers.remove(HOST);
     headers.remove(TRANSFER_ENCODING);
     let target = Uri::builder()
         .scheme(if tls { "https" } else { "http" })
         .authority(host.as_bytes())
         .path_and_query(uri.path_and_query().map_or("/", |path| path.as_str()))
         .build();
+    // A host that is no authority stays a header, as which HTTP/2 allows it.
     if let Ok(target) = target {
+        headers.remove(HOST);
         *uri = target;
     }
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod body;
 mod deadline;
+mod failure;
 mod forward;
 mod headers;
 mod log;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 
@@ -20,8 +20,13 @@ pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming
     // A head that says in two ways where its body ends is refused; hyper has chosen one of them.
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let is_ambiguous = connection.tap.begin(|head| chunked && tap::has_content_length(head));
-    let response = route_and_send(&connection, request, is_ambiguous).await;
+    let expects_continue = forward::expects_continue(&request);
+    let mut response = route_and_send(&connection, request, is_ambiguous).await;
     connection.tap.end();
+    if expects_continue && response.body().is_own() && connection.version == super::Version::Http1 {
+        // The client may send its body or, never told to, its next request: neither is read.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

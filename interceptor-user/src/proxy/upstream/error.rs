@@ -52,7 +52,14 @@ pub enum UpstreamError {
 impl UpstreamError {
     /// A connect that the kernel refused.
     pub fn connect(error: &io::Error) -> Self {
-        Self::Connect(format!("delayed connect error: {}", describe(error)).into())
+        let when = match error.kind() {
+            // Known without asking anybody.
+            io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::PermissionDenied => "immediate",
+            _ => "delayed",
+        };
+        Self::Connect(format!("{when} connect error: {}", describe(error)).into())
     }
 
     pub fn flag(&self) -> ResponseFlag {
