@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decode::{Field, Object};
+use super::decode::Field;
 use super::diagnostic::Position;
 use super::host;
 use super::meta::Meta;
+use super::object::Object;
 use super::visibility::{self, ExportTo};
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::decode::{Field, Object};
+use super::decode::Field;
 use super::diagnostic::Position;
 use super::meta::Meta;
+use super::object::Object;
 use super::service_entry::Protocol;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use super::decode::{Field, Object};
+use super::decode::Field;
+use super::object::Object;
 use super::string_match::StringMatch;
 
 /// What to do to the headers of requests and responses.

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decode::{Field, Object, Reader};
+use super::decode::{Field, Reader};
 use super::diagnostic::{Diagnostic, Level, Origin};
 use super::documents::{self, Document};
+use super::object::Object;
 use super::retries::{self, Retries};
 use super::yaml;
 

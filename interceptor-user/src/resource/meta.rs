@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::decode::{Field, Object};
+use super::decode::Field;
 use super::diagnostic::{Diagnostic, Level, Origin, Position};
+use super::object::Object;
 
 /// The kinds that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

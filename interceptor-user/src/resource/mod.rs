@@ -14,14 +14,17 @@ mod duration;
 pub mod gateway;
 pub mod headers;
 pub mod host;
+mod http_action;
 pub mod mesh_config;
 mod meta;
+mod object;
 pub mod retries;
 pub mod service_entry;
 pub mod string_match;
 pub mod virtual_service;
 mod virtual_service_rules;
 mod visibility;
+mod words;
 mod world;
 mod yaml;
 

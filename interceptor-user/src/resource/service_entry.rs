@@ -5,10 +5,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::decode::{Field, Object, Spanned};
+use super::decode::{Field, Spanned};
 use super::diagnostic::Position;
 use super::host;
 use super::meta::Meta;
+use super::object::Object;
 use super::visibility::{self, ExportTo};
 
 #[derive(Clone, Debug, PartialEq, Eq)]

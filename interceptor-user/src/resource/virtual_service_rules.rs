@@ -1,7 +1,7 @@
 //! What Istio's webhook refuses in a VirtualService, in its words.
 
-use super::decode::Object;
 use super::host;
+use super::object::Object;
 use super::virtual_service::{Destination, HttpAction, VirtualService};
 
 pub(super) fn check(service: &VirtualService, spec: &Object<'_>) {

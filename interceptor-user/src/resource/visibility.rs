@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::decode::Object;
+use super::object::Object;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ExportTo {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::decode::{Field, Object, Reader};
+use super::decode::{Field, Reader};
 use super::destination_rule::{self, DestinationRule};
 use super::diagnostic::{Diagnostic, Level, Position};
 use super::documents::{self, Document};
 use super::gateway::{self, Gateway};
 use super::mesh_config::MeshConfig;
 use super::meta::{self, Kind, Meta, ResourceKey};
+use super::object::Object;
 use super::service_entry::{self, ServiceEntry};
 use super::virtual_service::{self, VirtualService};
 use super::yaml;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::read::{self, ReadError};
+use super::read::{self, Fingerprint, ReadError};
 use crate::resource::{
     Diagnostic, Level, MeshConfig, Origin, ParsedFile, Refused, Resource, ResourceKey, World, mesh_config,
 };
@@ -36,6 +36,8 @@ pub struct FileSource {
     world: World,
     diagnostics: Vec<Diagnostic>,
     texts: Texts,
+    /// The files as they were when reading began.
+    pub(super) seen: Fingerprint,
 }
 
 /// The text of each file as it was read last, to show the lines that findings are about.
@@ -63,7 +65,9 @@ impl FileSource {
             world: World::default(),
             diagnostics: Vec::new(),
             texts: Texts::default(),
+            seen: Fingerprint::default(),
         };
+        source.seen = read::fingerprint(&source.all_paths());
         for path in read::files(&source.paths)?.iter().chain(&source.mesh_config) {
             let text = read::text(path)?;
             if read::is_standard_input(path) {

@@ -61,7 +61,7 @@ impl FileSource {
             drop(events.send(Wake::Changed(paths)));
         });
         let mut watch = Watch {
-            seen: read::fingerprint(&self.all_paths()),
+            seen: self.seen.clone(),
             source: self,
             watched: HashSet::new(),
             watcher: watcher
@@ -100,6 +100,8 @@ struct Watch {
 
 impl Watch {
     fn run(mut self, woken: &Receiver<Wake>, mut on_change: impl FnMut(World, Vec<Diagnostic>, &Texts)) {
+        // Something may have changed between opening and watching.
+        self.look(false, &mut on_change);
         loop {
             let mut named = false;
             let rescan = if self.watcher.is_some() { RESCAN } else { RESCAN_WITHOUT_EVENTS };
@@ -115,16 +117,21 @@ impl Watch {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.watch_directories();
-            let now = read::fingerprint(&self.source.all_paths());
-            // Two writes may leave the same times behind: an event that names a file counts, too.
-            if now == self.seen && !named {
-                continue;
-            }
-            self.seen = now;
-            if self.source.reload() {
-                let (world, diagnostics) = self.source.latest();
-                on_change(world.clone(), diagnostics.to_vec(), self.source.texts());
-            }
+            self.look(named, &mut on_change);
+        }
+    }
+
+    /// Reads the files when they look different, or when an event names one of them: two writes may
+    /// leave the same times behind.
+    fn look(&mut self, named: bool, on_change: &mut impl FnMut(World, Vec<Diagnostic>, &Texts)) {
+        let now = read::fingerprint(&self.source.all_paths());
+        if now == self.seen && !named {
+            return;
+        }
+        self.seen = now;
+        if self.source.reload() {
+            let (world, diagnostics) = self.source.latest();
+            on_change(world.clone(), diagnostics.to_vec(), self.source.texts());
         }
     }
 

@@ -159,6 +159,19 @@ fn a_change_is_noticed() {
 }
 
 #[test]
+fn a_change_between_opening_and_watching_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.yaml");
+    fs::write(&path, entry("a", "one.example.com")).unwrap();
+    let (source, _, _) = FileSource::open(vec![path.clone()], None).unwrap();
+    fs::write(&path, entry("a", "between.example.com")).unwrap();
+    let (sender, changes) = mpsc::channel();
+    let watching = source.watch(move |world, findings, _| drop(sender.send((world, findings)))).unwrap();
+    let watched = Watched { _watching: watching, changes };
+    watched.until("between", |world, _| hosts(world) == ["between.example.com"]);
+}
+
+#[test]
 fn a_change_takes_less_than_a_second() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.yaml");

@@ -1,0 +1,172 @@
+//! A mapping with known fields. Every field is asked for by name, so that those nobody asked for can be
+//! reported.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decode::Field;
+use super::diagnostic::{Level, Position};
+use super::words::{did_you_mean, shortened};
+use super::yaml::{Entry, Value};
+
+/// A mapping with known fields. Fields that were never asked for are reported when it goes.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    pub(super) field: Field<'a>,
+    pub(super) entries: &'a [Entry],
+    pub(super) known: RefCell<Vec<&'static str>>,
+    /// How unknown fields are reported, if at all.
+    pub(super) unknown_level: Cell<Option<Level>>,
+}
+
+impl<'a> Object<'a> {
+    /// Unknown fields are errors here: leaving them out would be unsafe.
+    pub(super) fn strict(self) -> Self {
+        self.unknown_level.set(Some(Level::Error));
+        self
+    }
+
+    /// Unknown fields are noted, as not used here.
+    pub(super) fn open(self) -> Self {
+        self.unknown_level.set(Some(Level::Info));
+        self
+    }
+
+    /// Unknown fields are none of our business.
+    pub(super) fn open_quietly(self) -> Self {
+        self.unknown_level.set(None);
+        self
+    }
+
+    /// Undoes [`Self::open_quietly`].
+    pub(super) fn report_unknown(&self) {
+        self.unknown_level.set(Some(Level::Warning));
+    }
+
+    /// A field's text, if it is one; nothing is reported.
+    pub(super) fn peek(&self, name: &str) -> Option<&'a str> {
+        match &self.entries.iter().find(|entry| &*entry.key == name)?.value.value {
+            Value::Plain(text) | Value::Text(text) => Some(text),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
+        }
+    }
+
+    /// ` name` of `metadata.name`, or nothing; nothing is reported.
+    pub(super) fn peek_name(&self) -> String {
+        let Some(Value::Mapping(metadata)) =
+            self.entries.iter().find(|entry| &*entry.key == "metadata").map(|entry| &entry.value.value)
+        else {
+            return String::new();
+        };
+        match metadata.iter().find(|entry| &*entry.key == "name").map(|entry| &entry.value.value) {
+            Some(Value::Plain(name) | Value::Text(name)) => format!(" {}", shortened(name)),
+            Some(Value::Null | Value::Sequence(_) | Value::Mapping(_)) | None => String::new(),
+        }
+    }
+
+    /// The object itself, to report on.
+    pub(super) fn field(&self) -> &Field<'a> {
+        &self.field
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.field.position()
+    }
+
+    /// The field's value, unless absent or null.
+    pub(super) fn get(&self, name: &'static str) -> Option<Field<'a>> {
+        self.known.borrow_mut().push(name);
+        let entry = self.entries.iter().find(|entry| &*entry.key == name)?;
+        if matches!(entry.value.value, Value::Null) {
+            return None;
+        }
+        let path =
+            if self.field.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.field.path) };
+        Some(Field { reader: self.field.reader, node: &entry.value, path })
+    }
+
+    /// As [`Self::get`]; its absence is an error.
+    pub(super) fn require(&self, name: &'static str) -> Option<Field<'a>> {
+        let found = self.get(name);
+        if found.is_none() {
+            self.field.error(format!("`{name}` is missing"));
+        }
+        found
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| &*entry.key == name && !matches!(entry.value.value, Value::Null))
+    }
+
+    /// Fields that exist in Istio's API and change nothing here yet; `consequence` finishes the sentence.
+    pub(super) fn not_applied(&self, names: &[&'static str], consequence: &str) {
+        for name in names {
+            if let Some(field) = self.get(name) {
+                field.warning(format!("`{name}` is not applied yet: {consequence}"));
+            }
+        }
+    }
+
+    /// Fields that exist and that nobody needs to know about.
+    pub(super) fn ignore(&self, names: &[&'static str]) {
+        self.known.borrow_mut().extend(names);
+    }
+
+    /// An error at a place inside this object.
+    pub(super) fn error_at(&self, position: Position, path: &str, message: String) {
+        self.report_at(Level::Error, position, path, message);
+    }
+
+    /// A warning at a place inside this object.
+    pub(super) fn warn_at(&self, position: Position, path: &str, message: String) {
+        self.report_at(Level::Warning, position, path, message);
+    }
+
+    fn report_at(&self, level: Level, position: Position, path: &str, message: String) {
+        self.field.reader.report(level, position, &format!("{}.{path}", self.field.path), message);
+    }
+
+    pub(super) fn text(&self, name: &'static str) -> Option<Arc<str>> {
+        self.get(name)?.text()
+    }
+
+    pub(super) fn texts(&self, name: &'static str) -> Vec<Arc<str>> {
+        self.get(name).map(|field| field.texts()).unwrap_or_default()
+    }
+
+    pub(super) fn boolean(&self, name: &'static str) -> Option<bool> {
+        self.get(name)?.boolean()
+    }
+
+    pub(super) fn duration(&self, name: &'static str) -> Option<Duration> {
+        self.get(name)?.duration()
+    }
+
+    pub(super) fn list<T>(&self, name: &'static str, decode: impl FnMut(Field<'a>) -> Option<T>) -> Vec<T> {
+        self.get(name).map(|field| field.list(decode)).unwrap_or_default()
+    }
+}
+
+impl Drop for Object<'_> {
+    fn drop(&mut self) {
+        let Some(level) = self.unknown_level.get() else { return };
+        let known = self.known.borrow();
+        for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+            let path = match self.field.path.as_str() {
+                "" => entry.key.to_string(),
+                path => format!("{path}.{}", entry.key),
+            };
+            let message = match level {
+                // Nobody will read it.
+                _ if self.field.reader.is_full() => String::new(),
+                Level::Error => format!("unknown field `{}`{}", entry.key, did_you_mean(&entry.key, &known)),
+                Level::Warning => {
+                    format!("unknown field `{}`, left out{}", entry.key, did_you_mean(&entry.key, &known))
+                }
+                Level::Info => format!("`{}` is not used here", entry.key),
+            };
+            self.field.reader.report(level, entry.position, &path, message);
+        }
+    }
+}
