@@ -6,10 +6,7 @@ use interceptor_tests::{Cgroup, eventually};
 use interceptor_user::datapath::Datapath;
 use socket2::Domain;
 
-use crate::{
-    bed::{Bed, SocketMaker},
-    sys,
-};
+use crate::{bed::Bed, maker::SocketMaker, sys};
 
 fn attach_error(cgroup: impl std::os::fd::AsFd) -> anyhow::Result<String> {
     let error = Datapath::load()?.attach_workload(cgroup).expect_err("can't be attached");

@@ -16,7 +16,10 @@ use interceptor_tests::{Netns, eventually};
 use interceptor_user::{datapath::netns_cookie, workload::RedirectPolicy};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::bed::{Bed, DEADLINE, SocketMaker, own_addresses};
+use crate::{
+    bed::{Bed, DEADLINE, own_addresses},
+    maker::SocketMaker,
+};
 
 const ROUNDS: u32 = 25;
 const PER_THREAD: u32 = 1000;

@@ -5,6 +5,7 @@ mod bed;
 mod bound;
 mod handover;
 mod listeners;
+mod maker;
 mod policy;
 mod programs;
 mod redirect;

@@ -11,7 +11,10 @@ use interceptor_user::{
 };
 use socket2::Domain;
 
-use crate::bed::{Bed, DEADLINE, OWN_V4, OWN_V6, SocketMaker, own_addresses};
+use crate::{
+    bed::{Bed, DEADLINE, OWN_V4, OWN_V6, own_addresses},
+    maker::SocketMaker,
+};
 
 /// Connects to each row's destination, and expects exactly one more of its reason, and nothing at the proxy.
 fn expect_left_alone(bed: &Bed, rows: &[(&str, Reason)]) -> anyhow::Result<()> {

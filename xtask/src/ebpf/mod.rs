@@ -62,6 +62,9 @@ fn rebuild(toolchain: &Toolchain) -> anyhow::Result<()> {
 }
 
 fn check(toolchain: &Toolchain) -> anyhow::Result<()> {
+    let mut format = shell::cargo();
+    format.current_dir(directory()).args(["fmt", "--check"]);
+    quiet("cargo fmt of interceptor-ebpf", &mut format)?;
     let committed = fs::read(object_path()).context("cannot read interceptor-ebpf/bpf/interceptor.bpf.o")?;
     let recorded = Record::read()?;
     let current = Record::new(toolchain, &committed)?;
@@ -101,6 +104,8 @@ fn build(toolchain: &Toolchain, features: &[&str]) -> anyhow::Result<Vec<u8>> {
         .arg("--target-dir")
         .arg(&target);
     without_callers_settings(&mut command);
+    // One object serves all: the programs read nothing that differs between machines but byte order.
+    command.env("AYA_BPF_TARGET_ARCH", "x86_64");
     command.env("RUSTFLAGS", rustflags(toolchain)?);
     quiet("building the BPF object", &mut command)?;
     let built = target.join("bpfel-unknown-none/release/interceptor");
