@@ -181,3 +181,87 @@ impl Arguments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn settings(line: &str) -> Result<ExecSettings, String> {
+        let words = ["exec"].into_iter().chain(line.split(' '));
+        Line::try_parse_from(words)
+            .map(|line| line.arguments.into_settings())
+            .map_err(|error| error.render().to_string())
+    }
+
+    #[test]
+    fn every_flag_arrives_in_the_settings() {
+        let given = settings(
+            "-c a.yaml --config - --mesh-config m.yaml --outbound-traffic-policy REGISTRY_ONLY \
+             --exclude-ip-ranges 10.0.0.0/8,::/0 --include-ip-ranges 1.0.0.0/8 --exclude-ports 1,2 --include-ports 3 \
+             --access-log - --access-log-format json --user me:5 --stats s.json -- curl -c --user x",
+        );
+        let expected = ExecSettings {
+            config: vec!["a.yaml".into(), "-".into()],
+            mesh_config: Some("m.yaml".into()),
+            outbound_traffic_policy: Some(OutboundTrafficPolicy::RegistryOnly),
+            redirect: RedirectPolicy {
+                exclude_ip_ranges: parse_exclude_ip_ranges("10.0.0.0/8,::/0").unwrap(),
+                include_ip_ranges: parse_include_ip_ranges("1.0.0.0/8").unwrap(),
+                exclude_ports: vec![1, 2],
+                include_ports: vec![3],
+            },
+            access_log: Some(AccessLogTarget::Stdout),
+            access_log_format: Some(AccessLogEncoding::Json),
+            user: Some(parse_user("me:5").unwrap()),
+            external_proxy: None,
+            stats: Some("s.json".into()),
+            command: ["curl", "-c", "--user", "x"].map(OsString::from).to_vec(),
+        };
+        assert_eq!(given, Ok(expected));
+    }
+
+    #[test]
+    fn without_flags_everything_is_redirected_and_nothing_configured() {
+        let given = settings("-- true").unwrap();
+        assert_eq!(given.redirect, RedirectPolicy::default());
+        assert_eq!((given.config.len(), given.access_log, given.user), (0, None, None));
+    }
+
+    #[test]
+    fn a_proxy_of_ones_own_comes_with_its_cgroup_and_alone() {
+        let given = settings("--external-proxy 15001 --external-proxy-cgroup /c -- true").unwrap();
+        assert_eq!(given.external_proxy, Some(ExternalProxy { port: 15001, cgroup: "/c".into() }));
+        for (line, expected) in [
+            ("--external-proxy 15001 -- true", "--external-proxy-cgroup"),
+            ("--external-proxy-cgroup /c -- true", "--external-proxy"),
+            ("--external-proxy 0 --external-proxy-cgroup /c -- true", "0 is not in 1..=65535"),
+            ("--external-proxy 1 --external-proxy-cgroup /c -c x -- true", "cannot be used with"),
+        ] {
+            let error = settings(line).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn mistakes_say_what_was_expected() {
+        for (line, expected) in [
+            ("-c x", "<CMD>"),
+            ("true", "--"),
+            ("--outbound-traffic-policy allow -- true", "ALLOW_ANY"),
+            ("--access-log-format xml -- true", "json"),
+            ("--exclude-ip-ranges 10.0.0.1 -- true", "10.0.0.1/32"),
+            ("--exclude-ports http -- true", "decimal number"),
+            ("--user a:b -- true", "group id"),
+        ] {
+            let error = settings(line).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

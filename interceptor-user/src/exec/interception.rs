@@ -86,6 +86,7 @@ impl Interception {
         self.datapath.enroll(self.netns_cookie, policy, &self.own_addresses.load().0, listener)?;
         reports::follow(&mut self.datapath)?;
         self.datapath.attach_workload(open(&tree.command())?)?;
+        tracing::info!("connections from {} go to port {}", tree.command().display(), listener.port);
         Ok(())
     }
 

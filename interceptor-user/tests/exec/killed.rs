@@ -1,12 +1,12 @@
 //! SIGKILL to ourselves: nothing goes out unseen afterwards, and nothing stays.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{BINARY, directory_of, exec, processes, wait_for};
+use super::{directory_of, exec, in_quiet_network, processes, wait_for};
 
 fn send(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).expect("a process id"), signal).expect("the process is there");
@@ -37,21 +37,14 @@ fn at_any_moment_of_the_start_nothing_stays() {
     }
 }
 
-/// A network namespace with one address and a network without anybody on it.
-const NETWORK: &str = "ip link set lo up && ip link add quiet type veth && ip link set veth0 up && ip address add 198.51.100.1/24 dev quiet \
-    && ip link set quiet up && exec \"$@\"";
-
 /// Says how each attempt to connect ended, for ever; a grandchild of ours, which dies of nothing but the watcher.
 const ATTEMPTS: &str = "grep ^0:: /proc/self/cgroup; (while :; do (exec 3<>/dev/tcp/198.51.100.2/80) 2>&1 | \
     grep -o 'refused\\|route' || echo taken; sleep 0.02; done) & wait";
 
 #[test]
 fn connections_are_refused_until_the_command_is_gone() {
-    let mut child = Command::new("unshare")
-        .args(["--net", "sh", "-c", NETWORK, "sh", BINARY, "exec", "--", "bash", "-c", ATTEMPTS])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        in_quiet_network(&exec(&["bash", "-c", ATTEMPTS])).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     let directory = directory_of(&lines.next().unwrap());
     assert_eq!(lines.next().unwrap(), "taken", "the proxy accepts whatever becomes of it");

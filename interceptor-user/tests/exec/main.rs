@@ -1,7 +1,9 @@
-//! `interceptor exec` in a terminal under a shell with job control, and killed at any moment. Needs root.
+//! `interceptor exec` in a terminal under a shell with job control, killed at any moment, and on a host whose addresses
+//! change. Needs root.
 
 #![expect(clippy::unwrap_used, reason = "a test ends there")]
 
+mod addresses;
 mod killed;
 mod terminal;
 
@@ -16,6 +18,19 @@ fn exec(command: &[&str]) -> Command {
     let mut interceptor = Command::new(BINARY);
     interceptor.arg("exec").arg("--").args(command);
     interceptor
+}
+
+/// Makes a network with one address of ours and nobody else, in a namespace of its own.
+const QUIET_NETWORK: &str = "ip link set lo up && ip link add quiet type veth && ip link set veth0 up \
+    && ip address add 198.51.100.1/24 dev quiet && ip link set quiet up && exec \"$@\"";
+
+fn in_quiet_network(command: &Command) -> Command {
+    let mut inside = Command::new("unshare");
+    inside
+        .args(["--net", "sh", "-c", QUIET_NETWORK, "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    inside
 }
 
 /// Polls until there is a value; panics at the deadline, naming what was waited for.
