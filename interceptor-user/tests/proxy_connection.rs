@@ -337,3 +337,67 @@ fn opaque_bytes_go_out_in_tls_where_the_cluster_asks_for_it() {
     assert_eq!(records[0]["bytes_sent"], 19);
     assert_eq!(records[0]["response_flags"], "-");
 }
+
+/// What a client that stayed silent for a while says is HTTP, whatever the connection opened ahead did.
+fn late_request_is_routed(first: impl FnOnce(TcpStream) + Send + 'static) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ahead_ended, ended) = std::sync::mpsc::channel();
+    let serving = std::thread::spawn(move || {
+        first(listener.accept().unwrap().0);
+        ahead_ended.send(()).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 16];
+        stream.read_exact(&mut request).unwrap();
+        stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").unwrap();
+    });
+    let running = Running::start(with_http_port(OutboundTrafficPolicy::AllowAny, address), Some(address));
+    let mut client = running.connect();
+    ended.recv_timeout(PATIENCE).unwrap();
+    // Gives the end of the connection opened ahead time to arrive; the outcome must not depend on it.
+    std::thread::sleep(Duration::from_millis(50));
+    client.write_all(b"GET /late HTTP/1.1\r\nHost: a.example.com\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+    serving.join().unwrap();
+    let (records, _) = running.end();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0]["path"], "/late");
+    assert_eq!(records[0]["route_name"], "allow_any");
+}
+
+#[test]
+fn a_late_request_is_routed_though_its_server_closed_the_connection_opened_ahead() {
+    late_request_is_routed(drop);
+}
+
+#[test]
+fn a_late_request_is_routed_though_its_server_lost_patience() {
+    late_request_is_routed(|mut stream| {
+        stream.write_all(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n").unwrap();
+    });
+}
+
+#[test]
+fn a_configured_detection_timeout_makes_a_silent_client_opaque() {
+    let (address, serving) = server(|mut stream| {
+        let mut request = [0; 5];
+        stream.read_exact(&mut request).unwrap();
+        stream.write_all(&request).unwrap();
+    });
+    let mut snapshot = with_http_port(OutboundTrafficPolicy::AllowAny, address);
+    snapshot.mesh.protocol_detection_timeout = Duration::from_millis(50);
+    let running = Running::start(snapshot, Some(address));
+    let mut client = running.connect();
+    std::thread::sleep(Duration::from_millis(200));
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut echoed = [0; 5];
+    client.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"GET /");
+    drop(client);
+    serving.join().unwrap();
+    let (records, _) = running.end();
+    assert_eq!(records[0]["method"], serde_json::Value::Null);
+    assert_eq!(records[0]["upstream_cluster"], "PassthroughCluster");
+}

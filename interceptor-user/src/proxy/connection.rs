@@ -24,6 +24,12 @@ use crate::snapshot::{Fallthrough, Listener};
 /// Clients that speak first do so within microseconds of connecting.
 const CLIENT_FIRST: Duration = Duration::from_millis(20);
 
+/// How long nothing may happen on a connection at all (Istio's idle timeout of HTTP connections).
+const SILENCE_MAX: Duration = Duration::from_secs(3600);
+
+/// How long a client may be silent, or be about to say what it speaks, where opaque bytes are refused.
+const REFUSED_SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// How long a connection that is to be refused may take to show whom it means, for the log.
 const REFUSED_INSPECTION_MAX: Duration = Duration::from_secs(1);
 
@@ -105,29 +111,39 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
 
 /// What came first.
 enum FirstBytes {
-    /// The client; with the connection that was opened ahead for opaque bytes, if it was.
+    /// The client; with the connection that was opened ahead for opaque bytes, if there is one still.
     Spoke(Protocol, Option<(OpaqueTarget, tcp::Upstream)>),
     /// The server, on the connection opened ahead.
     ServerSpoke(OpaqueTarget, tcp::Upstream),
-    /// Nobody: the client closed or broke off.
+    /// Nobody: the client closed, broke off, or was silent for too long.
     Gone,
 }
 
+/// Waits for whoever speaks first. Time alone never makes a connection opaque, unless
+/// MeshConfig.protocolDetectionTimeout says so, as with Envoy: what a late client says may be HTTP that
+/// has to leave in TLS.
 async fn first_bytes(
     active: &Active,
     stream: &TcpStream,
     downstream: &Downstream,
     opaque: Decision,
 ) -> FirstBytes {
-    let limit = detection_limit(active);
+    let detection_timeout = active.snapshot.mesh.protocol_detection_timeout;
+    let limit = match &opaque {
+        _ if !detection_timeout.is_zero() => detection_timeout,
+        // Nothing can be opened ahead: a client that waits for its server learns by this that it won't come.
+        Decision::Refuse | Decision::Http(_) => REFUSED_SILENCE_MAX,
+        Decision::Opaque(_) => SILENCE_MAX,
+    };
+    let is_refused = matches!(opaque, Decision::Refuse);
     let inspection = tokio::time::timeout(limit, inspect::inspect(stream));
     tokio::pin!(inspection);
 
     let client = |result: Result<io::Result<Option<Protocol>>, _>, ahead| match result {
         Ok(Ok(Some(protocol))) => FirstBytes::Spoke(protocol, ahead),
         Ok(Ok(None) | Err(_)) => FirstBytes::Gone,
-        // Too slow to tell: as opaque as anything else.
-        Err(_) => FirstBytes::Spoke(Protocol::Opaque, ahead),
+        Err(_) if !detection_timeout.is_zero() || is_refused => FirstBytes::Spoke(Protocol::Opaque, ahead),
+        Err(_) => FirstBytes::Gone,
     };
 
     let Decision::Opaque(target) = opaque else {
@@ -147,23 +163,17 @@ async fn first_bytes(
         // Whether that matters depends on what the client says; the error comes again if it does.
         return client(inspection.await, None);
     };
-    let client_spoke = tokio::select! {
+    let spoke = tokio::select! {
         biased;
-        result = &mut inspection => Some(result),
-        () = upstream.spoke() => None,
+        result = &mut inspection => return client(result, Some((target, upstream))),
+        spoke = upstream.spoke_first() => spoke,
     };
-    match client_spoke {
-        None => FirstBytes::ServerSpoke(target, upstream),
-        Some(result) => client(result, Some((target, upstream))),
+    if spoke {
+        return FirstBytes::ServerSpoke(target, upstream);
     }
-}
-
-/// How long to wait for the bytes that tell the protocol. MeshConfig.protocolDetectionTimeout; where
-/// Istio waits for ever (its default, 0) a silent client is taken as opaque after ten seconds, which is
-/// what lets a protocol whose server speaks first work, or fail, on every port.
-fn detection_limit(active: &Active) -> Duration {
-    let configured = active.snapshot.mesh.protocol_detection_timeout;
-    if configured.is_zero() { Duration::from_secs(10) } else { configured }
+    // It closed, or it is an HTTP server that lost patience: no reason to take the client for opaque.
+    drop(upstream);
+    client(inspection.await, None)
 }
 
 /// Refuses a connection without chains, but tells the log the name that it asked for.

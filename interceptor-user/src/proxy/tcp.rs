@@ -22,6 +22,9 @@ use crate::telemetry::AccessRecord;
 /// How long a partial ClientHello may hold up bytes whose way is known already.
 const SERVER_NAME_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// How an HTTP server's answer begins.
+const HTTP_ANSWER: &[u8; 5] = b"HTTP/";
+
 /// Where opaque bytes go.
 #[derive(Clone, Debug)]
 pub(super) enum OpaqueTarget {
@@ -59,11 +62,23 @@ enum Io {
 impl Upstream {
     /// Waits until the server has sent something, closed or failed. Never for TLS that is originated
     /// here: what arrives first there are session tickets, which say nothing.
-    pub(super) async fn spoke(&self) {
+    async fn spoke(&self) {
         match &self.io {
             // An error is as good as bytes: the copy meets it again.
             Io::Plain(tcp) => drop(tcp.stream.ready(Interest::READABLE).await),
             Io::Tls(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the server's first bytes: true when they are those of a protocol whose server greets,
+    /// false when there are none any more, or when they are HTTP, which is what a server sends that has
+    /// waited for a request in vain.
+    pub(super) async fn spoke_first(&self) -> bool {
+        let Io::Plain(tcp) = &self.io else { return std::future::pending().await };
+        let mut first = [0; HTTP_ANSWER.len()];
+        match tcp.stream.peek(&mut first).await {
+            Ok(0) | Err(_) => false,
+            Ok(read) => first.get(..read) != HTTP_ANSWER.get(..read),
         }
     }
 
