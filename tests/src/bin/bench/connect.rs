@@ -70,10 +70,6 @@ impl Ways {
         places.collect::<anyhow::Result<_>>().map(Self)
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.0.iter().map(|(way, _)| way.to_string()).collect()
-    }
-
     /// One round: what came of each way that could be started, or why not.
     pub(crate) fn round(&self, lab: &Lab, count: usize) -> Vec<(String, anyhow::Result<Measured>)> {
         let mut results = Vec::new();

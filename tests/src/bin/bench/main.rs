@@ -2,6 +2,7 @@
 //! Rows alternate round by round, each with a fresh process. `cargo xtask bench` builds and starts this program.
 #![expect(clippy::print_stdout, reason = "the table is for the person who started it")]
 
+mod carry;
 mod client;
 mod connect;
 mod cpu;
@@ -21,11 +22,9 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::connect::Ways;
-use crate::lab::Lab;
 use crate::report::Report;
-use crate::row::{Places, Row};
-use crate::workload::{Effort, Workload};
+use crate::row::Row;
+use crate::workload::{Effort, Stage, Workload};
 
 /// Measures connect(), HTTP, TLS origination, opaque TCP and memory: the interceptor beside other ways
 #[derive(Debug, Parser)]
@@ -132,29 +131,17 @@ fn bench(args: &Args) -> anyhow::Result<()> {
     for (name, version) in &report.versions {
         println!("{name}: {version}");
     }
-    let lab = Lab::new().context("cannot build the two namespaces")?;
-    let places = Places::new(&lab)?;
+    let stage = Stage::new().context("cannot build the namespaces")?;
     let mut tables = Vec::new();
     for workload in workloads {
         println!("\n{}", workload.title());
-        let table = match workload {
-            Workload::Connect => connects(&mut report, &lab, rounds, effort)?,
-            Workload::Keepalive
-            | Workload::Close
-            | Workload::Originate
-            | Workload::Download
-            | Workload::Memory => {
-                let rows = workload.rows(&against);
-                for round in 1..=rounds {
-                    println!("  round {round} of {rounds} …");
-                    for row in &rows {
-                        let measured = workload.measure(&lab, &places, *row, effort);
-                        report.add(workload, &row.to_string(), round, measured);
-                    }
-                }
-                report.finish(workload, &rows.iter().map(Row::to_string).collect::<Vec<_>>())
+        for round in 1..=rounds {
+            println!("  round {round} of {rounds} …");
+            for (row, measured) in workload.round(&stage, &against, effort) {
+                report.add(workload, row, round, measured);
             }
-        };
+        }
+        let table = report.finish(workload);
         println!("{table}");
         tables.push((workload, table));
     }
@@ -164,15 +151,4 @@ fn bench(args: &Args) -> anyhow::Result<()> {
     let failures = report.failures();
     ensure!(failures.is_empty(), "some rounds failed:\n  {}", failures.join("\n  "));
     Ok(())
-}
-
-fn connects(report: &mut Report, lab: &Lab, rounds: usize, effort: Effort) -> anyhow::Result<String> {
-    let ways = Ways::new(lab)?;
-    for round in 1..=rounds {
-        println!("  round {round} of {rounds} …");
-        for (way, measured) in ways.round(lab, effort.connects) {
-            report.add(Workload::Connect, &way, round, measured);
-        }
-    }
-    Ok(report.finish(Workload::Connect, &ways.names()))
 }

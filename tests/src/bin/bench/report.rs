@@ -57,7 +57,7 @@ impl Report {
     pub(crate) fn add(
         &mut self,
         workload: Workload,
-        row: &str,
+        row: String,
         round: usize,
         measured: anyhow::Result<Measured>,
     ) {
@@ -67,16 +67,19 @@ impl Report {
             }
             Err(error) => Outcome::Failed(format!("{error:#}")),
         };
-        self.rounds.push(Round { workload: workload.name(), row: row.to_owned(), round, result });
+        self.rounds.push(Round { workload: workload.name(), row, round, result });
     }
 
     /// Takes the medians of a workload's rows and returns its table.
-    pub(crate) fn finish(&mut self, workload: Workload, rows: &[String]) -> String {
+    pub(crate) fn finish(&mut self, workload: Workload) -> String {
         let first = self.medians.len();
-        for row in rows {
-            let medians = self.medians_of(workload, row);
-            self.medians.push(medians);
+        let mut rows: Vec<String> = Vec::new();
+        for round in self.rounds.iter().filter(|round| round.workload == workload.name()) {
+            if !rows.contains(&round.row) {
+                rows.push(round.row.clone());
+            }
         }
+        self.medians.extend(rows.iter().map(|row| medians_of(&self.rounds, workload, row)));
         let medians = self.medians.get_mut(first..).unwrap_or_default();
         if let Some(cost) = workload.cost() {
             let of = |row: &Medians| row.figures.get(cost).copied();
@@ -89,37 +92,6 @@ impl Report {
             }
         }
         table(workload.columns(), medians)
-    }
-
-    fn medians_of(&self, workload: Workload, row: &str) -> Medians {
-        let rounds: Vec<&Round> = self
-            .rounds
-            .iter()
-            .filter(|round| round.workload == workload.name() && round.row == row)
-            .collect();
-        let measured: Vec<(bool, &Figures)> = rounds
-            .iter()
-            .filter_map(|round| match &round.result {
-                Outcome::Measured { disturbed, figures, .. } => Some((*disturbed, figures)),
-                Outcome::Failed(_) => None,
-            })
-            .collect();
-        let quiet: Vec<&Figures> =
-            measured.iter().filter(|(disturbed, _)| !disturbed).map(|(_, f)| *f).collect();
-        let all: Vec<&Figures> = measured.iter().map(|(_, figures)| *figures).collect();
-        let taken = if quiet.is_empty() { &all } else { &quiet };
-        let mut by_name: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
-        for (name, value) in taken.iter().flat_map(|figures| figures.iter()) {
-            by_name.entry(name).or_default().push(*value);
-        }
-        Medians {
-            workload: workload.name(),
-            row: row.to_owned(),
-            rounds: rounds.len(),
-            disturbed_rounds: measured.len() - quiet.len(),
-            failed_rounds: rounds.len() - measured.len(),
-            figures: by_name.into_iter().filter_map(|(name, values)| Some((name, median(values)?))).collect(),
-        }
     }
 
     /// Why rounds failed, each reason once.
@@ -161,6 +133,33 @@ impl Report {
             ));
         }
         text
+    }
+}
+
+fn medians_of(rounds: &[Round], workload: Workload, row: &str) -> Medians {
+    let rounds: Vec<&Round> =
+        rounds.iter().filter(|round| round.workload == workload.name() && round.row == row).collect();
+    let measured: Vec<(bool, &Figures)> = rounds
+        .iter()
+        .filter_map(|round| match &round.result {
+            Outcome::Measured { disturbed, figures, .. } => Some((*disturbed, figures)),
+            Outcome::Failed(_) => None,
+        })
+        .collect();
+    let quiet: Vec<&Figures> = measured.iter().filter(|(disturbed, _)| !disturbed).map(|(_, f)| *f).collect();
+    let all: Vec<&Figures> = measured.iter().map(|(_, figures)| *figures).collect();
+    let taken = if quiet.is_empty() { &all } else { &quiet };
+    let mut by_name: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for (name, value) in taken.iter().flat_map(|figures| figures.iter()) {
+        by_name.entry(name).or_default().push(*value);
+    }
+    Medians {
+        workload: workload.name(),
+        row: row.to_owned(),
+        rounds: rounds.len(),
+        disturbed_rounds: measured.len() - quiet.len(),
+        failed_rounds: rounds.len() - measured.len(),
+        figures: by_name.into_iter().filter_map(|(name, values)| Some((name, median(values)?))).collect(),
     }
 }
 

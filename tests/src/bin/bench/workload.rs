@@ -1,14 +1,12 @@
-//! The workloads: what is asked of each row, and which figures it gives.
+//! The workloads: their names, what a round of each is, and which figures it gives.
 
-use anyhow::{bail, ensure};
-
-use crate::client::{Answer, Order, WRK_SCRIPT};
-use crate::cpu;
-use crate::lab::{HOST, Lab};
+use crate::carry::{self, Keep};
+use crate::connect::Ways;
+use crate::lab::Lab;
 use crate::peers::Job;
 use crate::report::Figures;
-use crate::row::{self, Places, Row, Running};
-use crate::window::{Seen, Window};
+use crate::row::{Places, Row, Running};
+use crate::window::Seen;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Workload {
@@ -39,11 +37,6 @@ pub(crate) type Column = (&'static str, &'static str, usize);
 
 /// What the interceptor costs, in parts of what the row costs.
 const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
-
-/// Connections that wrk keeps busy.
-const CONNECTIONS: usize = 32;
-/// Connections held idle while memory is read.
-const IDLE: usize = 1000;
 
 impl Workload {
     pub(crate) const ALL: [Self; 6] =
@@ -117,45 +110,48 @@ impl Workload {
         }
     }
 
-    /// The rows of this workload, in the order of a round.
-    pub(crate) fn rows(self, against: &[Row]) -> Vec<Row> {
-        let direct = [Row::Direct].into_iter().filter(|row| against.contains(row));
-        let peers = against.iter().copied().filter(|row| *row != Row::Direct);
-        match self {
-            Self::Connect => Vec::new(),
-            Self::Keepalive | Self::Close | Self::Originate | Self::Download => {
-                direct.chain([Row::Interceptor]).chain(peers).collect()
-            }
-            Self::Memory => [Row::Interceptor].into_iter().chain(peers).collect(),
-        }
-    }
-
-    /// Starts the row afresh and measures it once.
-    pub(crate) fn measure(
+    /// One round: every row once, each started afresh, and what came of it.
+    pub(crate) fn round(
         self,
-        lab: &Lab,
-        places: &Places,
-        row: Row,
+        stage: &Stage,
+        against: &[Row],
         effort: Effort,
-    ) -> anyhow::Result<Measured> {
+    ) -> Vec<(String, anyhow::Result<Measured>)> {
+        let direct = [Row::Direct].into_iter().filter(|row| against.contains(row) && self != Self::Memory);
+        let peers = against.iter().copied().filter(|row| *row != Row::Direct);
+        let each = |measure: &dyn Fn(Row) -> anyhow::Result<Measured>| {
+            direct.chain([Row::Interceptor]).chain(peers).map(|row| (row.to_string(), measure(row))).collect()
+        };
+        let start = |row, job| Running::carrying(&stage.lab, &stage.places, row, job);
         match self {
-            Self::Connect => bail!("its rows take turns: see Ways::round"),
+            Self::Connect => stage.ways.round(&stage.lab, effort.connects),
             Self::Keepalive => {
-                requests(Running::carrying(lab, places, row, Job::Plain)?, row, Job::Plain, false, effort)
+                each(&|row| carry::requests(start(row, Job::Plain)?, row, Job::Plain, Keep::Open, effort))
             }
             Self::Close => {
-                requests(Running::carrying(lab, places, row, Job::Plain)?, row, Job::Plain, true, effort)
+                each(&|row| carry::requests(start(row, Job::Plain)?, row, Job::Plain, Keep::Close, effort))
             }
-            Self::Originate => requests(
-                Running::carrying(lab, places, row, Job::Originate)?,
-                row,
-                Job::Originate,
-                false,
-                effort,
-            ),
-            Self::Download => download(Running::carrying(lab, places, row, Job::Opaque)?, row, effort),
-            Self::Memory => memory(Running::carrying(lab, places, row, Job::Plain)?, row),
+            Self::Originate => each(&|row| {
+                carry::requests(start(row, Job::Originate)?, row, Job::Originate, Keep::Open, effort)
+            }),
+            Self::Download => each(&|row| carry::download(start(row, Job::Opaque)?, row, effort)),
+            Self::Memory => each(&|row| carry::memory(start(row, Job::Plain)?, row)),
         }
+    }
+}
+
+/// Everything that rows need and that outlives them.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    lab: Lab,
+    places: Places,
+    ways: Ways,
+}
+
+impl Stage {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let lab = Lab::new()?;
+        Ok(Self { places: Places::new(&lab)?, ways: Ways::new(&lab)?, lab })
     }
 }
 
@@ -164,106 +160,4 @@ impl Workload {
 pub(crate) struct Measured {
     pub(crate) seen: Seen,
     pub(crate) figures: Figures,
-}
-
-fn requests(
-    mut running: Running<'_>,
-    row: Row,
-    job: Job,
-    close: bool,
-    effort: Effort,
-) -> anyhow::Result<Measured> {
-    let dir = interceptor_tests::Dir::new()?;
-    let script = dir.write("report.lua", WRK_SCRIPT)?;
-    let mut arguments = vec!["-t1".to_owned(), format!("-c{CONNECTIONS}"), format!("-d{}s", effort.seconds)];
-    arguments.extend(["-H".to_owned(), format!("Host: {HOST}")]);
-    if close {
-        arguments.extend(["-H".to_owned(), "Connection: close".to_owned()]);
-    }
-    arguments.extend(["-s".to_owned(), script.display().to_string(), row::url(row, job)]);
-    warm_up(&mut running, row, job)?;
-
-    let window = Window::begin([&running])?;
-    let answer = running.client.order(&Order::Wrk { arguments })?;
-    let seen = window.end([&running])?;
-    let Answer::Loaded(load) = answer else { bail!("the client answered {answer:?}") };
-    ensure!(load.errors == 0.0, "{} of {} requests failed", load.errors, load.requests);
-    ensure!(load.requests > 0.0, "no request was answered");
-    if close && row != Row::Direct {
-        ensure!(
-            seen.redirected >= load.requests,
-            "only {} of {} connections were redirected",
-            seen.redirected,
-            load.requests
-        );
-    }
-    check_redirected(row, &seen, CONNECTIONS)?;
-    let mut figures = Figures::from([
-        ("requests_per_s", load.requests / load.duration_us * 1e6),
-        ("p50_us", load.p50_us),
-        ("p99_us", load.p99_us),
-        ("redirected", seen.redirected),
-    ]);
-    seen.cpu_per(load.requests, &mut figures);
-    Ok(Measured { seen, figures })
-}
-
-/// The first requests of a fresh process resolve, connect and allocate: they are not measured.
-fn warm_up(running: &mut Running<'_>, row: Row, job: Job) -> anyhow::Result<()> {
-    let job = if row == Row::Direct { Job::Plain } else { job };
-    let order = Order::Hold { address: row::address(row, job), host: HOST.to_owned(), count: CONNECTIONS };
-    running.client.order(&order).map(drop)
-}
-
-fn download(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
-    let order = |bytes| Order::Download { address: row::address(row, Job::Opaque), bytes };
-    running.client.order(&order(effort.download_bytes / 16))?;
-    let window = Window::begin([&running])?;
-    let answer = running.client.order(&order(effort.download_bytes))?;
-    let seen = window.end([&running])?;
-    let Answer::Downloaded { seconds } = answer else { bail!("the client answered {answer:?}") };
-    check_redirected(row, &seen, 1)?;
-    #[expect(clippy::cast_precision_loss, reason = "a few gibibytes")]
-    let gib = effort.download_bytes as f64 / f64::from(1 << 30);
-    let mut figures = Figures::from([("mib_per_s", gib * 1024.0 / seconds), ("redirected", seen.redirected)]);
-    if row != Row::Direct {
-        figures.insert("cpu_s_per_gib", seen.proxy.total_us() / 1e6 / gib);
-        figures.insert("user_s_per_gib", seen.proxy.user_us / 1e6 / gib);
-        figures.insert("system_s_per_gib", seen.proxy.system_us / 1e6 / gib);
-    }
-    Ok(Measured { seen, figures })
-}
-
-fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measured> {
-    let window = Window::begin([&running])?;
-    let rest = cpu::memory(&running.proxy)?;
-    let order = |count| Order::Hold { address: row::address(row, Job::Plain), host: HOST.to_owned(), count };
-    // What the first requests bring in once (code pages, pools) belongs to no connection.
-    running.client.order(&order(CONNECTIONS))?;
-    let warm = cpu::memory(&running.proxy)?;
-    running.client.order(&order(IDLE))?;
-    let idle = cpu::memory(&running.proxy)?;
-    let seen = window.end([&running])?;
-    check_redirected(row, &seen, IDLE)?;
-    let each = |full: f64, empty: f64| (full - empty) / 1000.0;
-    let figures = Figures::from([
-        ("rss_mib", rest.rss_kib / 1024.0),
-        ("pss_mib", rest.pss_kib / 1024.0),
-        ("idle_rss_kib", each(idle.rss_kib, warm.rss_kib)),
-        ("idle_pss_kib", each(idle.pss_kib, warm.pss_kib)),
-        ("redirected", seen.redirected),
-    ]);
-    Ok(Measured { seen, figures })
-}
-
-/// A connection that went past the proxy would flatter it.
-fn check_redirected(row: Row, seen: &Seen, at_least: usize) -> anyhow::Result<()> {
-    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
-    let at_least = at_least as f64;
-    ensure!(
-        row == Row::Direct || seen.redirected >= at_least,
-        "{} connections were redirected, not {at_least}",
-        seen.redirected
-    );
-    Ok(())
 }

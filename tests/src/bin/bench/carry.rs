@@ -1,0 +1,129 @@
+//! What is asked of a row that carries traffic, and the figures that gives.
+
+use anyhow::{bail, ensure};
+
+use crate::client::{Answer, Order, WRK_SCRIPT};
+use crate::cpu;
+use crate::lab::HOST;
+use crate::peers::Job;
+use crate::report::Figures;
+use crate::row::{self, Row, Running};
+use crate::window::{Seen, Window};
+use crate::workload::{Effort, Measured};
+
+/// Connections that wrk keeps busy.
+const CONNECTIONS: usize = 32;
+/// Connections held idle while memory is read.
+const IDLE: usize = 1000;
+
+/// What the client does with a connection after a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Open,
+    Close,
+}
+
+/// HTTP requests by wrk.
+pub(crate) fn requests(
+    mut running: Running<'_>,
+    row: Row,
+    job: Job,
+    keep: Keep,
+    effort: Effort,
+) -> anyhow::Result<Measured> {
+    let dir = interceptor_tests::Dir::new()?;
+    let script = dir.write("report.lua", WRK_SCRIPT)?;
+    let mut arguments = vec!["-t1".to_owned(), format!("-c{CONNECTIONS}"), format!("-d{}s", effort.seconds)];
+    arguments.extend(["-H".to_owned(), format!("Host: {HOST}")]);
+    if keep == Keep::Close {
+        arguments.extend(["-H".to_owned(), "Connection: close".to_owned()]);
+    }
+    arguments.extend(["-s".to_owned(), script.display().to_string(), row::url(row, job)]);
+    warm_up(&mut running, row, job)?;
+
+    let window = Window::begin([&running])?;
+    let answer = running.client.order(&Order::Wrk { arguments })?;
+    let seen = window.end([&running])?;
+    let Answer::Loaded(load) = answer else { bail!("the client answered {answer:?}") };
+    ensure!(load.errors == 0.0, "{} of {} requests failed", load.errors, load.requests);
+    ensure!(load.requests > 0.0, "no request was answered");
+    if keep == Keep::Close && row != Row::Direct {
+        ensure!(
+            seen.redirected >= load.requests,
+            "only {} of {} connections were redirected",
+            seen.redirected,
+            load.requests
+        );
+    }
+    check_redirected(row, &seen, CONNECTIONS)?;
+    let mut figures = Figures::from([
+        ("requests_per_s", load.requests / load.duration_us * 1e6),
+        ("p50_us", load.p50_us),
+        ("p99_us", load.p99_us),
+        ("redirected", seen.redirected),
+    ]);
+    seen.cpu_per(load.requests, &mut figures);
+    Ok(Measured { seen, figures })
+}
+
+/// The first requests of a fresh process resolve, connect and allocate: they are not measured.
+fn warm_up(running: &mut Running<'_>, row: Row, job: Job) -> anyhow::Result<()> {
+    let job = if row == Row::Direct { Job::Plain } else { job };
+    let order = Order::Hold { address: row::address(row, job), host: HOST.to_owned(), count: CONNECTIONS };
+    running.client.order(&order).map(drop)
+}
+
+/// One stream from the server.
+pub(crate) fn download(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
+    let order = |bytes| Order::Download { address: row::address(row, Job::Opaque), bytes };
+    running.client.order(&order(effort.download_bytes / 16))?;
+    let window = Window::begin([&running])?;
+    let answer = running.client.order(&order(effort.download_bytes))?;
+    let seen = window.end([&running])?;
+    let Answer::Downloaded { seconds } = answer else { bail!("the client answered {answer:?}") };
+    check_redirected(row, &seen, 1)?;
+    #[expect(clippy::cast_precision_loss, reason = "a few gibibytes")]
+    let gib = effort.download_bytes as f64 / f64::from(1 << 30);
+    let mut figures = Figures::from([("mib_per_s", gib * 1024.0 / seconds), ("redirected", seen.redirected)]);
+    if row != Row::Direct {
+        figures.insert("cpu_s_per_gib", seen.proxy.total_us() / 1e6 / gib);
+        figures.insert("user_s_per_gib", seen.proxy.user_us / 1e6 / gib);
+        figures.insert("system_s_per_gib", seen.proxy.system_us / 1e6 / gib);
+    }
+    Ok(Measured { seen, figures })
+}
+
+/// The proxy just started, and with idle connections.
+pub(crate) fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measured> {
+    let window = Window::begin([&running])?;
+    let rest = cpu::memory(&running.proxy)?;
+    let order = |count| Order::Hold { address: row::address(row, Job::Plain), host: HOST.to_owned(), count };
+    // What the first requests bring in once (code pages, pools) belongs to no connection.
+    running.client.order(&order(CONNECTIONS))?;
+    let warm = cpu::memory(&running.proxy)?;
+    running.client.order(&order(IDLE))?;
+    let idle = cpu::memory(&running.proxy)?;
+    let seen = window.end([&running])?;
+    check_redirected(row, &seen, IDLE)?;
+    let each = |full: f64, empty: f64| (full - empty) / 1000.0;
+    let figures = Figures::from([
+        ("rss_mib", rest.rss_kib / 1024.0),
+        ("pss_mib", rest.pss_kib / 1024.0),
+        ("idle_rss_kib", each(idle.rss_kib, warm.rss_kib)),
+        ("idle_pss_kib", each(idle.pss_kib, warm.pss_kib)),
+        ("redirected", seen.redirected),
+    ]);
+    Ok(Measured { seen, figures })
+}
+
+/// A connection that went past the proxy would flatter it.
+fn check_redirected(row: Row, seen: &Seen, at_least: usize) -> anyhow::Result<()> {
+    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    let at_least = at_least as f64;
+    ensure!(
+        row == Row::Direct || seen.redirected >= at_least,
+        "{} connections were redirected, not {at_least}",
+        seen.redirected
+    );
+    Ok(())
+}
