@@ -68,8 +68,7 @@ fn check_rule(rule: &DestinationRule, registry: &Registry, findings: &Findings) 
             "no ServiceEntry that is seen from here has host {}: this rule acts on nothing",
             rule.host
         );
-        let position = rule.meta.origin.position;
-        findings.coded("IST0174", &rule.meta, Level::Warning, position, "spec.host", message);
+        findings.coded("IST0174", &rule.meta, Level::Warning, rule.host_position, "spec.host", message);
         return;
     }
     let Some(tls) = rule.policy.blocks.tls.as_ref().filter(|tls| tls.mode != TlsMode::Disable) else {

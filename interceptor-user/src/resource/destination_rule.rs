@@ -17,6 +17,7 @@ pub struct DestinationRule {
     pub meta: Meta,
     /// Completed when it was a short name.
     pub host: Arc<str>,
+    pub host_position: Position,
     pub policy: TrafficPolicy,
     pub subsets: Vec<Subset>,
     pub export_to: ExportTo,
@@ -104,11 +105,21 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     let asks_for_tls = spec
         .get("trafficPolicy")
         .is_some_and(|field| field.contains("tls", "mode", &|mode| mode != Some("DISABLE")));
-    let host = spec.require("host").and_then(|field| host::read(&field))?.value;
-    let host = host::complete(&host, meta.namespace());
+    let host = spec.require("host").and_then(|field| host::read(&field))?;
+    let host_position = host.position;
+    let host = host::complete(&host.value, meta.namespace());
     let workload_selector = workload_selector.is_some();
     let refused = spec.field().is_wrong() && asks_for_tls;
-    Some(DestinationRule { meta, host, policy, subsets, export_to, workload_selector, refused })
+    Some(DestinationRule {
+        meta,
+        host,
+        host_position,
+        policy,
+        subsets,
+        export_to,
+        workload_selector,
+        refused,
+    })
 }
 
 fn read_subset(item: &Field<'_>) -> Option<Subset> {
