@@ -52,13 +52,14 @@ pub enum UpstreamError {
 impl UpstreamError {
     /// A connect that the kernel refused.
     pub fn connect(error: &io::Error) -> Self {
-        let when = match error.kind() {
-            // Known without asking anybody.
+        // Known without asking anybody.
+        let immediate = matches!(
+            error.kind(),
             io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::AddrNotAvailable
-            | io::ErrorKind::PermissionDenied => "immediate",
-            _ => "delayed",
-        };
+                | io::ErrorKind::AddrNotAvailable
+                | io::ErrorKind::PermissionDenied
+        );
+        let when = if immediate { "immediate" } else { "delayed" };
         Self::Connect(format!("{when} connect error: {}", describe(error)).into())
     }
 

@@ -178,7 +178,8 @@ impl Pools {
                     let sender = Sender::Http1(idle.sender);
                     return Ok(self.lease_of(sender, idle.facts, true, pick.active));
                 }
-                let (sender, facts) = connect_http1(runtime, &pick, key, server_name).await?;
+                // Boxed, so that requests on kept connections carry no room for making one.
+                let (sender, facts) = Box::pin(connect_http1(runtime, &pick, key, server_name)).await?;
                 Ok(self.lease_of(Sender::Http1(sender), facts, false, pick.active))
             }
             UpstreamProtocol::Http2 => {
@@ -193,7 +194,7 @@ impl Pools {
                     pool.begun += 1;
                     pool.begun
                 });
-                let (sender, facts) = match connect_http2(runtime, &pick, key, server_name).await {
+                let (sender, facts) = match Box::pin(connect_http2(runtime, &pick, key, server_name)).await {
                     Ok(connected) => connected,
                     Err(error) => {
                         self.with_pool(key, |pool| pool.failed = Some((begun, error.clone())));
