@@ -1,6 +1,8 @@
 //! The story of one connection, over real sockets on loopback: who speaks first, which chain takes it,
 //! what the record says. Only the original destination is told by the test instead of the kernel.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
