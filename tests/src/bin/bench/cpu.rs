@@ -112,3 +112,30 @@ pub(crate) fn memory(pids: &[u32]) -> anyhow::Result<Memory> {
     }
     Ok(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_tree_has_the_children_but_not_what_is_excepted() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let (own, pid) = (std::process::id(), child.id());
+        assert!(tree(own, None).unwrap().contains(&pid));
+        assert!(!tree(own, Some(pid)).unwrap().contains(&pid));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn work_is_counted_for_who_does_it_and_for_the_machine() {
+        let (own, machine) = (of_process(std::process::id(), false).unwrap(), of_machine().unwrap());
+        let spent = || of_process(std::process::id(), false).unwrap() - own;
+        let mut turns = 0_u64;
+        while spent().total_us() < 50_000.0 {
+            turns = std::hint::black_box(turns + 1);
+        }
+        assert!(of_machine().unwrap() - machine >= 20_000.0);
+    }
+}

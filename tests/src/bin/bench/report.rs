@@ -220,3 +220,42 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     let lower = values.get(values.len() / 2 - 1).copied()?;
     Some((lower + upper) / 2.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuTime;
+    use crate::window::Seen;
+
+    fn measured(cpu_us: f64, others: f64) -> anyhow::Result<Measured> {
+        let seen = Seen { proxy: CpuTime::default(), others, redirected: 0.0 };
+        Ok(Measured { seen, figures: Figures::from([("cpu_us", cpu_us)]) })
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(Vec::new()), None);
+    }
+
+    #[test]
+    fn disturbed_rounds_count_only_when_all_are() {
+        let mut report = Report::new(BTreeMap::new());
+        for (round, (cpu_us, others)) in [(90.0, 1.5), (10.0, 0.0), (12.0, 0.2)].into_iter().enumerate() {
+            report.add(Workload::Keepalive, "interceptor".to_owned(), round, measured(cpu_us, others));
+            report.add(Workload::Keepalive, "envoy".to_owned(), round, measured(4.0 * cpu_us, 1.5));
+        }
+        report.add(Workload::Keepalive, "envoy".to_owned(), 3, Err(anyhow::anyhow!("it did not start")));
+
+        let table = report.finish(Workload::Keepalive);
+
+        let rows: Vec<(&str, f64, String)> =
+            report.medians.iter().map(|row| (row.row.as_str(), row.figures["cpu_us"], rounds(row))).collect();
+        assert_eq!(rows[0], ("interceptor", 11.0, "3, 1 disturbed".to_owned()));
+        assert_eq!(rows[1], ("envoy", 48.0, "4, 3 disturbed, 1 FAILED".to_owned()));
+        assert_eq!(report.medians[1].figures["ratio"], 11.0 / 48.0);
+        assert_eq!(report.failures(), ["keepalive, envoy: it did not start"]);
+        assert!(table.lines().nth(3).is_some_and(|line| line.contains(" 48.0 |")), "{table}");
+    }
+}
