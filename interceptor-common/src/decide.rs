@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// `ports` are the policy's flags for the flow's port; `prefix` those of the longest prefix that holds its
-/// destination, which carry the flags of every shorter one too. Not found is `NONE`.
+/// destination, which carry the flags of every shorter one too. A port that is not found is `NONE`; a policy has
+/// something to say of every address.
 #[inline(always)]
 pub fn decide(flow: &Flow, ports: PortFlags, prefix: PrefixFlags) -> Verdict {
     if ports.has(PortFlags::EXCLUDE) {

@@ -34,12 +34,13 @@ pub enum Reason {
     OutOfMemory = 36,
     BoundToDevice = 37,
     ListenerPort = 38,
+    PolicyMissing = 39,
 
     EventDropped = 48,
 }
 
 impl Reason {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ExcludedPort,
         Self::Loopback,
         Self::Unspecified,
@@ -57,6 +58,7 @@ impl Reason {
         Self::OutOfMemory,
         Self::BoundToDevice,
         Self::ListenerPort,
+        Self::PolicyMissing,
         Self::EventDropped,
     ];
 
@@ -89,6 +91,7 @@ impl Reason {
             Self::OutOfMemory => "out_of_memory",
             Self::BoundToDevice => "bound_to_device",
             Self::ListenerPort => "listener_port",
+            Self::PolicyMissing => "policy_missing",
             Self::EventDropped => "event_dropped",
         }
     }
@@ -113,6 +116,7 @@ impl Reason {
             Self::OutOfMemory => "the kernel had no memory for the connection's original destination",
             Self::BoundToDevice => "the socket is bound to a device and its owner may not unbind it",
             Self::ListenerPort => "the port belongs to the proxy's listener",
+            Self::PolicyMissing => "the workload's policy was replaced twice while it was asked",
             Self::EventDropped => "the event buffer was full",
         }
     }
@@ -126,7 +130,7 @@ impl Reason {
             Self::IncludedPort | Self::IncludedRange | Self::EventDropped => false,
             Self::ExcludedPort | Self::ExcludedRange | Self::NotIncluded => true,
             Self::UnknownWorkload | Self::NoRoute | Self::NoListener | Self::HandoverFull => true,
-            Self::OutOfMemory | Self::BoundToDevice | Self::ListenerPort => true,
+            Self::OutOfMemory | Self::BoundToDevice | Self::ListenerPort | Self::PolicyMissing => true,
         }
     }
 }

@@ -13,7 +13,7 @@ use interceptor_common::{
     addr::{Ip16, Port},
     decide::decide,
     flow::Flow,
-    policy::{NO_POLICY, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey, WorkloadEntry},
+    policy::{NO_POLICY, OriginalDestination, PortFlags, PortKey, PrefixKey, WorkloadEntry},
     verdict::{Reason, Verdict},
 };
 
@@ -68,16 +68,11 @@ fn connect(ctx: &SockAddrContext, asked: &Address) -> (i32, Rewrite) {
         port: asked.port,
         unused: 0,
     };
-    // SAFETY: the agent replaces whole entries; a program that still holds the old one decides by the old one.
-    let Some(workload) = (unsafe { WORKLOADS.get(&netns_cookie) }) else {
-        return (finish(ctx, Verdict::Deny(Reason::UnknownWorkload), &subject), Rewrite::Keep);
-    };
-    subject.policy = workload.policy;
-
     let sk = sock_addr::sock(ctx);
-    let (verdict, rewrite) = match lookup_and_decide(workload.policy, asked) {
-        Verdict::Redirect(reason) => redirect(ctx, sk, workload, &subject, reason),
-        verdict @ (Verdict::Bypass(_) | Verdict::Deny(_)) => (verdict, Rewrite::Keep),
+    let (verdict, rewrite) = match decided(&mut subject, asked) {
+        Ok((workload, Verdict::Redirect(reason))) => redirect(ctx, sk, workload, &subject, reason),
+        Ok((_, verdict @ (Verdict::Bypass(_) | Verdict::Deny(_)))) => (verdict, Rewrite::Keep),
+        Err(reason) => (Verdict::Deny(reason), Rewrite::Keep),
     };
     if !matches!(verdict, Verdict::Redirect(_)) {
         leave(ctx, sk);
@@ -85,14 +80,35 @@ fn connect(ctx: &SockAddrContext, asked: &Address) -> (i32, Rewrite) {
     (finish(ctx, verdict, &subject), rewrite)
 }
 
+/// The verdict of the workload's policy. A policy that is replaced meanwhile is asked no more: the new one is.
 #[inline(always)]
-fn lookup_and_decide(policy: u32, asked: &Address) -> Verdict {
+fn decided(
+    subject: &mut OriginalDestination,
+    asked: &Address,
+) -> Result<(&'static WorkloadEntry, Verdict), Reason> {
+    for _attempt in 0..2 {
+        // SAFETY: the agent replaces whole entries; a program that still holds the old one reads the old one.
+        let Some(workload) = (unsafe { WORKLOADS.get(&subject.netns_cookie) }) else {
+            return Err(Reason::UnknownWorkload);
+        };
+        subject.policy = workload.policy;
+        if let Some(verdict) = lookup_and_decide(workload.policy, asked) {
+            return Ok((workload, verdict));
+        }
+    }
+    Err(Reason::PolicyMissing)
+}
+
+/// None: the policy is not there, or not all of it. Every policy says something of every address, and is removed from
+/// its shortest prefix to its longest, ports last: so what is found is what the whole policy says.
+#[inline(always)]
+fn lookup_and_decide(policy: u32, asked: &Address) -> Option<Verdict> {
     let port = PortKey { policy, port: u32::from(asked.port.0) };
     let prefix = Key::new(PrefixKey::FULL_BITS, PrefixKey::new(policy, asked.ip));
     // SAFETY: flags are one word.
     let ports = unsafe { PORTS.get(&port) }.copied().unwrap_or(PortFlags::NONE);
-    let prefixes = PREFIXES.get(&prefix).copied().unwrap_or(PrefixFlags::NONE);
-    decide(&Flow { destination: asked.ip, port: asked.port }, ports, prefixes)
+    let prefixes = *PREFIXES.get(&prefix)?;
+    Some(decide(&Flow { destination: asked.ip, port: asked.port }, ports, prefixes))
 }
 
 /// Everything that a redirect needs, or why it can't be had. Nothing here lets a connection through.

@@ -84,9 +84,10 @@ impl Workloads {
     }
 
     fn remove_policy(&mut self, policy: u32, kernel: &KernelPolicy) -> Result<(), DatapathError> {
-        for &prefix in kernel.prefixes.keys() {
+        for prefix in kernel.removal_order() {
             self.remove_prefix(policy, prefix)?;
         }
+        // After all prefixes: whoever misses a port finds no prefix either.
         for &port in kernel.ports.keys() {
             absent_is_fine("PORTS", self.ports.remove(&Raw(PortKey { policy, port: port.into() })))?;
         }
@@ -229,7 +230,8 @@ fn errno(error: &MapError) -> Option<i32> {
     if let MapError::SyscallError(error) = error { error.io_error.raw_os_error() } else { None }
 }
 
-fn absent_is_fine(name: &'static str, removed: Result<(), MapError>) -> Result<(), DatapathError> {
+/// Removes what may be gone already.
+pub(super) fn absent_is_fine(name: &'static str, removed: Result<(), MapError>) -> Result<(), DatapathError> {
     match removed {
         Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

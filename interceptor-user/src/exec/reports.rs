@@ -50,7 +50,8 @@ fn is_surprising(reason: Reason) -> bool {
         | Reason::HandoverFull
         | Reason::OutOfMemory
         | Reason::BoundToDevice
-        | Reason::ListenerPort => true,
+        | Reason::ListenerPort
+        | Reason::PolicyMissing => true,
         Reason::ExcludedPort
         | Reason::Loopback
         | Reason::Unspecified

@@ -52,7 +52,8 @@ impl KernelStats {
                 | Reason::HandoverFull
                 | Reason::OutOfMemory
                 | Reason::BoundToDevice
-                | Reason::ListenerPort => &mut stats.refused,
+                | Reason::ListenerPort
+                | Reason::PolicyMissing => &mut stats.refused,
                 Reason::EventDropped => {
                     stats.events_dropped += counter.count;
                     continue;

@@ -32,6 +32,14 @@ impl KernelPolicy {
         }
         Self { prefixes: prefixes::prefixes(policy, own_addresses), ports }
     }
+
+    /// The shortest first: at every moment the longest prefix that holds an address is the right one, or none is left
+    /// that does.
+    pub fn removal_order(&self) -> Vec<Prefix> {
+        let mut order: Vec<Prefix> = self.prefixes.keys().copied().collect();
+        order.sort_by_key(|(_, length)| *length);
+        order
+    }
 }
 
 /// What turns one set of prefixes into another: first what to write, then what to remove, so that no address is

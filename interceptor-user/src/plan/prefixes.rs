@@ -29,12 +29,12 @@ pub(super) fn prefixes(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTr
     prefixes
 }
 
-/// What is said of each range itself, by network and then by length. All of IPv4 is among them even if nothing is
-/// said of it.
+/// What is said of each range itself, by network and then by length. All of IPv4 and all of IPv6 are among them even
+/// if nothing is said of them: programs know by finding nothing that a policy has been replaced.
 fn everything_said(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTreeMap<Cidr, PrefixFlags> {
-    let all_v4 = whole_family("0.0.0.0");
+    let families: Vec<Cidr> = ["0.0.0.0", "::"].into_iter().filter_map(whole_family).collect();
     let mut said: BTreeMap<Cidr, PrefixFlags> =
-        all_v4.map(|range| (range, PrefixFlags::NONE)).into_iter().collect();
+        families.iter().map(|&range| (range, PrefixFlags::NONE)).collect();
     let mut add = |range: Cidr, flag: PrefixFlags| {
         let flags = said.entry(range).or_default();
         *flags = flags.with(flag);
@@ -45,7 +45,7 @@ fn everything_said(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTreeMa
     match &policy.include_ip_ranges {
         IncludeIpRanges::List(ranges) => ranges.iter().for_each(|&range| add(range, PrefixFlags::INCLUDE)),
         IncludeIpRanges::All => {
-            all_v4.into_iter().chain(whole_family("::")).for_each(|range| add(range, PrefixFlags::INCLUDE));
+            families.iter().for_each(|&range| add(range, PrefixFlags::INCLUDE));
         }
     }
     for range in own_addresses.iter().filter_map(|address| single(address.to_canonical())) {
@@ -81,14 +81,14 @@ mod tests {
     use proptest::prelude::*;
 
     /// The kernel's lookup: the longest stored prefix that holds the address.
-    fn longest(prefixes: &BTreeMap<Prefix, PrefixFlags>, address: IpAddr) -> PrefixFlags {
+    fn longest(prefixes: &BTreeMap<Prefix, PrefixFlags>, address: IpAddr) -> Option<PrefixFlags> {
         let bits = |ip: Ip16| u128::from_be_bytes(ip.octets());
         let holds = |&(&(network, length), _): &(&Prefix, &PrefixFlags)| {
             let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
             bits(network) & mask == bits(address.into()) & mask
         };
         let found = prefixes.iter().filter(holds).max_by_key(|((_, length), _)| *length);
-        found.map_or(PrefixFlags::NONE, |(_, flags)| *flags)
+        found.map(|(_, flags)| *flags)
     }
 
     /// Istio's order of decisions, straight from what the person wrote.
@@ -154,9 +154,30 @@ mod tests {
             for (address, port) in connections {
                 let ports = kernel.ports.get(&port).copied().unwrap_or(PortFlags::NONE);
                 let flow = Flow { destination: address.into(), port: Port(port) };
-                let verdict = decide(&flow, ports, longest(&kernel.prefixes, address));
+                let found = longest(&kernel.prefixes, address).expect("a policy knows every address");
+                let verdict = decide(&flow, ports, found);
                 prop_assert_eq!(verdict, model(&policy, &own, address, port), "{} {}", address, port);
             }
+        }
+    }
+
+    proptest! {
+        /// A program that holds a policy's id while the policy is removed finds what the whole policy says, or nothing.
+        #[test]
+        fn while_it_is_removed_a_policy_is_whole_or_gone(
+            policy in policy(),
+            addresses in proptest::collection::vec(address(), 1..10),
+        ) {
+            let whole = KernelPolicy::new(&policy, &[]);
+            let mut left = whole.prefixes.clone();
+            for removed in whole.removal_order() {
+                left.remove(&removed);
+                for &address in &addresses {
+                    let found = longest(&left, address);
+                    prop_assert!(found.is_none() || found == longest(&whole.prefixes, address));
+                }
+            }
+            prop_assert!(left.is_empty());
         }
     }
 }

@@ -3,6 +3,7 @@
 mod attach;
 mod bed;
 mod bound;
+mod changes;
 mod handover;
 mod listeners;
 mod maker;
