@@ -334,3 +334,12 @@ fn what_follows_an_expectation_that_was_not_met_is_not_read() {
         assert!(client.is_closed());
     }
 }
+
+#[test]
+fn informational_responses_do_not_disturb() {
+    let upstream = Upstream::answering(
+        "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    );
+    let reply = Config::new(&[upstream.address]).start().get("/");
+    assert_eq!((reply.status(), reply.text().as_str()), (200, "ok"));
+}

@@ -76,12 +76,12 @@ impl Records {
 /// The names that tests use, of a hosts file; no server is asked.
 pub(crate) const HOSTS: &str = "127.0.0.1 v4.test both.test\n::1 v6.test both.test\n";
 
-fn resolver() -> Resolver {
+fn resolver() -> (Resolver, tempfile::NamedTempFile) {
     let hosts = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(hosts.path(), HOSTS).unwrap();
-    let (_, hosts_file) = hosts.keep().unwrap();
     let servers = dns::Servers::Fixed(Vec::new());
-    Resolver::start(dns::Options { servers, hosts_file, ..dns::Options::default() }).unwrap()
+    let hosts_file = hosts.path().to_owned();
+    (Resolver::start(dns::Options { servers, hosts_file, ..dns::Options::default() }).unwrap(), hosts)
 }
 
 /// One worker, accepting on loopback as if for `original_dst`.
@@ -89,6 +89,7 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) records: Records,
     resolver: Resolver,
+    _hosts: tempfile::NamedTempFile,
     active: Arc<ArcSwap<Active>>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     drain: Arc<tokio::sync::Notify>,
@@ -104,7 +105,7 @@ impl Proxy {
         let records = Records(tempfile::NamedTempFile::new().unwrap());
         let log = AccessLogTarget::File(records.0.path().to_owned());
         let log = AccessLog::open(log, AccessLogEncoding::Json).unwrap();
-        let resolver = resolver();
+        let (resolver, hosts) = resolver();
         let active = Arc::new(ArcSwap::from_pointee(Active::build(Arc::new(snapshot), None, &resolver)));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -135,7 +136,16 @@ impl Proxy {
                 tokio::select! { () = accept => {}, () = drain => {}, _ = stopped => {} }
             });
         });
-        Self { address, records, resolver, active, stop: Some(stop), drain, thread: Some(thread) }
+        Self {
+            address,
+            records,
+            resolver,
+            _hosts: hosts,
+            active,
+            stop: Some(stop),
+            drain,
+            thread: Some(thread),
+        }
     }
 
     /// Puts another snapshot in force.

@@ -1,6 +1,9 @@
 //! HTTP between an intercepted connection and the outside: one request after another is routed by the
 //! snapshot of its moment, sent on, and recorded. hyper reads and writes both sides; what is decided
 //! here is where a request goes and what becomes of it when that fails.
+//!
+//! What hyper cannot carry: informational responses other than 100 and 101 (103 is read and dropped),
+//! and trailers of HTTP/1 messages that do not announce them in a Trailer header.
 
 pub(crate) mod body;
 mod deadline;
