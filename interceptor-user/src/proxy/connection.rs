@@ -63,6 +63,10 @@ fn decide(listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> 
     }
 }
 
+fn listener<'a>(active: &'a Active, downstream: &Downstream) -> &'a Listener {
+    active.snapshot.listener(downstream.original_dst.ip(), downstream.original_dst.port())
+}
+
 /// Whether the first bytes can change where the connection goes.
 fn depends_on_bytes(listener: &Listener) -> bool {
     !listener.server_first
@@ -74,36 +78,38 @@ fn depends_on_bytes(listener: &Listener) -> bool {
 /// Carries one accepted connection to its end. Never fails: whatever happens is in its record.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
     let active = worker.active.load_full();
-    let listener =
-        Arc::clone(active.snapshot.listener(downstream.original_dst.ip(), downstream.original_dst.port()));
-    let opaque = decide(&listener, &downstream, &Protocol::Opaque);
+    let listener = listener(&active, &downstream);
+    let opaque = decide(listener, &downstream, &Protocol::Opaque);
 
-    if !depends_on_bytes(&listener) {
+    if !depends_on_bytes(listener) {
         return match opaque {
-            Decision::Opaque(target) => tcp::carry(&worker, &active, stream, downstream, target, None).await,
+            Decision::Opaque(target) => tcp::carry(&worker, active, stream, downstream, target, None).await,
             Decision::Refuse | Decision::Http(_) => refuse_unread(&worker, stream, downstream).await,
         };
     }
 
-    let (protocol, ahead) = match first_bytes(&active, &stream, &downstream, opaque).await {
+    let (protocol, ahead) = match first_bytes(active, &stream, &downstream, opaque).await {
         FirstBytes::Spoke(protocol, ahead) => (protocol, ahead),
         FirstBytes::ServerSpoke(target, upstream) => {
-            return tcp::carry(&worker, &active, stream, downstream, target, Some(upstream)).await;
+            let active = worker.active.load_full();
+            return tcp::carry(&worker, active, stream, downstream, target, Some(upstream)).await;
         }
         FirstBytes::Gone => return tcp::gone(&worker, &downstream),
     };
+    // The client may have waited for hours: what it says is routed by the configuration of now.
+    let active = worker.active.load_full();
     if let Protocol::Tls(hello) = &protocol {
         downstream.requested_server_name.clone_from(&hello.sni);
     }
-    match decide(&listener, &downstream, &protocol) {
+    match decide(self::listener(&active, &downstream), &downstream, &protocol) {
         Decision::Http(version) => {
-            drop(ahead);
+            drop((ahead, active));
             http::serve(&worker, stream, downstream, version).await;
         }
         Decision::Opaque(target) => {
             let upstream =
                 ahead.filter(|(opened_for, _)| *opened_for == target).map(|(_, upstream)| upstream);
-            tcp::carry(&worker, &active, stream, downstream, target, upstream).await;
+            tcp::carry(&worker, active, stream, downstream, target, upstream).await;
         }
         Decision::Refuse => tcp::refuse(&worker, stream, &downstream),
     }
@@ -123,7 +129,7 @@ enum FirstBytes {
 /// MeshConfig.protocolDetectionTimeout says so, as with Envoy: what a late client says may be HTTP that
 /// has to leave in TLS.
 async fn first_bytes(
-    active: &Active,
+    active: Arc<Active>,
     stream: &TcpStream,
     downstream: &Downstream,
     opaque: Decision,
@@ -147,6 +153,7 @@ async fn first_bytes(
     };
 
     let Decision::Opaque(target) = opaque else {
+        drop(active);
         return client(inspection.await, None);
     };
     tokio::select! {
@@ -157,8 +164,9 @@ async fn first_bytes(
     let connected = tokio::select! {
         biased;
         result = &mut inspection => return client(result, None),
-        connected = tcp::connect(active, downstream, &target) => connected,
+        connected = tcp::connect(&active, downstream, &target) => connected,
     };
+    drop(active);
     let Ok(upstream) = connected else {
         // Whether that matters depends on what the client says; the error comes again if it does.
         return client(inspection.await, None);

@@ -127,10 +127,11 @@ pub(super) async fn connect(
     }
 }
 
-/// Carries a connection to its end; over `opened` when it was opened ahead.
+/// Carries a connection to its end; over `opened` when it was opened ahead. The configuration that it was
+/// routed by is let go of once it is connected: connections may live for days.
 pub(super) async fn carry(
     worker: &Rc<Worker>,
-    active: &Active,
+    active: Arc<Active>,
     stream: TcpStream,
     mut downstream: Downstream,
     target: OpaqueTarget,
@@ -139,8 +140,9 @@ pub(super) async fn carry(
     let mut record = OpenRecord::new(worker, &downstream);
     let connected = match opened {
         Some(upstream) => Ok(upstream),
-        None => connect(active, &downstream, &target).await,
+        None => connect(&active, &downstream, &target).await,
     };
+    drop((active, target));
     let mut upstream = match connected {
         Ok(upstream) => upstream,
         Err(failure) => {
