@@ -280,8 +280,12 @@ fn a_cancelled_stream_is_recorded_and_the_others_go_on() {
     assert_eq!(cancelled.end(), (0, "DC", "downstream_remote_disconnect"));
 }
 
-/// A server that speaks just enough HTTP/2 to reset its first streams with this code.
+/// A server that speaks just enough HTTP/2 to reset its first streams with this code, after these frames.
 fn resetting(code: u32, streams: usize) -> Upstream {
+    resetting_after(&[], code, streams)
+}
+
+fn resetting_after(frame: &'static [u8], code: u32, streams: usize) -> Upstream {
     let count = Arc::new(AtomicUsize::new(0));
     Upstream::start(move |mut client, _| {
         client.read_until("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -295,8 +299,10 @@ fn resetting(code: u32, streams: usize) -> Upstream {
             match head[3] {
                 // HEADERS.
                 1 if count.fetch_add(1, Ordering::SeqCst) < streams => {
-                    let reset = [&[0, 0, 4, 3, 0], stream, &code.to_be_bytes()[..]].concat();
-                    client.send(reset);
+                    if let Some((head, payload)) = frame.split_at_checked(5) {
+                        client.send([head, stream, payload].concat());
+                    }
+                    client.send([&[0, 0, 4, 3, 0], stream, &code.to_be_bytes()[..]].concat());
                 }
                 // `:status: 200`, and the end of the stream.
                 1 => client.send([&[0, 0, 1, 1, 5], stream, &[0x88][..]].concat()),
@@ -394,4 +400,17 @@ fn those_who_wait_for_a_connection_fail_with_it() {
         assert!(reply.text().ends_with("reset reason: connection timeout"), "{reply:?}");
     }
     assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_stream_that_is_reset_during_the_response_is_ur() {
+    // `:status: 200`, and more to come.
+    let upstream = resetting_after(&[0, 0, 1, 1, 4, 0x88], INTERNAL_ERROR, 1);
+    let proxy = http2_cluster(upstream.address).start();
+    let mut client = proxy.client();
+    client.send(get(HOST, "/"));
+    let answer = String::from_utf8(client.read_to_end()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && !answer.ends_with("0\r\n\r\n"), "{answer}");
+    let details = "upstream_reset_after_response_started{remote_reset}";
+    assert_eq!(proxy.records.only().end(), (200, "UR", details));
 }

@@ -1,6 +1,7 @@
 //! A response's body on its way down: counted, bounded by the route's timeout, and at its end the
 //! upstream connection goes back to its pool and the request to the log.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,8 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::deadline::Deadline;
+use super::failure::upstream_error;
 use super::log::RequestLog;
 use crate::proxy::outcome::ResponseFlag;
+use crate::proxy::upstream::ResetReason;
 use crate::proxy::upstream::pool::Lease;
 
 /// What the client gets.
@@ -23,6 +26,8 @@ pub(crate) struct ResponseBody {
     lease: Option<Lease>,
     deadline: Option<Deadline>,
     ended: bool,
+    /// Told at the next poll.
+    failed: Option<DownloadError>,
 }
 
 #[derive(Debug)]
@@ -36,7 +41,7 @@ impl ResponseBody {
     /// A reply of our own.
     pub(super) fn own(bytes: Bytes, log: RequestLog) -> Self {
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
-        Self { source: Source::Own(bytes), log, lease: None, deadline: None, ended: false }
+        Self { source: Source::Own(bytes), log, lease: None, deadline: None, ended: false, failed: None }
     }
 
     /// Nothing, when the request's record ends elsewhere.
@@ -50,7 +55,14 @@ impl ResponseBody {
         log: RequestLog,
         deadline: Option<Deadline>,
     ) -> Self {
-        Self { source: Source::Upstream(incoming), log, lease: Some(lease), deadline, ended: false }
+        Self {
+            source: Source::Upstream(incoming),
+            log,
+            lease: Some(lease),
+            deadline,
+            ended: false,
+            failed: None,
+        }
     }
 
     pub(super) fn is_own(&self) -> bool {
@@ -66,12 +78,12 @@ impl ResponseBody {
     }
 
     /// The upstream broke off, or took too long.
-    fn fail(&mut self, flag: ResponseFlag, details: &'static str) {
+    fn fail(&mut self, flag: ResponseFlag, details: Cow<'static, str>) {
         self.ended = true;
         self.lease = None;
         self.log.set(|record| {
             record.response_flags.insert(flag);
-            record.response_code_details = Some(details.into());
+            record.response_code_details = Some(details);
         });
     }
 }
@@ -85,6 +97,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         let this = self.get_mut();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let incoming = match &mut this.source {
             Source::Own(bytes) => {
                 let bytes = bytes.take();
@@ -110,15 +125,20 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                let details = "upstream_reset_after_response_started{connection_termination}";
-                this.fail(ResponseFlag::UpstreamConnectionTermination, details);
-                Poll::Ready(Some(Err(DownloadError::Upstream(error))))
+                let reset = upstream_error(&error);
+                let reason = reset.reset_reason().unwrap_or(ResetReason::ConnectionTermination).as_str();
+                let details = format!("upstream_reset_after_response_started{{{reason}}}").replace(' ', "_");
+                this.fail(reset.flag(), details.into());
+                // What was read before is flushed before hyper hears of the end and closes.
+                this.failed = Some(DownloadError::Upstream(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Pending => {
                 if let Some(deadline) = &mut this.deadline
                     && deadline.poll_passed(cx).is_ready()
                 {
-                    this.fail(ResponseFlag::UpstreamRequestTimeout, "upstream_response_timeout");
+                    this.fail(ResponseFlag::UpstreamRequestTimeout, "upstream_response_timeout".into());
                     return Poll::Ready(Some(Err(DownloadError::TimedOut)));
                 }
                 Poll::Pending
