@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 pub use listener::{Intercepted, InterceptedSource};
 
@@ -144,8 +144,8 @@ impl Proxy {
     }
 }
 
-/// A worker's life: accepts until it is told to stop. Connections that are open then are dropped with
-/// the runtime, which writes their records.
+/// A worker's life: accepts until it is told to stop, or can't go on, which ends the process. Connections
+/// that are open then are dropped with the runtime, which writes their records.
 async fn run(
     active: Arc<ArcSwap<Active>>,
     access_log: AccessLog,
@@ -155,19 +155,22 @@ async fn run(
     mut stopped: watch::Receiver<bool>,
 ) {
     let worker = Worker::new(active, access_log);
+    let mut accepting = JoinSet::new();
     for listener in listeners {
-        match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => {
-                let (worker, intercepted, stats) =
-                    (Rc::clone(&worker), Arc::clone(&intercepted), Arc::clone(&stats));
-                tokio::task::spawn_local(async move {
-                    let error = listener::accept(worker, listener, intercepted, stats).await;
-                    tracing::error!(%error, "a listening socket failed; its connections are refused");
-                });
+        let (worker, intercepted, stats) = (Rc::clone(&worker), Arc::clone(&intercepted), Arc::clone(&stats));
+        accepting.spawn_local(async move {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => listener::accept(worker, listener, intercepted, stats).await,
+                Err(error) => error,
             }
-            Err(error) => tracing::error!(%error, "a listening socket cannot be used"),
-        }
+        });
     }
-    // An error is the sender gone, which is as good as being told.
-    let _stopped = stopped.wait_for(|stop| *stop).await.is_ok();
+    tokio::select! {
+        // An error is the sender gone, which is as good as being told.
+        _told = stopped.wait_for(|stop| *stop) => {}
+        Some(ended) = accepting.join_next() => match ended {
+            Ok(error) => tracing::error!(%error, "a listening socket failed"),
+            Err(error) => tracing::error!(%error, "accepting connections ended"),
+        },
+    }
 }
