@@ -123,8 +123,9 @@ impl<'pod> Interceptor<'pod> {
 
     /// The whole command, for who wants to start it in a way of his own.
     pub fn command<S: AsRef<OsStr>>(&self, command: &[S]) -> anyhow::Result<Command> {
-        let mut full = self.pod.command(&binary()?.display().to_string());
-        full.arg("exec");
+        // Whoever runs the tests in the background may have signals ignored, which children inherit.
+        let mut full = self.pod.command("env");
+        full.arg("--default-signal").arg(binary()?).arg("exec");
         if !self.external {
             if self.access_log {
                 full.arg("--access-log").arg(self.dir.join("access.log"));

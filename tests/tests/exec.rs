@@ -98,8 +98,14 @@ fn in_terminal(pod: &Pod, command: &str, ready: &str, keys: &[u8]) -> anyhow::Re
         .chain(words.get_args())
         .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
         .collect();
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &format!("exec {}", quoted.join(" ")), "/dev/null"]);
+    let mut script = Command::new("timeout");
+    script.args(["--foreground", "60", "script"]).args([
+        "--quiet",
+        "--return",
+        "--command",
+        &format!("exec {}", quoted.join(" ")),
+        "/dev/null",
+    ]);
     for (name, value) in words.get_envs() {
         match value {
             Some(value) => script.env(name, value),

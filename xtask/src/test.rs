@@ -1,6 +1,7 @@
 //! `cargo xtask test`: installs what is missing, builds, and runs every check and every test. It goes on after a
 //! failure, so that one run shows them all; its last line is `N passed, N failed`.
 
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -86,7 +87,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 /// Runs every test program; one line for each, and the whole output of those with failures.
 fn tests(filter: Option<&str>, tally: &mut Tally) -> anyhow::Result<()> {
-    let mut command = cargo();
+    // Started in the background, we may have signals ignored, which children inherit; some tests send them.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(cargo().get_program()).current_dir(shell::root());
     command.args(["test", "--workspace", "--no-fail-fast"]).args(filter);
     command.env("INTERCEPTOR_BIN", shell::target_dir().join("debug/interceptor"));
     command.env("RUST_BACKTRACE", "0");
