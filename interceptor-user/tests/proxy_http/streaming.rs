@@ -343,3 +343,21 @@ fn informational_responses_do_not_disturb() {
     let reply = Config::new(&[upstream.address]).start().get("/");
     assert_eq!((reply.status(), reply.text().as_str()), (200, "ok"));
 }
+
+#[test]
+fn a_request_whose_end_comes_with_it_is_answered() {
+    let upstream = Upstream::echo();
+    let proxy = Config::new(&[upstream.address]).start();
+    for count in 1..=50 {
+        let mut client = proxy.client();
+        client.send(get(HOST, "/"));
+        client.half_close();
+        assert_eq!(client.reply().status(), 200);
+        assert_eq!(proxy.records.wait(count).len(), count);
+    }
+    // And recorded when nobody waits for the answer: the first record of each is its only one.
+    for count in 51..=70 {
+        proxy.client().send(get(HOST, "/"));
+        assert_eq!(proxy.records.wait(count).len(), count);
+    }
+}

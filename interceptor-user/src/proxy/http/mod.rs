@@ -31,6 +31,7 @@ use tokio::net::TcpStream;
 use super::downstream::Downstream;
 use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
+use log::RequestLog;
 use tap::{HeadTap, TappedStream};
 
 /// What the client speaks.
@@ -88,7 +89,9 @@ async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(
     let preserve_case = worker.current().snapshot.mesh.proxy_headers.preserve_http1_header_case;
     let service = service_fn(|request| {
         let connection = Rc::clone(connection);
-        async move { Ok::<_, Infallible>(request::answer(connection, request).await) }
+        // Begun before the answer is first worked on: a client may be gone by then.
+        let log = RequestLog::new(&connection, &request);
+        async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
     });
     let server = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -112,7 +115,9 @@ async fn serve_http2(io: TokioIo<TcpStream>, connection: &Rc<Connection>) -> Res
     let worker = Rc::clone(&connection.worker);
     let service = service_fn(|request| {
         let connection = Rc::clone(connection);
-        async move { Ok::<_, Infallible>(request::answer(connection, request).await) }
+        // Begun before the answer is first worked on: a client may be gone by then.
+        let log = RequestLog::new(&connection, &request);
+        async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
     });
     let server = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())

@@ -16,12 +16,16 @@ use super::tap;
 use crate::snapshot::{RequestFacts, Route, RouteAction, Snapshot, VirtualHost};
 
 /// Answers one request, whatever becomes of it.
-pub(super) async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(super) async fn answer(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+    log: RequestLog,
+) -> Response<ResponseBody> {
     // A head that says in two ways where its body ends is refused; hyper has chosen one of them.
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let is_ambiguous = connection.tap.begin(|head| chunked && tap::has_content_length(head));
     let expects_continue = forward::expects_continue(&request);
-    let mut response = route_and_send(&connection, request, is_ambiguous).await;
+    let mut response = route_and_send(&connection, request, is_ambiguous, log).await;
     connection.tap.end();
     if expects_continue && response.body().is_own() && connection.version == super::Version::Http1 {
         // The client may send its body or, never told to, its next request: neither is read.
@@ -34,10 +38,10 @@ async fn route_and_send(
     connection: &Rc<Connection>,
     request: Request<Incoming>,
     is_ambiguous: bool,
+    mut log: RequestLog,
 ) -> Response<ResponseBody> {
     let active = connection.worker.current();
     let settings = &active.snapshot.mesh.proxy_headers;
-    let mut log = RequestLog::new(connection, &request);
 
     if is_ambiguous {
         return Reply::bad_request().send(settings, log);
