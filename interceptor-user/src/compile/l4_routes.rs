@@ -7,7 +7,7 @@ use super::registry::{Bind, Service};
 use super::virtual_services::VirtualServices;
 use crate::resource::service_entry::{AddressRange, ServicePort};
 use crate::resource::virtual_service::{L4Match, is_for_mesh};
-use crate::resource::{Position, VirtualService};
+use crate::resource::{Level, Position, VirtualService, host};
 use crate::snapshot::TcpRoute;
 
 /// What a chain takes, and where it leads.
@@ -59,6 +59,7 @@ impl L4Routes<'_> {
     /// Any TLS route that applies replaces the service's own chain.
     fn tls(&self, service: &Service, port: &ServicePort, range: Option<AddressRange>) -> Vec<Chain> {
         let mut chains = Vec::new();
+        let mut first = None;
         for virtual_service in self.applying(service) {
             for (index, tls) in virtual_service.tls.iter().enumerate() {
                 let field = format!("spec.tls[{index}]");
@@ -81,6 +82,7 @@ impl L4Routes<'_> {
                     if clusters.is_empty() {
                         continue;
                     }
+                    first.get_or_insert((virtual_service, index));
                     let route = Arc::new(TcpRoute { clusters });
                     for range in ranges(condition, range) {
                         chains.extend(condition.sni_hosts.iter().map(|sni| Chain {
@@ -92,7 +94,31 @@ impl L4Routes<'_> {
                 }
             }
         }
+        if let Some(by) = first {
+            self.report_left_over((service, port), by, &chains);
+        }
         chains
+    }
+
+    /// What a TLS route replaces is gone, also for names that no `sniHosts` takes.
+    fn report_left_over(
+        &self,
+        (service, port): (&Service, &ServicePort),
+        (by, index): (&VirtualService, usize),
+        chains: &[Chain],
+    ) {
+        let takes_all = |sni: &Arc<str>| host::matches(sni, &service.host);
+        if chains.iter().filter_map(|chain| chain.sni.as_ref()).any(takes_all) {
+            return;
+        }
+        let message = format!(
+            "TLS routes replace what {} says of port {}: server names of {} that no sniHosts names are treated as \
+             unknown hosts there; a rule with sniHosts [\"{}\"] keeps them",
+            service.entry.meta.key, port.number, service.host, service.host,
+        );
+        let position = by.tls.get(index).map(|tls| tls.position).unwrap_or_default();
+        let field = format!("spec.tls[{index}].match");
+        self.translator.findings.about(&by.meta, Level::Warning, position, &field, message);
     }
 
     /// The chains, and whether they leave nothing to the service's own.

@@ -105,6 +105,6 @@ impl Registry {
     }
 }
 
-fn backwards(text: &str) -> String {
+pub(super) fn backwards(text: &str) -> String {
     text.chars().rev().collect()
 }

@@ -1,8 +1,9 @@
 //! Which VirtualServices apply to a service: those bound to `mesh` that the client sees.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::registry::backwards;
 use crate::resource::{Resource, VirtualService, World};
 
 /// VirtualServices by age; indices into `all` are in that order.
@@ -14,6 +15,8 @@ pub(super) struct VirtualServices {
     wildcards: HashMap<Arc<str>, Vec<usize>>,
     /// Lengths of the suffixes, longest first.
     lengths: Vec<usize>,
+    /// Hosts spelled backwards, so that those with a common end stand together.
+    backwards: BTreeMap<String, Vec<usize>>,
 }
 
 impl VirtualServices {
@@ -32,6 +35,7 @@ impl VirtualServices {
         let mut index = Self::default();
         for (position, service) in all.iter().enumerate() {
             for host in &service.hosts {
+                index.backwards.entry(backwards(&host.value)).or_default().push(position);
                 match host.value.strip_prefix('*') {
                     Some(suffix) => {
                         index.wildcards.entry(suffix.into()).or_default().push(position);
@@ -65,14 +69,23 @@ impl VirtualServices {
         services?.first().and_then(|index| self.all.get(*index)).map(|service| &**service)
     }
 
-    /// For TLS and TCP: all that match, the oldest first.
+    /// For TLS and TCP: all with a host that covers this one, and when this one is a wildcard, all with a
+    /// host that it covers (Istio's Name.Matches asks both ways). The oldest first.
     pub(super) fn matching(&self, host: &str) -> Vec<usize> {
         let exact = self.exact.get(host).into_iter().flatten();
+        let covering = self.matching_wildcards(host).flatten();
+        let covered = host.strip_prefix('*').map(|suffix| self.ending_with(suffix));
         let mut matching: Vec<usize> =
-            exact.chain(self.matching_wildcards(host).flatten()).copied().collect();
+            exact.chain(covering).chain(covered.into_iter().flatten()).copied().collect();
         matching.sort_unstable();
         matching.dedup();
         matching
+    }
+
+    fn ending_with(&self, suffix: &str) -> impl Iterator<Item = &usize> {
+        let end = backwards(suffix);
+        let from = self.backwards.range(end.clone()..);
+        from.take_while(move |(host, _)| host.starts_with(&*end)).flat_map(|(_, services)| services)
     }
 
     fn matching_wildcards<'a, 'b>(

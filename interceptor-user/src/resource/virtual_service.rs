@@ -308,8 +308,8 @@ fn read_destinations(route: &Object<'_>, namespace: &Arc<str>) -> Vec<Destinatio
         let port = destination.get("port").and_then(|field| field.object()?.require("number")?.port());
         let host = destination.require("host").and_then(|field| host::read(&field));
         let host = host?.value;
-        if host.starts_with('*') {
-            field.error(format!("destination host {host} must be a name, not a wildcard"));
+        if &*host == "*" {
+            field.error("invalid destination host *: expected the host of a ServiceEntry");
         }
         Some(Destination {
             host: host::complete(&host, namespace),

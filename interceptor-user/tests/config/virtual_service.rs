@@ -435,6 +435,80 @@ fn tls_routes_replace_the_services_own() {
     );
 }
 
+/// Istio's host.Name.Matches is symmetric: a VirtualService for one host of a wildcard applies to it.
+#[test]
+fn one_host_of_a_wildcard() {
+    let entry = |hosts: &str, name: &str| {
+        format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}}}
+spec:
+  hosts: [{hosts}]
+  ports:
+  - {{number: 80, name: http, protocol: HTTP}}
+  - {{number: 443, name: tls, protocol: TLS}}
+  - {{number: 5432, name: tcp, protocol: TCP}}
+---"
+        )
+    };
+    let tls = |sni: &str| {
+        format!(
+            "
+  http: [{{name: by-http, route: [{{destination: {{host: other.test}}}}]}}]
+  tls: [{{match: [{{sniHosts: [{sni}]}}], route: [{{destination: {{host: other.test}}}}]}}]
+  tcp: [{{match: [{{port: 5432}}], route: [{{destination: {{host: other.test}}}}]}}]"
+        )
+    };
+    let entries = entry("'*.wiki.test'", "wiki") + &entry("other.test", "z-other").replace("5432", "5433");
+    let entries = entries + "\n";
+    let other = "outbound|443||other.test";
+    let with = |virtual_services: &str| allow_any(&format!("{entries}{virtual_services}"));
+
+    let exact = with(&http("vs", "en.wiki.test", &tls("en.wiki.test")));
+    check(
+        &exact,
+        &[
+            ("203.0.113.9:443 tls en.wiki.test", other),
+            // Istio's replacement is whole.
+            ("203.0.113.9:443 tls de.wiki.test", "PassthroughCluster"),
+            ("203.0.113.9:443 tls other.test", other),
+            ("203.0.113.9:80 http GET http://en.wiki.test/", "outbound|80||other.test by-http"),
+            ("203.0.113.9:80 http GET http://de.wiki.test/", "outbound|80||*.wiki.test default"),
+            ("203.0.113.9:5432 tcp", "outbound|5432||other.test(missing)"),
+        ],
+    );
+    let left_over = "server names of *.wiki.test that no sniHosts names";
+    assert!(exact.found().contains(left_over), "{}", exact.found());
+
+    let deeper = with(&http("vs", "'*.en.wiki.test'", &tls("'*.en.wiki.test'")));
+    check(
+        &deeper,
+        &[
+            ("203.0.113.9:443 tls m.en.wiki.test", other),
+            ("203.0.113.9:443 tls en.wiki.test", "PassthroughCluster"),
+        ],
+    );
+
+    let kept = tls("en.wiki.test").replace(
+        "  tls: [",
+        "  tls: [{match: [{sniHosts: ['*.wiki.test']}], route: [{destination: {host: '*.wiki.test'}}]}, ",
+    );
+    let kept = with(&http("vs", "'*.wiki.test'", &kept));
+    check(
+        &kept,
+        &[
+            ("203.0.113.9:443 tls en.wiki.test", other),
+            ("203.0.113.9:443 tls de.wiki.test", "outbound|443||*.wiki.test"),
+        ],
+    );
+    assert!(!kept.found().contains(left_over), "{}", kept.found());
+
+    let elsewhere = with(&http("vs", "en.wiki.example", &tls("en.wiki.example")));
+    check(&elsewhere, &[("203.0.113.9:443 tls en.wiki.test", "outbound|443||*.wiki.test")]);
+}
+
 #[test]
 fn tcp_routes() {
     let yaml = "
