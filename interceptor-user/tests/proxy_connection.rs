@@ -312,6 +312,7 @@ fn opaque_bytes_go_out_in_tls_where_the_cluster_asks_for_it() {
             sni: None,
             subject_alt_names: Vec::new(),
             ca: CaSource::File(authority.path().to_owned()),
+            ca_crl: None,
             identity: None,
             impossible: None,
         }),

@@ -21,6 +21,7 @@ pub(super) fn origination(
             sni: None,
             subject_alt_names: Vec::new(),
             ca: CaSource::System,
+            ca_crl: None,
             identity: None,
             impossible: Some(reason.into()),
         });
@@ -47,7 +48,15 @@ pub(super) fn origination(
     let subject_alt_names = if tls.insecure_skip_verify { Vec::new() } else { subject_alt_names.clone() };
     let impossible =
         problem(tls).map(|problem| -> Arc<str> { format!("{}: {problem}", rule.rules[0].meta.key).into() });
-    Some(TlsOrigination { mode, sni: tls.sni.clone(), subject_alt_names, ca, identity, impossible })
+    Some(TlsOrigination {
+        mode,
+        sni: tls.sni.clone(),
+        subject_alt_names,
+        ca,
+        ca_crl: tls.ca_crl.clone(),
+        identity,
+        impossible,
+    })
 }
 
 /// Why TLS can't be made as asked.

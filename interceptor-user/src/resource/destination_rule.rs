@@ -81,6 +81,7 @@ pub struct ClientTls {
     pub client_certificate: Option<PathBuf>,
     pub private_key: Option<PathBuf>,
     pub ca_certificates: Option<PathBuf>,
+    pub ca_crl: Option<PathBuf>,
     pub credential_name: Option<Arc<str>>,
     pub subject_alt_names: Vec<Arc<str>>,
     pub sni: Option<Arc<str>>,
@@ -214,7 +215,6 @@ fn positive(object: &Object<'_>, name: &'static str) -> Option<Duration> {
 /// Unknown fields are errors here: a mistyped one could turn TLS off.
 fn read_tls(field: &Field<'_>) -> Option<ClientTls> {
     let tls = field.object()?.strict();
-    tls.ignore(&["caCrl"]);
     let mode = tls.get("mode").map_or(Some(TlsMode::Disable), |field| {
         field.one_of(&[
             ("DISABLE", TlsMode::Disable),
@@ -228,6 +228,7 @@ fn read_tls(field: &Field<'_>) -> Option<ClientTls> {
         client_certificate: path("clientCertificate"),
         private_key: path("privateKey"),
         ca_certificates: path("caCertificates"),
+        ca_crl: path("caCrl"),
         credential_name: tls.text("credentialName").filter(|name| !name.is_empty()),
         subject_alt_names: tls.texts("subjectAltNames"),
         sni: tls.text("sni").filter(|sni| !sni.is_empty()),
@@ -235,11 +236,14 @@ fn read_tls(field: &Field<'_>) -> Option<ClientTls> {
         mode: mode?,
         position: field.position(),
     };
-    let files =
-        read.client_certificate.is_some() || read.private_key.is_some() || read.ca_certificates.is_some();
+    let files = [&read.client_certificate, &read.private_key, &read.ca_certificates, &read.ca_crl];
+    let files = files.iter().any(|path| path.is_some());
     if read.credential_name.is_some() && files {
         field
             .error("cannot specify client certificates or CA certificate or CA CRL If credentialName is set");
+    }
+    if read.insecure_skip_verify && read.ca_crl.is_some() {
+        field.error("cannot specify CaCrl when InsecureSkipVerify is set true: nothing would be verified");
     }
     if read.insecure_skip_verify && (read.ca_certificates.is_some() || !read.subject_alt_names.is_empty()) {
         field.error("cannot specify CaCertificates or SubjectAltNames when InsecureSkipVerify is set true");

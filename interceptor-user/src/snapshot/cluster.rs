@@ -115,6 +115,8 @@ pub struct TlsOrigination {
     /// valid for the request's Host, with `sni` set for `sni`.
     pub subject_alt_names: Vec<Arc<str>>,
     pub ca: CaSource,
+    /// A PEM file of revoked certificates; every certificate of a chain must be covered by it.
+    pub ca_crl: Option<PathBuf>,
     pub identity: Option<ClientIdentity>,
     /// Set when the policy asks for TLS that cannot be made (a mode or a source that is not
     /// available): every request is answered 503 with this reason. Never plaintext.

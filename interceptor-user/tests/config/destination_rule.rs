@@ -1,5 +1,6 @@
 //! DestinationRules: which one a cluster gets and what it says.
 
+use std::path::Path;
 use std::time::Duration;
 
 use interceptor_user::snapshot::{CaSource, Cluster, ClusterName, Discovery, LoadBalancer, UpstreamProtocol};
@@ -196,6 +197,7 @@ fn tls() {
         clientCertificate: /etc/certs/client.pem
         privateKey: /etc/certs/key.pem
         caCertificates: /etc/certs/ca.pem
+        caCrl: /etc/certs/crl.pem
         sni: other.example.com
         subjectAltNames: [x.example.com]",
     );
@@ -203,6 +205,7 @@ fn tls() {
     assert_eq!(tls.sni.as_deref(), Some("other.example.com"));
     assert_eq!(tls.subject_alt_names.iter().map(|name| &**name).collect::<Vec<_>>(), ["x.example.com"]);
     assert_eq!(tls.ca, CaSource::File("/etc/certs/ca.pem".into()));
+    assert_eq!(tls.ca_crl.as_deref(), Some(Path::new("/etc/certs/crl.pem")));
     assert!(tls.identity.is_some() && tls.impossible.is_none());
     assert!(cluster(&config, 443, "").tls.is_none());
     assert!(!config.found().contains("TLS inside TLS"), "{}", config.found());

@@ -341,6 +341,10 @@ fn destination_rules() {
             "cannot specify client certificates or CA certificate or CA CRL If credentialName is set",
         ),
         (
+            "  host: a.com\n  trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true, caCrl: /x}}",
+            "cannot specify CaCrl when InsecureSkipVerify is set true",
+        ),
+        (
             "  host: a.com\n  trafficPolicy: {portLevelSettings: [{port: 80, tls: {mode: SIMPLE}}]}",
             "spec.trafficPolicy.portLevelSettings[0].port: expected a mapping of fields, found the number 80",
         ),

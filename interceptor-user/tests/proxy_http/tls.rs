@@ -8,8 +8,8 @@ use interceptor_user::snapshot::{
     CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode, UpstreamProtocol,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -65,6 +65,25 @@ impl Authority {
         }
     }
 
+    /// A list that revokes these serial numbers, good until the end of `next_update`.
+    fn revoke(&self, serials: &[u64], next_update: i32) -> PathBuf {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(next_update, 12, 31),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.write("crl.pem", &list.signed_by(&self.issuer).unwrap().pem().unwrap())
+    }
+
     /// A server with this certificate, which tells each request's SNI and ALPN; it asks for a client
     /// certificate of `clients` when there is one.
     fn serve(issued: Issued, clients: Option<&Authority>) -> Upstream {
@@ -113,6 +132,7 @@ fn simple(ca: CaSource) -> TlsOrigination {
         sni: None,
         subject_alt_names: Vec::new(),
         ca,
+        ca_crl: None,
         identity: None,
         impossible: None,
     }
@@ -216,6 +236,35 @@ fn an_unknown_issuer_is_refused_unless_verification_is_off() {
 }
 
 #[test]
+fn a_revoked_certificate_is_refused() {
+    let authority = Authority::new();
+    let serial =
+        |serial: u64| move |params: &mut CertificateParams| params.serial_number = Some(serial.into());
+    let upstream = Authority::serve(authority.issue(&[HOST], serial(7)), None);
+    let with = |list: PathBuf, names: &[&str]| TlsOrigination {
+        ca_crl: Some(list),
+        subject_alt_names: names.iter().map(|name| (*name).into()).collect(),
+        ..simple(CaSource::File(authority.file()))
+    };
+    let other = authority.revoke(&[8], 3000);
+    assert_eq!(proxy(&upstream, with(other.clone(), &[])).get("/").status(), 200);
+    assert_eq!(proxy(&upstream, with(other.clone(), &["x.example.com", HOST])).get("/").status(), 200);
+    let misnamed = proxy(&upstream, with(other, &["x.example.com", "y.example.com"]));
+    assert_unverified(&misnamed.get("/"), &misnamed, "not valid for name");
+    let revoked = authority.revoke(&[7, 8], 3000);
+    for names in [&[][..], &["x.example.com", HOST]] {
+        let proxy = proxy(&upstream, with(revoked.clone(), names));
+        assert_unverified(&proxy.get("/"), &proxy, "evoked");
+    }
+    // A list that is out of date, or of somebody else, says nothing: refused.
+    let old = proxy(&upstream, with(authority.revoke(&[8], 2024), &[]));
+    assert_unverified(&old.get("/"), &old, "expired");
+    let another = Authority::new();
+    let of_another = proxy(&upstream, with(another.revoke(&[8], 3000), &[]));
+    assert_unverified(&of_another.get("/"), &of_another, "evocation");
+}
+
+#[test]
 fn mutual_tls_shows_the_client_certificate() {
     let authority = Authority::new();
     let upstream = Authority::serve(authority.issue(&[HOST], |_| {}), Some(&authority));
@@ -251,6 +300,9 @@ fn missing_files_are_told_and_nothing_is_sent() {
         assert!(reply.text().contains(&reason), "{}", reply.text());
         assert_eq!(proxy.records.only().text("response_flags"), "UF");
     }
+    let list = TlsOrigination { ca_crl: Some(missing), ..simple(CaSource::File(authority.file())) };
+    let reply = proxy(&upstream, list).get("/");
+    assert!(reply.status() == 503 && reply.text().contains("caCrl /"), "{}", reply.text());
     let impossible =
         TlsOrigination { impossible: Some("ISTIO_MUTUAL needs a mesh".into()), ..simple(CaSource::System) };
     let reply = proxy(&upstream, impossible).get("/");

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use crate::snapshot::{ClientIdentity, TlsOrigination};
 
@@ -49,6 +49,19 @@ pub(super) fn system_roots() -> Result<Arc<RootCertStore>, String> {
         ));
     }
     Ok(Arc::clone(cached.insert(Arc::new(roots))))
+}
+
+/// The lists of revoked certificates in a file.
+pub(super) fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let at_path = |error| format!("caCrl {}: {}", path.display(), describe(error));
+    let lists = CertificateRevocationListDer::pem_file_iter(path)
+        .map_err(at_path)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(at_path)?;
+    if lists.is_empty() {
+        return Err(format!("caCrl {}: no revocation list in PEM form there", path.display()));
+    }
+    Ok(lists)
 }
 
 pub(super) fn identity(

@@ -118,7 +118,8 @@ fn config(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Result<Ar
         CaSource::File(path) => Some(material::roots_of_file(path)?),
         CaSource::Unverified => None,
     };
-    let verifier = verify::Verifier::new(&provider, roots, &origination.subject_alt_names)?;
+    let revoked = origination.ca_crl.as_deref().map(material::revocations).transpose()?;
+    let verifier = verify::Verifier::new(&provider, roots, revoked, &origination.subject_alt_names)?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| error.to_string())?
@@ -153,5 +154,5 @@ fn files(origination: &TlsOrigination) -> impl Iterator<Item = &PathBuf> {
     };
     let identity =
         origination.identity.iter().flat_map(|identity| [&identity.certificate, &identity.private_key]);
-    ca.into_iter().chain(identity)
+    ca.into_iter().chain(&origination.ca_crl).chain(identity)
 }

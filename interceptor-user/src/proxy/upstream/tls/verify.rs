@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
@@ -18,13 +18,16 @@ pub(super) struct Verifier {
     roots: Option<Arc<RootCertStore>>,
     /// Empty: the name of the handshake.
     names: Vec<ServerName<'static>>,
+    /// Verifies against `caCrl`, too.
+    with_revocation: Option<Arc<WebPkiServerVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
     pub(super) fn new(
-        provider: &CryptoProvider,
+        provider: &Arc<CryptoProvider>,
         roots: Option<Arc<RootCertStore>>,
+        revoked: Option<Vec<CertificateRevocationListDer<'static>>>,
         subject_alt_names: &[Arc<str>],
     ) -> Result<Self, String> {
         let name = |name: &Arc<str>| {
@@ -32,8 +35,28 @@ impl Verifier {
                 .map_err(|_invalid| format!("subjectAltNames: {name} is neither a DNS name nor an address"))
         };
         let names = subject_alt_names.iter().map(name).collect::<Result<_, _>>()?;
-        Ok(Self { roots, names, algorithms: provider.signature_verification_algorithms })
+        let with_revocation = match (&roots, revoked) {
+            (Some(roots), Some(revoked)) => Some(with_revocation(roots, provider, revoked)?),
+            (None, Some(_)) => return Err("caCrl needs a server that is verified".into()),
+            (_, None) => None,
+        };
+        let algorithms = provider.signature_verification_algorithms;
+        Ok(Self { roots, names, with_revocation, algorithms })
     }
+}
+
+/// As OpenSSL's CRL_CHECK_ALL, which Envoy sets: each certificate of the chain must be covered by a list
+/// that is not out of date.
+fn with_revocation(
+    roots: &Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
+) -> Result<Arc<WebPkiServerVerifier>, String> {
+    WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+        .with_crls(revoked)
+        .enforce_revocation_expiration()
+        .build()
+        .map_err(|error| format!("caCrl: {error}"))
 }
 
 impl ServerCertVerifier for Verifier {
@@ -46,6 +69,11 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
+        if let Some(verifier) = &self.with_revocation {
+            let verify = |name| verifier.verify_server_cert(end_entity, intermediates, name, &[], now);
+            let (last, others) = self.names.split_last().unwrap_or((server_name, &[]));
+            return others.iter().find_map(|name| verify(name).ok()).map_or_else(|| verify(last), Ok);
+        }
         let certificate = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(
             &certificate,
