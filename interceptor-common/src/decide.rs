@@ -36,6 +36,19 @@ pub fn decide(flow: &Flow, ports: PortFlags, prefix: PrefixFlags) -> Verdict {
     Verdict::Bypass(Reason::NotIncluded)
 }
 
+/// The verdict on a connection from a network namespace that is not enrolled: its loopback is its own affair
+/// (sandboxes and build tools make namespaces that have nothing else), everything else is refused.
+#[inline(always)]
+pub fn decide_unknown(destination: Ip16) -> Verdict {
+    if destination.is_unspecified() {
+        Verdict::Bypass(Reason::Unspecified)
+    } else if destination.is_loopback() {
+        Verdict::Bypass(Reason::Loopback)
+    } else {
+        Verdict::Deny(Reason::UnknownWorkload)
+    }
+}
+
 /// Addresses that never leave the host or the link, whatever the policy.
 #[inline(always)]
 fn left_alone(ip: Ip16) -> Option<Reason> {
@@ -142,6 +155,17 @@ mod tests {
             let flow = Flow { destination: ip.into(), port: Port(port) };
             let (ports, prefix) = (PortFlags(ports), PrefixFlags(prefix));
             prop_assert_eq!(decide(&flow, ports, prefix), model(ip, ports, prefix));
+        }
+
+        #[test]
+        fn unknown_namespaces_reach_their_loopback_only(ip in addresses()) {
+            let standard = ip.to_canonical();
+            let expected = match (standard.is_unspecified(), standard.is_loopback()) {
+                (true, _) => Verdict::Bypass(Reason::Unspecified),
+                (_, true) => Verdict::Bypass(Reason::Loopback),
+                (false, false) => Verdict::Deny(Reason::UnknownWorkload),
+            };
+            prop_assert_eq!(decide_unknown(ip.into()), expected);
         }
     }
 }

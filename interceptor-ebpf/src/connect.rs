@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use interceptor_common::{
     addr::{Ip16, Port},
-    decide::decide,
+    decide::{decide, decide_unknown},
     flow::Flow,
     policy::{NO_POLICY, OriginalDestination, PortFlags, PortKey, PrefixKey, WorkloadEntry},
     verdict::{Reason, Verdict},
@@ -72,7 +72,7 @@ fn connect(ctx: &SockAddrContext, asked: &Address) -> (i32, Rewrite) {
     let (verdict, rewrite) = match decided(&mut subject, asked) {
         Ok((workload, Verdict::Redirect(reason))) => redirect(ctx, sk, workload, &subject, reason),
         Ok((_, verdict @ (Verdict::Bypass(_) | Verdict::Deny(_)))) => (verdict, Rewrite::Keep),
-        Err(reason) => (Verdict::Deny(reason), Rewrite::Keep),
+        Err(verdict) => (verdict, Rewrite::Keep),
     };
     if !matches!(verdict, Verdict::Redirect(_)) {
         leave(ctx, sk);
@@ -85,18 +85,18 @@ fn connect(ctx: &SockAddrContext, asked: &Address) -> (i32, Rewrite) {
 fn decided(
     subject: &mut OriginalDestination,
     asked: &Address,
-) -> Result<(&'static WorkloadEntry, Verdict), Reason> {
+) -> Result<(&'static WorkloadEntry, Verdict), Verdict> {
     for _attempt in 0..2 {
         // SAFETY: the agent replaces whole entries; a program that still holds the old one reads the old one.
         let Some(workload) = (unsafe { WORKLOADS.get(&subject.netns_cookie) }) else {
-            return Err(Reason::UnknownWorkload);
+            return Err(decide_unknown(asked.ip));
         };
         subject.policy = workload.policy;
         if let Some(verdict) = lookup_and_decide(workload.policy, asked) {
             return Ok((workload, verdict));
         }
     }
-    Err(Reason::PolicyMissing)
+    Err(Verdict::Deny(Reason::PolicyMissing))
 }
 
 /// None: the policy is not there, or not all of it. Every policy says something of every address, and is removed from

@@ -160,19 +160,29 @@ fn own_addresses_can_change() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_unknown_namespace_is_refused() -> anyhow::Result<()> {
+fn an_unknown_namespace_is_refused_all_but_its_loopback() -> anyhow::Result<()> {
     let bed = Bed::new()?;
     let other = Netns::new()?;
     let maker = SocketMaker::new(&bed.workload_cgroup, &other)?;
-    for to in ["93.184.216.34:80", "[2001:db8::1]:80", "127.0.0.1:80"] {
+    for to in ["93.184.216.34:80", "[2001:db8::1]:80", "169.254.169.254:80"] {
         let to: SocketAddr = to.parse()?;
         let socket = maker.tcp(Domain::for_address(to))?;
         let error = socket.connect_timeout(&to.into(), DEADLINE).expect_err("refused");
         assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{to}");
     }
-    let unknown: Vec<_> =
+    for to in ["127.0.0.1:9", "[::1]:9", "0.0.0.0:9"] {
+        let to: SocketAddr = to.parse()?;
+        let socket = maker.tcp(Domain::for_address(to))?;
+        let error = socket.connect_timeout(&to.into(), DEADLINE).expect_err("nobody listens, or lo is down");
+        assert_ne!(error.raw_os_error(), Some(libc::EPERM), "{to}");
+    }
+    let mut counted: Vec<_> =
         bed.datapath.counters()?.into_iter().map(|one| (one.policy, one.reason, one.count)).collect();
-    assert_eq!(unknown, [(0, Reason::UnknownWorkload, 3)]);
+    counted.sort_by_key(|(_, reason, _)| *reason);
+    assert_eq!(
+        counted,
+        [(0, Reason::Loopback, 2), (0, Reason::Unspecified, 1), (0, Reason::UnknownWorkload, 3)]
+    );
     Ok(())
 }
 
