@@ -58,7 +58,7 @@ pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diag
     let mut listeners = listeners::Listeners::new(policy, &routes, &l4_routes, &findings);
     listeners.add_all(&registry);
     let (by_address, by_port) = listeners.finish();
-    traps::find(world, &registry, &rules, &virtual_services, &findings);
+    traps::find(world, &settings.namespace, &registry, &rules, &virtual_services, &findings);
     let snapshot = Snapshot {
         outbound_traffic_policy: policy,
         mesh: mesh_settings(&world.mesh),

@@ -106,10 +106,10 @@ impl<'a> Routes<'a> {
     /// A service's routes, and the VirtualService that gives them.
     fn virtual_host(&self, service: &Service, port: u16) -> (VirtualHost, Option<usize>) {
         let name = format!("{}:{port}", service.host).into();
-        for index in self.virtual_services.most_specific(&service.host) {
-            let routes = self.routes_of(*index, port);
+        if let Some(index) = self.virtual_services.most_specific(&service.host) {
+            let routes = self.routes_of(index, port);
             if !routes.is_empty() {
-                return (VirtualHost { name, routes: routes.to_vec() }, Some(*index));
+                return (VirtualHost { name, routes: routes.to_vec() }, Some(index));
             }
         }
         (VirtualHost { name, routes: vec![self.default_route(service, port)] }, None)

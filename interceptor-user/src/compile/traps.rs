@@ -11,6 +11,7 @@ use crate::resource::{Level, Resource, VirtualService, World};
 
 pub(super) fn find(
     world: &World,
+    namespace: &str,
     registry: &Registry,
     rules: &DestinationRules,
     virtual_services: &VirtualServices,
@@ -59,6 +60,22 @@ pub(super) fn find(
         if let Resource::VirtualService(service) = resource {
             check_virtual_service(service, registry, virtual_services, findings);
         }
+        check_visible(resource, namespace, findings);
+    }
+}
+
+/// What is not exported to the client's namespace does not act, and people who wrote it may wonder why.
+fn check_visible(resource: &Resource, namespace: &str, findings: &Findings) {
+    let export_to = match resource {
+        Resource::ServiceEntry(entry) => &entry.export_to,
+        Resource::VirtualService(service) => &service.export_to,
+        Resource::DestinationRule(rule) => &rule.export_to,
+        Resource::Gateway(_) => return,
+    };
+    let meta = resource.meta();
+    if !export_to.reaches(meta.namespace(), namespace) {
+        let message = format!("not exported to namespace {namespace}, where the client is: does not act");
+        findings.about(meta, Level::Info, meta.origin.position, "spec.exportTo", message);
     }
 }
 
@@ -99,7 +116,7 @@ fn check_virtual_service(
         let field = format!("spec.hosts[{index}]");
         let known = registry.has_any(&host.value);
         if !service.binds_mesh() {
-            if known && virtual_services.most_specific(&host.value).is_empty() {
+            if known && virtual_services.most_specific(&host.value).is_none() {
                 let message = format!(
                     "bound only to gateways ({}): applications' own requests to {} don't follow it; add `mesh` to \
                      gateways, or leave gateways out",

@@ -51,13 +51,10 @@ impl VirtualServices {
         index
     }
 
-    /// For HTTP: those that name the host, the oldest first; else the oldest with the longest wildcard
-    /// that matches it.
-    pub(super) fn most_specific(&self, host: &str) -> &[usize] {
-        if let Some(exact) = self.exact.get(host) {
-            return exact;
-        }
-        self.matching_wildcards(host).next().map(|services| &services[..1]).unwrap_or_default()
+    /// For HTTP: the oldest that names the host; else the oldest with the longest wildcard that matches it.
+    pub(super) fn most_specific(&self, host: &str) -> Option<usize> {
+        let services = self.exact.get(host).or_else(|| self.matching_wildcards(host).next());
+        services?.first().copied()
     }
 
     /// The oldest that has exactly this host, wildcard or not.

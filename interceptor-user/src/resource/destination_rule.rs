@@ -41,6 +41,13 @@ pub struct TrafficPolicy {
     pub ports: BTreeMap<u16, Blocks>,
 }
 
+impl TrafficPolicy {
+    fn asks_for_tls(&self) -> bool {
+        let mut blocks = self.ports.values().chain([&self.blocks]);
+        blocks.any(|blocks| blocks.tls.as_ref().is_some_and(|tls| tls.mode != TlsMode::Disable))
+    }
+}
+
 /// The parts of a policy that replace each other block by block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocks {
@@ -94,9 +101,6 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     let subsets = spec.list("subsets", |item| read_subset(&item));
     let export_to = visibility::read(spec);
     let workload_selector = spec.get("workloadSelector");
-    if let Some(selector) = &workload_selector {
-        selector.warning("a DestinationRule with workloadSelector does not act here yet: left out");
-    }
     for (index, subset) in subsets.iter().enumerate() {
         if subsets[..index].iter().any(|other| other.name == subset.name) {
             let message = format!("duplicate subset names: {}", subset.name);
@@ -106,6 +110,14 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     let asks_for_tls = spec
         .get("trafficPolicy")
         .is_some_and(|field| field.contains("tls", "mode", &|mode| mode != Some("DISABLE")));
+    if let Some(selector) = &workload_selector {
+        selector.warning(if asks_for_tls || subsets.iter().any(|subset| subset.policy.asks_for_tls()) {
+            "no labels are known here, so that a DestinationRule with workloadSelector never acts: its TLS is NOT \
+             applied, requests go as if it was not there"
+        } else {
+            "no labels are known here, so that a DestinationRule with workloadSelector never acts: left out"
+        });
+    }
     let host = spec.require("host").and_then(|field| host::read(&field))?;
     let host_position = host.position;
     let host = host::complete(&host.value, meta.namespace());
@@ -188,7 +200,7 @@ fn read_connection_pool(field: &Field<'_>) -> Option<ConnectionPool> {
     if let Some(tcp) = pool.get("tcp").and_then(|field| field.object()) {
         tcp.not_applied(&["maxConnections"], "the number of connections is not bounded");
         tcp.not_applied(&["maxConnectionDuration"], "connections may live on");
-        tcp.ignore(&["tcpKeepalive"]);
+        tcp.not_applied(&["tcpKeepalive"], "no probes are sent on connections to endpoints");
         read.connect_timeout = positive(&tcp, "connectTimeout");
         read.tcp_idle_timeout = positive(&tcp, "idleTimeout");
     }

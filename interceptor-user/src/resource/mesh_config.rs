@@ -128,7 +128,15 @@ fn read_config_map(file: &Arc<str>, root: &Object<'_>, reader: &Reader) -> Optio
 fn read(mesh: &Object<'_>) -> MeshConfig {
     let defaults = MeshConfig::default();
     let policy = mesh.get("outboundTrafficPolicy").and_then(|field| field.object()).and_then(|policy| {
-        policy.get("mode")?.one_of(&[
+        // The enum's zero: that is what Istio makes of it.
+        let Some(mode) = policy.get("mode") else {
+            policy.field().warning(
+                "`mode` is missing, which means REGISTRY_ONLY: hosts that nobody declared are blocked; write mode: \
+                 ALLOW_ANY to let them through",
+            );
+            return Some(OutboundTrafficPolicyMode::RegistryOnly);
+        };
+        mode.one_of(&[
             ("ALLOW_ANY", OutboundTrafficPolicyMode::AllowAny),
             ("REGISTRY_ONLY", OutboundTrafficPolicyMode::RegistryOnly),
         ])

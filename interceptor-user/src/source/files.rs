@@ -139,6 +139,12 @@ impl FileSource {
             Some(_) | None => read::text(path),
         };
         match text {
+            // Most likely about to be written: whoever means it says so by removing the file.
+            Ok(text) if text.trim().is_empty() && self.held_resources(&file) => {
+                let message = "is empty: what it held goes on acting until the file is written or removed";
+                reading.diagnostics.push(about(&file, Level::Warning, message.to_owned()));
+                reading.unreadable.insert(file);
+            }
             Ok(text) => {
                 let parsed = crate::resource::parse(&file, &text, &DEFAULT_NAMESPACE.into());
                 reading.texts.0.insert(Arc::clone(&file), text.into());
@@ -158,6 +164,10 @@ impl FileSource {
                 reading.unreadable.insert(file);
             }
         }
+    }
+
+    fn held_resources(&self, file: &Arc<str>) -> bool {
+        self.world.resources.values().any(|resource| resource.meta().origin.file == *file)
     }
 
     /// Adds what was good before and can't be read now.

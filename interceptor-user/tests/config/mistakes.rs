@@ -325,6 +325,28 @@ fn destination_rule(spec: &str) -> String {
 #[test]
 fn destination_rules() {
     for (spec, expected) in [
+        (
+            "  host: a.com\n  workloadSelector: {matchLabels: {a: b}}\n  trafficPolicy: {tls: {mode: SIMPLE}}",
+            "its TLS is NOT applied",
+        ),
+        (
+            "  host: a.com\n  workloadSelector: {matchLabels: {a: b}}\n  subsets: [{name: s, trafficPolicy: \
+             {portLevelSettings: [{port: {number: 443}, tls: {mode: MUTUAL}}]}}]",
+            "its TLS is NOT applied",
+        ),
+        (
+            "  host: a.com\n  workloadSelector: {matchLabels: {a: b}}\n  trafficPolicy: {tls: {mode: DISABLE}}",
+            "never acts: left out",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {tcp: {tcpKeepalive: {time: 60s}}}}",
+            "`tcpKeepalive` is not applied yet: no probes are sent",
+        ),
+    ] {
+        let said = said(&destination_rule(spec), true);
+        assert!(said.contains(expected), "{spec}: {said}");
+    }
+    for (spec, expected) in [
         ("  subsets: [{name: a}]", "`host` is missing"),
         ("  host: a.com\n  subsets: [{name: a}, {name: a}]", "duplicate subset names: a"),
         (
@@ -408,6 +430,10 @@ fn mesh_configurations() {
         config.proxy_headers.server.as_deref() == Some("envoy") && config.proxy_headers.request_id_disabled
     );
     assert_eq!(said, "mesh.yaml:2:1: info: MeshConfig: trustDomain: `trustDomain` is not used here");
+    let (config, said) = parse("outboundTrafficPolicy: {}\n");
+    let policy = config.and_then(|config| config.outbound_traffic_policy);
+    assert_eq!(policy, Some(mesh_config::OutboundTrafficPolicyMode::RegistryOnly));
+    assert!(said.contains("`mode` is missing, which means REGISTRY_ONLY"), "{said}");
     for (text, expected) in [
         (
             "outboundTrafficPolicy: {mode: REGISTRY}",

@@ -248,6 +248,12 @@ fn what_breaks_keeps_its_last_good_form() {
         hosts(world) == ["a.example.com", "newer.example.com"]
             && said.contains("this resource keeps acting as it was")
     });
+    // Emptied, as when it is being written: nothing is lost.
+    fs::write(&path, "\n").unwrap();
+    watched.until("empty", |world, said| {
+        hosts(world) == ["a.example.com", "newer.example.com"]
+            && said.contains("is empty: what it held goes on acting")
+    });
     // Taken out: gone.
     fs::write(&path, entry("b", "newer.example.com")).unwrap();
     watched.until("mended", |world, said| hosts(world) == ["newer.example.com"] && said.is_empty());

@@ -165,12 +165,13 @@ fn only_where_mesh_is_meant() {
 fn the_most_specific_host_wins_then_the_oldest() {
     let to_b = "  http: [{name: NAME, route: [{destination: {host: b.example.com}}]}]";
     let vs = |name: &str, hosts: &str| http(name, hosts, &to_b.replace("NAME", name));
+    let on_80 = to_b.replace("name: NAME", "name: exact-1, match: [{port: 80}]");
     let config = with(
         &[
             vs("all", "'*.example.com'"),
             vs("sub", "'*.sub.example.com'"),
             vs("exact-2", "a.example.com"),
-            vs("exact-1", "a.example.com"),
+            http("exact-1", "a.example.com", &on_80),
         ]
         .concat(),
     );
@@ -180,6 +181,8 @@ fn the_most_specific_host_wins_then_the_oldest() {
             ("203.0.113.9:80 http GET http://a.example.com/", "outbound|80||b.example.com exact-1"),
             ("203.0.113.9:80 http GET http://b.example.com/", "outbound|80||b.example.com all"),
             ("203.0.113.9:80 http GET http://x.sub.example.com/", "outbound|80||b.example.com sub"),
+            // The oldest has no routes there: nobody else is asked.
+            ("203.0.113.9:8080 http GET http://a.example.com/", "outbound|8080||a.example.com default"),
             // A wildcard that matches services does not make hosts known that nobody declared.
             ("203.0.113.9:80 http GET http://new.example.com/", "502 block_all"),
         ],
