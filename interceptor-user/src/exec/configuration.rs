@@ -1,12 +1,12 @@
 //! The resources of one run: read, compiled, and their mistakes told; and again whenever the files change.
 
-use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::Context;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::findings::Findings;
 use crate::compile::{CompileSettings, compile};
 use crate::resource::{Diagnostic, World};
 use crate::settings::ExecSettings;
@@ -19,6 +19,7 @@ pub(super) struct Configuration {
     source: FileSource,
     compile: CompileSettings,
     pub(super) snapshot: Snapshot,
+    told: Findings,
 }
 
 impl Configuration {
@@ -30,8 +31,9 @@ impl Configuration {
             outbound_traffic_policy: settings.outbound_traffic_policy,
             ..CompileSettings::default()
         };
-        let snapshot = compiled(&world, diagnostics, source.texts(), &compile);
-        Ok(Self { source, compile, snapshot })
+        let mut told = Findings::default();
+        let snapshot = compiled(&world, diagnostics, source.texts(), &compile, &mut told);
+        Ok(Self { source, compile, snapshot, told })
     }
 
     /// Compiles what the files hold whenever they change, until the answer is dropped.
@@ -40,9 +42,9 @@ impl Configuration {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("can't make an event")?;
         let wake = changed.try_clone().context("can't duplicate an event")?;
         let (sender, compiled_ones) = channel();
-        let compile = self.compile;
+        let (compile, mut told) = (self.compile, self.told);
         let watching = self.source.watch(move |world, diagnostics, texts| {
-            let snapshot = compiled(&world, diagnostics, texts, &compile);
+            let snapshot = compiled(&world, diagnostics, texts, &compile, &mut told);
             // An error is the other side gone, or woken already.
             let _told =
                 sender.send(snapshot).is_ok() && rustix::io::write(&wake, &1_u64.to_ne_bytes()).is_ok();
@@ -80,18 +82,10 @@ fn compiled(
     mut diagnostics: Vec<Diagnostic>,
     texts: &Texts,
     settings: &CompileSettings,
+    told: &mut Findings,
 ) -> Snapshot {
     let (snapshot, findings) = compile(world, settings);
     diagnostics.extend(findings);
-    tell(&diagnostics, texts);
+    told.tell(diagnostics, texts);
     snapshot
-}
-
-/// With stderr gone there is nobody to tell.
-fn tell(diagnostics: &[Diagnostic], texts: &Texts) {
-    let mut stderr = io::stderr().lock();
-    let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    for diagnostic in diagnostics {
-        drop(writeln!(stderr, "{}", diagnostic.render(texts.of(diagnostic), colours)));
-    }
 }

@@ -11,6 +11,7 @@ mod command;
 mod configuration;
 pub(crate) mod enter;
 mod external;
+mod findings;
 mod interception;
 mod job_control;
 mod reports;
