@@ -1,7 +1,7 @@
 //! A server that accepts on the proxies' port and closes at once: what connect() is measured against.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,6 +14,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) fn serve() -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PROXY)).context("cannot listen")?;
+    // Nobody connects there; the interceptor warns when a proxy takes only one family.
+    let _six = TcpListener::bind((Ipv6Addr::LOCALHOST, PROXY));
     listener.set_nonblocking(true).context("cannot make the listener non-blocking")?;
     loop {
         match listener.accept() {
