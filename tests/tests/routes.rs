@@ -111,3 +111,82 @@ spec:
     assert_eq!((line.cluster.as_str(), line.sni.as_str()), ("outbound|443||www.aliyun.com", "www.apple.com"));
     Ok(())
 }
+
+#[test]
+fn dots_in_a_path_can_not_go_around_a_route() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let config = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: site}
+spec:
+  hosts: [hbchen.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: public}
+spec:
+  hosts: [hbchen.com]
+  http:
+  - match: [{uri: {prefix: /public/}}]
+    route: [{destination: {host: hbchen.com}}]
+  - directResponse: {status: 403}
+";
+    for (path, status) in [
+        ("/public/x", 200),
+        ("/public/a/../b", 200),
+        ("/secret", 403),
+        ("/public/../secret", 403),
+        ("/public/%2e%2E/secret", 403),
+        ("/public/./../secret", 403),
+    ] {
+        let url = format!("http://hbchen.com{path}");
+        let run = pod.interceptor()?.config(config)?.curl(&["--path-as-is", &url])?;
+        run.expect_code(0)?;
+        assert_eq!(run.http()?.status, status, "{path}");
+    }
+    // The server gets the path that was judged.
+    let paths: Vec<String> =
+        world.nginx.wait_hits(&pod.address, 2)?.iter().map(|hit| hit.get("uri").to_owned()).collect();
+    assert_eq!(paths, ["/public/x", "/public/b"]);
+    Ok(())
+}
+
+#[test]
+fn one_host_of_a_wildcard_goes_elsewhere() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let config = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild}
+spec:
+  hosts: ['*.apple.com']
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  resolution: NONE
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: other}
+spec:
+  hosts: [www.aliyun.com]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: tls}
+spec:
+  hosts: [www.apple.com]
+  tls:
+  - match: [{port: 443, sniHosts: [www.apple.com]}]
+    route: [{destination: {host: www.aliyun.com, port: {number: 443}}}]
+";
+    let run = pod.interceptor()?.config(config)?.registry_only().curl(&["https://www.apple.com/"])?;
+    run.expect_code(0)?;
+    assert_eq!(run.line()?.cluster, "outbound|443||www.aliyun.com");
+    Ok(())
+}

@@ -85,3 +85,29 @@ fn aliyun_with_http_and_tls_routes() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_client_that_is_late_or_slow_gets_tls_as_well() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    // Connection pools warm up, and browsers connect ahead: silence at the start makes nobody opaque.
+    let script = "
+slow = [socket.create_connection(('203.0.113.40', 80), 10) for _ in range(2)]
+slow[1].sendall(b'GET / HT')
+time.sleep(11)
+slow[0].sendall(b'GET / HT')
+for s in slow:
+    s.sendall(b'TP/1.1\\r\\nHost: www.apple.com\\r\\nConnection: close\\r\\n\\r\\n')
+    print(s.recv(15).decode())
+";
+    let run = pod
+        .interceptor()?
+        .config(&seeds(&["000-03-se", "000-04-vs", "000-05-dr"])?)?
+        .run(&interceptor_tests::python(script)?)?;
+    run.expect_code(0)?;
+    assert_eq!(run.text(), "HTTP/1.1 200 OK\nHTTP/1.1 200 OK\n");
+    for line in run.lines()? {
+        assert_eq!(line.cluster, "outbound|443|tls-origination|www.apple.com");
+    }
+    Ok(())
+}
