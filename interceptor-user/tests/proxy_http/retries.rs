@@ -84,7 +84,11 @@ fn refused_connections_are_retried_and_told_as_such() {
 
 #[test]
 fn a_disconnect_is_not_retried_unless_asked() {
-    for (retry_on, status) in [(on_503(), 503), (RetryOn { reset: true, ..RetryOn::default() }, 200)] {
+    for (retry_on, status) in [
+        (on_503(), 503),
+        (RetryOn { reset: true, ..RetryOn::default() }, 200),
+        (RetryOn { gateway_error: true, ..RetryOn::default() }, 200),
+    ] {
         let upstream = Upstream::start(|mut client, number| {
             client.request();
             if number > 1 {

@@ -19,18 +19,23 @@ pub(super) fn on_error(policy: &RetryOn, error: &UpstreamError) -> bool {
         | UpstreamError::DnsResolution(_)
         | UpstreamError::TlsUnavailable(_) => false,
         UpstreamError::Connect(_) | UpstreamError::ConnectTimeout | UpstreamError::Tls(_) => {
-            policy.connect_failure || policy.reset_before_request || policy.reset || policy.server_error
+            policy.connect_failure || policy.reset_before_request || on_any_reset(policy)
         }
         UpstreamError::Reset(reason) => {
             let refused = *reason == ResetReason::RemoteRefusedStream
                 && (policy.refused_stream || policy.reset_before_request);
-            refused || policy.reset || policy.server_error
+            refused || on_any_reset(policy)
         }
     }
 }
 
 /// Whether `policy` asks for another try after a try ran into its own timeout.
 pub(super) fn on_per_try_timeout(policy: &RetryOn) -> bool {
+    on_any_reset(policy)
+}
+
+/// What Envoy tries again whichever way a try broke off (`wouldRetryFromReset`).
+fn on_any_reset(policy: &RetryOn) -> bool {
     policy.reset || policy.server_error || policy.gateway_error
 }
 
@@ -67,7 +72,7 @@ mod tests {
 
     use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-    use super::{back_off, on_error, on_response};
+    use super::{back_off, on_error, on_per_try_timeout, on_response};
     use crate::proxy::upstream::{ResetReason, UpstreamError};
     use crate::snapshot::{RetryOn, RetryPolicy};
 
@@ -96,6 +101,30 @@ mod tests {
             (UpstreamError::Reset(ResetReason::RemoteReset), false),
         ] {
             assert_eq!(on_error(&policy, &error), expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn any_reset_is_a_gateway_error() {
+        let errors = [
+            (UpstreamError::Connect("refused".into()), true),
+            (UpstreamError::ConnectTimeout, true),
+            (UpstreamError::Tls("expired".into()), true),
+            (UpstreamError::TlsUnavailable("no file".into()), false),
+            (UpstreamError::NoHealthyUpstream(None), false),
+            (UpstreamError::Reset(ResetReason::RemoteRefusedStream), true),
+            (UpstreamError::Reset(ResetReason::ConnectionTermination), true),
+            (UpstreamError::Reset(ResetReason::RemoteReset), true),
+        ];
+        for policy in [
+            RetryOn { gateway_error: true, ..RetryOn::default() },
+            RetryOn { server_error: true, ..RetryOn::default() },
+            RetryOn { reset: true, ..RetryOn::default() },
+        ] {
+            for (error, expected) in &errors {
+                assert_eq!(on_error(&policy, error), *expected, "{policy:?} {error:?}");
+            }
+            assert!(on_per_try_timeout(&policy));
         }
     }
 
