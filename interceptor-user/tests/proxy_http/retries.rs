@@ -117,6 +117,23 @@ fn every_try_has_its_own_timeout() {
 }
 
 #[test]
+fn a_slow_upload_is_not_a_slow_try() {
+    let upstream = Upstream::echo();
+    let mut config =
+        Config::new(&[upstream.address]).retries(1, RetryOn { reset: true, ..RetryOn::default() });
+    config.forward.retries.as_mut().unwrap().per_try_timeout = Some(Duration::from_millis(100));
+    let proxy = config.start();
+    let mut client = proxy.client();
+    client.send(format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 2\r\n\r\na"));
+    // What is tested is that this much time may pass.
+    std::thread::sleep(Duration::from_millis(300));
+    client.send("b");
+    let reply = client.reply();
+    assert_eq!((reply.status(), reply.text().ends_with("\r\n\r\nab")), (200, true), "{reply:?}");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
 fn a_try_that_is_too_slow_is_504() {
     let upstream = Upstream::start(|mut client, _| {
         client.request();

@@ -1,7 +1,8 @@
-//! A route's timeout: Envoy's clock for it starts when the client has sent its whole request.
+//! The timeout of a route or of one try: Envoy's clock for either starts when the client has sent its
+//! whole request.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,6 +22,21 @@ pub(super) struct Deadline {
 impl Deadline {
     pub(super) fn new(timeout: Duration, upload: Option<Rc<Upload>>) -> Self {
         Self { timeout, upload, sleep: None }
+    }
+
+    /// What `work` comes to, or `None` when `deadline` passes before.
+    pub(super) async fn within<T>(deadline: &mut Option<Self>, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            match deadline {
+                Some(deadline) => deadline.poll_passed(cx).map(|()| None),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
     pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {

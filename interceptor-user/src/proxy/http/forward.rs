@@ -1,12 +1,10 @@
 //! Sends a request to an upstream: try after try as the route allows, within its timeout, and turns
 //! what came of it into the client's response.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::request::Parts;
@@ -28,7 +26,7 @@ use crate::snapshot::route::host_of;
 use crate::snapshot::{Changes, Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
 
 /// How long a client that waits for `100 Continue` waits for an upstream that says nothing.
-const CONTINUE_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// What a request's way up depends on.
 #[derive(Clone, Copy, Debug)]
@@ -79,19 +77,7 @@ pub(super) async fn forward(
         .map(|timeout| Deadline::new(timeout, upload.clone()));
 
     let mut tries = Tries { exchange, parts, carriage, upload, gate, attempt: 0, tried: Vec::new() };
-    let end = {
-        let mut run = pin!(tries.run(retries, &mut log));
-        poll_fn(|cx| {
-            if let std::task::Poll::Ready(end) = run.as_mut().poll(cx) {
-                return std::task::Poll::Ready(Some(end));
-            }
-            match &mut deadline {
-                Some(deadline) => deadline.poll_passed(cx).map(|()| None),
-                None => std::task::Poll::Pending,
-            }
-        })
-        .await
-    };
+    let end = Deadline::within(&mut deadline, tries.run(retries, &mut log)).await;
     let attempts = tries.attempt;
     let Some((end, limit_exceeded)) = end else {
         return Reply::timeout("upstream_response_timeout").send(exchange.settings, log);
@@ -182,12 +168,7 @@ impl Tries<'_> {
     async fn run(&mut self, retries: Option<&RetryPolicy>, log: &mut RequestLog) -> (TryEnd, bool) {
         loop {
             self.attempt += 1;
-            let end = match retries.and_then(|policy| policy.per_try_timeout) {
-                Some(limit) => {
-                    tokio::time::timeout(limit, self.try_once(log)).await.unwrap_or(TryEnd::PerTryTimeout)
-                }
-                None => self.try_once(log).await,
-            };
+            let end = self.try_once(retries.and_then(|policy| policy.per_try_timeout), log).await;
             let Some(policy) = retries.filter(|policy| wants_retry(policy, &end)) else {
                 return (end, false);
             };
@@ -210,9 +191,9 @@ impl Tries<'_> {
         self.upload.as_ref().is_none_or(|upload| upload.replayable())
     }
 
-    /// One try on one endpoint. A kept connection that turns out to be closed is replaced by a new
+    /// One try on one endpoint; `limit` is for the answer, once there is a connection. A kept connection that turns out to be closed is replaced by a new
     /// one once, when the request can be sent again without harm.
-    async fn try_once(&mut self, log: &mut RequestLog) -> TryEnd {
+    async fn try_once(&mut self, limit: Option<Duration>, log: &mut RequestLog) -> TryEnd {
         let mut fresh = false;
         loop {
             let mut lease = match self.lease(fresh).await {
@@ -224,7 +205,11 @@ impl Tries<'_> {
                 record.upstream_local_address = lease.facts.local;
             });
             let request = self.request(&lease);
-            let mut error = match lease.send(request).await {
+            let mut deadline = limit.map(|limit| Deadline::new(limit, self.upload.clone()));
+            let Some(sent) = Deadline::within(&mut deadline, lease.send(request)).await else {
+                return TryEnd::PerTryTimeout;
+            };
+            let mut error = match sent {
                 Ok(response) => {
                     if response.status().is_success() {
                         self.open_gate();
