@@ -1,7 +1,7 @@
 //! What a route changes on the way: rewrites, headers, redirects.
 
 use http::{HeaderName, HeaderValue};
-use interceptor_user::snapshot::{Changes, HeaderChanges, PathRewrite, Redirect};
+use interceptor_user::snapshot::{Changes, HeaderChanges, PathRewrite, Redirect, RouteMatch, StringMatch};
 
 use crate::support::{Config, HOST, Upstream};
 
@@ -44,6 +44,22 @@ fn requests_and_responses_are_changed() {
     // The log says what was asked for, and whom it went to.
     let record = proxy.records.only();
     assert_eq!((record.text("path"), record.text("authority")), ("/old/x?q=1", "other.example.com"));
+}
+
+#[test]
+fn dot_segments_do_not_get_past_a_route() {
+    let upstream = Upstream::echo();
+    let public = RouteMatch { uri: Some(StringMatch::Prefix("/public/".into())), ..RouteMatch::default() };
+    let proxy = Config { matches: vec![public], ..Config::new(&[upstream.address]) }.start();
+    for path in ["/secret", "/public/../secret", "/public/%2e%2E/secret", "/public/a/../../secret"] {
+        assert_eq!(proxy.get(path).status(), 404, "{path}");
+    }
+    assert_eq!(upstream.connections(), 0);
+    let reply = proxy.get("/secret/../public/a?back=/../%2e");
+    assert_eq!(reply.status(), 200);
+    assert!(reply.text().starts_with("GET /public/a?back=/../%2e HTTP/1.1\r\n"), "{}", reply.text());
+    let record = proxy.records.wait(5).remove(4);
+    assert_eq!(record.text("path"), "/public/a?back=/../%2e");
 }
 
 #[test]

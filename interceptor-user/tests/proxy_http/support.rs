@@ -15,8 +15,8 @@ use interceptor_user::proxy::http::{self, Version};
 use interceptor_user::proxy::worker::Worker;
 use interceptor_user::snapshot::{
     AccessLogEncoding, Changes, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
-    LoadBalancer, OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteTable,
-    Snapshot, UpstreamProtocol, VirtualHost, WeightedCluster,
+    LoadBalancer, OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch,
+    RouteTable, Snapshot, UpstreamProtocol, VirtualHost, WeightedCluster,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
@@ -427,6 +427,8 @@ pub(crate) struct Config {
     /// Instead of forwarding.
     pub(crate) redirect: Option<Redirect>,
     pub(crate) snapshot: Snapshot,
+    /// What the route takes; everything when empty.
+    pub(crate) matches: Vec<RouteMatch>,
     /// Hosts that the route takes beside [`HOST`].
     pub(crate) hosts: Vec<&'static str>,
 }
@@ -461,6 +463,7 @@ impl Config {
             forward,
             changes: None,
             redirect: None,
+            matches: Vec::new(),
             snapshot: Snapshot::empty(policy),
             hosts: Vec::new(),
         }
@@ -497,7 +500,7 @@ impl Config {
         let mut table = RouteTable::new("80".into(), self.policy);
         let route = Route {
             name: "default".into(),
-            matches: Vec::new(),
+            matches: self.matches,
             action: match self.redirect {
                 Some(redirect) => RouteAction::Redirect(Arc::new(redirect)),
                 None => RouteAction::Forward(Arc::new(self.forward)),

@@ -11,6 +11,7 @@ mod failure;
 mod forward;
 mod headers;
 mod log;
+mod path;
 mod peer;
 mod reply;
 mod request;
@@ -87,8 +88,9 @@ async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(
     let worker = Rc::clone(&connection.worker);
     let io = TokioIo::new(TappedStream::new(stream, connection.tap.clone()));
     let preserve_case = worker.current().snapshot.mesh.proxy_headers.preserve_http1_header_case;
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request| {
         let connection = Rc::clone(connection);
+        path::normalize(request.uri_mut());
         // Begun before the answer is first worked on: a client may be gone by then.
         let log = RequestLog::new(&connection, &request);
         async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
@@ -113,8 +115,9 @@ async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(
 
 async fn serve_http2(io: TokioIo<TcpStream>, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
     let worker = Rc::clone(&connection.worker);
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request| {
         let connection = Rc::clone(connection);
+        path::normalize(request.uri_mut());
         // Begun before the answer is first worked on: a client may be gone by then.
         let log = RequestLog::new(&connection, &request);
         async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
