@@ -279,6 +279,8 @@ fn a_silent_client_holds_up_nobody_and_is_recorded_when_it_leaves() {
     assert_eq!(counters.connections_accepted, 51);
     assert_eq!(records.len(), 51);
     assert_eq!(records.iter().filter(|record| record["response_flags"] == "DC").count(), 50);
+    let answered = records.iter().find(|record| record["response_code"] == 502).unwrap();
+    assert_eq!(answered["request_id"].as_str().map(str::len), Some(36), "{answered:#?}");
 }
 
 #[test]

@@ -124,6 +124,11 @@ fn request_id() -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-"))
 }
 
+/// The id of a request that is sent nowhere, for its record.
+pub(super) fn new_request_id() -> String {
+    uuid::Uuid::new_v4().hyphenated().to_string()
+}
+
 /// Says which try this is.
 pub(super) fn count_attempt(headers: &mut HeaderMap, settings: &ProxyHeaders, attempt: u32) {
     if settings.attempt_count {

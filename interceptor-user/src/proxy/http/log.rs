@@ -111,11 +111,22 @@ impl RequestLog {
     }
 }
 
+impl Open {
+    /// A request that was answered here was given no id to send on; Envoy gives every request one.
+    fn identify(&mut self) {
+        let Some(http) = self.record.http.as_mut().filter(|http| http.request_id.is_none()) else { return };
+        if self.worker.current().snapshot.mesh.proxy_headers.request_id {
+            http.request_id = Some(super::headers::new_request_id());
+        }
+    }
+}
+
 impl Drop for RequestLog {
     fn drop(&mut self) {
         if let Some(mut open) = self.open.take() {
             open.record.bytes_received += open.upload.as_deref().map_or(0, Upload::received);
             open.record.duration = open.started.elapsed();
+            open.identify();
             open.worker.access_log.write(&open.record);
         }
     }
