@@ -5,13 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 
-use crate::{Dir, Envoy, Http, LogLine, Pod, wait_for};
+use crate::{Dir, Envoy, Http, LogLine, Pod, Session, wait_for};
 
 /// No single command of the tests takes longer, unless the test says so.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -118,7 +118,7 @@ impl<'pod> Interceptor<'pod> {
     pub fn session(self) -> anyhow::Result<Session> {
         let mut running = self.start(&["sh"], Stdio::piped())?;
         let stdin = running.child.stdin.take().context("the shell has no input")?;
-        Ok(Session { running, stdin, asked: 0 })
+        Ok(Session::new(running, stdin))
     }
 
     /// The whole command, for who wants to start it in a way of his own.
@@ -157,10 +157,10 @@ impl<'pod> Interceptor<'pod> {
 /// A started `interceptor exec`; dropping it kills it.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
+    pub(crate) child: Child,
     dir: Option<Dir>,
     started: Instant,
-    deadline: Duration,
+    pub(crate) deadline: Duration,
 }
 
 impl Running {
@@ -227,65 +227,6 @@ impl Drop for Running {
         {
             eprintln!("cannot stop interceptor {}: {error}", self.child.id());
         }
-    }
-}
-
-/// A shell under `interceptor exec` that runs line after line.
-#[derive(Debug)]
-pub struct Session {
-    pub running: Running,
-    stdin: ChildStdin,
-    asked: usize,
-}
-
-impl Session {
-    /// Runs one line; its exit status and what it printed.
-    pub fn sh(&mut self, line: &str) -> anyhow::Result<(i32, String)> {
-        self.send(line)?.wait()
-    }
-
-    /// [`Self::sh`] with `curl -sS -i`: the exit status and the last response, if there was one.
-    pub fn curl(&mut self, args: &str) -> anyhow::Result<(i32, Option<Http>)> {
-        let (code, text) = self.sh(&format!("curl -sS -i --max-time 30 {args} 2>/dev/null"))?;
-        Ok((code, Http::last(&text).ok()))
-    }
-
-    fn send(&mut self, line: &str) -> anyhow::Result<Answer<'_>> {
-        use std::io::Write;
-        self.asked += 1;
-        let marker = format!("--end of {}--", self.asked);
-        let before = self.running.stdout().len();
-        writeln!(self.stdin, "{{ {line}\n}}; printf '%s%d\\n' '{marker}' $?")
-            .context("the shell has ended")?;
-        Ok(Answer { running: &mut self.running, before, marker })
-    }
-
-    /// Ends the shell and returns all that was seen.
-    pub fn finish(self) -> anyhow::Result<Finished> {
-        drop(self.stdin);
-        self.running.finish()
-    }
-}
-
-struct Answer<'session> {
-    running: &'session mut Running,
-    before: usize,
-    marker: String,
-}
-
-impl Answer<'_> {
-    fn wait(self) -> anyhow::Result<(i32, String)> {
-        let mut ended = None;
-        let deadline = self.running.deadline;
-        let answer = wait_for("the shell's answer", deadline, || {
-            ended = self.running.child.try_wait().ok().flatten();
-            let all = self.running.stdout();
-            let new = all.get(self.before..).unwrap_or_default();
-            let found = new.split_once(&self.marker).filter(|(_, code)| code.ends_with('\n'));
-            let found = found.map(|(text, code)| (code.trim().parse().unwrap_or(-1), text.to_owned()));
-            (found.is_some() || ended.is_some()).then_some(found)
-        })?;
-        answer.ok_or_else(|| anyhow!("the shell ended ({ended:?}): {}", self.running.stderr()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A TCP server of our own in a namespace, for what no real server does on request.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,6 +108,24 @@ pub fn header<'head>(head: &'head str, name: &str) -> Option<&'head str> {
         .filter_map(|line| line.split_once(':'))
         .find(|(have, _)| have.eq_ignore_ascii_case(name))
         .map(|(_, value)| value.trim())
+}
+
+/// What Content-Length says; 0 when there is none.
+pub fn content_length(head: &str) -> usize {
+    header(head, "content-length").and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
+/// Answers every request of a connection with its head.
+pub fn echo_heads(mut socket: TcpStream) -> io::Result<()> {
+    loop {
+        let head = read_head(&mut socket)?;
+        if head.is_empty() {
+            return Ok(());
+        }
+        let mut body = vec![0; content_length(&head)];
+        socket.read_exact(&mut body)?;
+        write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len())?;
+    }
 }
 
 /// Reads an HTTP/1 head, up to and with the empty line. Nothing after it is taken from the socket.
