@@ -112,11 +112,15 @@ fn open_connections_are_not_dropped() -> anyhow::Result<()> {
         socket.write_all(b"-half")
     })?;
     let opaque = world.origin(7000, |mut socket| {
-        let mut byte = [0; 1];
-        while socket.read(&mut byte)? == 1 {
-            socket.write_all(&byte)?;
+        let mut line = [0; 100];
+        // In one piece, as it came: the client takes the next piece for the next answer.
+        loop {
+            let count = socket.read(&mut line)?;
+            if count == 0 {
+                return Ok(());
+            }
+            socket.write_all(&line[..count])?;
         }
-        Ok(())
     })?;
     let config = origin.service_entry("HTTP") + &opaque.service_entry("TCP");
     let mut session = pod.interceptor()?.config(&config)?.registry_only().session()?;
