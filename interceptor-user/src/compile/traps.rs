@@ -1,5 +1,7 @@
 //! Configurations that compile and do something else than people expect.
 
+use std::collections::BTreeSet;
+
 use super::destination_rules::DestinationRules;
 use super::findings::Findings;
 use super::registry::Registry;
@@ -121,6 +123,21 @@ fn check_virtual_service(
                     "bound only to gateways ({}): applications' own requests to {} don't follow it; add `mesh` to \
                      gateways, or leave gateways out",
                     service.gateways.join(", "),
+                    host.value
+                );
+                findings.about(&service.meta, Level::Warning, host.position, &field, message);
+            }
+        } else if !known && !service.http.is_empty() && registry.covering(&host.value).next().is_some() {
+            let ports = registry.covering(&host.value).flat_map(|service| &service.entry.ports);
+            let ports = ports.filter(|port| port.number != 80 && port.protocol.is_http());
+            let ports: BTreeSet<String> = ports.map(|port| port.number.to_string()).collect();
+            if !ports.is_empty() {
+                let ports: Vec<String> = ports.into_iter().collect();
+                let message = format!(
+                    "of the ServiceEntries that are seen from here only a wildcard has host {}: the http routes act on \
+                     port 80, and not on {}; declare {} itself to have them there, too",
+                    host.value,
+                    ports.join(", "),
                     host.value
                 );
                 findings.about(&service.meta, Level::Warning, host.position, &field, message);

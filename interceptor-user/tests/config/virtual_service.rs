@@ -482,6 +482,15 @@ spec:
             ("203.0.113.9:5432 tcp", "outbound|5432||other.test(missing)"),
         ],
     );
+    assert!(!exact.found().contains("port 80"), "{}", exact.found());
+    let more_http = entry("'*.wiki.test'", "wiki")
+        .replace("  - {number: 443", "  - {number: 8080, name: h, protocol: HTTP}\n  - {number: 443");
+    let more_http = allow_any(&format!("{more_http}{}", http("vs", "en.wiki.test", &tls("en.wiki.test"))));
+    assert!(
+        more_http.found().contains("the http routes act on port 80, and not on 8080;"),
+        "{}",
+        more_http.found()
+    );
     let left_over = "server names of *.wiki.test that no sniHosts names";
     assert!(exact.found().contains(left_over), "{}", exact.found());
 
