@@ -1,4 +1,4 @@
-//! Which headers pass, which are dropped at this hop, and which are added (ISTIO.md's observables:
+//! Which headers pass, which are dropped at this hop, and which are added (as Istio does:
 //! `x-request-id`, `x-envoy-*`, `x-forwarded-proto`, `server`). Nothing about the pod is ever added.
 
 use std::time::Duration;
