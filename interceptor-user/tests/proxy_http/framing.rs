@@ -82,6 +82,50 @@ fn what_follows_a_refused_request_is_not_read() {
 }
 
 #[test]
+fn what_is_ambiguous_is_refused_behind_another_request_too() {
+    let ambiguous = format!(
+        "POST /two HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    );
+    for first in [
+        get(HOST, "/one"),
+        format!("POST /one HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 3\r\n\r\nabc"),
+        format!("POST /one HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ] {
+        let upstream = raw_echo();
+        let proxy = Config::new(&[upstream.address]).start();
+        let mut client = proxy.client();
+        client.send(format!("{first}{ambiguous}"));
+        assert_eq!(client.reply().status(), 200, "{first:?}");
+        let refusal = client.reply();
+        assert_eq!((refusal.status(), refusal.header("connection")), (400, Some("close")), "{first:?}");
+        assert!(client.is_closed());
+        assert_eq!(upstream.connections(), 1);
+    }
+}
+
+#[test]
+fn chunks_follow_chunks_on_one_connection() {
+    let upstream = raw_echo();
+    let proxy = Config::new(&[upstream.address]).start();
+    let mut client = proxy.client();
+    for body in ["3\r\nabc\r\n0\r\n\r\n", "0\r\n\r\n", "3\r\nabc\r\n0\r\nX-Trailer: 1\r\n\r\n"] {
+        for framing in ["Content-Length: 3\r\n\r\nabc", &format!("Transfer-Encoding: chunked\r\n\r\n{body}")]
+        {
+            let (head, body) = framing.split_once("\r\n\r\n").unwrap();
+            client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{head}\r\n\r\n"));
+            client.send(body);
+            assert_eq!(client.reply().status(), 200, "{framing:?}");
+        }
+    }
+    // Several without a body may be sent at once.
+    let chunked = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    client.send(format!("{}{}{chunked}", get(HOST, "/"), get(HOST, "/")));
+    for _ in 0..3 {
+        assert_eq!(client.reply().status(), 200);
+    }
+}
+
+#[test]
 fn broken_chunks_end_the_request() {
     for body in
         ["zz\r\n", "-1\r\nabc\r\n", "3\r\nabcde\r\n0\r\n\r\n", "3\nabc\n0\n\n\n\r", "ffffffffffffffffff\r\n"]

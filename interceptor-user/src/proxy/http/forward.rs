@@ -17,6 +17,7 @@ use super::failure::{is_client_error, is_disconnect, upstream_error};
 use super::headers::{self, Carriage};
 use super::log::RequestLog;
 use super::reply::Reply;
+use super::tap::BodyReading;
 use super::upload::{ContinueGate, RequestBody, Upload};
 use super::{Connection, Version, retry, upgrade};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
@@ -54,6 +55,7 @@ enum TryEnd {
 pub(super) async fn forward(
     exchange: Exchange<'_>,
     mut request: Request<Incoming>,
+    reading: Option<BodyReading>,
     mut log: RequestLog,
 ) -> Response<ResponseBody> {
     let started = Instant::now();
@@ -66,7 +68,8 @@ pub(super) async fn forward(
         headers::change_request(&mut parts, changes, exchange.settings);
     }
     let retries = exchange.forward.and_then(|forward| forward.retries.as_ref());
-    let upload = Upload::new(incoming, retries.is_some() || is_idempotent(&parts.method), gate.clone());
+    let may_repeat = retries.is_some() || is_idempotent(&parts.method);
+    let upload = Upload::new(incoming, may_repeat, gate.clone(), reading);
     if let Some(upload) = &upload {
         log.track(upload);
     }

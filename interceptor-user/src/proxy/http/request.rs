@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 
 use super::Connection;
 use super::body::ResponseBody;
 use super::forward::{self, Exchange};
 use super::log::RequestLog;
 use super::reply::Reply;
-use super::tap;
+use super::tap::{BodyReading, Framing};
 use crate::snapshot::{RequestFacts, Route, RouteAction, Snapshot, VirtualHost};
 
 /// Answers one request, whatever becomes of it.
@@ -21,23 +21,36 @@ pub(super) async fn answer(
     request: Request<Incoming>,
     log: RequestLog,
 ) -> Response<ResponseBody> {
+    let is_http1 = connection.version == super::Version::Http1;
+    let framing = framing(&request);
+    let (is_plain, reading) = if is_http1 { connection.tap.begin(framing) } else { (true, None) };
     // A head that says in two ways where its body ends is refused; hyper has chosen one of them.
-    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
-    let is_ambiguous = connection.tap.begin(|head| chunked && tap::has_content_length(head));
+    let is_ambiguous = framing == Framing::Chunked && !is_plain;
     let expects_continue = forward::expects_continue(&request);
-    let mut response = route_and_send(&connection, request, is_ambiguous, log).await;
-    connection.tap.end();
-    if expects_continue && response.body().is_own() && connection.version == super::Version::Http1 {
+    let mut response = route_and_send(&connection, request, is_ambiguous, reading, log).await;
+    if is_http1 && response.body().is_own() && (expects_continue || !connection.tap.is_clear()) {
         // The client may send its body or, never told to, its next request: neither is read.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
+/// Where the request ends, as hyper reads it.
+fn framing(request: &Request<Incoming>) -> Framing {
+    if request.headers().contains_key(TRANSFER_ENCODING) {
+        return Framing::Chunked;
+    }
+    match request.body().size_hint().exact() {
+        Some(0) | None => Framing::NoBody,
+        Some(length) => Framing::Length(length),
+    }
+}
+
 async fn route_and_send(
     connection: &Rc<Connection>,
     request: Request<Incoming>,
     is_ambiguous: bool,
+    reading: Option<BodyReading>,
     mut log: RequestLog,
 ) -> Response<ResponseBody> {
     let active = connection.worker.current();
@@ -89,7 +102,7 @@ async fn route_and_send(
     }
     let host = authority.unwrap_or(&host);
     let exchange = Exchange { connection, settings, runtime, forward, changes, host };
-    forward::forward(exchange, request, log).await
+    forward::forward(exchange, request, reading, log).await
 }
 
 /// A reply of our own, with what the route changes in responses.

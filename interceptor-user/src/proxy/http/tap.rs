@@ -33,7 +33,7 @@ pub(super) struct TappedStream {
     check: Option<Pin<Box<Sleep>>>,
 }
 
-/// What was read since the last request was taken, and whether one is being answered.
+/// What was read since the last request was taken, how it goes on, and whether one is being answered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeadTap(Arc<Mutex<Seen>>);
 
@@ -41,28 +41,60 @@ pub(super) struct HeadTap(Arc<Mutex<Seen>>);
 #[derive(Debug)]
 pub(super) struct Answering(HeadTap);
 
+/// Lives until a request's body has been read, or is not read any more.
+#[derive(Debug)]
+pub(super) struct BodyReading(HeadTap);
+
+/// What is known of where a request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    NoBody,
+    Length(u64),
+    Chunked,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum BodyBytes {
+    /// So many are to come.
+    Length(u64),
+    /// The last four.
+    Chunked([u8; 4]),
+}
+
 #[derive(Debug, Default)]
 struct Seen {
+    /// What was read outside bodies and not taken yet: it begins where a head begins.
     bytes: Vec<u8>,
-    /// A request is being served: what is read is its body.
-    is_body: bool,
+    /// What is being read is a body.
+    body: Option<BodyBytes>,
+    /// Where heads begin is not known any more: the client sends before it is answered.
+    is_unclear: bool,
     /// Requests whose answer is not out yet.
     answering: u32,
 }
 
 impl HeadTap {
-    /// A request's head has been read. Returns whether `suspicious` holds for the bytes it came in.
-    pub(super) fn begin(&self, suspicious: impl FnOnce(&[u8]) -> bool) -> bool {
+    /// A request's head has been read. Returns whether its bytes were seen and have no Content-Length, and
+    /// what to keep while its body is read.
+    pub(super) fn begin(&self, framing: Framing) -> (bool, Option<BodyReading>) {
         let mut seen = self.lock();
-        seen.is_body = true;
-        let found = suspicious(&seen.bytes);
-        seen.bytes.clear();
-        found
+        let bytes = std::mem::take(&mut seen.bytes);
+        let head = if seen.is_unclear { None } else { head(&bytes) };
+        seen.is_unclear = head.is_none();
+        let rest = &bytes[head.map_or(0, <[u8]>::len)..];
+        seen.body = match framing {
+            Framing::NoBody => None,
+            Framing::Length(length) => Some(BodyBytes::Length(length)),
+            Framing::Chunked => Some(BodyBytes::Chunked([0; 4])),
+        };
+        seen.record(rest);
+        let body = seen.body.is_some().then(|| BodyReading(self.clone()));
+        (head.is_some_and(|head| !has_content_length(head)), body)
     }
 
-    /// The request has been answered: a head comes next.
-    pub(super) fn end(&self) {
-        self.lock().is_body = false;
+    /// Whether the end of what is being read will be known.
+    pub(super) fn is_clear(&self) -> bool {
+        !self.lock().is_unclear
     }
 
     /// To be kept until the answer is out.
@@ -75,16 +107,62 @@ impl HeadTap {
         self.lock().answering > 0
     }
 
-    fn record(&self, bytes: &[u8]) {
-        let mut seen = self.lock();
-        if !seen.is_body {
-            let room = SEEN_MAX.saturating_sub(seen.bytes.len()).min(bytes.len());
-            seen.bytes.extend_from_slice(&bytes[..room]);
+    fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn record(&mut self, bytes: &[u8]) {
+        if self.is_unclear {
+            return;
+        }
+        match &mut self.body {
+            None if self.bytes.len() + bytes.len() <= SEEN_MAX => self.bytes.extend_from_slice(bytes),
+            None => self.give_up(),
+            Some(BodyBytes::Length(left)) => match left.checked_sub(bytes.len() as u64) {
+                Some(rest) => *left = rest,
+                None => self.give_up(),
+            },
+            Some(BodyBytes::Chunked(last)) => {
+                for byte in &bytes[bytes.len().saturating_sub(last.len())..] {
+                    last.rotate_left(1);
+                    last[3] = *byte;
+                }
+            }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn give_up(&mut self) {
+        self.is_unclear = true;
+        self.bytes = Vec::new();
+    }
+
+    /// `whole` when the body was read to its end. What was read beyond it is not known by its bytes, but
+    /// by these: a length is exceeded, and after chunks an empty line does not come last, unless a whole
+    /// head follows, which will be missed.
+    fn end_body(&mut self, whole: bool) {
+        let ended = match self.body.take() {
+            None => true,
+            Some(BodyBytes::Length(left)) => left == 0,
+            Some(BodyBytes::Chunked(last)) => whole && last == *b"\r\n\r\n",
+        };
+        if !ended {
+            self.give_up();
+        }
+    }
+}
+
+impl BodyReading {
+    /// The body has been read to its end.
+    pub(super) fn finish(self) {
+        self.0.lock().end_body(true);
+    }
+}
+
+impl Drop for BodyReading {
+    fn drop(&mut self) {
+        self.0.lock().end_body(false);
     }
 }
 
@@ -120,14 +198,23 @@ impl TappedStream {
     }
 }
 
-/// Whether a head in `bytes` has a Content-Length line.
-pub(super) fn has_content_length(bytes: &[u8]) -> bool {
+/// The head that `bytes` begin with, and empty lines before it (RFC 9112 §2.2).
+fn head(bytes: &[u8]) -> Option<&[u8]> {
+    let mut length = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    for line in bytes[length..].split_inclusive(|byte| *byte == b'\n') {
+        length += line.len();
+        if matches!(line, b"\n" | b"\r\n") {
+            return Some(&bytes[..length]);
+        }
+    }
+    None
+}
+
+/// Whether a head has a Content-Length line.
+fn has_content_length(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"content-length";
     bytes
         .split(|byte| *byte == b'\n')
-        .skip(1)
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-        .take_while(|line| !line.is_empty())
         .filter_map(|line| line.get(..NAME.len()))
         .any(|name| name.eq_ignore_ascii_case(NAME))
 }
@@ -142,7 +229,7 @@ impl AsyncRead for TappedStream {
         let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
         let read_bytes = &buffer.filled()[before..];
-        this.tap.record(read_bytes);
+        this.tap.lock().record(read_bytes);
         if read.is_ok() && read_bytes.is_empty() && buffer.remaining() > 0 {
             ready!(this.poll_end(cx));
         }
@@ -178,18 +265,50 @@ impl AsyncWrite for TappedStream {
 
 #[cfg(test)]
 mod tests {
-    use super::has_content_length;
+    use super::{Framing, HeadTap};
+
+    #[test]
+    fn is_refused(tap: &HeadTap, bytes: &[u8], framing: Framing) -> bool {
+        tap.lock().record(bytes);
+        !tap.begin(framing).0
+    }
 
     #[test]
     fn only_the_head_counts() {
-        for (bytes, expected) in [
+        for (bytes, refused) in [
             ("POST / HTTP/1.1\r\nHost: a\r\nCONTENT-length: 3\r\n\r\n", true),
             ("POST / HTTP/1.1\nContent-Length : 3\n\n", true),
+            ("\r\nPOST / HTTP/1.1\nContent-Length : 3\n\n", true),
             ("POST / HTTP/1.1\r\nHost: a\r\n\r\ncontent-length: 3\r\n", false),
             ("POST /content-length HTTP/1.1\r\nHost: a\r\n\r\n", false),
-            ("", false),
+            ("", true),
         ] {
-            assert_eq!(has_content_length(bytes.as_bytes()), expected, "{bytes:?}");
+            let tap = HeadTap::default();
+            assert_eq!(is_refused(&tap, bytes.as_bytes(), Framing::Chunked), refused, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_found_behind_whatever_ends_where_it_should() {
+        const HEAD: &str = "POST / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for (first, framing, then, refused) in [
+            ("", Framing::NoBody, HEAD, false),
+            (HEAD, Framing::NoBody, "", false),
+            ("abc", Framing::Length(3), HEAD, false),
+            ("abcP", Framing::Length(3), "OST / HTTP/1.1\r\n\r\n", true),
+            ("ab", Framing::Length(3), HEAD, true),
+            ("0\r\n\r\n", Framing::Chunked, HEAD, false),
+            ("0\r\n\r\nP", Framing::Chunked, "OST / HTTP/1.1\r\n\r\n", true),
+            ("0\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n", Framing::Chunked, "", true),
+        ] {
+            let tap = HeadTap::default();
+            tap.lock().record(format!("{HEAD}{first}").as_bytes());
+            let (plain, reading) = tap.begin(framing);
+            assert!(plain);
+            if let Some(reading) = reading {
+                reading.finish();
+            }
+            assert_eq!(is_refused(&tap, then.as_bytes(), Framing::Chunked), refused, "{first:?} {then:?}");
         }
     }
 }

@@ -14,6 +14,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::tap::BodyReading;
+
 /// What is kept of a body for another try. A longer body is sent once only.
 const REPLAY_MAX: usize = 64 * 1024;
 
@@ -52,14 +54,16 @@ struct State {
     complete: bool,
     broken: bool,
     complete_waker: Option<Waker>,
+    reading: Option<BodyReading>,
 }
 
 impl Upload {
     /// `None` for a request without a body. `retries` says whether there may be another try.
-    pub(crate) fn new(
+    pub(super) fn new(
         incoming: Incoming,
         retries: bool,
         gate: Option<Arc<ContinueGate>>,
+        reading: Option<BodyReading>,
     ) -> Option<Rc<Self>> {
         if incoming.is_end_stream() {
             return None;
@@ -75,6 +79,7 @@ impl Upload {
                 complete: false,
                 broken: false,
                 complete_waker: None,
+                reading,
             }),
             received: Cell::new(0),
             gate,
@@ -120,6 +125,9 @@ impl Upload {
 impl State {
     fn complete(&mut self) {
         self.complete = true;
+        if let Some(reading) = self.reading.take() {
+            reading.finish();
+        }
         if let Some(waker) = self.complete_waker.take() {
             waker.wake();
         }
