@@ -188,6 +188,8 @@ impl Attempt {
                 } else if let Some(trailers) = frame.trailers_ref() {
                     state.trailers = Some(trailers.clone());
                     self.trailers_sent = true;
+                    // Nothing comes after them, and nobody asks again.
+                    state.complete();
                 }
                 if state.incoming.is_end_stream() {
                     state.complete();
