@@ -60,8 +60,14 @@ fn what_can_be_read_in_two_ways_is_refused() {
     ];
     for (request, status) in refused {
         let proxy = Config::new(&[upstream.address]).start();
-        let reply = proxy.exchange(&request.replace("Host: H", &format!("Host: {HOST}")));
+        let mut client = proxy.client();
+        client.send(request.replace("Host: H", &format!("Host: {HOST}")));
+        let reply = client.reply();
         assert_eq!(reply.status(), *status, "{request:?}: {reply:?}");
+        if matches!(status, 400 | 426 | 501) && request.contains("Host: H") {
+            assert_eq!(reply.header("connection"), Some("close"), "{request:?}: {reply:?}");
+            assert!(client.is_closed(), "{request:?}");
+        }
         assert_eq!(proxy.records.only().number("response_code"), u64::from(*status), "{request:?}");
     }
     assert_eq!(upstream.connections(), 0);

@@ -13,6 +13,10 @@ use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::UpstreamError;
 use crate::snapshot::{DirectResponse, ProxyHeaders};
 
+/// Marks a reply to what the client should not have sent: its connection is closed (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProtocolError;
+
 /// A reply, and what the log says about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
@@ -127,9 +131,13 @@ impl Reply {
     pub(super) fn send(self, settings: &ProxyHeaders, mut log: RequestLog) -> Response<ResponseBody> {
         log.replied(self.status.as_u16(), self.flags, self.details);
         log.set(|record| record.upstream_transport_failure_reason = self.transport_failure_reason);
+        let is_protocol_error = self.flags.contains(ResponseFlag::DownstreamProtocolError);
         let length = self.body.len();
         let mut response = Response::new(ResponseBody::own(self.body, log));
         *response.status_mut() = self.status;
+        if is_protocol_error {
+            response.extensions_mut().insert(ProtocolError);
+        }
         let headers = response.headers_mut();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         if length > 0 {

@@ -11,7 +11,7 @@ use super::Connection;
 use super::body::ResponseBody;
 use super::forward::{self, Exchange};
 use super::log::RequestLog;
-use super::reply::Reply;
+use super::reply::{ProtocolError, Reply};
 use super::tap::{BodyReading, Framing};
 use crate::snapshot::{RequestFacts, Route, RouteAction, Snapshot, VirtualHost};
 
@@ -28,8 +28,11 @@ pub(super) async fn answer(
     let is_ambiguous = framing == Framing::Chunked && !is_plain;
     let expects_continue = forward::expects_continue(&request);
     let mut response = route_and_send(&connection, request, is_ambiguous, reading, log).await;
-    if is_http1 && response.body().is_own() && (expects_continue || !connection.tap.is_clear()) {
-        // The client may send its body or, never told to, its next request: neither is read.
+    // After what could not be read in one way only, nothing more is read; nor where the client may send
+    // its body or, never told to, its next request.
+    let unreadable = response.extensions().get::<ProtocolError>().is_some();
+    if is_http1 && response.body().is_own() && (unreadable || expects_continue || !connection.tap.is_clear())
+    {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
