@@ -78,6 +78,15 @@ fn an_unknown_host_is_blocked_under_registry_only() {
 }
 
 #[test]
+fn a_user_and_password_are_not_logged() {
+    let upstream = Upstream::echo();
+    let proxy = Config::new(&[upstream.address]).start();
+    let target = format!("http://user:secret@{HOST}/");
+    assert_eq!(proxy.get(&target).status(), 200);
+    assert_eq!(proxy.records.only().text("authority"), HOST);
+}
+
+#[test]
 fn a_cluster_that_does_not_exist_is_503_nc() {
     let mut config = Config::new(&[]);
     let name = ClusterName::outbound(80, "v9", HOST);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use http::header::{HOST, HeaderName, USER_AGENT};
+use http::uri::Authority;
 use http::{HeaderMap, Request, StatusCode, Version};
 
 use super::Connection;
@@ -54,7 +55,7 @@ impl RequestLog {
                 x_forwarded_for: text(HeaderName::from_static("x-forwarded-for")),
                 user_agent: text(USER_AGENT),
                 request_id: text(super::headers::X_REQUEST_ID),
-                authority: request.uri().authority().map(ToString::to_string).or_else(|| text(HOST)),
+                authority: request.uri().authority().map(host_without_user).or_else(|| text(HOST)),
             }),
             response_code: 0,
             response_flags: ResponseFlag::DownstreamConnectionTermination.into(),
@@ -130,6 +131,12 @@ impl Drop for RequestLog {
             open.worker.access_log.write(&open.record);
         }
     }
+}
+
+/// A user and password in a target are nobody else's business.
+fn host_without_user(authority: &Authority) -> String {
+    let authority = authority.as_str();
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned()
 }
 
 fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
