@@ -5,10 +5,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::error::UpstreamError;
+
+/// What idle connections are probed with. Envoy's default is not to probe, but here an application's own
+/// keepalive ends at loopback: NATs and firewalls on the way would forget what it means to keep.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 /// How long an address has before the next one is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -35,6 +43,7 @@ pub(super) async fn connect(
 async fn connect_one(address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
     Ok((stream, address))
 }
 
@@ -62,5 +71,26 @@ async fn race(first: SocketAddr, second: SocketAddr) -> io::Result<(TcpStream, S
             Ok(connected) => Ok(connected),
             Err(_second) => attempt.await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use socket2::SockRef;
+
+    use super::connect;
+
+    #[tokio::test]
+    async fn idle_connections_are_probed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stream, _) = connect(&[address], Duration::from_secs(10)).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
     }
 }
