@@ -267,7 +267,6 @@ impl AsyncWrite for TappedStream {
 mod tests {
     use super::{Framing, HeadTap};
 
-    #[test]
     fn is_refused(tap: &HeadTap, bytes: &[u8], framing: Framing) -> bool {
         tap.lock().record(bytes);
         !tap.begin(framing).0
