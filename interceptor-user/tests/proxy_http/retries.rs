@@ -71,6 +71,19 @@ fn a_body_beyond_the_bound_is_sent_once() {
 }
 
 #[test]
+fn a_body_in_too_many_pieces_is_sent_once() {
+    for (pieces, status) in [(256, 200), (257, 503)] {
+        let upstream = unavailable(1);
+        let proxy = Config::new(&[upstream.address]).retries(2, on_503()).start();
+        let body = "1\r\nx\r\n".repeat(pieces);
+        let reply = proxy.exchange(&format!(
+            "POST / HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n{body}0\r\n\r\n"
+        ));
+        assert_eq!(reply.status(), status, "{pieces}");
+    }
+}
+
+#[test]
 fn refused_connections_are_retried_and_told_as_such() {
     let proxy = Config::new(&[refused()]).retries(2, on_503()).start();
     let reply = proxy.get("/");

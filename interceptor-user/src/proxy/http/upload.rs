@@ -18,6 +18,8 @@ use super::tap::BodyReading;
 
 /// What is kept of a body for another try. A longer body is sent once only.
 const REPLAY_MAX: usize = 64 * 1024;
+/// In how many pieces: each holds more memory than its bytes.
+const REPLAY_CHUNKS_MAX: usize = 256;
 
 /// The body that one try sends.
 #[derive(Debug)]
@@ -138,7 +140,7 @@ impl State {
             return;
         }
         self.kept_bytes += chunk.len();
-        if self.kept_bytes > REPLAY_MAX {
+        if self.kept_bytes > REPLAY_MAX || self.kept.len() == REPLAY_CHUNKS_MAX {
             self.replayable = false;
             self.kept = VecDeque::new();
         } else {
