@@ -14,6 +14,8 @@ use crate::snapshot::{
 /// MeshConfig.connectTimeout's default, which PassthroughCluster has.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Shorter than Istio's hour: each destination is a pool of its own, and most are asked once.
+const PASSTHROUGH_HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Active {
@@ -84,7 +86,7 @@ fn passthrough() -> Cluster {
         load_balancer: LoadBalancer::LeastRequest,
         connect_timeout: CONNECT_TIMEOUT,
         tcp_idle_timeout: IDLE_TIMEOUT,
-        http_idle_timeout: IDLE_TIMEOUT,
+        http_idle_timeout: PASSTHROUGH_HTTP_IDLE_TIMEOUT,
         max_requests_per_connection: None,
     }
 }

@@ -262,12 +262,19 @@ impl Pools {
         None
     }
 
+    /// Keeps a connection, in place of the one that has been idle for longest when there are too many.
     fn put(&self, idle: Idle) {
-        if self.idle.get() >= IDLE_CONNECTIONS_MAX {
-            return;
+        let mut endpoints = self.endpoints.borrow_mut();
+        if self.idle.get() < IDLE_CONNECTIONS_MAX {
+            self.idle.set(self.idle.get() + 1);
+        } else if let Some(oldest) = endpoints
+            .values_mut()
+            .filter(|pool| !pool.idle.is_empty())
+            .min_by_key(|pool| pool.idle.first().map(|idle| idle.since))
+        {
+            oldest.idle.remove(0);
         }
-        self.idle.set(self.idle.get() + 1);
-        self.endpoints.borrow_mut().entry(idle.facts.key).or_default().idle.push(idle);
+        endpoints.entry(idle.facts.key).or_default().idle.push(idle);
     }
 
     fn share(&self, key: &PoolKey, server_name: Option<&str>) -> Option<(Sender, Rc<ConnectionFacts>)> {
@@ -381,5 +388,43 @@ where
 {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::time::{Duration, Instant};
+
+    use super::{ConnectionFacts, IDLE_CONNECTIONS_MAX, Idle, PoolKey, Pools, RuntimeId};
+    use crate::snapshot::UpstreamProtocol;
+
+    #[tokio::test]
+    async fn the_connection_that_was_idle_for_longest_makes_room() {
+        let pools = Pools::default();
+        let key = |port| PoolKey {
+            runtime: RuntimeId(0),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            protocol: UpstreamProtocol::Http1,
+            preserve_header_case: false,
+        };
+        let idle_at = |port| pools.endpoints.borrow().get(&key(port)).map_or(0, |pool| pool.idle.len());
+        for number in 0..=IDLE_CONNECTIONS_MAX {
+            let port = if number == 0 { 1 } else { 2 };
+            let io = hyper_util::rt::TokioIo::new(tokio::io::empty());
+            let (sender, _connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            let facts = ConnectionFacts {
+                key: key(port),
+                server_name: None,
+                peer: key(port).address,
+                local: None,
+                requests_max: None,
+                requests: 0.into(),
+                idle_timeout: Duration::from_secs(60),
+            };
+            pools.put(Idle { sender, facts: facts.into(), since: Instant::now() });
+            assert_eq!(idle_at(1), usize::from(number < IDLE_CONNECTIONS_MAX), "{number}");
+        }
+        assert_eq!((idle_at(2), pools.idle.get()), (IDLE_CONNECTIONS_MAX, IDLE_CONNECTIONS_MAX));
     }
 }
