@@ -66,3 +66,27 @@ fn a_change_that_nobody_asked_for_is_refused() {
     let proxy = Config::new(&[upstream.address]).start();
     assert_eq!(proxy.get("/").status(), 502);
 }
+
+#[test]
+fn a_reset_is_passed_on_and_the_bytes_before_it_counted() {
+    let (met, meets) = std::sync::mpsc::channel();
+    let upstream = Upstream::start(move |mut client, _| {
+        client.read_until("\r\n\r\n");
+        client.send("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n");
+        let bytes = client.read_exactly(1000);
+        client.send(bytes);
+        met.send(std::io::Read::read(&mut client.stream, &mut [0]).map_err(|error| error.kind())).unwrap();
+    });
+    let proxy = Config::new(&[upstream.address]).start();
+    let mut client = proxy.client();
+    client.send(websocket());
+    client.read_until("\r\n\r\n");
+    client.send([b'x'; 1000]);
+    client.read_exactly(1000);
+    socket2::SockRef::from(&client.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(client);
+    assert_eq!(meets.recv().unwrap(), Err(std::io::ErrorKind::ConnectionReset));
+    let record = proxy.records.only();
+    assert_eq!(record.end(), (101, "DC", "downstream_remote_disconnect"));
+    assert_eq!((record.number("bytes_received"), record.number("bytes_sent")), (1000, 1000));
+}

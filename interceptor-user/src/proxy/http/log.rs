@@ -96,6 +96,14 @@ impl RequestLog {
         self.answering = None;
     }
 
+    /// What was answered did not end well.
+    pub(super) fn broke_off(&mut self, flag: ResponseFlag, details: &'static str) {
+        self.set(|record| {
+            record.response_flags.insert(flag);
+            record.response_code_details = Some(details.into());
+        });
+    }
+
     /// Bytes after a change of protocol.
     pub(super) fn carried(&mut self, received: u64, sent: u64) {
         self.set(|record| {

@@ -177,6 +177,10 @@ impl TappedStream {
         Self { stream, tap, check: None }
     }
 
+    pub(super) fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+
     /// The client sends no more. Ready when that is the end; pending while it waits for an answer.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.tap.is_answering() {

@@ -1,17 +1,25 @@
 //! A connection that changes its protocol (WebSocket): from the 101 on, bytes pass as they are.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 
 use super::body::ResponseBody;
 use super::headers;
 use super::log::RequestLog;
+use super::tap::TappedStream;
+use crate::proxy::copy::{self, CopyEnd, Transferred};
+use crate::proxy::outcome::ResponseFlag;
+use crate::proxy::upstream::UpstreamIo;
 use crate::proxy::upstream::pool::Lease;
 use crate::snapshot::ProxyHeaders;
+
+/// As Istio sets it for streams: none.
+const NO_IDLE_TIMEOUT: Duration = Duration::ZERO;
 
 /// The 101 for the client; what follows it is copied both ways until both ends are done.
 pub(super) fn switch(
@@ -39,10 +47,45 @@ async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut log: Re
             return;
         }
     };
-    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-    match tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
-        Ok((received, sent)) => log.carried(received, sent),
-        Err(error) => tracing::debug!(%error, "upgraded connection broke off"),
+    let client = client.downcast::<TokioIo<TappedStream>>();
+    let upstream = upstream.downcast::<TokioIo<UpstreamIo>>();
+    let (Ok(client), Ok(upstream)) = (client, upstream) else {
+        tracing::error!("an upgraded connection is not one of ours");
+        return;
+    };
+    // What came right behind the heads.
+    let (received, sent) = (client.read_buf, upstream.read_buf);
+    let (mut client, mut upstream) = (client.io.into_inner().into_inner(), upstream.io.into_inner());
+    if let Err(error) = tokio::try_join!(upstream.write_all(&received), client.write_all(&sent)) {
+        tracing::debug!(%error, "upgraded connection broke off");
+        return;
+    }
+    log.carried(received.len() as u64, sent.len() as u64);
+    let progress = Transferred::default();
+    let end = match &mut upstream {
+        UpstreamIo::Plain(upstream) => {
+            copy::splice_bidirectional(&client, upstream, NO_IDLE_TIMEOUT, &progress).await
+        }
+        UpstreamIo::Tls(upstream) => {
+            let end = copy::copy_bidirectional_io(&client, &mut **upstream, NO_IDLE_TIMEOUT, &progress).await;
+            if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_))
+                && let Err(error) = upstream.get_ref().0.set_zero_linger()
+            {
+                tracing::debug!(%error, "a reset is passed on as an end: SO_LINGER");
+            }
+            end
+        }
+    };
+    log.carried(progress.received.get(), progress.sent.get());
+    match end {
+        CopyEnd::Closed | CopyEnd::IdleTimeout => {}
+        CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_) => {
+            log.broke_off(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
+        }
+        CopyEnd::UpstreamReset | CopyEnd::UpstreamFailed(_) => log.broke_off(
+            ResponseFlag::UpstreamConnectionTermination,
+            "upstream_reset_after_response_started{connection_termination}",
+        ),
     }
     drop(lease);
 }

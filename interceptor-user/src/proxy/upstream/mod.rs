@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 pub(crate) use balance::random;
 pub(crate) use endpoints::{Pick, Selection};
 pub use error::{ResetReason, UpstreamError};
-use io::UpstreamIo;
+pub(crate) use io::UpstreamIo;
 pub(crate) use tls::of_io_error as tls_failure;
 
 use crate::dns::Resolver;
