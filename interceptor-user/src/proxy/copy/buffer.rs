@@ -59,7 +59,12 @@ where
     let mut turn = Turn::start();
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = source.read(&mut buffer).await.map_err(Broken::Source)?;
+        let read = match source.read(&mut buffer).await {
+            // Many servers end TLS without close_notify. Nothing of what came is lost by it; whether that was
+            // all is for the application to know, as it is with Envoy.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            read => read.map_err(Broken::Source)?,
+        };
         if read == 0 {
             return end_direction(sink);
         }

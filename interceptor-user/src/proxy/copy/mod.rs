@@ -40,7 +40,7 @@ pub enum CopyEnd {
     IdleTimeout,
     /// The downstream connection broke otherwise: timed out, unreachable.
     DownstreamFailed(io::Error),
-    /// The upstream connection broke otherwise; TLS errors and missing ends of TLS are among them.
+    /// The upstream connection broke otherwise; TLS errors are among them.
     UpstreamFailed(io::Error),
 }
 
