@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoCgroup {
     #[error(
-        "cgroup2 is not mounted: mount it with `mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none \
-         /sys/fs/cgroup/unified` (in a container: run it privileged, with the host's /sys/fs/cgroup)"
+        "cgroup2 is not mounted: mount it with `mount -t cgroup2 none /sys/fs/cgroup` (where cgroup v1 sits there: in a \
+         new directory /sys/fs/cgroup/unified); in a container, run it privileged with the host's /sys/fs/cgroup; `ip \
+         netns exec` hides the mount, `nsenter --net=/run/netns/NAME` does not"
     )]
     NotMounted,
     #[error("the kernel has no cgroup2: it needs Linux 5.15 or later with CONFIG_CGROUPS")]

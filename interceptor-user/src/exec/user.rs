@@ -33,16 +33,27 @@ pub(super) fn identity(request: Option<&UserRequest>) -> anyhow::Result<Option<I
     let environment = |name: &str| std::env::var(name).ok();
     let asked = match request {
         Some(request) => Some(request.clone()),
-        None => invoking(Uid::effective().is_root(), environment("SUDO_UID"), environment("SUDO_GID")),
+        None => invoking(Uid::effective().is_root(), environment("SUDO_UID"), environment("SUDO_GID"))?,
     };
     asked.map(|asked| look_up(&asked, request.is_none())).transpose()
 }
 
 /// Who called sudo. Only root believes the environment: for anybody else the variables are just text.
-fn invoking(root: bool, sudo_uid: Option<String>, sudo_gid: Option<String>) -> Option<UserRequest> {
-    let uid = sudo_uid.filter(|_| root)?.parse().ok()?;
-    let gid = sudo_gid.and_then(|gid| gid.parse().ok());
-    (uid != 0).then_some(UserRequest { user: NameOrId::Id(uid), gid })
+/// One that is no number is no reason to run the command as root.
+fn invoking(
+    root: bool,
+    sudo_uid: Option<String>,
+    sudo_gid: Option<String>,
+) -> anyhow::Result<Option<UserRequest>> {
+    let number = |name: &str, text: String| {
+        text.parse::<u32>().map_err(|error| {
+            anyhow!("{name} is {text:?}, which is no id ({error}): unset it, or say who runs the command with --user")
+        })
+    };
+    let Some(uid) = sudo_uid.filter(|_| root) else { return Ok(None) };
+    let uid = number("SUDO_UID", uid)?;
+    let gid = sudo_gid.map(|gid| number("SUDO_GID", gid)).transpose()?;
+    Ok((uid != 0).then_some(UserRequest { user: NameOrId::Id(uid), gid }))
 }
 
 /// Asks the system's user database. A group named on the command line is the only one; the group that sudo names is
@@ -68,7 +79,10 @@ fn look_up(request: &UserRequest, keep_groups: bool) -> anyhow::Result<Identity>
 
 fn nobody_known(request: &UserRequest) -> anyhow::Result<Identity> {
     let (NameOrId::Id(uid), Some(gid)) = (&request.user, request.gid) else {
-        return Err(anyhow!("the user asked for has no entry in the user database: give --user UID:GID"));
+        let NameOrId::Id(uid) = &request.user else { return Err(anyhow!("there is no such user")) };
+        return Err(anyhow!(
+            "user {uid} has no entry in the user database: give its group too, --user {uid}:GID"
+        ));
     };
     Ok(Identity { uid: *uid, gid, groups: vec![gid], account: None })
 }
@@ -110,10 +124,19 @@ mod tests {
             (true, text("1000"), None, Some(by_id(1000, None))),
             (true, text("0"), text("0"), None),
             (true, None, text("1001"), None),
-            (true, text("root"), None, None),
             (false, text("1000"), text("1001"), None),
         ] {
-            assert_eq!(invoking(root, uid, gid), expected);
+            assert_eq!(invoking(root, uid, gid).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn an_id_of_sudo_that_is_no_number_is_not_taken_for_root() {
+        let text = |text: &str| Some(text.to_owned());
+        for (uid, gid) in
+            [(text("root"), None), (text(""), None), (text("-5"), None), (text("1000"), text("x"))]
+        {
+            assert!(invoking(true, uid.clone(), gid.clone()).is_err(), "{uid:?} {gid:?}");
         }
     }
 
@@ -139,7 +162,12 @@ mod tests {
         const NOBODY_HAS: u32 = 3_987_654_321;
         let unknown = look_up(&by_id(NOBODY_HAS, Some(7)), false).unwrap();
         assert_eq!((unknown.uid, unknown.gid, unknown.account), (NOBODY_HAS, 7, None));
-        assert!(look_up(&by_id(NOBODY_HAS, None), false).unwrap_err().to_string().contains("UID:GID"));
+        assert!(
+            look_up(&by_id(NOBODY_HAS, None), false)
+                .unwrap_err()
+                .to_string()
+                .contains("--user 3987654321:GID")
+        );
         let name = UserRequest { user: NameOrId::Name("no such user".to_owned()), gid: None };
         assert!(look_up(&name, false).unwrap_err().to_string().contains("no such user"));
     }
