@@ -14,7 +14,7 @@ use super::copy::{self, CopyEnd, Transferred};
 use super::downstream::Downstream;
 use super::inspect::{self, Protocol};
 use super::outcome::{ResponseFlag, ResponseFlags};
-use super::upstream::{TcpUpstream, TlsUpstream, UpstreamError};
+use super::upstream::{ConnectError, TcpUpstream, TlsUpstream};
 use super::worker::Worker;
 use crate::snapshot::{ClusterName, TcpRoute};
 use crate::telemetry::AccessRecord;
@@ -93,7 +93,8 @@ impl Upstream {
 /// Why there is no upstream connection.
 #[derive(Debug)]
 pub(super) struct ConnectFailure {
-    error: Option<UpstreamError>,
+    /// `None`: the cluster does not exist.
+    error: Option<ConnectError>,
     cluster: ClusterName,
 }
 
@@ -238,10 +239,11 @@ impl OpenRecord {
 
     fn failed(&mut self, failure: ConnectFailure) {
         self.entry.upstream_cluster = Some(failure.cluster);
-        let Some(error) = failure.error else {
+        let Some(ConnectError { error, host }) = failure.error else {
             self.entry.response_flags = ResponseFlag::NoClusterFound.into();
             return;
         };
+        self.entry.upstream_host = host;
         self.entry.response_flags = error.flags();
         if error.flag() == ResponseFlag::UpstreamConnectionFailure {
             // tcp_proxy makes one attempt, and says that there will be no other.

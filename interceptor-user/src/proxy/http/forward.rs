@@ -201,7 +201,14 @@ impl Tries<'_> {
         loop {
             let mut lease = match self.lease(fresh).await {
                 Ok(lease) => lease,
-                Err(error) => return TryEnd::Failed(error),
+                Err(error) => {
+                    // Whoever was tried last is who failed.
+                    log.set(|record| {
+                        record.upstream_host = self.tried.last().copied();
+                        record.upstream_local_address = None;
+                    });
+                    return TryEnd::Failed(error);
+                }
             };
             log.set(|record| {
                 record.upstream_host = Some(lease.facts.peer);

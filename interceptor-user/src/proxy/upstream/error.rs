@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
@@ -49,7 +50,26 @@ pub enum UpstreamError {
     Reset(ResetReason),
 }
 
+/// Why there is no connection for opaque bytes, and who was to be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectError {
+    pub error: UpstreamError,
+    /// `None` when no endpoint was chosen.
+    pub host: Option<SocketAddr>,
+}
+
+impl From<UpstreamError> for ConnectError {
+    fn from(error: UpstreamError) -> Self {
+        Self { error, host: None }
+    }
+}
+
 impl UpstreamError {
+    /// The same, of a connection to `host`.
+    pub(super) fn at(self, host: SocketAddr) -> ConnectError {
+        ConnectError { error: self, host: Some(host) }
+    }
+
     /// A connect that the kernel refused.
     pub fn connect(error: &io::Error) -> Self {
         // Known without asking anybody.

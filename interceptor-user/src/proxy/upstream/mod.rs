@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 pub(crate) use balance::random;
 pub(crate) use endpoints::{Pick, Selection};
-pub use error::{ResetReason, UpstreamError};
+pub use error::{ConnectError, ResetReason, UpstreamError};
 pub(crate) use io::UpstreamIo;
 pub(crate) use tls::of_io_error as tls_failure;
 
@@ -97,14 +97,13 @@ impl ClusterRuntime {
         &self,
         original_dst: SocketAddr,
         name: Option<&str>,
-    ) -> Result<TcpUpstream, UpstreamError> {
+    ) -> Result<TcpUpstream, ConnectError> {
         if self.tls.is_some() {
-            return Err(UpstreamError::TlsUnavailable(
-                "the cluster originates TLS, and this connection would not".into(),
-            ));
+            let reason = "the cluster originates TLS, and this connection would not";
+            return Err(UpstreamError::TlsUnavailable(reason.into()).into());
         }
         let pick = self.choose(Selection { original_dst, name, avoid: &[] }).await?;
-        let (stream, peer) = self.dial(&pick).await?;
+        let (stream, peer) = self.dial(&pick).await.map_err(|error| error.at(pick.address))?;
         Ok(TcpUpstream { local: stream.local_addr().ok(), stream, peer, _active: pick.active })
     }
 
@@ -114,14 +113,15 @@ impl ClusterRuntime {
         &self,
         original_dst: SocketAddr,
         name: Option<&str>,
-    ) -> Result<TlsUpstream, UpstreamError> {
+    ) -> Result<TlsUpstream, ConnectError> {
         let Some(tls) = &self.tls else {
-            return Err(UpstreamError::TlsUnavailable("the cluster has no TLS settings".into()));
+            return Err(UpstreamError::TlsUnavailable("the cluster has no TLS settings".into()).into());
         };
         let pick = self.choose(Selection { original_dst, name, avoid: &[] }).await?;
         let host = if self.cluster.host.starts_with('*') { name } else { Some(&*self.cluster.host) };
         let host = tls.server_name(host.unwrap_or_default());
-        let (stream, peer) = self.dial_tls(tls, &pick, host).await?;
+        let dialed = self.dial_tls(tls, &pick, host).await;
+        let (stream, peer) = dialed.map_err(|error| error.at(pick.address))?;
         let local = stream.get_ref().0.local_addr().ok();
         Ok(TlsUpstream { stream, peer, local, _active: pick.active })
     }
