@@ -47,13 +47,14 @@ impl Active {
     }
 
     /// One of a route's clusters, by weight: its name, and its runtime unless there is no such cluster.
+    /// `None` when the route names none.
     pub(crate) fn choose<'a>(
         &'a self,
         clusters: &'a [WeightedCluster],
-    ) -> (&'a ClusterName, Option<&'a Arc<ClusterRuntime>>) {
-        let chosen = &choose(clusters).cluster;
+    ) -> Option<(&'a ClusterName, Option<&'a Arc<ClusterRuntime>>)> {
+        let chosen = &choose(clusters)?.cluster;
         let exists = chosen.cluster.is_some();
-        (&chosen.name, exists.then(|| self.clusters.get(&chosen.name)).flatten())
+        Some((&chosen.name, exists.then(|| self.clusters.get(&chosen.name)).flatten()))
     }
 
     pub(crate) fn is_live(&self, runtime: RuntimeId) -> bool {
@@ -61,18 +62,18 @@ impl Active {
     }
 }
 
-fn choose(clusters: &[WeightedCluster]) -> &WeightedCluster {
+fn choose(clusters: &[WeightedCluster]) -> Option<&WeightedCluster> {
     let total: u64 = clusters.iter().map(|weighted| u64::from(weighted.weight)).sum();
     let mut point = if clusters.len() > 1 { random() % total.max(1) } else { 0 };
     for weighted in clusters {
         let weight = u64::from(weighted.weight);
         if point < weight {
-            return weighted;
+            return Some(weighted);
         }
         point -= weight;
     }
     // Only a route whose weights are all zero comes here.
-    &clusters[0]
+    clusters.first()
 }
 
 fn passthrough() -> Cluster {

@@ -109,7 +109,9 @@ pub(super) async fn connect(
             (ClusterName(ClusterName::PASSTHROUGH.into()), Some(Arc::clone(&active.passthrough)))
         }
         OpaqueTarget::Route(route) => {
-            let (name, runtime) = active.choose(&route.clusters);
+            let Some((name, runtime)) = active.choose(&route.clusters) else {
+                return Err(ConnectFailure { error: None, cluster: ClusterName("-".into()) });
+            };
             (name.clone(), runtime.cloned())
         }
     };

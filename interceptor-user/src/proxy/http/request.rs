@@ -90,10 +90,12 @@ async fn route_and_send(
             return own(route, Reply::redirect(redirect.status, &location).send(settings, log));
         }
         RouteAction::Passthrough => (&active.passthrough, None),
-        RouteAction::Forward(forward) => match active.choose(&forward.clusters).1 {
-            Some(runtime) => (runtime, Some(&**forward)),
-            None => return Reply::cluster_not_found().send(settings, log),
-        },
+        RouteAction::Forward(forward) => {
+            match active.choose(&forward.clusters).and_then(|(_, runtime)| runtime) {
+                Some(runtime) => (runtime, Some(&**forward)),
+                None => return Reply::cluster_not_found().send(settings, log),
+            }
+        }
     };
     log.set(|record| record.upstream_cluster = Some(runtime.cluster().name.clone()));
     let changes = route.changes.as_deref();
