@@ -14,8 +14,7 @@ use interceptor_user::proxy::stats::ProxyCounters;
 use interceptor_user::proxy::{Intercepted, Proxy, ProxyOptions};
 use interceptor_user::snapshot::{
     AccessLogEncoding, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Listener,
-    LoadBalancer, OutboundTrafficPolicy, RouteTable, Snapshot, TcpRoute, TlsOrigination, TlsOriginationMode,
-    UpstreamProtocol,
+    LoadBalancer, OutboundTrafficPolicy, RouteTable, Snapshot, TcpRoute, TlsOrigination,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
@@ -88,18 +87,13 @@ fn with_http_port(policy: OutboundTrafficPolicy, address: SocketAddr) -> Snapsho
 }
 
 fn cluster(host: &str, endpoint: SocketAddr) -> Arc<Cluster> {
+    let name = ClusterName::outbound(endpoint.port(), "", host);
+    let discovery = Discovery::Static(vec![Endpoint::new(endpoint)]);
     Arc::new(Cluster {
-        name: ClusterName::outbound(endpoint.port(), "", host),
-        host: host.into(),
-        port: endpoint.port(),
-        discovery: Discovery::Static(vec![Endpoint { address: endpoint, weight: 1 }]),
-        protocol: UpstreamProtocol::Http1,
-        tls: None,
         load_balancer: LoadBalancer::RoundRobin,
         connect_timeout: Duration::from_secs(5),
         tcp_idle_timeout: Duration::from_secs(60),
-        http_idle_timeout: Duration::from_secs(60),
-        max_requests_per_connection: None,
+        ..Cluster::new(name, host.into(), endpoint.port(), discovery)
     })
 }
 
@@ -324,13 +318,8 @@ fn carried_in_tls(says_so: bool) {
     let plain = cluster("db.example.com", endpoint);
     let cluster = Arc::new(Cluster {
         tls: Some(TlsOrigination {
-            mode: TlsOriginationMode::Simple,
-            sni: None,
-            subject_alt_names: Vec::new(),
             ca: CaSource::File(authority.path().to_owned()),
-            ca_crl: None,
-            identity: None,
-            impossible: None,
+            ..TlsOrigination::simple()
         }),
         ..(*plain).clone()
     });

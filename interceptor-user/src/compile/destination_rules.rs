@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::resource::destination_rule::{Blocks, DestinationRule, Subset, TrafficPolicy};
-use crate::resource::{ExportTo, Resource, World};
+use crate::resource::{ExportTo, World};
 use crate::snapshot::HostMap;
 
 /// Rules of one host and namespace with the same visibility, made one.
@@ -72,15 +72,8 @@ pub(super) struct DestinationRules {
 
 impl DestinationRules {
     pub(super) fn new(world: &World, client_namespace: &Arc<str>) -> Self {
-        let mut rules: Vec<&Arc<DestinationRule>> = world
-            .resources
-            .values()
-            .filter_map(|resource| match resource {
-                Resource::DestinationRule(rule) => Some(rule),
-                Resource::ServiceEntry(_) | Resource::VirtualService(_) | Resource::Gateway(_) => None,
-            })
-            .filter(|rule| !rule.workload_selector)
-            .collect();
+        let mut rules: Vec<&Arc<DestinationRule>> =
+            world.destination_rules().filter(|rule| !rule.workload_selector).collect();
         rules.sort_by_key(|rule| rule.meta.age_order());
         let mut merged: HashMap<(&Arc<str>, &Arc<str>), Vec<MergedRule>> = HashMap::new();
         for rule in rules {

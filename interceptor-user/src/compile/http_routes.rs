@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Client;
 use super::changes;
 use super::clusters::Clusters;
 use super::findings::Findings;
@@ -10,7 +11,7 @@ use super::retries;
 use crate::resource::virtual_service::{
     Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, is_for_mesh,
 };
-use crate::resource::{Level, Position, Retries, VirtualService, string_match};
+use crate::resource::{Level, Retries, VirtualService, string_match};
 use crate::snapshot::{
     ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Route, RouteAction, RouteMatch, StringMatch,
     WeightedCluster,
@@ -24,8 +25,7 @@ pub(super) struct Translator<'a> {
     pub(super) findings: &'a Findings,
     /// MeshConfig.defaultHttpRetryPolicy.
     pub(super) default_retries: Option<&'a Retries>,
-    /// The client's.
-    pub(super) namespace: &'a str,
+    pub(super) client: &'a Client,
 }
 
 /// A VirtualService and the place in it that is being translated.
@@ -49,7 +49,7 @@ impl Translator<'_> {
             }
             for condition in &route.matches {
                 let on_port = condition.port.is_none_or(|wanted| wanted == port);
-                if on_port && self.source_matches(place, condition) {
+                if on_port && self.source_matches(condition) {
                     routes.extend(self.route(place, Some(condition)));
                 }
             }
@@ -58,33 +58,17 @@ impl Translator<'_> {
     }
 
     /// Where a match names gateways, its labels and namespace count for nothing.
-    fn source_matches(&self, place: Place<'_>, condition: &HttpMatch) -> bool {
+    fn source_matches(&self, condition: &HttpMatch) -> bool {
         if !condition.source.gateways.is_empty() {
             return is_for_mesh(&condition.source.gateways);
         }
-        self.client_matches(
-            place.service,
-            &condition.source,
-            condition.position,
-            &format!("spec.http[{}].match", place.index),
-        )
+        self.client_matches(&condition.source)
     }
 
-    /// Whether the client, of which no labels are known, is the one a match means.
-    pub(super) fn client_matches(
-        &self,
-        service: &VirtualService,
-        source: &SourceMatch,
-        position: Position,
-        field: &str,
-    ) -> bool {
-        if !source.labels.is_empty() {
-            let message =
-                "sourceLabels: no labels are known of the client, so that this match never applies here";
-            self.findings.about(&service.meta, Level::Info, position, field, message.into());
-            return false;
-        }
-        source.namespace.as_ref().is_none_or(|namespace| **namespace == *self.namespace)
+    /// Whether the client is one that a match means.
+    pub(super) fn client_matches(&self, source: &SourceMatch) -> bool {
+        self.client.has_labels(&source.labels)
+            && source.namespace.as_ref().is_none_or(|namespace| *namespace == self.client.namespace)
     }
 
     fn route(&self, place: Place<'_>, condition: Option<&HttpMatch>) -> Option<Route> {

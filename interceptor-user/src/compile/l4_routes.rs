@@ -7,7 +7,7 @@ use super::registry::{Bind, Service};
 use super::virtual_services::VirtualServices;
 use crate::resource::service_entry::{AddressRange, ServicePort};
 use crate::resource::virtual_service::{L4Match, is_for_mesh};
-use crate::resource::{Level, Position, VirtualService, host};
+use crate::resource::{Level, VirtualService, host};
 use crate::snapshot::TcpRoute;
 
 /// What a chain takes, and where it leads.
@@ -63,15 +63,7 @@ impl L4Routes<'_> {
         for virtual_service in self.applying(service) {
             for (index, tls) in virtual_service.tls.iter().enumerate() {
                 let field = format!("spec.tls[{index}]");
-                let applying = tls.matches.iter().filter(|condition| {
-                    self.matches(
-                        virtual_service,
-                        condition,
-                        port.number,
-                        tls.position,
-                        &format!("{field}.match"),
-                    )
-                });
+                let applying = tls.matches.iter().filter(|condition| self.matches(condition, port.number));
                 for condition in applying {
                     let clusters = self.translator.weighted(
                         virtual_service,
@@ -127,14 +119,8 @@ impl L4Routes<'_> {
         for virtual_service in self.applying(service) {
             for (index, tcp) in virtual_service.tcp.iter().enumerate() {
                 let field = format!("spec.tcp[{index}]");
-                let applying: Vec<&L4Match> = tcp
-                    .matches
-                    .iter()
-                    .filter(|condition| {
-                        let field = format!("{field}.match");
-                        self.matches(virtual_service, condition, port.number, tcp.position, &field)
-                    })
-                    .collect();
+                let applying: Vec<&L4Match> =
+                    tcp.matches.iter().filter(|condition| self.matches(condition, port.number)).collect();
                 if applying.is_empty() && !tcp.matches.is_empty() {
                     continue;
                 }
@@ -168,17 +154,10 @@ impl L4Routes<'_> {
     }
 
     /// Unlike with HTTP, everything that a match says counts.
-    fn matches(
-        &self,
-        service: &VirtualService,
-        condition: &L4Match,
-        port: u16,
-        position: Position,
-        field: &str,
-    ) -> bool {
+    fn matches(&self, condition: &L4Match, port: u16) -> bool {
         condition.port.is_none_or(|wanted| wanted == port)
             && is_for_mesh(&condition.source.gateways)
-            && self.translator.client_matches(service, &condition.source, position, field)
+            && self.translator.client_matches(&condition.source)
     }
 }
 

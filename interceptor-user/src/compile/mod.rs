@@ -15,6 +15,7 @@ mod tls;
 mod traps;
 mod virtual_services;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::resource::mesh_config::OutboundTrafficPolicyMode;
@@ -23,42 +24,61 @@ use crate::snapshot::{
     AccessLogEncoding, Listener, MeshSettings, OutboundTrafficPolicy, ProxyHeaders, Snapshot,
 };
 
-/// For whom a snapshot is made, and what the command line overrides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CompileSettings {
-    /// The client's namespace.
+/// The workload that a snapshot is made for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Client {
     pub namespace: Arc<str>,
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Client {
+    /// A workload without labels.
+    pub fn in_namespace(namespace: &str) -> Self {
+        Self { namespace: namespace.into(), labels: BTreeMap::new() }
+    }
+
+    /// Whether it has all of these labels.
+    pub fn has_labels(&self, wanted: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
+        wanted.iter().all(|(name, value)| self.labels.get(name) == Some(value))
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::in_namespace("default")
+    }
+}
+
+/// For whom a snapshot is made, and what the command line overrides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompileSettings {
+    pub client: Client,
     /// Instead of MeshConfig.outboundTrafficPolicy.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
 }
 
-impl Default for CompileSettings {
-    fn default() -> Self {
-        Self { namespace: "default".into(), outbound_traffic_policy: None }
-    }
-}
-
-/// Compiles what a client in `settings.namespace` gets.
+/// Compiles what `settings.client` gets.
 pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diagnostic>) {
     let policy = settings.outbound_traffic_policy.unwrap_or_else(|| policy(&world.mesh));
+    let client = &settings.client;
     let findings = findings::Findings::default();
-    let registry = registry::Registry::new(world, &settings.namespace);
-    let rules = destination_rules::DestinationRules::new(world, &settings.namespace);
-    let virtual_services = virtual_services::VirtualServices::new(world, &settings.namespace);
+    let registry = registry::Registry::new(world, &client.namespace);
+    let rules = destination_rules::DestinationRules::new(world, &client.namespace);
+    let virtual_services = virtual_services::VirtualServices::new(world, &client.namespace);
     let clusters = clusters::Clusters::new(world.mesh.connect_timeout, &registry, &rules);
     let translator = http_routes::Translator {
         registry: &registry,
         clusters: &clusters,
         findings: &findings,
         default_retries: world.mesh.default_http_retry_policy.as_ref(),
-        namespace: &settings.namespace,
+        client,
     };
     let routes = routes::Routes::new(policy, &translator, &virtual_services);
     let l4_routes = l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
     let mut listeners = listeners::Listeners::new(policy, &routes, &l4_routes, &findings);
     listeners.add_all(&registry);
     let (by_address, by_port) = listeners.finish();
-    traps::find(world, &settings.namespace, &registry, &rules, &virtual_services, &findings);
+    traps::find(world, &client.namespace, &registry, &rules, &virtual_services, &findings);
     let snapshot = Snapshot {
         outbound_traffic_policy: policy,
         mesh: mesh_settings(&world.mesh),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::resource::service_entry::{AddressRange, ServicePort};
-use crate::resource::{Resource, ServiceEntry, World};
+use crate::resource::{ServiceEntry, World};
 
 /// One host of one ServiceEntry.
 #[derive(Clone, Debug)]
@@ -51,12 +51,7 @@ pub(super) struct Registry {
 impl Registry {
     pub(super) fn new(world: &World, namespace: &str) -> Self {
         let mut entries: Vec<&Arc<ServiceEntry>> = world
-            .resources
-            .values()
-            .filter_map(|resource| match resource {
-                Resource::ServiceEntry(entry) => Some(entry),
-                Resource::VirtualService(_) | Resource::DestinationRule(_) | Resource::Gateway(_) => None,
-            })
+            .service_entries()
             .filter(|entry| entry.export_to.reaches(entry.meta.namespace(), namespace))
             .collect();
         entries.sort_by_key(|entry| (**entry.meta.namespace() != *namespace, entry.meta.age_order()));

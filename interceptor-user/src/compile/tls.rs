@@ -16,15 +16,7 @@ pub(super) fn origination(
 ) -> Option<TlsOrigination> {
     if let Some(refused) = rule.refused() {
         let reason = format!("{} asks for TLS but can't be used as written", refused.meta.key);
-        return Some(TlsOrigination {
-            mode: TlsOriginationMode::Simple,
-            sni: None,
-            subject_alt_names: Vec::new(),
-            ca: CaSource::System,
-            ca_crl: None,
-            identity: None,
-            impossible: Some(reason.into()),
-        });
+        return Some(TlsOrigination { impossible: Some(reason.into()), ..TlsOrigination::simple() });
     }
     let tls = blocks.tls.as_ref()?;
     let mode = match tls.mode {

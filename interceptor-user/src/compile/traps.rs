@@ -58,10 +58,10 @@ pub(super) fn find(
             check_rule(rule, registry, findings);
         }
     }
+    for service in world.virtual_services() {
+        check_virtual_service(service, registry, virtual_services, findings);
+    }
     for resource in world.resources.values() {
-        if let Resource::VirtualService(service) = resource {
-            check_virtual_service(service, registry, virtual_services, findings);
-        }
         check_visible(resource, namespace, findings);
     }
 }

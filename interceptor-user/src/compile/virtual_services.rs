@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::registry::backwards;
-use crate::resource::{Resource, VirtualService, World};
+use crate::resource::{VirtualService, World};
 
 /// VirtualServices by age; indices into `all` are in that order.
 #[derive(Debug, Default)]
@@ -22,14 +22,10 @@ pub(super) struct VirtualServices {
 impl VirtualServices {
     pub(super) fn new(world: &World, namespace: &str) -> Self {
         let mut all: Vec<Arc<VirtualService>> = world
-            .resources
-            .values()
-            .filter_map(|resource| match resource {
-                Resource::VirtualService(service) => Some(Arc::clone(service)),
-                Resource::ServiceEntry(_) | Resource::DestinationRule(_) | Resource::Gateway(_) => None,
-            })
+            .virtual_services()
             .filter(|service| service.binds_mesh())
             .filter(|service| service.export_to.reaches(service.meta.namespace(), namespace))
+            .cloned()
             .collect();
         all.sort_by(|a, b| a.meta.age_order().cmp(&b.meta.age_order()));
         let mut index = Self::default();

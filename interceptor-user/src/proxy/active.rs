@@ -7,13 +7,8 @@ use std::time::Duration;
 
 use super::upstream::{ClusterRuntime, RuntimeId, random};
 use crate::dns::Resolver;
-use crate::snapshot::{
-    Cluster, ClusterName, Discovery, LoadBalancer, Snapshot, UpstreamProtocol, WeightedCluster,
-};
+use crate::snapshot::{Cluster, ClusterName, Discovery, Snapshot, WeightedCluster};
 
-/// MeshConfig.connectTimeout's default, which PassthroughCluster has.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Shorter than Istio's hour: each destination is a pool of its own, and most are asked once.
 const PASSTHROUGH_HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -77,17 +72,10 @@ fn choose(clusters: &[WeightedCluster]) -> Option<&WeightedCluster> {
 }
 
 fn passthrough() -> Cluster {
+    let name = ClusterName(ClusterName::PASSTHROUGH.into());
+    let discovery = Discovery::OriginalDst { port: None };
     Cluster {
-        name: ClusterName(ClusterName::PASSTHROUGH.into()),
-        host: ClusterName::PASSTHROUGH.into(),
-        port: 0,
-        discovery: Discovery::OriginalDst { port: None },
-        protocol: UpstreamProtocol::Http1,
-        tls: None,
-        load_balancer: LoadBalancer::LeastRequest,
-        connect_timeout: CONNECT_TIMEOUT,
-        tcp_idle_timeout: IDLE_TIMEOUT,
         http_idle_timeout: PASSTHROUGH_HTTP_IDLE_TIMEOUT,
-        max_requests_per_connection: None,
+        ..Cluster::new(name, ClusterName::PASSTHROUGH.into(), 0, discovery)
     }
 }

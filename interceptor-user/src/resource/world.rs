@@ -41,6 +41,38 @@ pub struct World {
     pub resources: BTreeMap<ResourceKey, Resource>,
 }
 
+/// The resources of each kind, by namespace and name.
+#[expect(clippy::wildcard_enum_match_arm, reason = "each accessor wants one kind, whatever others come")]
+impl World {
+    pub fn service_entries(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::ServiceEntry(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    pub fn virtual_services(&self) -> impl Iterator<Item = &Arc<VirtualService>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::VirtualService(service) => Some(service),
+            _ => None,
+        })
+    }
+
+    pub fn destination_rules(&self) -> impl Iterator<Item = &Arc<DestinationRule>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::DestinationRule(rule) => Some(rule),
+            _ => None,
+        })
+    }
+
+    pub fn gateways(&self) -> impl Iterator<Item = &Arc<Gateway>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::Gateway(gateway) => Some(gateway),
+            _ => None,
+        })
+    }
+}
+
 /// A resource that is there and can't be used as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {

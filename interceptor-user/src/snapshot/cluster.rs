@@ -48,6 +48,13 @@ pub struct Endpoint {
     pub weight: u32,
 }
 
+impl Endpoint {
+    /// An endpoint of weight 1.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, weight: 1 }
+    }
+}
+
 /// Where the endpoints come from (ServiceEntry.resolution).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Discovery {
@@ -123,6 +130,21 @@ pub struct TlsOrigination {
     pub impossible: Option<Arc<str>>,
 }
 
+impl TlsOrigination {
+    /// TLS by the system's roots, the request's Host as SNI.
+    pub fn simple() -> Self {
+        Self {
+            mode: TlsOriginationMode::Simple,
+            sni: None,
+            subject_alt_names: Vec::new(),
+            ca: CaSource::System,
+            ca_crl: None,
+            identity: None,
+            impossible: None,
+        }
+    }
+}
+
 /// An upstream service, or a subset of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -145,6 +167,25 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// A cluster with Istio's defaults, which `..Cluster::new(…)` lets a literal change.
+    pub fn new(name: ClusterName, host: Arc<str>, port: u16, discovery: Discovery) -> Self {
+        const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+        const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+        Self {
+            name,
+            host,
+            port,
+            discovery,
+            protocol: UpstreamProtocol::Http1,
+            tls: None,
+            load_balancer: LoadBalancer::LeastRequest,
+            connect_timeout: CONNECT_TIMEOUT,
+            tcp_idle_timeout: IDLE_TIMEOUT,
+            http_idle_timeout: IDLE_TIMEOUT,
+            max_requests_per_connection: None,
+        }
+    }
+
     /// Whether `address` may be among the endpoints without a lookup.
     pub fn is_original_dst(&self) -> bool {
         matches!(self.discovery, Discovery::OriginalDst { .. })

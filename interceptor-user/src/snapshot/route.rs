@@ -183,6 +183,13 @@ pub struct Forward {
     pub decorator_operation: Arc<str>,
 }
 
+impl Forward {
+    /// To `clusters`, without timeout and retries.
+    pub fn to(clusters: Vec<WeightedCluster>, decorator_operation: Arc<str>) -> Self {
+        Self { clusters, timeout: None, retries: None, decorator_operation }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectResponse {
     pub status: u16,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use interceptor_user::compile::{CompileSettings, compile};
+use interceptor_user::compile::{Client, CompileSettings, compile};
 use interceptor_user::resource::{Diagnostic, Level, World, mesh_config, parse};
 use interceptor_user::snapshot::{
     Fallthrough, OutboundTrafficPolicy, RequestFacts, Route, RouteAction, Snapshot, TcpRoute, WeightedCluster,
@@ -34,7 +34,7 @@ pub(crate) fn in_namespace(yaml: &str, mesh: &str, namespace: &str) -> Config {
     let (mesh, more) = mesh_config::parse(&"mesh.yaml".into(), mesh);
     findings.extend(more);
     world.mesh = mesh.unwrap_or_else(|| panic!("{findings:#?}"));
-    let settings = CompileSettings { namespace: namespace.into(), outbound_traffic_policy: None };
+    let settings = CompileSettings { client: Client::in_namespace(namespace), outbound_traffic_policy: None };
     let (snapshot, more) = compile(&world, &settings);
     findings.extend(more);
     Config { snapshot, findings }

@@ -15,8 +15,8 @@ use interceptor_user::proxy::http::{self, Version};
 use interceptor_user::proxy::worker::Worker;
 use interceptor_user::snapshot::{
     AccessLogEncoding, Changes, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
-    LoadBalancer, OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch,
-    RouteTable, Snapshot, UpstreamProtocol, VirtualHost, WeightedCluster,
+    OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
+    Snapshot, VirtualHost, WeightedCluster,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
@@ -435,27 +435,9 @@ pub(crate) struct Config {
 
 impl Config {
     pub(crate) fn new(endpoints: &[SocketAddr]) -> Self {
-        let cluster = Cluster {
-            name: ClusterName::outbound(80, "", HOST),
-            host: HOST.into(),
-            port: 80,
-            discovery: Discovery::Static(
-                endpoints.iter().map(|address| Endpoint { address: *address, weight: 1 }).collect(),
-            ),
-            protocol: UpstreamProtocol::Http1,
-            tls: None,
-            load_balancer: LoadBalancer::LeastRequest,
-            connect_timeout: Duration::from_secs(10),
-            tcp_idle_timeout: Duration::from_secs(3600),
-            http_idle_timeout: Duration::from_secs(3600),
-            max_requests_per_connection: None,
-        };
-        let forward = Forward {
-            clusters: Vec::new(),
-            timeout: None,
-            retries: None,
-            decorator_operation: format!("{HOST}:80/*").into(),
-        };
+        let discovery = Discovery::Static(endpoints.iter().copied().map(Endpoint::new).collect());
+        let cluster = Cluster::new(ClusterName::outbound(80, "", HOST), HOST.into(), 80, discovery);
+        let forward = Forward::to(Vec::new(), format!("{HOST}:80/*").into());
         let policy = OutboundTrafficPolicy::AllowAny;
         Self {
             policy,
