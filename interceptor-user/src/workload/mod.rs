@@ -1,7 +1,11 @@
 //! What a person says about which connections of a workload are redirected, parsed as Istio's annotations are.
 //! Pure: the strings come in, values or one clear sentence come out.
 
+mod annotations;
+
 use std::{fmt, net::IpAddr, str::FromStr};
+
+pub use annotations::{Annotation, AnnotationError};
 
 /// Which outbound connections go to the proxy. The default is Istio's: all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,122 @@
+//! Who the client is: flags that every command shares which compiles resources for one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::compile::Client;
+use crate::workload::{AnnotationError, RedirectPolicy};
+
+const CLIENT: &str = "The client";
+
+/// For whom resources are compiled.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct ClientFlags {
+    /// The client's namespace; it decides what is exported to it [default: default]
+    #[arg(long, value_name = "NAMESPACE", value_parser = parse_name, help_heading = CLIENT)]
+    namespace: Option<Arc<str>>,
+
+    /// The client's labels, which sourceLabels and workloadSelector look at; may be repeated
+    #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',', value_parser = parse_label, help_heading = CLIENT)]
+    labels: Vec<Pair>,
+
+    /// An annotation of the client, such as traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.0/8; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_annotation, help_heading = CLIENT)]
+    annotations: Vec<Pair>,
+}
+
+/// A name and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pair(Arc<str>, Arc<str>);
+
+impl ClientFlags {
+    pub(super) fn client(&self) -> Client {
+        let labels = self.labels.iter().map(|Pair(name, value)| (Arc::clone(name), Arc::clone(value)));
+        let namespace = self.namespace.clone().unwrap_or_else(|| Client::default().namespace);
+        Client { namespace, labels: labels.collect() }
+    }
+
+    /// By name; of one given twice the later.
+    pub(super) fn annotations(&self) -> BTreeMap<Arc<str>, Arc<str>> {
+        self.annotations.iter().map(|Pair(name, value)| (Arc::clone(name), Arc::clone(value))).collect()
+    }
+
+    /// What the annotations say about which connections are redirected.
+    pub(super) fn redirect_policy(&self) -> Result<RedirectPolicy, AnnotationError> {
+        RedirectPolicy::from_annotations(self.annotations.iter().map(|Pair(name, value)| (&**name, &**value)))
+    }
+}
+
+fn parse_name(text: &str) -> Result<Arc<str>, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_name = text.len() <= 63
+        && text.starts_with(plain)
+        && text.ends_with(plain)
+        && text.chars().all(|c| plain(c) || c == '-');
+    if is_name { Ok(text.into()) } else { Err("expected lower case letters, digits and `-`".into()) }
+}
+
+fn parse_label(text: &str) -> Result<Pair, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.contains('=') => {
+            Ok(Pair(name.into(), value.into()))
+        }
+        Some(_) | None => Err("expected NAME=VALUE, several separated by commas".into()),
+    }
+}
+
+fn parse_annotation(text: &str) -> Result<Pair, String> {
+    let Some((name, value)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+        return Err("expected NAME=VALUE".into());
+    };
+    RedirectPolicy::from_annotations([(name, value)]).map_err(|error| error.cause.to_string())?;
+    Ok(Pair(name.into(), value.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        client: ClientFlags,
+    }
+
+    fn flags(words: &[&str]) -> Result<ClientFlags, String> {
+        let line = Line::try_parse_from(["x"].iter().chain(words));
+        line.map(|line| line.client).map_err(|error| error.render().to_string())
+    }
+
+    #[test]
+    fn a_client_is_what_the_flags_say() {
+        assert_eq!(flags(&[]).unwrap().client(), Client::default());
+        let given =
+            flags(&["--namespace", "shop", "--labels", "app=a,version=v1", "--labels", "b="]).unwrap();
+        let expected = [("app", "a"), ("version", "v1"), ("b", "")];
+        let labels = expected.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        assert_eq!(given.client(), Client { namespace: "shop".into(), labels });
+    }
+
+    #[test]
+    fn annotations_decide_what_is_redirected() {
+        let name = "traffic.sidecar.istio.io/excludeOutboundPorts";
+        let given = flags(&["--annotations", &format!("{name}=443,5432"), "--annotations", "a=b=c"]).unwrap();
+        assert_eq!(given.redirect_policy().unwrap().exclude_ports, [443, 5432]);
+        assert_eq!(given.annotations().get("a").map(|value| &**value), Some("b=c"));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (words, expected) in [
+            (["--namespace", "Shop"], "lower case"),
+            (["--labels", "app"], "NAME=VALUE"),
+            (["--labels", "a=b,"], "NAME=VALUE"),
+            (["--annotations", "=x"], "NAME=VALUE"),
+            (["--annotations", "traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.1"], "10.0.0.1/32"),
+        ] {
+            let error = flags(&words).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
