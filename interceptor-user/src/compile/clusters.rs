@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::destination_rules::{DestinationRules, MergedRule};
+use super::load_balancing;
 use super::registry::{Registry, Service};
 use super::tls;
-use crate::resource::destination_rule::{Blocks, SimpleLoadBalancer, Subset};
+use crate::resource::destination_rule::{Blocks, Subset};
+use crate::resource::load_balancer::LoadBalancerSettings;
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
-use crate::snapshot::{
-    Cluster, ClusterName, ClusterRef, Discovery, DnsTarget, Endpoint, LoadBalancer, UpstreamProtocol,
-};
+use crate::snapshot::{Cluster, ClusterName, ClusterRef, Discovery, DnsTarget, Endpoint, UpstreamProtocol};
 
 /// Every cluster by name.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ impl Clusters {
         let blocks = rule.map(|rule| rule.policy_of(port.number, subset)).unwrap_or_default();
         let labels = subset.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
         let Some(discovery) = discovery(service, port, labels, &blocks) else { return };
+        let balancing = blocks.load_balancer.clone().unwrap_or_default();
         let pool = blocks.connection_pool.clone().unwrap_or_default();
         // Istio takes the opaque side's idle timeout from the top-level policy only.
         let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());
@@ -66,13 +67,10 @@ impl Clusters {
             discovery,
             protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
             tls: rule.and_then(|rule| tls::origination(rule, &blocks, &service.entry)),
-            load_balancer: match blocks.load_balancer {
-                Some(SimpleLoadBalancer::RoundRobin) => LoadBalancer::RoundRobin,
-                Some(SimpleLoadBalancer::Random) => LoadBalancer::Random,
-                Some(SimpleLoadBalancer::LeastRequest | SimpleLoadBalancer::Passthrough) | None => {
-                    LoadBalancer::LeastRequest
-                }
-            },
+            load_balancer: load_balancing::policy(&balancing),
+            hash_key: load_balancing::hash_key(&balancing),
+            warmup: load_balancing::warmup(&balancing),
+            outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
             connect_timeout: pool.connect_timeout.unwrap_or(self.connect_timeout),
             tcp_idle_timeout: top.and_then(|pool| pool.tcp_idle_timeout).unwrap_or(IDLE_TIMEOUT),
             http_idle_timeout: pool.http_idle_timeout.unwrap_or(IDLE_TIMEOUT),
@@ -101,7 +99,7 @@ fn discovery(
     blocks: &Blocks,
 ) -> Option<Discovery> {
     let entry = &service.entry;
-    if blocks.load_balancer == Some(SimpleLoadBalancer::Passthrough) {
+    if blocks.load_balancer.as_ref().is_some_and(LoadBalancerSettings::is_passthrough) {
         return Some(Discovery::OriginalDst { port: None });
     }
     let default_port = port.target_port.unwrap_or(port.number);

@@ -54,7 +54,8 @@ impl MergedRule {
             return whole.clone();
         }
         let own = &subset.policy.blocks;
-        blocks.load_balancer = own.load_balancer.or(blocks.load_balancer);
+        blocks.load_balancer = own.load_balancer.clone().or(blocks.load_balancer);
+        blocks.outlier_detection = own.outlier_detection.clone().or(blocks.outlier_detection);
         blocks.connection_pool = own.connection_pool.clone().or(blocks.connection_pool);
         blocks.tls = own.tls.clone().or(blocks.tls);
         blocks

@@ -8,6 +8,7 @@ mod findings;
 mod http_routes;
 mod l4_routes;
 mod listeners;
+mod load_balancing;
 mod registry;
 mod retries;
 mod routes;

@@ -182,6 +182,17 @@ impl<'a> Field<'a> {
         self.integer(0..=i64::from(u32::MAX)).and_then(|number| u32::try_from(number).ok())
     }
 
+    /// A number that is not negative, in thousandths.
+    pub(super) fn thousandths(&self) -> Option<u32> {
+        let what = "a number, such as 10 or 1.5";
+        let (Value::Plain(text) | Value::Text(text)) = &self.node.value else { return self.expected(what) };
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let fits = !whole.is_empty() && digits(whole) && digits(fraction);
+        let thousandths = fits.then(|| format!("{whole}{:0<3.3}", fraction).parse().ok()).flatten();
+        thousandths.or_else(|| self.expected(what))
+    }
+
     pub(super) fn port(&self) -> Option<u16> {
         self.integer(1..=65535).and_then(|number| u16::try_from(number).ok())
     }

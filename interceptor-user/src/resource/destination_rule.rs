@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::decode::Field;
 use super::diagnostic::Position;
 use super::host;
+use super::load_balancer::{self, LoadBalancerSettings};
 use super::meta::Meta;
 use super::object::Object;
+use super::outlier_detection::{self, OutlierDetection};
 use super::visibility::{self, ExportTo};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,18 +53,10 @@ impl TrafficPolicy {
 /// The parts of a policy that replace each other block by block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocks {
-    pub load_balancer: Option<SimpleLoadBalancer>,
+    pub load_balancer: Option<LoadBalancerSettings>,
+    pub outlier_detection: Option<OutlierDetection>,
     pub connection_pool: Option<ConnectionPool>,
     pub tls: Option<ClientTls>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SimpleLoadBalancer {
-    LeastRequest,
-    RoundRobin,
-    Random,
-    /// To the address that the application asked for.
-    Passthrough,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,28 +161,11 @@ fn read_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
 fn read_blocks(policy: &Object<'_>) -> Blocks {
     policy.not_applied(&["outlierDetection"], "no endpoint is ejected");
     Blocks {
-        load_balancer: policy.get("loadBalancer").and_then(|field| read_load_balancer(&field)),
+        load_balancer: policy.get("loadBalancer").and_then(|field| load_balancer::read(&field)),
+        outlier_detection: policy.get("outlierDetection").and_then(|field| outlier_detection::read(&field)),
         connection_pool: policy.get("connectionPool").and_then(|field| read_connection_pool(&field)),
         tls: policy.get("tls").and_then(|field| read_tls(&field)),
     }
-}
-
-fn read_load_balancer(field: &Field<'_>) -> Option<SimpleLoadBalancer> {
-    let settings = field.object()?;
-    settings.ignore(&["localityLbSetting"]);
-    settings.not_applied(&["consistentHash"], "LEAST_REQUEST is used");
-    settings.not_applied(&["warmup", "warmupDurationSecs"], "new endpoints get their full share at once");
-    let simple = settings.get("simple").and_then(|field| {
-        field.one_of(&[
-            ("UNSPECIFIED", SimpleLoadBalancer::LeastRequest),
-            ("LEAST_REQUEST", SimpleLoadBalancer::LeastRequest),
-            ("LEAST_CONN", SimpleLoadBalancer::LeastRequest),
-            ("ROUND_ROBIN", SimpleLoadBalancer::RoundRobin),
-            ("RANDOM", SimpleLoadBalancer::Random),
-            ("PASSTHROUGH", SimpleLoadBalancer::Passthrough),
-        ])
-    });
-    Some(simple.unwrap_or(SimpleLoadBalancer::LeastRequest))
 }
 
 fn read_connection_pool(field: &Field<'_>) -> Option<ConnectionPool> {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Warmup};
+
 /// `outbound|443|subset|www.example.com`, `PassthroughCluster` or `BlackHoleCluster`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClusterName(pub Arc<str>);
@@ -77,16 +79,6 @@ pub enum UpstreamProtocol {
     Http2,
 }
 
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LoadBalancer {
-    /// The less loaded of two chosen at random. Istio's default.
-    #[default]
-    LeastRequest,
-    RoundRobin,
-    Random,
-}
-
 /// DestinationRule tls.mode, as far as it originates TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsOriginationMode {
@@ -156,6 +148,11 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     pub tls: Option<TlsOrigination>,
     pub load_balancer: LoadBalancer,
+    /// For the load balancers that hash.
+    pub hash_key: Option<HashKey>,
+    pub warmup: Option<Warmup>,
+    /// `None`: no endpoint is ever ejected.
+    pub outlier_detection: Option<OutlierDetection>,
     /// DestinationRule connectionPool.tcp.connectTimeout, else MeshConfig.connectTimeout, else 10 s.
     pub connect_timeout: Duration,
     /// connectionPool.tcp.idleTimeout for opaque bytes; 1 h.
@@ -179,6 +176,9 @@ impl Cluster {
             protocol: UpstreamProtocol::Http1,
             tls: None,
             load_balancer: LoadBalancer::LeastRequest,
+            hash_key: None,
+            warmup: None,
+            outlier_detection: None,
             connect_timeout: CONNECT_TIMEOUT,
             tcp_idle_timeout: IDLE_TIMEOUT,
             http_idle_timeout: IDLE_TIMEOUT,

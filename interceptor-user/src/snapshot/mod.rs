@@ -9,6 +9,7 @@ pub mod changes;
 pub mod cluster;
 pub mod host_map;
 pub mod listener;
+pub mod load_balancing;
 pub mod route;
 
 use std::collections::HashMap;
@@ -18,11 +19,12 @@ use std::time::Duration;
 
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
-    CaSource, ClientIdentity, Cluster, ClusterName, Discovery, DnsFamily, DnsTarget, Endpoint, LoadBalancer,
+    CaSource, ClientIdentity, Cluster, ClusterName, Discovery, DnsFamily, DnsTarget, Endpoint,
     TlsOrigination, TlsOriginationMode, UpstreamProtocol,
 };
 pub use host_map::HostMap;
 pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
+pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Warmup};
 pub use route::{
     ClusterRef, DirectResponse, Forward, HeaderMatch, RequestFacts, RetryOn, RetryPolicy, Route, RouteAction,
     RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,

@@ -72,7 +72,7 @@ pub(super) fn choose<'a>(
 
 fn choose_once<'a>(hosts: &'a [Arc<Host>], policy: LoadBalancer, cursor: &AtomicUsize) -> &'a Arc<Host> {
     match policy {
-        LoadBalancer::LeastRequest => {
+        LoadBalancer::LeastRequest | LoadBalancer::RingHash { .. } | LoadBalancer::Maglev { .. } => {
             let first = random_below(hosts.len());
             let second = (first + 1 + random_below(hosts.len() - 1)) % hosts.len();
             let (first, second) = (&hosts[first], &hosts[second]);
