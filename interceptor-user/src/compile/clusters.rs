@@ -12,7 +12,9 @@ use super::tls;
 use crate::resource::destination_rule::{Blocks, Subset};
 use crate::resource::load_balancer::LoadBalancerSettings;
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
-use crate::snapshot::{Cluster, ClusterName, ClusterRef, Discovery, DnsTarget, Endpoint, UpstreamProtocol};
+use crate::snapshot::{
+    Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, DnsTarget, Endpoint, UpstreamProtocol,
+};
 
 /// Every cluster by name.
 #[derive(Debug)]
@@ -75,6 +77,7 @@ impl Clusters {
             tcp_idle_timeout: top.and_then(|pool| pool.tcp_idle_timeout).unwrap_or(IDLE_TIMEOUT),
             http_idle_timeout: pool.http_idle_timeout.unwrap_or(IDLE_TIMEOUT),
             max_requests_per_connection: pool.max_requests_per_connection,
+            source: Some(source(service, rule)),
         };
         self.by_name.insert(name, Arc::new(cluster));
     }
@@ -89,6 +92,11 @@ impl Clusters {
     pub(super) fn into_map(self) -> HashMap<ClusterName, Arc<Cluster>> {
         self.by_name
     }
+}
+
+fn source(service: &Service, rule: Option<&MergedRule>) -> Arc<ClusterSource> {
+    let rules = rule.into_iter().flat_map(|rule| &rule.rules).map(|rule| rule.meta.key.clone());
+    Arc::new(ClusterSource { service: service.entry.meta.key.clone(), destination_rules: rules.collect() })
 }
 
 /// Where the endpoints come from; `None` when the name of no endpoint is known: no cluster then.

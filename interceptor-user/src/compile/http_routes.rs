@@ -13,8 +13,8 @@ use crate::resource::virtual_service::{
 };
 use crate::resource::{Level, Retries, VirtualService, string_match};
 use crate::snapshot::{
-    ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Route, RouteAction, RouteMatch, StringMatch,
-    WeightedCluster,
+    ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Route, RouteAction, RouteMatch, Rule,
+    Source, StringMatch, WeightedCluster,
 };
 
 /// What translating a VirtualService needs to know.
@@ -47,10 +47,10 @@ impl Translator<'_> {
                 routes.extend(self.route(place, None));
                 break;
             }
-            for condition in &route.matches {
+            for (number, condition) in route.matches.iter().enumerate() {
                 let on_port = condition.port.is_none_or(|wanted| wanted == port);
                 if on_port && self.source_matches(condition) {
-                    routes.extend(self.route(place, Some(condition)));
+                    routes.extend(self.route(place, Some((number, condition))));
                 }
             }
         }
@@ -71,7 +71,9 @@ impl Translator<'_> {
             && source.namespace.as_ref().is_none_or(|namespace| *namespace == self.client.namespace)
     }
 
-    fn route(&self, place: Place<'_>, condition: Option<&HttpMatch>) -> Option<Route> {
+    fn route(&self, place: Place<'_>, condition: Option<(usize, &HttpMatch)>) -> Option<Route> {
+        let rule = Rule::Http { route: place.index, condition: condition.map(|(number, _)| number) };
+        let condition = condition.map(|(_, condition)| condition);
         let mut name = place.route.name.as_deref().unwrap_or_default().to_owned();
         if let Some(of_match) = condition.and_then(|condition| condition.name.as_deref()) {
             name = format!("{name}.{of_match}");
@@ -81,6 +83,7 @@ impl Translator<'_> {
             matches: condition.and_then(route_match).into_iter().collect(),
             action: self.action(place, condition)?,
             changes: changes::of(place.route, condition),
+            source: Some(Source::rule(&place.service.meta.key, rule)),
         })
     }
 

@@ -8,7 +8,7 @@ use super::virtual_services::VirtualServices;
 use crate::resource::service_entry::{AddressRange, ServicePort};
 use crate::resource::virtual_service::{L4Match, is_for_mesh};
 use crate::resource::{Level, VirtualService, host};
-use crate::snapshot::TcpRoute;
+use crate::snapshot::{Rule, Source, TcpRoute};
 
 /// What a chain takes, and where it leads.
 #[derive(Debug)]
@@ -35,7 +35,8 @@ impl L4Routes<'_> {
         };
         let default = || {
             let cluster = self.translator.clusters.named(port.number, "", &service.host);
-            Arc::new(TcpRoute::to(cluster))
+            let source = Some(Source::whole(&service.entry.meta.key));
+            Arc::new(TcpRoute { source, ..TcpRoute::to(cluster) })
         };
         if port.protocol.is_tls() {
             let chains = self.tls(service, port, range);
@@ -63,8 +64,9 @@ impl L4Routes<'_> {
         for virtual_service in self.applying(service) {
             for (index, tls) in virtual_service.tls.iter().enumerate() {
                 let field = format!("spec.tls[{index}]");
-                let applying = tls.matches.iter().filter(|condition| self.matches(condition, port.number));
-                for condition in applying {
+                let conditions = tls.matches.iter().enumerate();
+                let applying = conditions.filter(|(_, condition)| self.matches(condition, port.number));
+                for (number, condition) in applying {
                     let clusters = self.translator.weighted(
                         virtual_service,
                         &tls.destinations,
@@ -75,7 +77,9 @@ impl L4Routes<'_> {
                         continue;
                     }
                     first.get_or_insert((virtual_service, index));
-                    let route = Arc::new(TcpRoute { clusters });
+                    let rule = Rule::Tls { route: index, condition: number };
+                    let source = Some(Source::rule(&virtual_service.meta.key, rule));
+                    let route = Arc::new(TcpRoute { source, ..TcpRoute::new(clusters) });
                     for range in ranges(condition, range) {
                         chains.extend(condition.sni_hosts.iter().map(|sni| Chain {
                             range,
@@ -130,7 +134,8 @@ impl L4Routes<'_> {
                 if clusters.is_empty() {
                     continue;
                 }
-                let route = Arc::new(TcpRoute { clusters });
+                let source = Some(Source::rule(&virtual_service.meta.key, Rule::Tcp { route: index }));
+                let route = Arc::new(TcpRoute { source, ..TcpRoute::new(clusters) });
                 if tcp.matches.is_empty()
                     || applying.iter().any(|condition| condition.destination_subnets.is_empty())
                 {

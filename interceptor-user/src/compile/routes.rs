@@ -9,7 +9,7 @@ use super::registry::Service;
 use super::virtual_services::VirtualServices;
 use crate::resource::service_entry::Protocol;
 use crate::snapshot::{
-    Forward, OutboundTrafficPolicy, Route, RouteAction, RouteTable, VirtualHost, WeightedCluster,
+    Forward, OutboundTrafficPolicy, Route, RouteAction, RouteTable, Source, VirtualHost, WeightedCluster,
 };
 
 /// The port on which a VirtualService acts on hosts that nobody declared.
@@ -82,7 +82,9 @@ impl<'a> Routes<'a> {
                 let routes = self.routes_of(index, port);
                 if !routes.is_empty() {
                     let name = format!("{}:{port}", host.value).into();
-                    table.hosts.insert(&host.value, Arc::new(VirtualHost { name, routes: routes.to_vec() }));
+                    let source = Some(Source::whole(&service.meta.key));
+                    let host_routes = VirtualHost { name, routes: routes.to_vec(), source };
+                    table.hosts.insert(&host.value, Arc::new(host_routes));
                 }
             }
         }
@@ -106,13 +108,14 @@ impl<'a> Routes<'a> {
     /// A service's routes, and the VirtualService that gives them.
     fn virtual_host(&self, service: &Service, port: u16) -> (VirtualHost, Option<usize>) {
         let name = format!("{}:{port}", service.host).into();
+        let source = Some(Source::whole(&service.entry.meta.key));
         if let Some(index) = self.virtual_services.most_specific(&service.host) {
             let routes = self.routes_of(index, port);
             if !routes.is_empty() {
-                return (VirtualHost { name, routes: routes.to_vec() }, Some(index));
+                return (VirtualHost { name, routes: routes.to_vec(), source }, Some(index));
             }
         }
-        (VirtualHost { name, routes: vec![self.default_route(service, port)] }, None)
+        (VirtualHost { name, routes: vec![self.default_route(service, port)], source }, None)
     }
 
     fn routes_of(&self, index: usize, port: u16) -> Arc<[Route]> {
@@ -126,16 +129,15 @@ impl<'a> Routes<'a> {
 
     fn default_route(&self, service: &Service, port: u16) -> Route {
         let cluster = self.translator.clusters.named(port, "", &service.host);
+        let forward = Forward {
+            clusters: vec![WeightedCluster { cluster, weight: 1 }],
+            timeout: None,
+            retries: super::retries::policy(self.translator.default_retries),
+            decorator_operation: format!("{}:{port}/*", service.host).into(),
+        };
         Route {
-            name: "default".into(),
-            matches: Vec::new(),
-            action: RouteAction::Forward(Arc::new(Forward {
-                clusters: vec![WeightedCluster { cluster, weight: 1 }],
-                timeout: None,
-                retries: super::retries::policy(self.translator.default_retries),
-                decorator_operation: format!("{}:{port}/*", service.host).into(),
-            })),
-            changes: None,
+            source: Some(Source::whole(&service.entry.meta.key)),
+            ..Route::new("default".into(), RouteAction::Forward(Arc::new(forward)))
         }
     }
 }

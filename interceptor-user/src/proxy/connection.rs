@@ -1,5 +1,5 @@
 //! The story of one connection: what it speaks decides which chain of its listener takes it, and the
-//! chain where it goes. Deciding gives a plain [`Decision`]; [`serve`] acts on it.
+//! chain where it goes. Deciding gives a plain [`Way`]; [`serve`] acts on it.
 //!
 //! The first bytes are looked at without being taken, so whoever carries the connection sees all of
 //! them. A server that speaks first is reached even where the client's protocol would decide: when
@@ -18,7 +18,7 @@ use super::http;
 use super::inspect::{self, Protocol};
 use super::tcp::{self, OpaqueTarget};
 use super::worker::Worker;
-use crate::snapshot::{Fallthrough, Listener};
+use crate::snapshot::{self, Decision, Listener};
 
 /// How long a client may stay silent before the connection that opaque bytes would take is opened.
 /// Clients that speak first do so within microseconds of connecting.
@@ -33,46 +33,33 @@ const REFUSED_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long a connection that is to be refused may take to show whom it means, for the log.
 const REFUSED_INSPECTION_MAX: Duration = Duration::from_secs(1);
 
-/// What happens to a connection.
+/// What is done with a connection.
 #[derive(Clone, Debug)]
-enum Decision {
+enum Way {
     Http(http::Version),
     Opaque(OpaqueTarget),
     /// Closed, as BlackHoleCluster.
     Refuse,
 }
 
-/// Which chain takes a connection that speaks `protocol`. The one place where this is decided.
-fn decide(listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Decision {
-    let address = downstream.original_dst.ip();
-    let route = match protocol {
-        Protocol::Http1 { minor: 1.. } if listener.http_routes(address).is_some() => {
-            return Decision::Http(http::Version::Http1);
-        }
-        Protocol::Http2 if listener.http_routes(address).is_some() => {
-            return Decision::Http(http::Version::Http2);
-        }
-        Protocol::Tls(hello) => listener.tls_route(address, hello.sni.as_deref()),
-        // HTTP/1.0 is opaque on outbound listeners, as with Istio unless PILOT_HTTP10 is set.
-        Protocol::Http1 { .. } | Protocol::Http2 | Protocol::Opaque => listener.tcp_route(address),
+/// The way of a connection that speaks `protocol`.
+fn decide(listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Way {
+    let first = match protocol {
+        Protocol::Tls(hello) => snapshot::FirstBytes::Tls { sni: hello.sni.as_deref() },
+        Protocol::Http1 { minor } => snapshot::FirstBytes::Http1 { minor: *minor },
+        Protocol::Http2 => snapshot::FirstBytes::Http2,
+        Protocol::Opaque => snapshot::FirstBytes::Opaque,
     };
-    match (route, listener.fallthrough) {
-        (Some(route), _) => Decision::Opaque(OpaqueTarget::Route(Arc::clone(route))),
-        (None, Fallthrough::Passthrough) => Decision::Opaque(OpaqueTarget::OriginalDst),
-        (None, Fallthrough::BlackHole) => Decision::Refuse,
+    match snapshot::decision::decide(listener, downstream.original_dst.ip(), first) {
+        Decision::Http(version, _) => Way::Http(version),
+        Decision::Route(route) => Way::Opaque(OpaqueTarget::Route(Arc::clone(route))),
+        Decision::Passthrough => Way::Opaque(OpaqueTarget::OriginalDst),
+        Decision::Refuse => Way::Refuse,
     }
 }
 
 fn listener<'a>(active: &'a Active, downstream: &Downstream) -> &'a Listener {
     active.snapshot.listener(downstream.original_dst.ip(), downstream.original_dst.port())
-}
-
-/// Whether the first bytes can change where the connection goes.
-fn depends_on_bytes(listener: &Listener) -> bool {
-    !listener.server_first
-        && (listener.http.is_some()
-            || !listener.tls.is_empty()
-            || listener.cidrs.iter().any(|chain| !chain.tls.is_empty()))
 }
 
 /// Carries one accepted connection to its end. Never fails: whatever happens is in its record.
@@ -81,10 +68,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
     let listener = listener(&active, &downstream);
     let opaque = decide(listener, &downstream, &Protocol::Opaque);
 
-    if !depends_on_bytes(listener) {
+    if !listener.depends_on_bytes() {
         return match opaque {
-            Decision::Opaque(target) => tcp::carry(&worker, active, stream, downstream, target, None).await,
-            Decision::Refuse | Decision::Http(_) => refuse_unread(&worker, stream, downstream).await,
+            Way::Opaque(target) => tcp::carry(&worker, active, stream, downstream, target, None).await,
+            Way::Refuse | Way::Http(_) => refuse_unread(&worker, stream, downstream).await,
         };
     }
 
@@ -102,16 +89,16 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
         downstream.requested_server_name.clone_from(&hello.sni);
     }
     match decide(self::listener(&active, &downstream), &downstream, &protocol) {
-        Decision::Http(version) => {
+        Way::Http(version) => {
             drop((ahead, active));
             http::serve(&worker, stream, downstream, version).await;
         }
-        Decision::Opaque(target) => {
+        Way::Opaque(target) => {
             let upstream =
                 ahead.filter(|(opened_for, _)| *opened_for == target).map(|(_, upstream)| upstream);
             tcp::carry(&worker, active, stream, downstream, target, upstream).await;
         }
-        Decision::Refuse => tcp::refuse(&worker, stream, &downstream),
+        Way::Refuse => tcp::refuse(&worker, stream, &downstream),
     }
 }
 
@@ -132,16 +119,16 @@ async fn first_bytes(
     active: Arc<Active>,
     stream: &TcpStream,
     downstream: &Downstream,
-    opaque: Decision,
+    opaque: Way,
 ) -> FirstBytes {
     let detection_timeout = active.snapshot.mesh.protocol_detection_timeout;
     let limit = match &opaque {
         _ if !detection_timeout.is_zero() => detection_timeout,
         // Nothing can be opened ahead: a client that waits for its server learns by this that it won't come.
-        Decision::Refuse | Decision::Http(_) => REFUSED_SILENCE_MAX,
-        Decision::Opaque(_) => SILENCE_MAX,
+        Way::Refuse | Way::Http(_) => REFUSED_SILENCE_MAX,
+        Way::Opaque(_) => SILENCE_MAX,
     };
-    let is_refused = matches!(opaque, Decision::Refuse);
+    let is_refused = matches!(opaque, Way::Refuse);
     let inspection = tokio::time::timeout(limit, inspect::inspect(stream));
     tokio::pin!(inspection);
 
@@ -152,7 +139,7 @@ async fn first_bytes(
         Err(_) => FirstBytes::Gone,
     };
 
-    let Decision::Opaque(target) = opaque else {
+    let Way::Opaque(target) = opaque else {
         drop(active);
         return client(inspection.await, None);
     };

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::snapshot::Refusal;
+
 /// Envoy's response flags, by their short code in logs (source/common/stream_info/utility.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -122,6 +124,19 @@ impl ResponseFlags {
 impl From<ResponseFlag> for ResponseFlags {
     fn from(flag: ResponseFlag) -> Self {
         Self::NONE.with(flag)
+    }
+}
+
+impl From<Refusal> for ResponseFlags {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::MissingHost => Self::NONE,
+            Refusal::NoRoute => ResponseFlag::NoRouteFound.into(),
+            Refusal::NoCluster => ResponseFlag::NoClusterFound.into(),
+            Refusal::LowVersion | Refusal::Ambiguous | Refusal::UnsupportedTransferEncoding => {
+                ResponseFlag::DownstreamProtocolError.into()
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Warmup};
+use super::source::ClusterSource;
 
 /// `outbound|443|subset|www.example.com`, `PassthroughCluster` or `BlackHoleCluster`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -161,6 +162,7 @@ pub struct Cluster {
     pub http_idle_timeout: Duration,
     /// connectionPool.http.maxRequestsPerConnection; `None` is no limit.
     pub max_requests_per_connection: Option<u32>,
+    pub source: Option<Arc<ClusterSource>>,
 }
 
 impl Cluster {
@@ -183,6 +185,7 @@ impl Cluster {
             tcp_idle_timeout: IDLE_TIMEOUT,
             http_idle_timeout: IDLE_TIMEOUT,
             max_requests_per_connection: None,
+            source: None,
         }
     }
 

@@ -7,6 +7,7 @@ use super::OutboundTrafficPolicy;
 use super::cluster::Cluster;
 use super::host_map::HostMap;
 use super::route::{ClusterRef, RouteTable, WeightedCluster};
+use super::source::Source;
 
 /// What a connection that no chain takes gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +32,16 @@ impl From<OutboundTrafficPolicy> for Fallthrough {
 pub struct TcpRoute {
     /// Never empty; weights as in [`super::Forward`].
     pub clusters: Vec<WeightedCluster>,
+    pub source: Option<Arc<Source>>,
 }
 
 impl TcpRoute {
     pub fn to(cluster: ClusterRef) -> Self {
-        Self { clusters: vec![WeightedCluster { cluster, weight: 1 }] }
+        Self::new(vec![WeightedCluster { cluster, weight: 1 }])
+    }
+
+    pub fn new(clusters: Vec<WeightedCluster>) -> Self {
+        Self { clusters, source: None }
     }
 }
 

@@ -7,10 +7,13 @@
 
 pub mod changes;
 pub mod cluster;
+pub mod decision;
 pub mod host_map;
 pub mod listener;
 pub mod load_balancing;
+pub mod request;
 pub mod route;
+pub mod source;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,13 +25,16 @@ pub use cluster::{
     CaSource, ClientIdentity, Cluster, ClusterName, Discovery, DnsFamily, DnsTarget, Endpoint,
     TlsOrigination, TlsOriginationMode, UpstreamProtocol,
 };
+pub use decision::{Decision, FirstBytes, HttpVersion};
 pub use host_map::HostMap;
 pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
 pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Warmup};
+pub use request::Refusal;
 pub use route::{
     ClusterRef, DirectResponse, Forward, HeaderMatch, RequestFacts, RetryOn, RetryPolicy, Route, RouteAction,
     RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
 };
+pub use source::{ClusterSource, Rule, Source};
 
 /// MeshConfig.outboundTrafficPolicy.mode: what happens to destinations the registry does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use super::OutboundTrafficPolicy;
 use super::changes::{Changes, Redirect};
 use super::cluster::{Cluster, ClusterName};
 use super::host_map::HostMap;
+use super::source::Source;
 
 /// A cluster that a route names. `cluster` is `None` when no such cluster exists: 503 NC.
 #[derive(Clone, Debug)]
@@ -213,9 +214,15 @@ pub struct Route {
     pub matches: Vec<RouteMatch>,
     pub action: RouteAction,
     pub changes: Option<Arc<Changes>>,
+    pub source: Option<Arc<Source>>,
 }
 
 impl Route {
+    /// A route that takes every request and changes nothing.
+    pub fn new(name: Arc<str>, action: RouteAction) -> Self {
+        Self { name, matches: Vec::new(), action, changes: None, source: None }
+    }
+
     pub fn accepts(&self, request: &RequestFacts<'_>) -> bool {
         self.matches.is_empty() || self.matches.iter().any(|condition| condition.matches(request))
     }
@@ -227,6 +234,8 @@ pub struct VirtualHost {
     /// `www.example.com:80`, `allow_any`, `block_all`.
     pub name: Arc<str>,
     pub routes: Vec<Route>,
+    /// The service whose host it is, or the VirtualService when there is no such service.
+    pub source: Option<Arc<Source>>,
 }
 
 impl VirtualHost {
@@ -269,10 +278,7 @@ impl VirtualHost {
                 })),
             ),
         };
-        Self {
-            name: name.into(),
-            routes: vec![Route { name: name.into(), matches: Vec::new(), action, changes: None }],
-        }
+        Self { name: name.into(), routes: vec![Route::new(name.into(), action)], source: None }
     }
 }
 

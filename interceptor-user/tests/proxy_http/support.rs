@@ -480,16 +480,17 @@ impl Config {
             self.forward.clusters.push(WeightedCluster { cluster: reference, weight: 1 });
         }
         let mut table = RouteTable::new("80".into(), self.policy);
-        let route = Route {
-            name: "default".into(),
-            matches: self.matches,
-            action: match self.redirect {
-                Some(redirect) => RouteAction::Redirect(Arc::new(redirect)),
-                None => RouteAction::Forward(Arc::new(self.forward)),
-            },
-            changes: self.changes.map(Arc::new),
+        let action = match self.redirect {
+            Some(redirect) => RouteAction::Redirect(Arc::new(redirect)),
+            None => RouteAction::Forward(Arc::new(self.forward)),
         };
-        let virtual_host = VirtualHost { name: format!("{HOST}:80").into(), routes: vec![route] };
+        let route = Route {
+            matches: self.matches,
+            changes: self.changes.map(Arc::new),
+            ..Route::new("default".into(), action)
+        };
+        let virtual_host =
+            VirtualHost { name: format!("{HOST}:80").into(), routes: vec![route], source: None };
         let virtual_host = Arc::new(virtual_host);
         for host in self.hosts.iter().chain([&HOST]) {
             table.hosts.insert(host, Arc::clone(&virtual_host));

@@ -32,16 +32,9 @@ use tokio::net::TcpStream;
 use super::downstream::Downstream;
 use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
+pub use crate::snapshot::HttpVersion as Version;
 use log::RequestLog;
 use tap::{HeadTap, TappedStream};
-
-/// What the client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    Http1,
-    /// With prior knowledge.
-    Http2,
-}
 
 /// The largest request head (Envoy's max_request_headers_kb), answered 431 beyond it.
 const REQUEST_HEAD_MAX: usize = 60 * 1024;

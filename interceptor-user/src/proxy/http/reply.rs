@@ -11,7 +11,7 @@ use super::headers;
 use super::log::RequestLog;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::UpstreamError;
-use crate::snapshot::{DirectResponse, ProxyHeaders};
+use crate::snapshot::{DirectResponse, ProxyHeaders, Refusal};
 
 /// Marks a reply to what the client should not have sent: its connection is closed (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug)]
@@ -40,41 +40,12 @@ impl Reply {
         }
     }
 
-    pub(super) fn route_not_found() -> Self {
-        Self::empty(StatusCode::NOT_FOUND, ResponseFlag::NoRouteFound.into(), "route_not_found")
-    }
-
-    pub(super) fn cluster_not_found() -> Self {
-        Self::empty(StatusCode::SERVICE_UNAVAILABLE, ResponseFlag::NoClusterFound.into(), "cluster_not_found")
-    }
-
-    pub(super) fn missing_host() -> Self {
-        Self::empty(StatusCode::BAD_REQUEST, ResponseFlags::NONE, "missing_host_header")
-    }
-
-    pub(super) fn low_version() -> Self {
-        Self::empty(StatusCode::UPGRADE_REQUIRED, ResponseFlag::DownstreamProtocolError.into(), "low_version")
-    }
-
-    /// The request's framing or head can be read in two ways.
-    pub(super) fn bad_request() -> Self {
+    /// What no route, no cluster or no reading of the request allows.
+    pub(super) fn refused(refusal: Refusal) -> Self {
         Self {
-            body: Bytes::from_static(b"Bad Request"),
-            ..Self::empty(
-                StatusCode::BAD_REQUEST,
-                ResponseFlag::DownstreamProtocolError.into(),
-                "http1.codec_error",
-            )
+            body: Bytes::from_static(refusal.body().as_bytes()),
+            ..Self::empty(refusal.status(), refusal.into(), refusal.details())
         }
-    }
-
-    /// A transfer coding other than chunked.
-    pub(super) fn unsupported_transfer_encoding() -> Self {
-        Self::empty(
-            StatusCode::NOT_IMPLEMENTED,
-            ResponseFlag::DownstreamProtocolError.into(),
-            "http1.unsupported_transfer_encoding",
-        )
     }
 
     pub(super) fn direct(direct: &DirectResponse) -> Self {

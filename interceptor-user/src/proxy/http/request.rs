@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Incoming};
 
 use super::Connection;
@@ -13,7 +13,7 @@ use super::forward::{self, Exchange};
 use super::log::RequestLog;
 use super::reply::{ProtocolError, Reply};
 use super::tap::{BodyReading, Framing};
-use crate::snapshot::{RequestFacts, Route, RouteAction, Snapshot, VirtualHost};
+use crate::snapshot::{Refusal, RequestFacts, Route, RouteAction, Snapshot, VirtualHost, request};
 
 /// Answers one request, whatever becomes of it.
 pub(super) async fn answer(
@@ -60,11 +60,11 @@ async fn route_and_send(
     let settings = &active.snapshot.mesh.proxy_headers;
 
     if is_ambiguous {
-        return Reply::bad_request().send(settings, log);
+        return Reply::refused(Refusal::Ambiguous).send(settings, log);
     }
-    let host = match check(&request) {
+    let host = match request::check(request.version(), request.method(), request.uri(), request.headers()) {
         Ok(host) => host,
-        Err(reply) => return reply.send(settings, log),
+        Err(refusal) => return Reply::refused(refusal).send(settings, log),
     };
     let catch_all;
     let virtual_host = match virtual_host(&active.snapshot, connection, &host) {
@@ -77,7 +77,7 @@ async fn route_and_send(
     };
     let route = match route(virtual_host, &request, &host) {
         Some(route) => route,
-        None => return Reply::route_not_found().send(settings, log),
+        None => return Reply::refused(Refusal::NoRoute).send(settings, log),
     };
     log.set(|record| record.route_name = Some(Arc::clone(&route.name)).filter(|name| !name.is_empty()));
 
@@ -93,7 +93,7 @@ async fn route_and_send(
         RouteAction::Forward(forward) => {
             match active.choose(&forward.clusters).and_then(|(_, runtime)| runtime) {
                 Some(runtime) => (runtime, Some(&**forward)),
-                None => return Reply::cluster_not_found().send(settings, log),
+                None => return Reply::refused(Refusal::NoCluster).send(settings, log),
             }
         }
     };
@@ -116,50 +116,6 @@ fn own(route: &Route, mut response: Response<ResponseBody>) -> Response<Response
         changes.response.apply(response.headers_mut());
     }
     response
-}
-
-/// What makes a request impossible to route, or to carry safely; else its host as sent.
-fn check<B>(request: &Request<B>) -> Result<HeaderValue, Reply> {
-    if request.version() == Version::HTTP_10 {
-        return Err(Reply::low_version());
-    }
-    let host = host(request)?;
-    if request.headers().get_all(TRANSFER_ENCODING).iter().any(|coding| !is_chunked(coding)) {
-        return Err(Reply::unsupported_transfer_encoding());
-    }
-    if request.method() == Method::CONNECT {
-        // No route of a mesh accepts it.
-        return Err(Reply::route_not_found());
-    }
-    Ok(host)
-}
-
-fn is_chunked(coding: &HeaderValue) -> bool {
-    coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
-}
-
-/// The authority of the target, which goes before the Host header (RFC 9112 §3.2.2).
-fn host<B>(request: &Request<B>) -> Result<HeaderValue, Reply> {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let header = hosts.next();
-    if hosts.next().is_some() {
-        return Err(Reply::bad_request());
-    }
-    if let Some(authority) = request.uri().authority() {
-        let authority = authority.as_str();
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        return HeaderValue::from_str(host).map_err(|_invalid| Reply::bad_request());
-    }
-    match header {
-        Some(host) if host.to_str().is_ok_and(is_host) => Ok(host.clone()),
-        Some(_) => Err(Reply::bad_request()),
-        None => Err(Reply::missing_host()),
-    }
-}
-
-/// Characters that can be in a host and port, an empty host included (RFC 9110 §7.2).
-fn is_host(host: &str) -> bool {
-    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(&byte))
 }
 
 fn virtual_host<'a>(
