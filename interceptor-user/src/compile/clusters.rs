@@ -117,7 +117,7 @@ fn discovery(
     };
     let endpoints = entry.endpoints.iter().filter(selected);
     let names = || -> Vec<DnsTarget> {
-        if entry.endpoints.is_empty() && !entry.workload_selector && labels.is_none() {
+        if entry.endpoints.is_empty() && entry.workload_selector.is_none() && labels.is_none() {
             return vec![DnsTarget { host: Arc::clone(&service.host), port: default_port, weight: 1 }];
         }
         let target = |endpoint: &WorkloadEntry| DnsTarget {

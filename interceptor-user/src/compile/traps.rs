@@ -40,7 +40,7 @@ pub(super) fn find(
             let meta = &service.entry.meta;
             let message = "resolution STATIC without endpoints: there is nobody to send to (503)";
             findings.about(meta, Level::Warning, meta.origin.position, "spec.endpoints", message.into());
-        } else if service.entry.workload_selector && service.entry.endpoints.is_empty() {
+        } else if service.entry.workload_selector.is_some() && service.entry.endpoints.is_empty() {
             let message = "workloadSelector: no workloads are known here, so that there is no endpoint (503)";
             let meta = &service.entry.meta;
             findings.about(
@@ -61,6 +61,11 @@ pub(super) fn find(
     for service in world.virtual_services() {
         check_virtual_service(service, registry, virtual_services, findings);
     }
+    for sidecar in world.sidecars() {
+        let meta = &sidecar.meta;
+        let message = "a Sidecar does not act here yet: everything that is exported to the client is seen";
+        findings.about(meta, Level::Warning, meta.origin.position, "", message.into());
+    }
     for resource in world.resources.values() {
         check_visible(resource, namespace, findings);
     }
@@ -72,7 +77,15 @@ fn check_visible(resource: &Resource, namespace: &str, findings: &Findings) {
         Resource::ServiceEntry(entry) => &entry.export_to,
         Resource::VirtualService(service) => &service.export_to,
         Resource::DestinationRule(rule) => &rule.export_to,
-        Resource::Gateway(_) => return,
+        Resource::Gateway(_)
+        | Resource::Sidecar(_)
+        | Resource::WorkloadEntry(_)
+        | Resource::WorkloadGroup(_)
+        | Resource::Service(_)
+        | Resource::Pod(_)
+        | Resource::PodTemplate(_)
+        | Resource::Namespace(_)
+        | Resource::Secret(_) => return,
     };
     let meta = resource.meta();
     if !export_to.reaches(meta.namespace(), namespace) {

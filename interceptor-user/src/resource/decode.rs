@@ -30,6 +30,8 @@ pub(super) struct Reader {
     resource: RefCell<Arc<str>>,
     findings: RefCell<Vec<Diagnostic>>,
     wrong: Cell<bool>,
+    /// Errors are warnings here.
+    lenient: Cell<bool>,
     not_kept: Cell<usize>,
 }
 
@@ -40,6 +42,7 @@ impl Reader {
             resource: RefCell::new("".into()),
             findings: RefCell::default(),
             wrong: Cell::new(false),
+            lenient: Cell::new(false),
             not_kept: Cell::new(0),
         }
     }
@@ -49,7 +52,13 @@ impl Reader {
         *self.resource.borrow_mut() = name;
     }
 
+    /// From here on an error is a warning: Kubernetes has accepted or will refuse what is read here.
+    pub(super) fn be_lenient(&self) {
+        self.lenient.set(true);
+    }
+
     pub(super) fn report(&self, level: Level, position: Position, field: &str, message: String) {
+        let level = if self.lenient.get() { level.max(Level::Warning) } else { level };
         if level == Level::Error {
             self.wrong.set(true);
         }
@@ -117,6 +126,11 @@ impl<'a> Field<'a> {
         self.reader.name_resource(name);
     }
 
+    /// From here on what is wrong is a warning.
+    pub(super) fn be_lenient(&self) {
+        self.reader.be_lenient();
+    }
+
     pub(super) fn error(&self, message: impl Into<String>) {
         self.reader.report(Level::Error, self.node.position, &self.path, message.into());
     }
@@ -165,6 +179,15 @@ impl<'a> Field<'a> {
             }
             Value::Plain(text) => Some((&**text).into()),
             Value::Null | Value::Sequence(_) | Value::Mapping(_) => self.expected("text"),
+        }
+    }
+
+    /// Whether [`Self::text`] would find one; nothing is reported.
+    pub(super) fn is_text(&self) -> bool {
+        match &self.node.value {
+            Value::Text(_) => true,
+            Value::Plain(text) => !is_number_or_truth(text),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) => false,
         }
     }
 

@@ -17,7 +17,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Spanned<Arc<str>>> {
     }
 }
 
-fn problem(host: &str) -> Option<&'static str> {
+pub(super) fn problem(host: &str) -> Option<&'static str> {
     let name = host.strip_prefix('*').unwrap_or(host);
     let dotted = name.strip_prefix('.').filter(|_| name.len() != host.len()).unwrap_or(name);
     if host.is_empty() {

@@ -1,51 +1,53 @@
-//! What every resource has: kind, name, namespace, age, and where it is written.
+//! What every resource has: name, namespace, age, labels, annotations, and where it is written.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use super::decode::Field;
 use super::diagnostic::{Diagnostic, Level, Origin, Position};
+use super::kind::Kind;
 use super::object::Object;
-
-/// The kinds that are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    ServiceEntry,
-    VirtualService,
-    DestinationRule,
-    Gateway,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::ServiceEntry => "ServiceEntry",
-            Self::VirtualService => "VirtualService",
-            Self::DestinationRule => "DestinationRule",
-            Self::Gateway => "Gateway",
-        })
-    }
-}
 
 /// Which resource: there is one of each at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResourceKey {
     pub kind: Kind,
+    /// Empty for what belongs to no namespace.
     pub namespace: Arc<str>,
     pub name: Arc<str>,
 }
 
 impl fmt::Display for ResourceKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return write!(formatter, "{} {}", self.kind, self.name);
+        }
         write!(formatter, "{} {}/{}", self.kind, self.namespace, self.name)
     }
 }
+
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+pub type Annotations = BTreeMap<Arc<str>, Annotation>;
+
+/// An annotation's value, and where it and its key stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Annotation {
+    pub value: Arc<str>,
+    pub key_position: Position,
+    pub position: Position,
+}
+
+/// kubectl's copy of the whole resource: nobody here looks into it.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     pub key: ResourceKey,
     /// RFC 3339 in UTC, as the API server writes it; absent in most files. Sorts by time.
     pub creation_timestamp: Option<Arc<str>>,
+    pub labels: Labels,
+    pub annotations: Annotations,
     pub origin: Origin,
 }
 
@@ -83,6 +85,7 @@ pub(super) fn read(kind: Kind, root: &Object<'_>, file: &Arc<str>, namespace: &A
     let metadata = root.require("metadata")?.object()?.open_quietly();
     let name = metadata.require("name").and_then(|field| name_of(&field));
     let namespace = match metadata.get("namespace") {
+        _ if !kind.is_namespaced() => Some("".into()),
         Some(field) => name_of(&field),
         None => Some(Arc::clone(namespace)),
     };
@@ -90,18 +93,51 @@ pub(super) fn read(kind: Kind, root: &Object<'_>, file: &Arc<str>, namespace: &A
     Some(Meta {
         key: ResourceKey { kind, namespace: namespace?, name: name? },
         creation_timestamp,
+        labels: labels(&metadata, "labels"),
+        annotations: annotations(&metadata),
         origin: Origin { file: Arc::clone(file), position: root.position() },
     })
 }
 
-/// A DNS-1123 name, as Kubernetes wants them.
+/// Labels as Kubernetes has them. What is no text is left out, with a warning.
+pub(super) fn labels(metadata: &Object<'_>, name: &'static str) -> Labels {
+    let entries = metadata.get(name).map(|field| field.entries()).unwrap_or_default();
+    entries.into_iter().filter_map(|(key, value)| Some((key.value.into(), soft_text(&value)?))).collect()
+}
+
+pub(super) fn annotations(metadata: &Object<'_>) -> Annotations {
+    let entries = metadata.get("annotations").map(|field| field.entries()).unwrap_or_default();
+    let entries = entries.into_iter().filter(|(key, _)| key.value != LAST_APPLIED);
+    entries
+        .filter_map(|(key, field)| {
+            let (key_position, position) = (key.position, field.position());
+            let value = soft_text(&field)?;
+            Some((key.value.into(), Annotation { value, key_position, position }))
+        })
+        .collect()
+}
+
+/// A text; anything else leaves out one entry, not the resource.
+fn soft_text(field: &Field<'_>) -> Option<Arc<str>> {
+    if field.is_text() {
+        return field.text();
+    }
+    field.warning("expected text: write it in quotes; left out");
+    None
+}
+
 fn name_of(field: &Field<'_>) -> Option<Arc<str>> {
     let text = field.text()?;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let inside = text.chars().all(|c| plain(c) || matches!(c, '-' | '.'));
-    if text.len() <= 253 && inside && text.starts_with(plain) && text.ends_with(plain) {
+    if is_name(&text) {
         return Some(text);
     }
     field.error(format!("`{text}` is not a name: expected lower case letters, digits, `-` and `.`"));
     None
+}
+
+/// A DNS-1123 name, as Kubernetes wants them.
+pub(super) fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let inside = text.chars().all(|c| plain(c) || matches!(c, '-' | '.'));
+    text.len() <= 253 && inside && text.starts_with(plain) && text.ends_with(plain)
 }

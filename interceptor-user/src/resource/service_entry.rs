@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::decode::{Field, Spanned};
 use super::diagnostic::Position;
 use super::host;
-use super::meta::Meta;
+use super::meta::{Labels, Meta};
 use super::object::Object;
 use super::visibility::{self, ExportTo};
 
@@ -20,9 +20,27 @@ pub struct ServiceEntry {
     pub ports: Vec<ServicePort>,
     pub resolution: Resolution,
     pub endpoints: Vec<WorkloadEntry>,
-    pub workload_selector: bool,
+    /// Labels of the workloads of its namespace that are its endpoints.
+    pub workload_selector: Option<Labels>,
     pub export_to: ExportTo,
     pub subject_alt_names: Vec<Arc<str>>,
+    pub location: Location,
+    /// status.addresses: what a controller has given it, as addresses count where `addresses` are none.
+    pub allocated_addresses: Vec<AllocatedAddress>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Location {
+    #[default]
+    External,
+    Internal,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllocatedAddress {
+    pub address: IpAddr,
+    /// The one of `hosts` that it is for; all of them without.
+    pub host: Option<Arc<str>>,
 }
 
 /// An address, or a range when it is written as one that holds more than one address.
@@ -180,7 +198,7 @@ pub struct WorkloadEntry {
 
 const HOSTS_MAX: usize = 256;
 
-pub(super) fn read(meta: Meta, spec: &Object<'_>) -> ServiceEntry {
+pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> ServiceEntry {
     let hosts = spec.list("hosts", |item| read_host(&item));
     if !spec.has("hosts") {
         spec.field().error("service entry must have at least one host");
@@ -197,8 +215,9 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> ServiceEntry {
         Some(Spanned { value: range?, position: item.position() })
     });
     let ports = spec.list("ports", |item| read_port(&item));
-    let _location =
-        spec.get("location").and_then(|field| field.one_of(&[("MESH_EXTERNAL", ()), ("MESH_INTERNAL", ())]));
+    let location = spec.get("location").and_then(|field| {
+        field.one_of(&[("MESH_EXTERNAL", Location::External), ("MESH_INTERNAL", Location::Internal)])
+    });
     let resolution = spec.get("resolution").and_then(|field| {
         field.one_of(&[
             ("NONE", Resolution::None),
@@ -208,10 +227,10 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> ServiceEntry {
             ("DYNAMIC_DNS", Resolution::DynamicDns),
         ])
     });
-    let endpoints = spec.list("endpoints", |item| read_endpoint(&item));
-    if let Some(selector) = spec.get("workloadSelector").and_then(|field| field.object()) {
-        selector.ignore(&["labels"]);
-    }
+    let endpoints = spec.list("endpoints", |item| read_workload(&item.object()?));
+    let selector = spec.get("workloadSelector").and_then(|field| field.object());
+    let selector =
+        selector.map(|selector| selector.get("labels").map(|field| field.text_map()).unwrap_or_default());
     let entry = ServiceEntry {
         meta,
         hosts,
@@ -219,12 +238,24 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> ServiceEntry {
         ports,
         resolution: resolution.unwrap_or(Resolution::None),
         endpoints,
-        workload_selector: spec.has("workloadSelector"),
+        workload_selector: selector,
         export_to: visibility::read(spec),
         subject_alt_names: spec.texts("subjectAltNames"),
+        location: location.unwrap_or_default(),
+        allocated_addresses: status.map(|field| read_allocated(&field)).unwrap_or_default(),
     };
     validate(&entry, spec);
     entry
+}
+
+/// Written by a controller: what can't be used is left out without a word.
+fn read_allocated(status: &Field<'_>) -> Vec<AllocatedAddress> {
+    let Some(status) = status.object().map(Object::open_quietly) else { return Vec::new() };
+    status.list("addresses", |item| {
+        let item = item.object()?.open_quietly();
+        let host = item.peek("host").map(|host| host.to_ascii_lowercase().into());
+        Some(AllocatedAddress { address: item.peek("value")?.parse().ok()?, host })
+    })
 }
 
 fn read_host(item: &Field<'_>) -> Option<Spanned<Arc<str>>> {
@@ -240,16 +271,7 @@ fn read_port(item: &Field<'_>) -> Option<ServicePort> {
     let port = item.object()?;
     let protocol = match port.get("protocol") {
         None => Some(Protocol::Auto),
-        Some(field) => field.text().and_then(|text| {
-            let protocol = Protocol::parse(&text);
-            if protocol.is_none() {
-                field.error(format!(
-                    "unsupported protocol: {text}; expected one of HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, \
-                     REDIS, MYSQL, TCP, TLS, or none to find out by the first bytes"
-                ));
-            }
-            protocol
-        }),
+        Some(field) => read_protocol(&field),
     };
     let name = port.require("name").and_then(|field| field.text());
     let target_port = port.get("targetPort").and_then(|field| field.port());
@@ -263,16 +285,44 @@ fn read_port(item: &Field<'_>) -> Option<ServicePort> {
     })
 }
 
-fn read_endpoint(item: &Field<'_>) -> Option<WorkloadEntry> {
-    let endpoint = item.object()?;
+pub(super) fn read_protocol(field: &Field<'_>) -> Option<Protocol> {
+    let text = field.text()?;
+    let protocol = Protocol::parse(&text);
+    if protocol.is_none() {
+        field.error(format!(
+            "unsupported protocol: {text}; expected one of HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, \
+             REDIS, MYSQL, TCP, TLS, or none to find out by the first bytes"
+        ));
+    }
+    protocol
+}
+
+/// A WorkloadEntry's fields. `None` without an address.
+pub(super) fn read_workload(endpoint: &Object<'_>) -> Option<WorkloadEntry> {
+    let address = endpoint.require("address").and_then(|field| field.text());
+    let fields = read_workload_fields(endpoint);
+    Some(WorkloadEntry { address: address?, ..fields })
+}
+
+/// All but the address.
+pub(super) fn read_workload_fields(endpoint: &Object<'_>) -> WorkloadEntry {
     endpoint.ignore(&["network", "locality", "serviceAccount"]);
     let ports = endpoint.get("ports").map(|field| field.entries()).unwrap_or_default();
     let ports =
         ports.into_iter().filter_map(|(name, port)| Some((name.value.into(), port.port()?))).collect();
     let labels = endpoint.get("labels").map(|field| field.text_map()).unwrap_or_default();
     let weight = endpoint.get("weight").and_then(|field| field.unsigned()).filter(|weight| *weight > 0);
-    let address = endpoint.require("address").and_then(|field| field.text())?;
-    Some(WorkloadEntry { address, ports, labels, weight: weight.unwrap_or(1), position: item.position() })
+    let position = endpoint.position();
+    WorkloadEntry { address: "".into(), ports, labels, weight: weight.unwrap_or(1), position }
+}
+
+/// What is wrong with an endpoint's address, whatever the resolution.
+pub(super) fn address_problem(address: &str) -> Option<String> {
+    if address.starts_with("unix:") {
+        return Some(format!("endpoint {address}: unix sockets are not supported yet"));
+    }
+    host::is_not_a_name(address)
+        .then(|| format!("endpoint address `{address}` is neither a host name nor an IP address"))
 }
 
 /// What Istio's webhook refuses, in its words.
@@ -331,10 +381,10 @@ fn validate(entry: &ServiceEntry, spec: &Object<'_>) {
 }
 
 fn validate_endpoints(entry: &ServiceEntry, spec: &Object<'_>) {
-    if entry.workload_selector && !entry.endpoints.is_empty() {
+    if entry.workload_selector.is_some() && !entry.endpoints.is_empty() {
         spec.field().error("only one of WorkloadSelector or Endpoints is allowed in Service Entry");
     }
-    if entry.workload_selector && entry.resolution == Resolution::None {
+    if entry.workload_selector.is_some() && entry.resolution == Resolution::None {
         spec.field().warning("workloadSelector should not be set when resolution mode is NONE");
     }
     if entry.resolution == Resolution::None && !entry.endpoints.is_empty() {
@@ -356,14 +406,16 @@ fn validate_endpoints(entry: &ServiceEntry, spec: &Object<'_>) {
             }
         }
         let address = &endpoint.address;
-        if address.starts_with("unix:") {
-            error(format!("endpoint {address}: unix sockets are not supported yet"));
-        } else if entry.resolution == Resolution::Static && address.parse::<IpAddr>().is_err() {
+        let unusable = address_problem(address);
+        if entry.resolution == Resolution::Static
+            && address.parse::<IpAddr>().is_err()
+            && !address.starts_with("unix:")
+        {
             error(format!(
                 "`{address}` is not an IP address, as resolution STATIC needs; for a name use DNS"
             ));
-        } else if host::is_not_a_name(address) {
-            error(format!("endpoint address `{address}` is neither a host name nor an IP address"));
+        } else if let Some(problem) = unusable {
+            error(problem);
         }
     }
 }

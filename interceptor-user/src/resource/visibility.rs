@@ -13,6 +13,17 @@ pub enum ExportTo {
 }
 
 impl ExportTo {
+    /// The names of an `exportTo` list; an empty one is everywhere.
+    pub(super) fn of(names: Vec<Arc<str>>) -> Self {
+        if names.is_empty() || names.iter().any(|name| &**name == "*") {
+            return Self::All;
+        }
+        let own = names.iter().any(|name| &**name == ".");
+        let mut namespaces: Vec<_> = names.into_iter().filter(|name| !matches!(&**name, "." | "~")).collect();
+        namespaces.sort_unstable();
+        Self::Only { own, namespaces }
+    }
+
     /// Whether a client in `namespace` sees a resource that lives in `home`.
     pub fn reaches(&self, home: &str, namespace: &str) -> bool {
         match self {
@@ -37,11 +48,5 @@ pub(super) fn read(spec: &Object<'_>) -> ExportTo {
     if special && names.len() > 1 {
         field.error("`*` and `~` may only stand alone in exportTo");
     }
-    if names.is_empty() || names.iter().any(|name| &**name == "*") {
-        return ExportTo::All;
-    }
-    let own = names.iter().any(|name| &**name == ".");
-    let mut namespaces: Vec<_> = names.into_iter().filter(|name| !matches!(&**name, "." | "~")).collect();
-    namespaces.sort_unstable();
-    ExportTo::Only { own, namespaces }
+    ExportTo::of(names)
 }

@@ -8,11 +8,18 @@ use super::destination_rule::{self, DestinationRule};
 use super::diagnostic::{Diagnostic, Level, Position};
 use super::documents::{self, Document};
 use super::gateway::{self, Gateway};
+use super::kind::{self, Kind};
 use super::mesh_config::MeshConfig;
-use super::meta::{self, Kind, Meta, ResourceKey};
+use super::meta::{self, Meta, ResourceKey};
+use super::namespace::Namespace;
 use super::object::Object;
+use super::pod::{self, Pod, PodTemplate};
+use super::secret::{self, Secret};
+use super::service::{self, Service};
 use super::service_entry::{self, ServiceEntry};
+use super::sidecar::{self, Sidecar};
 use super::virtual_service::{self, VirtualService};
+use super::workload_entry::{self, WorkloadEntry, WorkloadGroup};
 use super::yaml;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +28,15 @@ pub enum Resource {
     VirtualService(Arc<VirtualService>),
     DestinationRule(Arc<DestinationRule>),
     Gateway(Arc<Gateway>),
+    Sidecar(Arc<Sidecar>),
+    WorkloadEntry(Arc<WorkloadEntry>),
+    WorkloadGroup(Arc<WorkloadGroup>),
+    Service(Arc<Service>),
+    Pod(Arc<Pod>),
+    /// Of a Deployment and its like.
+    PodTemplate(Arc<PodTemplate>),
+    Namespace(Arc<Namespace>),
+    Secret(Arc<Secret>),
 }
 
 impl Resource {
@@ -30,6 +46,14 @@ impl Resource {
             Self::VirtualService(resource) => &resource.meta,
             Self::DestinationRule(resource) => &resource.meta,
             Self::Gateway(resource) => &resource.meta,
+            Self::Sidecar(resource) => &resource.meta,
+            Self::WorkloadEntry(resource) => &resource.meta,
+            Self::WorkloadGroup(resource) => &resource.meta,
+            Self::Service(resource) => &resource.meta,
+            Self::Pod(resource) => &resource.meta,
+            Self::PodTemplate(resource) => &resource.meta,
+            Self::Namespace(resource) => &resource.meta,
+            Self::Secret(resource) => &resource.meta,
         }
     }
 }
@@ -68,6 +92,62 @@ impl World {
     pub fn gateways(&self) -> impl Iterator<Item = &Arc<Gateway>> {
         self.resources.values().filter_map(|resource| match resource {
             Resource::Gateway(gateway) => Some(gateway),
+            _ => None,
+        })
+    }
+
+    pub fn sidecars(&self) -> impl Iterator<Item = &Arc<Sidecar>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::Sidecar(sidecar) => Some(sidecar),
+            _ => None,
+        })
+    }
+
+    pub fn workload_entries(&self) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::WorkloadEntry(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    pub fn workload_groups(&self) -> impl Iterator<Item = &Arc<WorkloadGroup>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::WorkloadGroup(group) => Some(group),
+            _ => None,
+        })
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::Service(service) => Some(service),
+            _ => None,
+        })
+    }
+
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::Pod(pod) => Some(pod),
+            _ => None,
+        })
+    }
+
+    pub fn pod_templates(&self) -> impl Iterator<Item = &Arc<PodTemplate>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::PodTemplate(template) => Some(template),
+            _ => None,
+        })
+    }
+
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::Namespace(namespace) => Some(namespace),
+            _ => None,
+        })
+    }
+
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<Secret>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::Secret(secret) => Some(secret),
             _ => None,
         })
     }
@@ -194,9 +274,13 @@ fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<str>) -> Ou
     if kind.ends_with("List") && root.has("items") {
         return Outcome::List(root.list("items", Some));
     }
-    let Some(kind) = kind_of(root, api_version, kind) else { return Outcome::Skipped };
+    let Some(kind) = kind::of(root, api_version, kind) else { return Outcome::Skipped };
+    if kind.is_kubernetes() {
+        return read_kubernetes(kind, root, file, namespace);
+    }
     root.report_unknown();
-    root.ignore(&["apiVersion", "kind", "status"]);
+    root.ignore(&["apiVersion", "kind"]);
+    let status = root.get("status");
     let meta = meta::read(kind, root, file, namespace);
     if let Some(meta) = &meta {
         root.field().name_resource(meta.key.to_string().into());
@@ -207,47 +291,64 @@ fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<str>) -> Ou
     let spec = root.require("spec").and_then(|field| field.object());
     let Some(spec) = spec else { return Outcome::Refused(key) };
     Outcome::Resource(match kind {
-        Kind::ServiceEntry => Resource::ServiceEntry(Arc::new(service_entry::read(meta, &spec))),
+        Kind::ServiceEntry => Resource::ServiceEntry(Arc::new(service_entry::read(meta, &spec, status))),
         Kind::VirtualService => Resource::VirtualService(Arc::new(virtual_service::read(meta, &spec))),
         Kind::DestinationRule => match destination_rule::read(meta, &spec) {
             Some(rule) => Resource::DestinationRule(Arc::new(rule)),
             None => return Outcome::Refused(key),
         },
         Kind::Gateway => Resource::Gateway(Arc::new(gateway::read(meta, &spec))),
+        Kind::Sidecar => Resource::Sidecar(Arc::new(sidecar::read(meta, &spec))),
+        Kind::WorkloadEntry => match workload_entry::read(meta, &spec) {
+            Some(entry) => Resource::WorkloadEntry(Arc::new(entry)),
+            None => return Outcome::Refused(key),
+        },
+        Kind::WorkloadGroup => Resource::WorkloadGroup(Arc::new(workload_entry::read_group(meta, &spec))),
+        Kind::Service
+        | Kind::Pod
+        | Kind::Deployment
+        | Kind::StatefulSet
+        | Kind::DaemonSet
+        | Kind::ReplicaSet
+        | Kind::Job
+        | Kind::CronJob
+        | Kind::Namespace
+        | Kind::Secret => return Outcome::Skipped,
     })
 }
 
-/// The kind, when it is one that is read; a note when it is not.
-fn kind_of(root: &Object<'_>, api_version: &str, kind: &str) -> Option<Kind> {
-    let name = root.peek_name();
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    if group != "networking.istio.io" {
-        root.field().info(format!("{kind}{name} ({api_version}) is not read here: skipped"));
-        return None;
-    }
-    if !matches!(version, "v1alpha3" | "v1beta1" | "v1") {
-        let message =
-            format!("unknown version {api_version}: expected networking.istio.io/v1, v1beta1 or v1alpha3");
-        root.field().error(message);
-        return None;
-    }
+/// Kubernetes' own kinds: what is not asked for is nobody's business, and what is wrong refuses nothing.
+fn read_kubernetes<'a>(kind: Kind, root: &Object<'a>, file: &Arc<str>, namespace: &Arc<str>) -> Outcome<'a> {
+    root.field().be_lenient();
+    let Some(meta) = meta::read(kind, root, file, namespace) else { return Outcome::Skipped };
+    root.field().name_resource(meta.key.to_string().into());
+    let spec = root.get("spec").and_then(|field| field.object()).map(Object::open_quietly);
+    let with_spec = |read: &dyn Fn(Meta, &Object<'_>) -> Resource| match &spec {
+        Some(spec) => Outcome::Resource(read(meta.clone(), spec)),
+        None => Outcome::Skipped,
+    };
     match kind {
-        "ServiceEntry" => Some(Kind::ServiceEntry),
-        "VirtualService" => Some(Kind::VirtualService),
-        "DestinationRule" => Some(Kind::DestinationRule),
-        "Gateway" => Some(Kind::Gateway),
-        "Sidecar" | "WorkloadEntry" | "WorkloadGroup" | "EnvoyFilter" | "ProxyConfig" => {
-            root.field().warning(format!("{kind}{name} does not act here yet: skipped"));
-            None
+        Kind::Service => with_spec(&|meta, spec| Resource::Service(Arc::new(service::read(meta, spec)))),
+        Kind::Pod => {
+            with_spec(&|meta, spec| Resource::Pod(Arc::new(pod::read(meta, spec, root.get("status")))))
         }
-        _ => {
-            let message = format!(
-                "unknown kind {kind}{name}: networking.istio.io has ServiceEntry, VirtualService, DestinationRule, \
-                 Gateway, Sidecar, WorkloadEntry, WorkloadGroup, EnvoyFilter and ProxyConfig"
-            );
-            root.field().error(message);
-            None
+        Kind::Deployment
+        | Kind::StatefulSet
+        | Kind::DaemonSet
+        | Kind::ReplicaSet
+        | Kind::Job
+        | Kind::CronJob => {
+            with_spec(&|meta, spec| Resource::PodTemplate(Arc::new(pod::read_template(meta, spec))))
         }
+        Kind::Namespace => Outcome::Resource(Resource::Namespace(Arc::new(Namespace { meta }))),
+        Kind::Secret => Outcome::Resource(Resource::Secret(Arc::new(secret::read(meta, root)))),
+        Kind::ServiceEntry
+        | Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::Gateway
+        | Kind::Sidecar
+        | Kind::WorkloadEntry
+        | Kind::WorkloadGroup => Outcome::Skipped,
     }
 }
 

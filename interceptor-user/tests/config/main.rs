@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod destination_rule;
+mod kinds;
 mod mistakes;
 mod order;
 mod registry;

@@ -52,13 +52,13 @@ fn yaml() {
         ("a: 1", "f.yaml:1:1: error: expected a resource, but `kind` is missing"),
         ("kind: ServiceEntry", "f.yaml:1:1: error: expected a resource, but `apiVersion` is missing"),
         (
-            "apiVersion: v1\nkind: Service\nmetadata: {name: web}",
-            "info: Service web (v1) is not read here: skipped",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}",
+            "info: ConfigMap web (v1) is not read here: skipped",
         ),
-        ("apiVersion: apps/v1\nkind: Deployment", "info: Deployment (apps/v1) is not read here: skipped"),
+        ("apiVersion: apps/v2\nkind: Deploy", "info: Deploy (apps/v2) is not read here: skipped"),
         (
-            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}",
-            "Sidecar s does not act here yet: skipped",
+            "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: e}",
+            "EnvoyFilter e does not act here: skipped",
         ),
         ("apiVersion: networking.istio.io/v1\nkind: ServicEntry", "error: unknown kind ServicEntry"),
         (

@@ -19,11 +19,9 @@ fn entry(name: &str, host: &str) -> String {
 }
 
 fn hosts(world: &World) -> Vec<String> {
-    let shown = |resource: &Resource| match resource {
-        Resource::ServiceEntry(entry) => entry.hosts[0].value.to_string(),
-        Resource::VirtualService(_) | Resource::DestinationRule(_) | Resource::Gateway(_) => {
-            resource.meta().key.to_string()
-        }
+    let shown = |resource: &Resource| {
+        let Resource::ServiceEntry(entry) = resource else { return resource.meta().key.to_string() };
+        entry.hosts[0].value.to_string()
     };
     world.resources.values().map(shown).collect()
 }

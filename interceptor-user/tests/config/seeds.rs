@@ -110,7 +110,7 @@ fn every_block_loads() {
         ),
         // kubectl was told the namespace.
         ("003-05", &["DestinationRule istio-system/originate-mtls-for-httpbin"], "shell command"),
-        ("004-01", &[], "Namespace istio-workload (v1) is not read here: skipped"),
+        ("004-01", &["Namespace istio-workload"], "shell command"),
     ];
     let directory = format!("{}/tests/data/seeds", env!("CARGO_MANIFEST_DIR"));
     assert_eq!(fs::read_dir(directory).unwrap().count(), rows.len(), "each block has a row");

@@ -1,0 +1,120 @@
+//! The kinds that are read, and how they are told from those that are not.
+
+use std::fmt;
+
+use super::object::Object;
+
+/// What a resource is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    ServiceEntry,
+    VirtualService,
+    DestinationRule,
+    Gateway,
+    Sidecar,
+    WorkloadEntry,
+    WorkloadGroup,
+    Service,
+    Pod,
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+    ReplicaSet,
+    Job,
+    CronJob,
+    Namespace,
+    Secret,
+}
+
+impl Kind {
+    const ISTIO: [Self; 7] = [
+        Self::ServiceEntry,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::Gateway,
+        Self::Sidecar,
+        Self::WorkloadEntry,
+        Self::WorkloadGroup,
+    ];
+
+    /// With its API group.
+    const KUBERNETES: [(&'static str, Self); 10] = [
+        ("", Self::Service),
+        ("", Self::Pod),
+        ("apps", Self::Deployment),
+        ("apps", Self::StatefulSet),
+        ("apps", Self::DaemonSet),
+        ("apps", Self::ReplicaSet),
+        ("batch", Self::Job),
+        ("batch", Self::CronJob),
+        ("", Self::Namespace),
+        ("", Self::Secret),
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ServiceEntry => "ServiceEntry",
+            Self::VirtualService => "VirtualService",
+            Self::DestinationRule => "DestinationRule",
+            Self::Gateway => "Gateway",
+            Self::Sidecar => "Sidecar",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::WorkloadGroup => "WorkloadGroup",
+            Self::Service => "Service",
+            Self::Pod => "Pod",
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::ReplicaSet => "ReplicaSet",
+            Self::Job => "Job",
+            Self::CronJob => "CronJob",
+            Self::Namespace => "Namespace",
+            Self::Secret => "Secret",
+        }
+    }
+
+    /// Whether it is Kubernetes' own: what is wrong in it is not for us to refuse.
+    pub fn is_kubernetes(self) -> bool {
+        Self::KUBERNETES.iter().any(|(_, kind)| *kind == self)
+    }
+
+    pub(super) fn is_namespaced(self) -> bool {
+        self != Self::Namespace
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// The kind, when it is one that is read; a note when it is not.
+pub(super) fn of(root: &Object<'_>, api_version: &str, kind: &str) -> Option<Kind> {
+    let name = root.peek_name();
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if group != "networking.istio.io" {
+        let own = Kind::KUBERNETES.iter().find(|(of, known)| *of == group && known.name() == kind);
+        if own.is_none() {
+            root.field().info(format!("{kind}{name} ({api_version}) is not read here: skipped"));
+        }
+        return own.map(|(_, kind)| *kind);
+    }
+    if !matches!(version, "v1alpha3" | "v1beta1" | "v1") {
+        let message =
+            format!("unknown version {api_version}: expected networking.istio.io/v1, v1beta1 or v1alpha3");
+        root.field().error(message);
+        return None;
+    }
+    let known = Kind::ISTIO.iter().find(|known| known.name() == kind).copied();
+    if known.is_none() && matches!(kind, "EnvoyFilter" | "ProxyConfig") {
+        root.field().warning(format!("{kind}{name} does not act here: skipped"));
+    } else if known.is_none() {
+        let message = format!(
+            "unknown kind {kind}{name}: networking.istio.io has ServiceEntry, VirtualService, DestinationRule, \
+             Gateway, Sidecar, WorkloadEntry, WorkloadGroup, EnvoyFilter and ProxyConfig"
+        );
+        root.field().error(message);
+    }
+    known
+}

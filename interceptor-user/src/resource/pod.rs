@@ -1,0 +1,90 @@
+//! Pods, and the templates that Deployments and their like make them from: labels, annotations, users.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::decode::{Field, Spanned};
+use super::meta::{self, Annotations, Labels, Meta};
+use super::object::Object;
+
+/// A Pod; its labels and annotations are those of `meta`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub meta: Meta,
+    pub spec: PodSpec,
+    /// As its status tells; empty in a file that people wrote.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A Deployment, StatefulSet, DaemonSet, ReplicaSet, Job or CronJob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodTemplate {
+    /// Of the object itself: what stands here reaches no pod.
+    pub meta: Meta,
+    /// Of its pods.
+    pub labels: Labels,
+    pub annotations: Annotations,
+    pub spec: PodSpec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodSpec {
+    pub host_network: bool,
+    /// securityContext.runAsUser of the pod.
+    pub run_as_user: Option<Spanned<i64>>,
+    pub containers: Vec<Container>,
+}
+
+/// One of `containers` or `initContainers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub name: Arc<str>,
+    pub run_as_user: Option<Spanned<i64>>,
+}
+
+pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> Pod {
+    let status = status.and_then(|field| field.object()).map(Object::open_quietly);
+    let texts = status.map(|status| {
+        let single = status.get("podIP");
+        let each = status.list("podIPs", |item| item.object()?.open_quietly().get("ip"));
+        let each = if each.is_empty() { single.into_iter().collect() } else { each };
+        each.iter().filter_map(|field| field.peek_text()?.parse().ok()).collect()
+    });
+    Pod { meta, spec: read_spec(spec), addresses: texts.unwrap_or_default() }
+}
+
+pub(super) fn read_template(meta: Meta, spec: &Object<'_>) -> PodTemplate {
+    // Only a CronJob has a template within a template.
+    let job = spec.get("jobTemplate").and_then(|field| field.object()).map(Object::open_quietly);
+    let job = job.and_then(|job| job.get("spec")?.object()).map(Object::open_quietly);
+    let template = job.as_ref().unwrap_or(spec).get("template").and_then(|field| field.object());
+    let template = template.map(Object::open_quietly);
+    let part = |name| template.as_ref()?.get(name)?.object().map(Object::open_quietly);
+    let metadata = part("metadata");
+    PodTemplate {
+        meta,
+        labels: metadata.as_ref().map(|metadata| meta::labels(metadata, "labels")).unwrap_or_default(),
+        annotations: metadata.as_ref().map(meta::annotations).unwrap_or_default(),
+        spec: part("spec").map(|spec| read_spec(&spec)).unwrap_or_default(),
+    }
+}
+
+fn read_spec(spec: &Object<'_>) -> PodSpec {
+    let container = |item: Field<'_>| {
+        let container = item.object()?.open_quietly();
+        Some(Container { name: container.text("name")?, run_as_user: run_as_user(&container) })
+    };
+    let mut containers = spec.list("containers", container);
+    containers.extend(spec.list("initContainers", container));
+    PodSpec {
+        host_network: spec.boolean("hostNetwork").unwrap_or(false),
+        run_as_user: run_as_user(spec),
+        containers,
+    }
+}
+
+fn run_as_user(of: &Object<'_>) -> Option<Spanned<i64>> {
+    let context = of.get("securityContext")?.object()?.open_quietly();
+    let field = context.get("runAsUser")?;
+    Some(Spanned { value: field.integer(0..=i64::MAX)?, position: field.position() })
+}

@@ -1,0 +1,227 @@
+//! Sidecar: what the workloads of a namespace see of the mesh, and what becomes of the rest.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::decode::Field;
+use super::diagnostic::Position;
+use super::host;
+use super::mesh_config::OutboundTrafficPolicyMode;
+use super::meta::{self, Labels, Meta};
+use super::object::Object;
+use super::service_entry::Protocol;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    pub meta: Meta,
+    /// Without one it is for every workload of the namespace.
+    pub workload_selector: Option<Labels>,
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicyMode>,
+    /// Empty: everything that is exported to the workload is seen.
+    pub egress: Vec<EgressListener>,
+}
+
+/// One of `egress`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressListener {
+    /// Without one it takes every port that no other listener has.
+    pub port: Option<EgressPort>,
+    pub bind: Option<IpAddr>,
+    pub capture_mode: CaptureMode,
+    pub hosts: Vec<EgressHost>,
+    pub position: Position,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressPort {
+    pub number: u16,
+    pub protocol: Protocol,
+    pub position: Position,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaptureMode {
+    #[default]
+    Default,
+    Iptables,
+    None,
+}
+
+/// `ns/dns`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressHost {
+    pub namespace: EgressNamespace,
+    /// A host, perhaps with a wildcard.
+    pub host: Arc<str>,
+    pub position: Position,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EgressNamespace {
+    /// `*`
+    Any,
+    /// `~`
+    None,
+    /// A name; `.` is the Sidecar's own.
+    Named(Arc<str>),
+}
+
+pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Sidecar {
+    spec.ignore(&["inboundConnectionPool"]);
+    if let Some(field) = spec.get("ingress") {
+        field.info("`ingress` is not used here: inbound connections are not intercepted");
+    }
+    let selector = spec.get("workloadSelector").and_then(|field| field.object());
+    let egress = spec.list("egress", |item| read_listener(&item, &meta));
+    check_listeners(&egress, spec);
+    Sidecar {
+        workload_selector: selector
+            .map(|selector| selector.get("labels").map(|field| field.text_map()).unwrap_or_default()),
+        outbound_traffic_policy: spec.get("outboundTrafficPolicy").and_then(|field| read_policy(&field)),
+        egress,
+        meta,
+    }
+}
+
+fn read_policy(field: &Field<'_>) -> Option<OutboundTrafficPolicyMode> {
+    let policy = field.object()?;
+    policy.not_applied(&["egressProxy"], "unknown hosts go to their original destination");
+    let Some(mode) = policy.get("mode") else {
+        // The enum's zero: that is what Istio makes of it.
+        field.warning(
+            "`mode` is missing, which means REGISTRY_ONLY: hosts that nobody declared are blocked; write mode: \
+             ALLOW_ANY to let them through, or leave outboundTrafficPolicy out to have what the mesh has",
+        );
+        return Some(OutboundTrafficPolicyMode::RegistryOnly);
+    };
+    if mode.peek_text() == Some("ALLOW_ANY_DYNAMIC_DNS") {
+        mode.error("ALLOW_ANY_DYNAMIC_DNS is for MeshConfig only: expected ALLOW_ANY or REGISTRY_ONLY");
+        return None;
+    }
+    mode.one_of(&[
+        ("ALLOW_ANY", OutboundTrafficPolicyMode::AllowAny),
+        ("REGISTRY_ONLY", OutboundTrafficPolicyMode::RegistryOnly),
+    ])
+}
+
+fn read_listener(item: &Field<'_>, meta: &Meta) -> Option<EgressListener> {
+    let listener = item.object()?;
+    let port = listener.get("port").map(|field| read_port(&field));
+    let bind = listener.get("bind").map(|field| read_bind(&field));
+    let capture_mode = listener.get("captureMode").map(|field| {
+        field.one_of(&[
+            ("DEFAULT", CaptureMode::Default),
+            ("IPTABLES", CaptureMode::Iptables),
+            ("NONE", CaptureMode::None),
+        ])
+    });
+    let hosts = listener.list("hosts", |host| read_host(&host, meta));
+    if !listener.has("hosts") {
+        item.error("sidecar: egress listener must contain at least one host");
+    }
+    Some(EgressListener {
+        port: unless_wrong(port)?,
+        bind: unless_wrong(bind)?.flatten(),
+        capture_mode: unless_wrong(capture_mode)?.unwrap_or_default(),
+        hosts,
+        position: item.position(),
+    })
+}
+
+/// `None` when a value is there and can't be used.
+#[expect(clippy::option_option, reason = "absent, wrong and there are three things")]
+fn unless_wrong<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+    match value {
+        None => Some(None),
+        Some(value) => value.map(Some),
+    }
+}
+
+fn read_port(field: &Field<'_>) -> Option<EgressPort> {
+    let port = field.object()?;
+    port.ignore(&["name"]);
+    if let Some(target) = port.get("targetPort") {
+        target.error("targetPort has no impact on Sidecars");
+    }
+    let protocol = match port.get("protocol") {
+        Some(field) => super::service_entry::read_protocol(&field),
+        None => Some(Protocol::Auto),
+    };
+    let number = port.require("number").and_then(|field| field.port());
+    Some(EgressPort { number: number?, protocol: protocol?, position: field.position() })
+}
+
+/// An address; a unix socket is left out with its listener.
+fn read_bind(field: &Field<'_>) -> Option<Option<IpAddr>> {
+    let text = field.text()?;
+    if text.is_empty() {
+        return Some(None);
+    }
+    if text.starts_with("unix:") {
+        field.error(
+            "a listener on a unix socket is not supported here: connections to one are not intercepted",
+        );
+        return None;
+    }
+    let address = text.parse().ok();
+    if address.is_none() {
+        field.error(format!("`{text}` is not an IP address"));
+    }
+    address.map(Some)
+}
+
+fn read_host(item: &Field<'_>, meta: &Meta) -> Option<EgressHost> {
+    let text = item.text()?;
+    let Some((namespace, host)) = text.split_once('/') else {
+        item.error(format!(
+            "`{text}` is not of the form namespace/dnsName: write ./{text} for the Sidecar's own namespace, \
+             */{text} for any"
+        ));
+        return None;
+    };
+    let namespace = match namespace {
+        "*" => EgressNamespace::Any,
+        "~" => EgressNamespace::None,
+        "." => EgressNamespace::Named(Arc::clone(meta.namespace())),
+        name if meta::is_name(name) => EgressNamespace::Named(name.into()),
+        name => {
+            item.error(format!("`{name}` is not a namespace: expected a name, `.`, `*` or `~`"));
+            return None;
+        }
+    };
+    if let Some(problem) = host::problem(host) {
+        item.error(format!("invalid host {host}: {problem}"));
+        return None;
+    }
+    Some(EgressHost { namespace, host: host.to_ascii_lowercase().into(), position: item.position() })
+}
+
+/// What Istio's webhook refuses of several listeners, in its words.
+fn check_listeners(listeners: &[EgressListener], spec: &Object<'_>) {
+    let error = |index: usize, message: &str| {
+        spec.error_at(listeners[index].position, &format!("egress[{index}]"), message.into());
+    };
+    for (index, listener) in listeners.iter().enumerate() {
+        let earlier = &listeners[..index];
+        match &listener.port {
+            None if earlier.iter().any(|earlier| earlier.port.is_none()) => {
+                error(index, "sidecar: egress can have only one listener with empty port");
+            }
+            None if index + 1 != listeners.len() => {
+                error(
+                    index,
+                    "sidecar: the egress listener with empty port should be the last listener in the list",
+                );
+            }
+            None => {}
+            Some(port) => {
+                let same = |earlier: &EgressListener| {
+                    earlier.port.as_ref().is_some_and(|earlier| earlier.number == port.number)
+                };
+                if earlier.iter().any(same) {
+                    error(index, "sidecar: ports on IP bound listeners must be unique");
+                }
+            }
+        }
+    }
+}
