@@ -44,7 +44,7 @@ impl Configuration {
         let (sender, compiled_ones) = channel();
         let (compile, mut told) = (self.compile, self.told);
         let watching = self.source.watch(move |world, diagnostics, texts| {
-            let snapshot = compiled(&world, diagnostics, texts, &compile, &mut told);
+            let snapshot = compiled(world, diagnostics, texts, &compile, &mut told);
             // An error is the other side gone, or woken already.
             let _told =
                 sender.send(snapshot).is_ok() && rustix::io::write(&wake, &1_u64.to_ne_bytes()).is_ok();

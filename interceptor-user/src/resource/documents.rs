@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 /// One document and where its text begins in the file.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Document {
     pub(super) text: String,
     /// Lines of the file before it.

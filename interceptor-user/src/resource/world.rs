@@ -1,12 +1,10 @@
-//! Every resource as written, and how a file's text becomes resources.
+//! Every resource as written, and which kind is read by whom.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::decode::{Field, Reader};
+use super::decode::Field;
 use super::destination_rule::{self, DestinationRule};
-use super::diagnostic::{Diagnostic, Level, Position};
-use super::documents::{self, Document};
 use super::gateway::{self, Gateway};
 use super::kind::{self, Kind};
 use super::mesh_config::MeshConfig;
@@ -20,7 +18,6 @@ use super::service_entry::{self, ServiceEntry};
 use super::sidecar::{self, Sidecar};
 use super::virtual_service::{self, VirtualService};
 use super::workload_entry::{self, WorkloadEntry, WorkloadGroup};
-use super::yaml;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resource {
@@ -153,111 +150,8 @@ impl World {
     }
 }
 
-/// A resource that is there and can't be used as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    pub key: ResourceKey,
-    /// What must hold when there is no last good form of it: a DestinationRule that asks for TLS.
-    pub instead: Option<Resource>,
-}
-
-/// What one file holds.
-#[derive(Debug, Default)]
-pub struct ParsedFile {
-    pub resources: Vec<Resource>,
-    pub refused: Vec<Refused>,
-    /// A part of the file can't be read at all: nobody knows what it holds.
-    pub unreadable: bool,
-    pub diagnostics: Vec<Diagnostic>,
-    findings_not_kept: usize,
-}
-
-/// More findings than this about one file are counted, not kept.
-const FINDINGS_MAX: usize = 1000;
-
-/// Reads the text of a file. Never fails: what can't be used is left out, with findings.
-pub fn parse(file: &Arc<str>, source: &str, default_namespace: &Arc<str>) -> ParsedFile {
-    let mut parsed = ParsedFile::default();
-    let (documents, command_lines) = documents::split(source);
-    if let Some(line) = command_lines.first() {
-        let reader = Reader::new(file);
-        let position = Position { line: *line, column: 1, length: 1 };
-        let message = "this line is a shell command around YAML: skipped, the YAML inside is read".to_owned();
-        reader.report(Level::Info, position, "", message);
-        parsed.diagnostics.extend(reader.into_findings());
-    }
-    for document in &documents {
-        parsed.read_document(file, document, default_namespace);
-    }
-    parsed.bound_findings(file);
-    parsed.diagnostics.sort_by(|a, b| a.origin.cmp(&b.origin));
-    parsed
-}
-
-impl ParsedFile {
-    fn keep(&mut self, findings: Vec<Diagnostic>) {
-        let room = FINDINGS_MAX.saturating_sub(self.diagnostics.len());
-        self.findings_not_kept += findings.len().saturating_sub(room);
-        self.diagnostics.extend(findings.into_iter().take(room));
-    }
-
-    fn bound_findings(&mut self, file: &Arc<str>) {
-        if self.findings_not_kept > 0 {
-            let reader = Reader::new(file);
-            let message = format!("{} more findings about this file are not shown", self.findings_not_kept);
-            reader.report(Level::Warning, Position::default(), "", message);
-            self.diagnostics.extend(reader.into_findings());
-        }
-    }
-
-    fn read_document(&mut self, file: &Arc<str>, document: &Document, default_namespace: &Arc<str>) {
-        let namespace = document.namespace.as_ref().unwrap_or(default_namespace);
-        let reader = Reader::new(file);
-        match yaml::read(document) {
-            Err(mistake) => {
-                reader.report(Level::Error, mistake.position, "", mistake.message);
-                self.unreadable = true;
-            }
-            Ok(tree) => {
-                for (key, position) in &tree.duplicate_keys {
-                    let message = format!("`{key}` stands here for the second time in one mapping: keep one");
-                    reader.report(Level::Error, *position, key, message);
-                }
-                let ambiguous = !tree.duplicate_keys.is_empty();
-                self.read_resource(file, Field::root(&reader, &tree.root), namespace, ambiguous);
-            }
-        }
-        self.keep(reader.into_findings());
-    }
-
-    /// `ambiguous`: a key stands twice somewhere in it.
-    fn read_resource(&mut self, file: &Arc<str>, field: Field<'_>, namespace: &Arc<str>, ambiguous: bool) {
-        let reader = Reader::new(file);
-        let outcome =
-            field.in_reader(&reader).object().map(|root| read_root(&root.open_quietly(), file, namespace));
-        let wrong = reader.is_wrong() || ambiguous;
-        match outcome {
-            None => {}
-            Some(Outcome::List(items)) => {
-                for item in items {
-                    self.read_resource(file, item.in_reader(&reader), namespace, ambiguous);
-                }
-            }
-            Some(Outcome::Resource(resource)) if !wrong => self.resources.push(resource),
-            Some(Outcome::Resource(resource)) => {
-                let key = resource.meta().key.clone();
-                let is_guard = matches!(&resource, Resource::DestinationRule(rule) if rule.refused);
-                self.refused.push(Refused { key, instead: Some(resource).filter(|_| is_guard) });
-            }
-            Some(Outcome::Refused(key)) => self.refused.push(Refused { key, instead: None }),
-            Some(Outcome::Nameless) => self.unreadable = true,
-            Some(Outcome::Skipped) => {}
-        }
-        self.keep(reader.into_findings());
-    }
-}
-
-enum Outcome<'a> {
+/// What a document's root is.
+pub(super) enum Outcome<'a> {
     Resource(Resource),
     List(Vec<Field<'a>>),
     Refused(ResourceKey),
@@ -266,7 +160,8 @@ enum Outcome<'a> {
     Skipped,
 }
 
-fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<str>) -> Outcome<'a> {
+/// Reads one resource, or tells that it is a list of them.
+pub(super) fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<str>) -> Outcome<'a> {
     let (Some(api_version), Some(kind)) = (root.peek("apiVersion"), root.peek("kind")) else {
         explain_what_it_is_not(root);
         return Outcome::Skipped;

@@ -1,14 +1,16 @@
-//! Resources from files, directories and standard input. A resource that was good and is written wrongly
-//! now keeps its last good form; one that is gone is gone.
+//! Resources from files, directories and standard input. Only what has changed is read again. A resource
+//! that was good and is written wrongly now keeps its last good form; one that is gone is gone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::read::{self, Fingerprint, ReadError};
+use super::read::{self, Facts, Found, ReadError};
 use crate::resource::{
     Diagnostic, Level, MeshConfig, Origin, ParsedFile, Refused, Resource, ResourceKey, World, mesh_config,
+    parallel, parse_again,
 };
 
 /// The namespace of resources that name none.
@@ -36,18 +38,41 @@ pub struct FileSource {
     world: World,
     diagnostics: Vec<Diagnostic>,
     texts: Texts,
-    /// The files as they were when reading began.
-    pub(super) seen: Fingerprint,
 }
 
-/// The text of each file as it was read last, to show the lines that findings are about.
+/// Each file as it was read last, also to show the lines that findings are about.
 #[derive(Clone, Debug, Default)]
-pub struct Texts(HashMap<Arc<str>, Arc<str>>);
+pub struct Texts(HashMap<Arc<str>, Arc<Held>>);
+
+/// A file as it was read last.
+#[derive(Debug)]
+struct Held {
+    facts: Option<Facts>,
+    text: String,
+    parsed: ParsedFile,
+}
 
 impl Texts {
     /// The text that a finding points into, for [`Diagnostic::render`].
     pub fn of(&self, finding: &Diagnostic) -> Option<&str> {
-        self.0.get(&finding.origin.as_ref()?.file).map(|text| &**text)
+        self.0.get(&finding.origin.as_ref()?.file).map(|held| &*held.text)
+    }
+}
+
+/// Which files may have changed though they look as before: two writes may leave the same times behind.
+#[derive(Debug)]
+pub(super) enum Touched {
+    All,
+    /// Those with these names.
+    Named(HashSet<OsString>),
+}
+
+impl Touched {
+    fn includes(&self, path: &Path) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => path.file_name().is_some_and(|name| names.contains(name)),
+        }
     }
 }
 
@@ -65,16 +90,14 @@ impl FileSource {
             world: World::default(),
             diagnostics: Vec::new(),
             texts: Texts::default(),
-            seen: Fingerprint::default(),
         };
-        source.seen = read::fingerprint(&source.all_paths());
-        for path in read::files(&source.paths)?.iter().chain(&source.mesh_config) {
-            let text = read::text(path)?;
-            if read::is_standard_input(path) {
-                source.standard_input = Some(text);
-            }
+        let found = read::files(&source.paths)?;
+        if source.all_paths().iter().any(|path| read::is_standard_input(path)) {
+            source.standard_input = Some(read::text(Path::new("-"))?);
         }
-        source.reload();
+        if let (_, Some(error)) = source.take_up(Ok(found), &Touched::All) {
+            return Err(error.into());
+        }
         if let Some(path) = &source.mesh_config {
             let file = read::name_of(path);
             let is_about_it = |finding: &&Diagnostic| {
@@ -102,11 +125,29 @@ impl FileSource {
         self.paths.iter().chain(&self.mesh_config).cloned().collect()
     }
 
-    /// Reads everything again. True when anything is different.
-    pub(super) fn reload(&mut self) -> bool {
+    /// Reads again what has changed or was touched. True when anything is different.
+    pub(super) fn reload(&mut self, touched: &Touched) -> bool {
+        // What can't be read is among the findings.
+        let (changed, _) = self.take_up(read::files(&self.paths), touched);
+        changed
+    }
+
+    /// Takes up what the files hold now: whether that is anything new, and the first that could not be read.
+    fn take_up(
+        &mut self,
+        found: Result<Vec<Found>, ReadError>,
+        touched: &Touched,
+    ) -> (bool, Option<ReadError>) {
         let mut reading = Reading::default();
-        match read::files(&self.paths) {
-            Ok(files) => files.iter().for_each(|path| self.read_file(path, &mut reading)),
+        let mut failed = None;
+        match found {
+            Ok(found) => {
+                let looked_at = parallel::map(&found, |file| self.look_at(file, touched));
+                for ((path, _), held) in found.iter().zip(looked_at) {
+                    let error = self.add(read::name_of(path), held, &mut reading);
+                    failed = failed.or(error);
+                }
+            }
             // The directory can't be listed: nobody knows what it holds now.
             Err(error) => {
                 reading.diagnostics.push(about(
@@ -129,31 +170,58 @@ impl FileSource {
         self.world = world;
         self.diagnostics = reading.diagnostics;
         self.texts = reading.texts;
-        changed
+        (changed, failed)
     }
 
-    fn read_file(&self, path: &Path, reading: &mut Reading) {
+    /// What a file holds now: what it held before, when it looks the same and was not touched.
+    fn look_at(&self, (path, facts): &Found, touched: &Touched) -> Result<Arc<Held>, ReadError> {
         let file = read::name_of(path);
-        let text = match &self.standard_input {
+        let before = self.texts.0.get(&file);
+        if let Some(held) = before.filter(|held| held.facts.is_some() && held.facts == *facts)
+            && !touched.includes(path)
+        {
+            return Ok(Arc::clone(held));
+        }
+        let text = self.text(path)?;
+        let parsed = match before {
+            Some(held) => parse_again(&file, &text, &DEFAULT_NAMESPACE.into(), &held.parsed),
+            None => crate::resource::parse(&file, &text, &DEFAULT_NAMESPACE.into()),
+        };
+        Ok(Arc::new(Held { facts: *facts, text, parsed }))
+    }
+
+    fn text(&self, path: &Path) -> Result<String, ReadError> {
+        match &self.standard_input {
             Some(text) if read::is_standard_input(path) => Ok(text.clone()),
             Some(_) | None => read::text(path),
-        };
-        match text {
+        }
+    }
+
+    /// Adds what a file holds; what can't be read is told, and given back.
+    fn add(
+        &self,
+        file: Arc<str>,
+        held: Result<Arc<Held>, ReadError>,
+        reading: &mut Reading,
+    ) -> Option<ReadError> {
+        match held {
             // Most likely about to be written: whoever means it says so by removing the file.
-            Ok(text) if text.trim().is_empty() && self.held_resources(&file) => {
+            Ok(held) if held.text.trim().is_empty() && self.held_resources(&file) => {
                 let message = "is empty: what it held goes on acting until the file is written or removed";
                 reading.diagnostics.push(about(&file, Level::Warning, message.to_owned()));
                 reading.unreadable.insert(file);
+                None
             }
-            Ok(text) => {
-                let parsed = crate::resource::parse(&file, &text, &DEFAULT_NAMESPACE.into());
-                reading.texts.0.insert(Arc::clone(&file), text.into());
-                reading.add(file, parsed);
+            Ok(held) => {
+                reading.add(&file, &held.parsed);
+                reading.texts.0.insert(file, held);
+                None
             }
             // Gone between listing and reading, or named and removed: its resources are removed.
-            Err(ReadError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(ReadError::Read { path, source }) if source.kind() == io::ErrorKind::NotFound => {
                 let message = "is not there any more: its resources are removed".to_owned();
                 reading.diagnostics.push(about(&file, Level::Warning, message));
+                Some(ReadError::Read { path, source })
             }
             Err(error) => {
                 reading.diagnostics.push(about(
@@ -162,6 +230,7 @@ impl FileSource {
                     format!("{error}; its resources stay as they were"),
                 ));
                 reading.unreadable.insert(file);
+                Some(error)
             }
         }
     }
@@ -206,14 +275,11 @@ impl FileSource {
     fn read_mesh_config(&self, reading: &mut Reading) -> MeshConfig {
         let Some(path) = &self.mesh_config else { return MeshConfig::default() };
         let file = read::name_of(path);
-        let text = match &self.standard_input {
-            Some(text) if read::is_standard_input(path) => Ok(text.clone()),
-            Some(_) | None => read::text(path),
-        };
-        let config = match text {
+        let config = match self.text(path) {
             Ok(text) => {
                 let (config, findings) = mesh_config::parse(&file, &text);
-                reading.texts.0.insert(Arc::clone(&file), text.into());
+                let held = Held { facts: None, text, parsed: ParsedFile::default() };
+                reading.texts.0.insert(Arc::clone(&file), Arc::new(held));
                 reading.diagnostics.extend(findings);
                 config
             }
@@ -239,16 +305,16 @@ struct Reading {
 }
 
 impl Reading {
-    fn add(&mut self, file: Arc<str>, parsed: ParsedFile) {
-        self.diagnostics.extend(parsed.diagnostics);
-        self.refused.extend(parsed.refused);
+    fn add(&mut self, file: &Arc<str>, parsed: &ParsedFile) {
+        self.diagnostics.extend(parsed.diagnostics.iter().cloned());
+        self.refused.extend(parsed.refused.iter().cloned());
         if parsed.unreadable {
-            self.unreadable.insert(file);
+            self.unreadable.insert(Arc::clone(file));
         }
-        for resource in parsed.resources {
+        for resource in &parsed.resources {
             let key = resource.meta().key.clone();
             if let Some(earlier) = self.resources.insert(key, resource.clone()) {
-                self.diagnostics.push(repeated(&earlier, &resource));
+                self.diagnostics.push(repeated(&earlier, resource));
             }
         }
     }

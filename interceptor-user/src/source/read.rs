@@ -1,7 +1,7 @@
 //! Finds the files of the given paths and reads them, bounded.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -32,16 +32,44 @@ pub(super) fn is_standard_input(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
+/// What changes when a file does, without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Facts {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// A file to read; without facts when it can't be looked at (or is standard input).
+pub(super) type Found = (PathBuf, Option<Facts>);
+
 /// The files to read, each once, in order: as given, and those of a directory sorted.
-pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ReadError> {
+pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<Found>, ReadError> {
     let mut walk = Walk::default();
     for path in paths {
         if is_standard_input(path) {
-            walk.files.push(path.clone());
-        } else if path.is_dir() {
-            walk.directory(path, 0)?;
-        } else {
-            walk.file(path.clone());
+            walk.files.push((path.clone(), None));
+            continue;
+        }
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => walk.directory(path, &metadata, 0)?,
+            Ok(metadata) => walk.file(path.clone(), &metadata),
+            // Reading it says what is wrong.
+            Err(_) => walk.files.push((path.clone(), None)),
         }
     }
     Ok(walk.files)
@@ -51,9 +79,9 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ReadError> {
 pub(super) fn directories(paths: &[PathBuf]) -> Vec<PathBuf> {
     let mut walk = Walk::default();
     for path in paths.iter().filter(|path| !is_standard_input(path)) {
-        if path.is_dir() {
+        if let Some(metadata) = fs::metadata(path).ok().filter(Metadata::is_dir) {
             // What can't be listed now is reported when its files are read.
-            drop(walk.directory(path, 0));
+            drop(walk.directory(path, &metadata, 0));
             continue;
         }
         let real = path.canonicalize().ok();
@@ -69,24 +97,22 @@ pub(super) fn directories(paths: &[PathBuf]) -> Vec<PathBuf> {
 
 #[derive(Default)]
 struct Walk {
-    files: Vec<PathBuf>,
+    files: Vec<Found>,
     directories: Vec<PathBuf>,
-    /// What was met already, by what it really is: links may lead in circles.
-    met: HashSet<PathBuf>,
+    /// What was met already, by device and inode: links may lead in circles.
+    met: HashSet<(u64, u64)>,
 }
 
 impl Walk {
-    fn file(&mut self, path: PathBuf) {
-        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-        if self.met.insert(real) {
-            self.files.push(path);
+    fn file(&mut self, path: PathBuf, metadata: &Metadata) {
+        if self.met.insert((metadata.dev(), metadata.ino())) {
+            self.files.push((path, Some(Facts::of(metadata))));
         }
     }
 
     /// Every `.yaml`, `.yml` and `.json` below; hidden files and editors' backups not.
-    fn directory(&mut self, directory: &Path, depth: usize) -> Result<(), ReadError> {
-        let real = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-        if depth > DIRECTORY_DEPTH_MAX || !self.met.insert(real) {
+    fn directory(&mut self, directory: &Path, metadata: &Metadata, depth: usize) -> Result<(), ReadError> {
+        if depth > DIRECTORY_DEPTH_MAX || !self.met.insert((metadata.dev(), metadata.ino())) {
             return Ok(());
         }
         self.directories.push(directory.to_owned());
@@ -97,10 +123,12 @@ impl Walk {
         }
         paths.sort_unstable();
         for path in paths.into_iter().filter(|path| !is_hidden(path)) {
-            if path.is_dir() {
-                self.directory(&path, depth + 1)?;
-            } else if is_configuration(&path) {
-                self.file(path);
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_dir() => self.directory(&path, &metadata, depth + 1)?,
+                Ok(metadata) if is_configuration(&path) => self.file(path, &metadata),
+                // Reading it says what is wrong.
+                Err(_) if is_configuration(&path) => self.files.push((path, None)),
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(())
@@ -135,18 +163,4 @@ pub(super) fn text(path: &Path) -> Result<String, ReadError> {
         return Err(ReadError::TooLarge { path: shown() });
     }
     String::from_utf8(bytes).or(Err(ReadError::NotText { path: shown() }))
-}
-
-/// What changes when a file does, without reading it.
-pub(super) type Fingerprint = Vec<(PathBuf, Option<(u64, u64, i64, i64, i64, i64)>)>;
-
-pub(super) fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
-    let files = files(paths).unwrap_or_default();
-    let of = |path: PathBuf| {
-        let metadata = fs::metadata(&path).ok();
-        let facts =
-            metadata.map(|m| (m.ino(), m.size(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()));
-        (path, facts)
-    };
-    files.into_iter().filter(|path| !is_standard_input(path)).map(of).collect()
 }

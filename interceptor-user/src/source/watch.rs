@@ -2,6 +2,7 @@
 //! up for what it can't see (network file systems, a watch that could not be set).
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -11,7 +12,7 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind, event::AccessMode,
 };
 
-use super::files::{Error, FileSource, Texts};
+use super::files::{Error, FileSource, Texts, Touched};
 use super::read;
 use crate::resource::{Diagnostic, World};
 
@@ -47,7 +48,7 @@ impl FileSource {
     /// either is different from before. What is configured when this is called is not reported again.
     pub fn watch(
         self,
-        on_change: impl FnMut(World, Vec<Diagnostic>, &Texts) + Send + 'static,
+        on_change: impl FnMut(&World, Vec<Diagnostic>, &Texts) + Send + 'static,
     ) -> Result<Watching, Error> {
         let (wake, woken) = mpsc::channel();
         let events = wake.clone();
@@ -61,7 +62,6 @@ impl FileSource {
             drop(events.send(Wake::Changed(paths)));
         });
         let mut watch = Watch {
-            seen: self.seen.clone(),
             source: self,
             watched: HashSet::new(),
             watcher: watcher
@@ -95,67 +95,33 @@ struct Watch {
     source: FileSource,
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
-    seen: read::Fingerprint,
 }
 
 impl Watch {
-    fn run(mut self, woken: &Receiver<Wake>, mut on_change: impl FnMut(World, Vec<Diagnostic>, &Texts)) {
+    fn run(mut self, woken: &Receiver<Wake>, mut on_change: impl FnMut(&World, Vec<Diagnostic>, &Texts)) {
         // Something may have changed between opening and watching.
-        self.look(false, &mut on_change);
+        self.look(&Touched::Named(HashSet::new()), &mut on_change);
         loop {
-            let mut named = false;
             let rescan = if self.watcher.is_some() { RESCAN } else { RESCAN_WITHOUT_EVENTS };
-            match woken.recv_timeout(rescan) {
-                Ok(Wake::Changed(paths)) => {
-                    named = self.names_ours(&paths);
-                    match self.wait_for_quiet(woken) {
-                        Some(more) => named |= more,
-                        None => return,
-                    }
-                }
+            let touched = match woken.recv_timeout(rescan) {
+                Ok(Wake::Changed(paths)) => match wait_for_quiet(paths, woken) {
+                    Some(touched) => touched,
+                    None => return,
+                },
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
+                Err(RecvTimeoutError::Timeout) => Touched::Named(HashSet::new()),
+            };
             self.watch_directories();
-            self.look(named, &mut on_change);
+            self.look(&touched, &mut on_change);
         }
     }
 
-    /// Reads the files when they look different, or when an event names one of them: two writes may
-    /// leave the same times behind.
-    fn look(&mut self, named: bool, on_change: &mut impl FnMut(World, Vec<Diagnostic>, &Texts)) {
-        let now = read::fingerprint(&self.source.all_paths());
-        if now == self.seen && !named {
-            return;
-        }
-        self.seen = now;
-        if self.source.reload() {
+    /// Reads the files that look different, and those that an event names.
+    fn look(&mut self, touched: &Touched, on_change: &mut impl FnMut(&World, Vec<Diagnostic>, &Texts)) {
+        if self.source.reload(touched) {
             let (world, diagnostics) = self.source.latest();
-            on_change(world.clone(), diagnostics.to_vec(), self.source.texts());
+            on_change(world, diagnostics.to_vec(), self.source.texts());
         }
-    }
-
-    /// Lets a burst of writes end. Whether it named one of our files; `None` when it is time to stop.
-    fn wait_for_quiet(&self, woken: &Receiver<Wake>) -> Option<bool> {
-        let started = Instant::now();
-        let mut named = false;
-        while started.elapsed() < QUIET_WAIT_MAX {
-            match woken.recv_timeout(QUIET) {
-                Ok(Wake::Changed(paths)) => named |= self.names_ours(&paths),
-                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => break,
-            }
-        }
-        Some(named)
-    }
-
-    fn names_ours(&self, paths: &[PathBuf]) -> bool {
-        let ours = |path: &PathBuf| {
-            self.seen
-                .iter()
-                .any(|(file, _)| file.file_name().is_some() && file.file_name() == path.file_name())
-        };
-        paths.is_empty() || paths.iter().any(ours)
     }
 
     /// Sets watches on directories that have none; those that went away are forgotten.
@@ -178,4 +144,25 @@ impl Watch {
             }
         }
     }
+}
+
+/// Lets a burst of writes end, and tells which files it named; `None` when it is time to stop.
+fn wait_for_quiet(first: Vec<PathBuf>, woken: &Receiver<Wake>) -> Option<Touched> {
+    let started = Instant::now();
+    let mut named = HashSet::new();
+    let mut lost = false;
+    let mut take = |paths: Vec<PathBuf>| {
+        // An event without paths stands for events that were lost.
+        lost |= paths.is_empty();
+        named.extend(paths.iter().filter_map(|path| path.file_name()).map(OsString::from));
+    };
+    take(first);
+    while started.elapsed() < QUIET_WAIT_MAX {
+        match woken.recv_timeout(QUIET) {
+            Ok(Wake::Changed(paths)) => take(paths),
+            Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => break,
+        }
+    }
+    Some(if lost { Touched::All } else { Touched::Named(named) })
 }

@@ -113,7 +113,8 @@ struct Watched {
 fn watch(path: &Path, mesh: Option<PathBuf>) -> Watched {
     let (source, _, _) = FileSource::open(vec![path.into()], mesh).unwrap();
     let (sender, changes) = mpsc::channel();
-    let watching = source.watch(move |world, findings, _| drop(sender.send((world, findings)))).unwrap();
+    let watching =
+        source.watch(move |world, findings, _| drop(sender.send((world.clone(), findings)))).unwrap();
     Watched { _watching: watching, changes }
 }
 
@@ -164,7 +165,8 @@ fn a_change_between_opening_and_watching_is_noticed() {
     let (source, _, _) = FileSource::open(vec![path.clone()], None).unwrap();
     fs::write(&path, entry("a", "between.example.com")).unwrap();
     let (sender, changes) = mpsc::channel();
-    let watching = source.watch(move |world, findings, _| drop(sender.send((world, findings)))).unwrap();
+    let watching =
+        source.watch(move |world, findings, _| drop(sender.send((world.clone(), findings)))).unwrap();
     let watched = Watched { _watching: watching, changes };
     watched.until("between", |world, _| hosts(world) == ["between.example.com"]);
 }

@@ -1,0 +1,252 @@
+//! How a file's text becomes resources: document by document, each on its own, on all cores when there
+//! are many, and only those that were not there before.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::decode::{Field, Reader};
+use super::diagnostic::{Diagnostic, Level, Position};
+use super::documents::{self, Document};
+use super::meta::ResourceKey;
+use super::parallel;
+use super::world::{Outcome, Resource, read_root};
+use super::yaml;
+
+/// A resource that is there and can't be used as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub key: ResourceKey,
+    /// What must hold when there is no last good form of it: a DestinationRule that asks for TLS.
+    pub instead: Option<Resource>,
+}
+
+/// What one file holds.
+#[derive(Debug, Default)]
+pub struct ParsedFile {
+    pub resources: Vec<Resource>,
+    pub refused: Vec<Refused>,
+    /// A part of the file can't be read at all: nobody knows what it holds.
+    pub unreadable: bool,
+    pub diagnostics: Vec<Diagnostic>,
+    documents: Vec<(Document, Arc<ParsedDocument>)>,
+}
+
+/// What one document holds; nothing in it depends on other documents.
+#[derive(Debug, Default)]
+struct ParsedDocument {
+    resources: Vec<Resource>,
+    refused: Vec<Refused>,
+    unreadable: bool,
+    diagnostics: Vec<Diagnostic>,
+    findings_not_kept: usize,
+}
+
+/// More findings than this about one file are counted, not kept.
+const FINDINGS_MAX: usize = 1000;
+
+/// Reads the text of a file. Never fails: what can't be used is left out, with findings.
+pub fn parse(file: &Arc<str>, source: &str, default_namespace: &Arc<str>) -> ParsedFile {
+    parse_again(file, source, default_namespace, &ParsedFile::default())
+}
+
+/// As [`parse`], for a file that held `previous`: documents that stand where they stood, with the same text,
+/// are not read again, and their resources are the same [`Arc`]s.
+pub fn parse_again(
+    file: &Arc<str>,
+    source: &str,
+    default_namespace: &Arc<str>,
+    previous: &ParsedFile,
+) -> ParsedFile {
+    let (documents, command_lines) = documents::split(source);
+    let known = known_documents(&documents, previous);
+    let all: Vec<(Document, Option<Arc<ParsedDocument>>)> = documents.into_iter().zip(known).collect();
+    let read = parallel::map(&all, |(document, known)| match known {
+        Some(known) => Arc::clone(known),
+        None => Arc::new(ParsedDocument::read(file, document, default_namespace)),
+    });
+    let documents = all.into_iter().map(|(document, _)| document).zip(read).collect();
+    ParsedFile::of(file, documents, command_lines.first().copied())
+}
+
+/// What is known already of each document.
+fn known_documents(documents: &[Document], previous: &ParsedFile) -> Vec<Option<Arc<ParsedDocument>>> {
+    let mut by_document = None;
+    let find = |(index, document): (usize, &Document)| {
+        match previous.documents.get(index) {
+            Some((same, parsed)) if same == document => return Some(Arc::clone(parsed)),
+            Some(_) => {}
+            None if previous.documents.is_empty() => return None,
+            None => {}
+        }
+        // Some lines up a document was added or removed.
+        let by_document: &HashMap<&Document, &Arc<ParsedDocument>> = by_document.get_or_insert_with(|| {
+            previous.documents.iter().map(|(document, parsed)| (document, parsed)).collect()
+        });
+        by_document.get(document).map(|parsed| Arc::clone(parsed))
+    };
+    documents.iter().enumerate().map(find).collect()
+}
+
+impl ParsedFile {
+    fn of(
+        file: &Arc<str>,
+        documents: Vec<(Document, Arc<ParsedDocument>)>,
+        command_line: Option<u32>,
+    ) -> Self {
+        let mut whole = Self::default();
+        let mut not_kept = 0;
+        if let Some(line) = command_line {
+            let position = Position { line, column: 1, length: 1 };
+            let message = "this line is a shell command around YAML: skipped, the YAML inside is read";
+            whole.diagnostics.extend(note(file, Level::Info, position, message.to_owned()));
+        }
+        for (_, document) in &documents {
+            whole.resources.extend(document.resources.iter().cloned());
+            whole.refused.extend(document.refused.iter().cloned());
+            whole.unreadable |= document.unreadable;
+            let room = FINDINGS_MAX.saturating_sub(whole.diagnostics.len());
+            whole.diagnostics.extend(document.diagnostics.iter().take(room).cloned());
+            not_kept += document.findings_not_kept + document.diagnostics.len().saturating_sub(room);
+        }
+        if not_kept > 0 {
+            let message = format!("{not_kept} more findings about this file are not shown");
+            whole.diagnostics.extend(note(file, Level::Warning, Position::default(), message));
+        }
+        whole.diagnostics.sort_by(|a, b| a.origin.cmp(&b.origin));
+        whole.documents = documents;
+        whole
+    }
+}
+
+/// A finding about a file, not about a resource in it.
+fn note(file: &Arc<str>, level: Level, position: Position, message: String) -> Vec<Diagnostic> {
+    let reader = Reader::new(file);
+    reader.report(level, position, "", message);
+    reader.into_findings()
+}
+
+impl ParsedDocument {
+    fn read(file: &Arc<str>, document: &Document, default_namespace: &Arc<str>) -> Self {
+        let mut parsed = Self::default();
+        parsed.read_document(file, document, default_namespace);
+        parsed
+    }
+
+    fn keep(&mut self, findings: Vec<Diagnostic>) {
+        let room = FINDINGS_MAX.saturating_sub(self.diagnostics.len());
+        self.findings_not_kept += findings.len().saturating_sub(room);
+        self.diagnostics.extend(findings.into_iter().take(room));
+    }
+
+    fn read_document(&mut self, file: &Arc<str>, document: &Document, default_namespace: &Arc<str>) {
+        let namespace = document.namespace.as_ref().unwrap_or(default_namespace);
+        let reader = Reader::new(file);
+        match yaml::read(document) {
+            Err(mistake) => {
+                reader.report(Level::Error, mistake.position, "", mistake.message);
+                self.unreadable = true;
+            }
+            Ok(tree) => {
+                for (key, position) in &tree.duplicate_keys {
+                    let message = format!("`{key}` stands here for the second time in one mapping: keep one");
+                    reader.report(Level::Error, *position, key, message);
+                }
+                let ambiguous = !tree.duplicate_keys.is_empty();
+                self.read_resource(file, Field::root(&reader, &tree.root), namespace, ambiguous);
+            }
+        }
+        self.keep(reader.into_findings());
+    }
+
+    /// `ambiguous`: a key stands twice somewhere in it.
+    fn read_resource(&mut self, file: &Arc<str>, field: Field<'_>, namespace: &Arc<str>, ambiguous: bool) {
+        let reader = Reader::new(file);
+        let outcome =
+            field.in_reader(&reader).object().map(|root| read_root(&root.open_quietly(), file, namespace));
+        let wrong = reader.is_wrong() || ambiguous;
+        match outcome {
+            None => {}
+            Some(Outcome::List(items)) => {
+                for item in items {
+                    self.read_resource(file, item.in_reader(&reader), namespace, ambiguous);
+                }
+            }
+            Some(Outcome::Resource(resource)) if !wrong => self.resources.push(resource),
+            Some(Outcome::Resource(resource)) => {
+                let key = resource.meta().key.clone();
+                let is_guard = matches!(&resource, Resource::DestinationRule(rule) if rule.refused);
+                self.refused.push(Refused { key, instead: Some(resource).filter(|_| is_guard) });
+            }
+            Some(Outcome::Refused(key)) => self.refused.push(Refused { key, instead: None }),
+            Some(Outcome::Nameless) => self.unreadable = true,
+            Some(Outcome::Skipped) => {}
+        }
+        self.keep(reader.into_findings());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::{ParsedFile, parse, parse_again};
+
+    /// A document that is good, wrong, or no YAML.
+    fn document(index: usize, kind: u8) -> String {
+        let spec = match kind {
+            0 => {
+                "{hosts: [a.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}"
+            }
+            1 => "{hosts: [], wrong: 1}",
+            2 => "{hosts: [",
+            _ => "{hosts: [b.example.com],\n  resolution: NONE}",
+        };
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: n{index}}}\nspec: {spec}\n"
+        )
+    }
+
+    fn file(kinds: &[u8]) -> String {
+        let documents: Vec<String> =
+            kinds.iter().enumerate().map(|(index, kind)| document(index, *kind)).collect();
+        documents.join("---\n")
+    }
+
+    fn assert_same(one: &ParsedFile, other: &ParsedFile) {
+        assert_eq!(one.resources, other.resources);
+        assert_eq!(one.refused, other.refused);
+        assert_eq!(one.unreadable, other.unreadable);
+        assert_eq!(one.diagnostics, other.diagnostics);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_read_before_makes_no_difference(
+            before in proptest::collection::vec(0..4u8, 0..6),
+            after in proptest::collection::vec(0..4u8, 0..6),
+        ) {
+            let (name, namespace) = ("f.yaml".into(), "default".into());
+            let previous = parse(&name, &file(&before), &namespace);
+            let again = parse_again(&name, &file(&after), &namespace, &previous);
+            assert_same(&again, &parse(&name, &file(&after), &namespace));
+        }
+    }
+
+    #[test]
+    fn documents_that_stay_are_not_read_again() {
+        let (name, namespace) = ("f.yaml".into(), "default".into());
+        let previous = parse(&name, &file(&[0, 0, 0]), &namespace);
+        let again = parse_again(&name, &file(&[0, 3, 0]), &namespace, &previous);
+        let kept = |index: usize| match (&previous.resources[index], &again.resources[index]) {
+            (super::Resource::ServiceEntry(one), super::Resource::ServiceEntry(other)) => {
+                Arc::ptr_eq(one, other)
+            }
+            (one, other) => panic!("{one:?} {other:?}"),
+        };
+        assert_eq!([kept(0), kept(1)], [true, false]);
+        // The third stands a line lower now: what is said of it names another place.
+        assert!(!kept(2));
+    }
+}
