@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::compile::Client;
 use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
 use crate::telemetry::AccessLogTarget;
 use crate::workload::RedirectPolicy;
@@ -13,6 +14,8 @@ pub struct ExecSettings {
     /// Files and directories of resources, `-` for standard input, in the order given; empty: an empty registry.
     pub config: Vec<PathBuf>,
     pub mesh_config: Option<PathBuf>,
+    /// The workload that the command stands for.
+    pub client: Client,
     /// Overrides the mesh configuration's `outboundTrafficPolicy.mode`.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     pub redirect: RedirectPolicy,

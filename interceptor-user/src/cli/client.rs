@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::compile::Client;
+use crate::resource::{ClientPolicy, POLICY};
 use crate::workload::{AnnotationError, RedirectPolicy};
 
 const CLIENT: &str = "The client";
@@ -32,7 +33,13 @@ impl ClientFlags {
     pub(super) fn client(&self) -> Client {
         let labels = self.labels.iter().map(|Pair(name, value)| (Arc::clone(name), Arc::clone(value)));
         let namespace = self.namespace.clone().unwrap_or_else(|| Client::default().namespace);
-        Client { namespace, labels: labels.collect() }
+        // A value that can't be used was refused with the flag.
+        let policy = self.annotations().get(POLICY).and_then(|value| ClientPolicy::parse(value).ok());
+        Client {
+            labels: labels.collect(),
+            policy: policy.unwrap_or_default(),
+            ..Client::in_namespace(&namespace)
+        }
     }
 
     /// By name; of one given twice the later.
@@ -68,6 +75,9 @@ fn parse_annotation(text: &str) -> Result<Pair, String> {
     let Some((name, value)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
         return Err("expected NAME=VALUE".into());
     };
+    if name == POLICY {
+        ClientPolicy::parse(value).map_err(|error| error.to_string())?;
+    }
     RedirectPolicy::from_annotations([(name, value)]).map_err(|error| error.cause.to_string())?;
     Ok(Pair(name.into(), value.into()))
 }
@@ -95,7 +105,7 @@ mod tests {
             flags(&["--namespace", "shop", "--labels", "app=a,version=v1", "--labels", "b="]).unwrap();
         let expected = [("app", "a"), ("version", "v1"), ("b", "")];
         let labels = expected.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        assert_eq!(given.client(), Client { namespace: "shop".into(), labels });
+        assert_eq!(given.client(), Client { labels, ..Client::in_namespace("shop") });
     }
 
     #[test]
@@ -104,6 +114,9 @@ mod tests {
         let given = flags(&["--annotations", &format!("{name}=443,5432"), "--annotations", "a=b=c"]).unwrap();
         assert_eq!(given.redirect_policy().unwrap().exclude_ports, [443, 5432]);
         assert_eq!(given.annotations().get("a").map(|value| &**value), Some("b=c"));
+        assert_eq!(given.client().policy, ClientPolicy::default());
+        let given = flags(&["--annotations", "egress.interceptor.io/policy=REGISTRY_ONLY,strict"]).unwrap();
+        assert_eq!(Ok(given.client().policy), ClientPolicy::parse("REGISTRY_ONLY,strict"));
     }
 
     #[test]
@@ -113,6 +126,7 @@ mod tests {
             (["--labels", "app"], "NAME=VALUE"),
             (["--labels", "a=b,"], "NAME=VALUE"),
             (["--annotations", "=x"], "NAME=VALUE"),
+            (["--annotations", "egress.interceptor.io/policy=STRICT"], "did you mean `strict`?"),
             (["--annotations", "traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.1"], "10.0.0.1/32"),
         ] {
             let error = flags(&words).unwrap_err();

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::client::ClientFlags;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::settings::{ExecSettings, ExternalProxy, UserRequest, parse_user};
@@ -65,14 +66,16 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "POLICY", value_parser = policies())]
     outbound_traffic_policy: Option<OutboundTrafficPolicy>,
 
+    #[command(flatten)]
+    client: ClientFlags,
+
     /// Destinations left alone: CIDRs separated by commas, IPv4 and IPv6
     #[arg(long, value_name = "CIDR,…", value_parser = parse_ranges, help_heading = REDIRECTION)]
     exclude_ip_ranges: Option<Ranges>,
 
-    /// Destinations taken over: * for all, or CIDRs separated by commas; excludes win
-    #[arg(long, value_name = "*|CIDR,…", default_value = "*", value_parser = parse_include_ip_ranges,
-        help_heading = REDIRECTION)]
-    include_ip_ranges: IncludeIpRanges,
+    /// Destinations taken over: * for all, or CIDRs separated by commas; excludes win [default: *]
+    #[arg(long, value_name = "*|CIDR,…", value_parser = parse_include_ip_ranges, help_heading = REDIRECTION)]
+    include_ip_ranges: Option<IncludeIpRanges>,
 
     /// Destination ports left alone, separated by commas; wins over everything else
     #[arg(long, value_name = "PORT,…", value_parser = parse_port_list, help_heading = REDIRECTION)]
@@ -139,9 +142,12 @@ fn policies() -> impl TypedValueParser<Value = OutboundTrafficPolicy> {
         PossibleValue::new("ALLOW_ANY")
             .help("Hosts that no ServiceEntry names pass through (Istio's default)"),
         PossibleValue::new("REGISTRY_ONLY").help("Hosts that no ServiceEntry names are blocked"),
+        PossibleValue::new("ALLOW_ANY_DYNAMIC_DNS")
+            .help("As ALLOW_ANY, but plain HTTP goes where its Host leads, whatever the address"),
     ])
     .map(|name| match name.as_str() {
         "REGISTRY_ONLY" => OutboundTrafficPolicy::RegistryOnly,
+        "ALLOW_ANY_DYNAMIC_DNS" => OutboundTrafficPolicy::AllowAnyDynamicDns,
         _ => OutboundTrafficPolicy::AllowAny,
     })
 }
@@ -158,16 +164,20 @@ fn formats() -> impl TypedValueParser<Value = AccessLogEncoding> {
 }
 
 impl Arguments {
+    /// Annotations say what is redirected where no flag does.
     pub(super) fn into_settings(self) -> ExecSettings {
+        // A value that can't be read was refused with the flag.
+        let annotated = self.client.redirect_policy().unwrap_or_default();
         ExecSettings {
+            client: self.client.client(),
             config: self.config,
             mesh_config: self.mesh_config,
             outbound_traffic_policy: self.outbound_traffic_policy,
             redirect: RedirectPolicy {
-                include_ip_ranges: self.include_ip_ranges,
-                exclude_ip_ranges: self.exclude_ip_ranges.map_or_else(Vec::new, |ranges| ranges.0),
-                include_ports: self.include_ports.map_or_else(Vec::new, |ports| ports.0),
-                exclude_ports: self.exclude_ports.map_or_else(Vec::new, |ports| ports.0),
+                include_ip_ranges: self.include_ip_ranges.unwrap_or(annotated.include_ip_ranges),
+                exclude_ip_ranges: self.exclude_ip_ranges.map_or(annotated.exclude_ip_ranges, |list| list.0),
+                include_ports: self.include_ports.map_or(annotated.include_ports, |list| list.0),
+                exclude_ports: self.exclude_ports.map_or(annotated.exclude_ports, |list| list.0),
             },
             access_log: self.access_log.as_deref().map(AccessLogTarget::new),
             access_log_format: self.access_log_format,
@@ -185,6 +195,8 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compile::Client;
+    use crate::resource::ClientPolicy;
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -205,11 +217,18 @@ mod tests {
         let given = settings(
             "-c a.yaml --config - --mesh-config m.yaml --outbound-traffic-policy REGISTRY_ONLY \
              --exclude-ip-ranges 10.0.0.0/8,::/0 --include-ip-ranges 1.0.0.0/8 --exclude-ports 1,2 --include-ports 3 \
+             --namespace shop --labels app=a --annotations traffic.sidecar.istio.io/excludeOutboundPorts=9 \
+             --annotations egress.interceptor.io/policy=strict \
              --access-log - --access-log-format json --user me:5 --stats s.json -- curl -c --user x",
         );
         let expected = ExecSettings {
             config: vec!["a.yaml".into(), "-".into()],
             mesh_config: Some("m.yaml".into()),
+            client: Client {
+                labels: [("app".into(), "a".into())].into(),
+                policy: ClientPolicy { strict: true, ..ClientPolicy::default() },
+                ..Client::in_namespace("shop")
+            },
             outbound_traffic_policy: Some(OutboundTrafficPolicy::RegistryOnly),
             redirect: RedirectPolicy {
                 exclude_ip_ranges: parse_exclude_ip_ranges("10.0.0.0/8,::/0").unwrap(),
@@ -232,6 +251,23 @@ mod tests {
         let given = settings("-- true").unwrap();
         assert_eq!(given.redirect, RedirectPolicy::default());
         assert_eq!((given.config.len(), given.access_log, given.user), (0, None, None));
+    }
+
+    #[test]
+    fn annotations_say_what_no_flag_says() {
+        let given = settings(
+            "--annotations traffic.sidecar.istio.io/excludeOutboundPorts=9 \
+             --annotations traffic.sidecar.istio.io/includeOutboundIPRanges=10.0.0.0/8 \
+             --annotations traffic.sidecar.istio.io/excludeOutboundIPRanges=10.1.0.0/16 \
+             --exclude-ip-ranges 10.2.0.0/16 -- true",
+        );
+        let expected = RedirectPolicy {
+            include_ip_ranges: parse_include_ip_ranges("10.0.0.0/8").unwrap(),
+            exclude_ip_ranges: parse_exclude_ip_ranges("10.2.0.0/16").unwrap(),
+            include_ports: vec![],
+            exclude_ports: vec![9],
+        };
+        assert_eq!(given.unwrap().redirect, expected);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The command line: one thin file per command, each of which turns its arguments into settings and calls the rest.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the commands that ask for a client come next"))]
 mod client;
 mod completion;
 mod exec;

@@ -13,7 +13,8 @@ use crate::resource::destination_rule::{Blocks, Subset};
 use crate::resource::load_balancer::LoadBalancerSettings;
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
 use crate::snapshot::{
-    Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, DnsTarget, Endpoint, UpstreamProtocol,
+    Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, DnsTarget, Endpoint, OutboundTrafficPolicy,
+    UpstreamProtocol,
 };
 
 /// Every cluster by name.
@@ -89,7 +90,12 @@ impl Clusters {
         ClusterRef { name, cluster }
     }
 
-    pub(super) fn into_map(self) -> HashMap<ClusterName, Arc<Cluster>> {
+    /// With the clusters that `policy` sends unknown hosts to.
+    pub(super) fn into_map(mut self, policy: OutboundTrafficPolicy) -> HashMap<ClusterName, Arc<Cluster>> {
+        if policy == OutboundTrafficPolicy::AllowAnyDynamicDns {
+            let cluster = Cluster::allow_any_dynamic_dns();
+            self.by_name.insert(cluster.name.clone(), Arc::new(cluster));
+        }
         self.by_name
     }
 }
@@ -141,6 +147,6 @@ fn discovery(
         }
         Resolution::Dns => Some(names()).filter(|names| !names.is_empty()).map(Discovery::StrictDns),
         Resolution::DnsRoundRobin => names().into_iter().next().map(Discovery::LogicalDns),
-        Resolution::DynamicDns => Some(Discovery::DynamicDns { port: default_port }),
+        Resolution::DynamicDns => Some(Discovery::DynamicDns { port: Some(default_port) }),
     }
 }

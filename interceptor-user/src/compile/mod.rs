@@ -9,6 +9,7 @@ mod http_routes;
 mod l4_routes;
 mod listeners;
 mod load_balancing;
+mod policy;
 mod registry;
 mod retries;
 mod routes;
@@ -16,11 +17,9 @@ mod tls;
 mod traps;
 mod virtual_services;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::resource::mesh_config::OutboundTrafficPolicyMode;
-use crate::resource::{Diagnostic, MeshConfig, World};
+use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World};
 use crate::snapshot::{
     AccessLogEncoding, Listener, MeshSettings, OutboundTrafficPolicy, ProxyHeaders, Snapshot,
 };
@@ -29,17 +28,19 @@ use crate::snapshot::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Client {
     pub namespace: Arc<str>,
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    pub labels: Labels,
+    /// What its own annotation says; its namespace's counts where this says nothing.
+    pub policy: ClientPolicy,
 }
 
 impl Client {
     /// A workload without labels.
     pub fn in_namespace(namespace: &str) -> Self {
-        Self { namespace: namespace.into(), labels: BTreeMap::new() }
+        Self { namespace: namespace.into(), labels: Labels::new(), policy: ClientPolicy::default() }
     }
 
     /// Whether it has all of these labels.
-    pub fn has_labels(&self, wanted: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
+    pub fn has_labels(&self, wanted: &Labels) -> bool {
         wanted.iter().all(|(name, value)| self.labels.get(name) == Some(value))
     }
 }
@@ -54,15 +55,15 @@ impl Default for Client {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompileSettings {
     pub client: Client,
-    /// Instead of MeshConfig.outboundTrafficPolicy.
+    /// Instead of what annotations, Sidecar and MeshConfig say.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
 }
 
 /// Compiles what `settings.client` gets.
 pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diagnostic>) {
-    let policy = settings.outbound_traffic_policy.unwrap_or_else(|| policy(&world.mesh));
     let client = &settings.client;
     let findings = findings::Findings::default();
+    let (policy, strict) = policy::of(world, settings, &findings);
     let registry = registry::Registry::new(world, &client.namespace);
     let rules = destination_rules::DestinationRules::new(world, &client.namespace);
     let virtual_services = virtual_services::VirtualServices::new(world, &client.namespace);
@@ -82,20 +83,14 @@ pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diag
     traps::find(world, &client.namespace, &registry, &rules, &virtual_services, &findings);
     let snapshot = Snapshot {
         outbound_traffic_policy: policy,
+        strict,
         mesh: mesh_settings(&world.mesh),
         by_address,
         by_port,
         virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
-        clusters: clusters.into_map(),
+        clusters: clusters.into_map(policy),
     };
     (snapshot, findings.into_sorted())
-}
-
-fn policy(mesh: &MeshConfig) -> OutboundTrafficPolicy {
-    match mesh.outbound_traffic_policy {
-        Some(OutboundTrafficPolicyMode::RegistryOnly) => OutboundTrafficPolicy::RegistryOnly,
-        Some(OutboundTrafficPolicyMode::AllowAny) | None => OutboundTrafficPolicy::AllowAny,
-    }
 }
 
 fn mesh_settings(mesh: &MeshConfig) -> MeshSettings {

@@ -28,8 +28,8 @@ impl Configuration {
         let (source, world, diagnostics) =
             FileSource::open(settings.config.clone(), settings.mesh_config.clone())?;
         let compile = CompileSettings {
+            client: settings.client.clone(),
             outbound_traffic_policy: settings.outbound_traffic_policy,
-            ..CompileSettings::default()
         };
         let mut told = Findings::default();
         let snapshot = compiled(&world, diagnostics, source.texts(), &compile, &mut told);

@@ -24,10 +24,12 @@ pub struct MeshConfig {
     pub proxy_headers: ProxyHeaders,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutboundTrafficPolicyMode {
     AllowAny,
     RegistryOnly,
+    /// As ALLOW_ANY, but plain HTTP goes where its Host leads, not to the address asked for.
+    AllowAnyDynamicDns,
 }
 
 /// ProxyConfig.proxyHeaders, as far as it is set.
@@ -139,6 +141,7 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
         mode.one_of(&[
             ("ALLOW_ANY", OutboundTrafficPolicyMode::AllowAny),
             ("REGISTRY_ONLY", OutboundTrafficPolicyMode::RegistryOnly),
+            ("ALLOW_ANY_DYNAMIC_DNS", OutboundTrafficPolicyMode::AllowAnyDynamicDns),
         ])
     });
     let json =

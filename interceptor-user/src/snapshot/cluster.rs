@@ -16,6 +16,7 @@ pub struct ClusterName(pub Arc<str>);
 impl ClusterName {
     pub const PASSTHROUGH: &'static str = "PassthroughCluster";
     pub const BLACK_HOLE: &'static str = "BlackHoleCluster";
+    pub const ALLOW_ANY_DYNAMIC_DNS: &'static str = "AllowAnyDynamicDNSCluster";
 
     pub fn outbound(port: u16, subset: &str, host: &str) -> Self {
         Self(format!("outbound|{port}|{subset}|{host}").into())
@@ -69,8 +70,9 @@ pub enum Discovery {
     StrictDns(Vec<DnsTarget>),
     /// DNS_ROUND_ROBIN: the first address of the answer for each new connection.
     LogicalDns(DnsTarget),
-    /// DYNAMIC_DNS: the Host header or SNI of the request is resolved, port `port`.
-    DynamicDns { port: u16 },
+    /// DYNAMIC_DNS: the Host header or SNI of the request is resolved; `port` replaces the port that the
+    /// application asked for when set.
+    DynamicDns { port: Option<u16> },
 }
 
 /// HTTP version towards the endpoints.
@@ -187,6 +189,13 @@ impl Cluster {
             max_requests_per_connection: None,
             source: None,
         }
+    }
+
+    /// Where ALLOW_ANY_DYNAMIC_DNS sends requests to hosts that nobody declared.
+    pub fn allow_any_dynamic_dns() -> Self {
+        let name = ClusterName(ClusterName::ALLOW_ANY_DYNAMIC_DNS.into());
+        let host = Arc::clone(&name.0);
+        Self::new(name, host, 0, Discovery::DynamicDns { port: None })
     }
 
     /// Whether `address` may be among the endpoints without a lookup.

@@ -21,7 +21,7 @@ pub enum Fallthrough {
 impl From<OutboundTrafficPolicy> for Fallthrough {
     fn from(policy: OutboundTrafficPolicy) -> Self {
         match policy {
-            OutboundTrafficPolicy::AllowAny => Self::Passthrough,
+            OutboundTrafficPolicy::AllowAny | OutboundTrafficPolicy::AllowAnyDynamicDns => Self::Passthrough,
             OutboundTrafficPolicy::RegistryOnly => Self::BlackHole,
         }
     }
@@ -94,7 +94,9 @@ pub struct Listener {
 impl Listener {
     /// The listener of destinations that no service has: policy alone decides.
     pub fn virtual_outbound(policy: OutboundTrafficPolicy) -> Self {
-        Self::new("virtualOutbound".into(), policy)
+        let http = (policy == OutboundTrafficPolicy::AllowAnyDynamicDns)
+            .then(|| Arc::new(RouteTable::new("allow_any_dynamic_dns".into(), policy)));
+        Self { http, ..Self::new("virtualOutbound".into(), policy) }
     }
 
     /// A listener without chains.

@@ -44,6 +44,8 @@ pub enum OutboundTrafficPolicy {
     AllowAny,
     /// Unknown destinations are refused.
     RegistryOnly,
+    /// As [`Self::AllowAny`], but for plain HTTP the Host header is resolved.
+    AllowAnyDynamicDns,
 }
 
 /// How access log lines are encoded (MeshConfig.accessLogEncoding).
@@ -114,6 +116,8 @@ impl Default for ProxyHeaders {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// SNI and Host must fit the address asked for.
+    pub strict: bool,
     pub mesh: MeshSettings,
     /// Listeners with an address of their own: services with a VIP (`addresses` without a range).
     pub by_address: HashMap<(IpAddr, u16), Arc<Listener>>,
@@ -130,6 +134,7 @@ impl Snapshot {
     pub fn empty(policy: OutboundTrafficPolicy) -> Self {
         Self {
             outbound_traffic_policy: policy,
+            strict: false,
             mesh: MeshSettings::default(),
             by_address: HashMap::new(),
             by_port: HashMap::new(),

@@ -266,10 +266,11 @@ impl RouteTable {
 }
 
 impl VirtualHost {
-    /// `allow_any` or `block_all` (502, empty body).
+    /// `allow_any`, `block_all` (502, empty body) or `allow_any_dynamic_dns`.
     pub fn catch_all(policy: OutboundTrafficPolicy) -> Self {
         let (name, action) = match policy {
             OutboundTrafficPolicy::AllowAny => ("allow_any", RouteAction::Passthrough),
+            OutboundTrafficPolicy::AllowAnyDynamicDns => ("allow_any_dynamic_dns", dynamic_dns()),
             OutboundTrafficPolicy::RegistryOnly => (
                 "block_all",
                 RouteAction::DirectResponse(Arc::new(DirectResponse {
@@ -280,6 +281,14 @@ impl VirtualHost {
         };
         Self { name: name.into(), routes: vec![Route::new(name.into(), action)], source: None }
     }
+}
+
+/// To whatever the Host header names, on the port that was asked for.
+fn dynamic_dns() -> RouteAction {
+    let cluster = Arc::new(Cluster::allow_any_dynamic_dns());
+    let to = ClusterRef { name: cluster.name.clone(), cluster: Some(cluster) };
+    let operation = ClusterName::ALLOW_ANY_DYNAMIC_DNS.into();
+    RouteAction::Forward(Arc::new(Forward::to(vec![WeightedCluster { cluster: to, weight: 1 }], operation)))
 }
 
 /// The host of an authority: without its port, without the brackets of an IPv6 address.

@@ -7,6 +7,7 @@ mod destination_rule;
 mod kinds;
 mod mistakes;
 mod order;
+mod policy;
 mod registry;
 mod reload;
 mod scale;

@@ -399,7 +399,7 @@ spec:
             "robin.example.com",
             "LogicalDns(DnsTarget { host: \"robin.example.com\", port: 80, weight: 1 })",
         ),
-        (443, "*.dynamic.example.com", "DynamicDns { port: 443 }"),
+        (443, "*.dynamic.example.com", "DynamicDns { port: Some(443) }"),
     ] {
         assert_eq!(of(port, host), expected, "{host}");
     }

@@ -64,7 +64,7 @@ fn a_name_without_answer_does_not_hide_the_others() {
 fn a_dynamic_name_is_the_requests_own() {
     let upstream = Upstream::echo();
     let mut config = Config::new(&[]);
-    config.cluster.discovery = Discovery::DynamicDns { port: upstream.port() };
+    config.cluster.discovery = Discovery::DynamicDns { port: Some(upstream.port()) };
     config.hosts.push("v4.test");
     config.hosts.push("missing.test");
     let proxy = config.start();

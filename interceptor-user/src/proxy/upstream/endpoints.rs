@@ -59,7 +59,7 @@ enum Source {
     /// The name that the request brings.
     Dynamic {
         resolver: Resolver,
-        port: u16,
+        port: Option<u16>,
     },
 }
 
@@ -125,6 +125,7 @@ impl Endpoints {
             }
             Source::Dynamic { resolver, port } => {
                 let name = selection.name.ok_or(UpstreamError::NoHealthyUpstream(None))?;
+                let port = port.unwrap_or(selection.original_dst.port());
                 let answer = tokio::time::timeout(self.patience, resolver.resolve(name))
                     .await
                     .map_err(|_elapsed| UpstreamError::DnsResolution(format!("{name}: no answer").into()))?
@@ -135,8 +136,8 @@ impl Endpoints {
                 let address = preferred
                     .or(other)
                     .ok_or_else(|| UpstreamError::DnsResolution(format!("{name} has no address").into()))?;
-                let alternate = preferred.and(other).map(|address| SocketAddr::new(*address, *port));
-                Ok(Pick::of(SocketAddr::new(*address, *port), alternate))
+                let alternate = preferred.and(other).map(|address| SocketAddr::new(*address, port));
+                Ok(Pick::of(SocketAddr::new(*address, port), alternate))
             }
         }
     }
