@@ -68,6 +68,7 @@ impl Clusters {
             host: Arc::clone(&service.host),
             port: port.number,
             discovery,
+            placements: Vec::new(),
             protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
             tls: rule.and_then(|rule| tls::origination(rule, &blocks, &service.entry)),
             load_balancer: load_balancing::policy(&balancing),

@@ -118,11 +118,10 @@ pub(super) async fn connect(
     let Some(runtime) = runtime else {
         return Err(ConnectFailure { error: None, cluster });
     };
-    let name = downstream.requested_server_name.as_deref();
     let connected = if runtime.originates_tls() {
-        runtime.connect_tls(downstream.original_dst, name).await.map(|tls| Io::Tls(Box::new(tls)))
+        runtime.connect_tls(downstream).await.map(|tls| Io::Tls(Box::new(tls)))
     } else {
-        runtime.connect_tcp(downstream.original_dst, name).await.map(Io::Plain)
+        runtime.connect_tcp(downstream).await.map(Io::Plain)
     };
     match connected {
         Ok(io) => Ok(Upstream { io, cluster, idle_timeout: runtime.cluster().tcp_idle_timeout }),

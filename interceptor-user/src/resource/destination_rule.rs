@@ -159,7 +159,6 @@ fn read_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
 }
 
 fn read_blocks(policy: &Object<'_>) -> Blocks {
-    policy.not_applied(&["outlierDetection"], "no endpoint is ejected");
     Blocks {
         load_balancer: policy.get("loadBalancer").and_then(|field| load_balancer::read(&field)),
         outlier_detection: policy.get("outlierDetection").and_then(|field| outlier_detection::read(&field)),

@@ -99,8 +99,6 @@ const MAGLEV_SIZE_BOUND: u64 = 5_000_011;
 pub(super) fn read(field: &Field<'_>) -> Option<LoadBalancerSettings> {
     let settings = field.object()?;
     settings.ignore(&["localityLbSetting"]);
-    settings.not_applied(&["consistentHash"], "LEAST_REQUEST is used");
-    settings.not_applied(&["warmup", "warmupDurationSecs"], "new endpoints get their full share at once");
     let simple = settings.get("simple").and_then(|field| {
         field.one_of(&[
             ("UNSPECIFIED", SimpleLoadBalancer::LeastRequest),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Warmup};
+use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
 use super::source::ClusterSource;
 
 /// `outbound|443|subset|www.example.com`, `PassthroughCluster` or `BlackHoleCluster`.
@@ -148,6 +148,8 @@ pub struct Cluster {
     pub host: Arc<str>,
     pub port: u16,
     pub discovery: Discovery,
+    /// Of the endpoints, in their order; those beyond its end are all alike.
+    pub placements: Vec<Placement>,
     pub protocol: UpstreamProtocol,
     pub tls: Option<TlsOrigination>,
     pub load_balancer: LoadBalancer,
@@ -177,6 +179,7 @@ impl Cluster {
             host,
             port,
             discovery,
+            placements: Vec::new(),
             protocol: UpstreamProtocol::Http1,
             tls: None,
             load_balancer: LoadBalancer::LeastRequest,

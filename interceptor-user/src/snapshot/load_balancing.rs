@@ -52,6 +52,23 @@ pub struct Warmup {
     pub aggression_thousandths: u32,
 }
 
+/// How near an endpoint is. Those of one placement are chosen from alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Placement {
+    /// The nearest have the lowest, and get as much as the healthy among them can carry.
+    pub priority: u32,
+    /// Tells localities of one priority apart.
+    pub locality: u32,
+    /// The locality's share of what its priority gets.
+    pub weight: u32,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self { priority: 0, locality: 0, weight: 1 }
+    }
+}
+
 /// When an endpoint is ejected, and for how long (Envoy's outlier detection). A count of 0 never ejects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutlierDetection {

@@ -28,7 +28,7 @@ pub use cluster::{
 pub use decision::{Decision, FirstBytes, HttpVersion};
 pub use host_map::HostMap;
 pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
-pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Warmup};
+pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
 pub use request::Refusal;
 pub use route::{
     ClusterRef, DirectResponse, Forward, HeaderMatch, RequestFacts, RetryOn, RetryPolicy, Route, RouteAction,

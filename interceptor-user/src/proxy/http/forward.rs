@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::header::{CONNECTION, EXPECT, HeaderValue, SET_COOKIE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
@@ -22,7 +22,9 @@ use super::upload::{ContinueGate, RequestBody, Upload};
 use super::{Connection, Version, retry, upgrade};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::pool::{Lease, Wanted};
-use crate::proxy::upstream::{ClusterRuntime, ResetReason, Selection, UpstreamError};
+use crate::proxy::upstream::{
+    ClusterRuntime, Outcome, RequestHash, ResetReason, Selection, UpstreamError, Watched,
+};
 use crate::snapshot::route::host_of;
 use crate::snapshot::{Changes, Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
 
@@ -79,17 +81,35 @@ pub(super) async fn forward(
         .and_then(|forward| forward.timeout)
         .map(|timeout| Deadline::new(timeout, upload.clone()));
 
-    let mut tries = Tries { exchange, parts, carriage, upload, gate, attempt: 0, tried: Vec::new() };
+    let hash_key = exchange.runtime.cluster().hash_key.as_ref();
+    let RequestHash { hash, set_cookie } = hash_key.map_or_else(RequestHash::default, |key| {
+        RequestHash::new(key, &parts.headers, &parts.uri, &exchange.connection.downstream)
+    });
+    let mut tries = Tries {
+        exchange,
+        parts,
+        carriage,
+        upload,
+        gate,
+        attempt: 0,
+        tried: Vec::new(),
+        hash,
+        watched: Watched::default(),
+    };
     let end = Deadline::within(&mut deadline, tries.run(retries, &mut log)).await;
     let attempts = tries.attempt;
     let Some((end, limit_exceeded)) = end else {
+        tries.report(Outcome::TimedOut);
         return Reply::timeout("upstream_response_timeout").send(exchange.settings, log);
     };
     let with_limit = |reply: Reply| {
         if limit_exceeded { reply.with_flag(ResponseFlag::UpstreamRetryLimitExceeded) } else { reply }
     };
     match end {
-        TryEnd::Answered(response, lease) => {
+        TryEnd::Answered(mut response, lease) => {
+            if let Some(cookie) = set_cookie {
+                response.headers_mut().append(SET_COOKIE, cookie);
+            }
             let flags = if limit_exceeded {
                 ResponseFlag::UpstreamRetryLimitExceeded.into()
             } else {
@@ -163,6 +183,9 @@ struct Tries<'a> {
     /// The number of the current try, from 1.
     attempt: u32,
     tried: Vec<SocketAddr>,
+    hash: Option<u64>,
+    /// The endpoint of the current try, until it is known what came of it.
+    watched: Watched,
 }
 
 impl Tries<'_> {
@@ -172,6 +195,9 @@ impl Tries<'_> {
         loop {
             self.attempt += 1;
             let end = self.try_once(retries.and_then(|policy| policy.per_try_timeout), log).await;
+            if let Some(outcome) = outcome(&end) {
+                self.report(outcome);
+            }
             let Some(policy) = retries.filter(|policy| wants_retry(policy, &end)) else {
                 return (end, false);
             };
@@ -188,6 +214,11 @@ impl Tries<'_> {
             }
             tokio::time::sleep(retry::back_off(policy, self.attempt)).await;
         }
+    }
+
+    /// What came of the current try, told once.
+    fn report(&mut self, outcome: Outcome) {
+        self.exchange.runtime.report(&std::mem::take(&mut self.watched), outcome);
     }
 
     fn replayable(&self) -> bool {
@@ -249,8 +280,11 @@ impl Tries<'_> {
             original_dst: connection.downstream.original_dst,
             name: Some(name),
             avoid: &self.tried,
+            hash: self.hash,
         };
-        let pick = runtime.choose(selection).await?;
+        self.watched = Watched::default();
+        let mut pick = runtime.choose(selection).await?;
+        self.watched = std::mem::take(&mut pick.watched);
         if self.attempt <= 8 {
             self.tried.push(pick.address);
         }
@@ -265,7 +299,9 @@ impl Tries<'_> {
             preserve_header_case: settings.preserve_http1_header_case,
             fresh,
         };
-        connection.worker.pools().lease(runtime, pick, wanted).await
+        let lease = connection.worker.pools().lease(runtime, pick, wanted).await?;
+        runtime.report(&self.watched, Outcome::Connected);
+        Ok(lease)
     }
 
     fn request(&mut self, lease: &Lease) -> Request<RequestBody> {
@@ -315,6 +351,18 @@ impl Tries<'_> {
         if let Some(gate) = &self.gate {
             gate.open();
         }
+    }
+}
+
+/// What a try says of its endpoint.
+fn outcome(end: &TryEnd) -> Option<Outcome> {
+    match end {
+        TryEnd::Answered(response, _) => {
+            Some(Outcome::Answered(retry::status_of(response.status(), response.headers())))
+        }
+        TryEnd::Failed(error) => error.outcome(),
+        TryEnd::PerTryTimeout => Some(Outcome::TimedOut),
+        TryEnd::ClientGone => None,
     }
 }
 

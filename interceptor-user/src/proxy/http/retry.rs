@@ -59,6 +59,26 @@ fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
+/// The status that an answer stands for: gRPC's own, in HTTP's terms, when it is nothing but one (Envoy's
+/// `grpcToHttpStatus`).
+pub(super) fn status_of(status: StatusCode, headers: &HeaderMap) -> u16 {
+    match grpc_status(headers) {
+        None => status.as_u16(),
+        Some(0) => 200,
+        Some(1) => 499,
+        Some(3 | 9 | 11) => 400,
+        Some(4) => 504,
+        Some(5) => 404,
+        Some(6 | 10) => 409,
+        Some(7) => 403,
+        Some(8) => 429,
+        Some(12) => 501,
+        Some(14) => 503,
+        Some(16) => 401,
+        Some(_) => 500,
+    }
+}
+
 /// How long to wait before try `attempt` + 1: exponential, with full jitter.
 pub(super) fn back_off(policy: &RetryPolicy, attempt: u32) -> Duration {
     let growth = 2_u32.saturating_pow(attempt).saturating_sub(1).clamp(1, BACK_OFF_GROWTH_MAX);
@@ -72,7 +92,7 @@ mod tests {
 
     use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-    use super::{back_off, on_error, on_per_try_timeout, on_response};
+    use super::{back_off, on_error, on_per_try_timeout, on_response, status_of};
     use crate::proxy::upstream::{ResetReason, UpstreamError};
     use crate::snapshot::{RetryOn, RetryPolicy};
 
@@ -137,14 +157,17 @@ mod tests {
             ])
         };
         let policy = istio_default();
-        for (status, headers, expected) in [
-            (503, HeaderMap::new(), true),
-            (502, HeaderMap::new(), false),
-            (200, HeaderMap::new(), false),
-            (200, grpc("14"), true),
-            (200, grpc("0"), false),
+        for (status, headers, expected, means) in [
+            (503, HeaderMap::new(), true, 503),
+            (502, HeaderMap::new(), false, 502),
+            (200, HeaderMap::new(), false, 200),
+            (200, grpc("14"), true, 503),
+            (200, grpc("13"), false, 500),
+            (200, grpc("5"), false, 404),
+            (200, grpc("0"), false, 200),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(status_of(status, &headers), means, "{status} {headers:?}");
             assert_eq!(on_response(&policy, status, &headers), expected, "{status} {headers:?}");
         }
     }

@@ -1,102 +1,189 @@
-//! Chooses one host of several: LEAST_REQUEST, ROUND_ROBIN or RANDOM, with weights.
+//! Chooses one host of several that are equally near: LEAST_REQUEST, ROUND_ROBIN or RANDOM, with weights.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::snapshot::LoadBalancer;
-
-/// One address, and how many requests it has now.
-#[derive(Debug)]
-pub(super) struct Host {
-    pub(super) address: SocketAddr,
-    pub(super) weight: u32,
-    active: AtomicU32,
-}
-
-impl Host {
-    pub(super) fn new(address: SocketAddr, weight: u32) -> Arc<Self> {
-        Arc::new(Self { address, weight: weight.max(1), active: AtomicU32::new(0) })
-    }
-
-    /// Requests per unit of weight, as far as two hosts are compared.
-    fn load(&self) -> u64 {
-        (u64::from(self.active.load(Ordering::Relaxed)) + 1) * 1_000_000 / u64::from(self.weight)
-    }
-}
-
-/// Counts a request against a host for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct ActiveRequest(Arc<Host>);
-
-impl ActiveRequest {
-    pub(super) fn new(host: Arc<Host>) -> Self {
-        host.active.fetch_add(1, Ordering::Relaxed);
-        Self(host)
-    }
-}
-
-impl Drop for ActiveRequest {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+use super::clock::Moment;
+use super::host::Host;
+use crate::snapshot::Warmup;
 
 /// How often a host that was tried already is chosen again before it is taken nevertheless (Istio's
 /// hostSelectionRetryMaxAttempts).
-const SELECTIONS_MAX: usize = 5;
+pub(super) const SELECTIONS_MAX: usize = 5;
 
-/// A host of `hosts`, one that is not in `avoid` when chance allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Policy {
+    LeastRequest,
+    RoundRobin,
+    Random,
+}
+
+/// Who may be chosen, and what else the choice depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice<'a> {
+    /// Ejected hosts, too.
+    pub(super) everybody: bool,
+    /// Not these, when chance allows.
+    pub(super) avoid: &'a [SocketAddr],
+    /// Set while a host may be new.
+    pub(super) warmup: Option<&'a Warmup>,
+    pub(super) cursor: &'a AtomicUsize,
+    pub(super) now: Moment,
+}
+
+impl Choice<'_> {
+    pub(super) fn allows(&self, host: &Host) -> bool {
+        self.everybody || !host.health.is_ejected()
+    }
+}
+
+/// A host of `hosts`, whose weights are all the same when they are `uniform`.
 pub(super) fn choose<'a>(
     hosts: &'a [Arc<Host>],
-    policy: LoadBalancer,
-    cursor: &AtomicUsize,
-    avoid: &[SocketAddr],
+    uniform: bool,
+    policy: Policy,
+    choice: Choice<'_>,
 ) -> Option<&'a Arc<Host>> {
-    match hosts {
-        [] => return None,
-        [only] => return Some(only),
-        [_, _, ..] => {}
+    if let [only] = hosts {
+        return Some(only).filter(|host| choice.allows(host));
     }
-    let mut chosen = choose_once(hosts, policy, cursor);
+    let allowed =
+        if choice.everybody { hosts.len() } else { hosts.iter().filter(|host| choice.allows(host)).count() };
+    let from = From { hosts, allowed, uniform, choice };
+    let mut chosen = from.once(policy)?;
     for _ in 0..SELECTIONS_MAX {
-        if !avoid.contains(&chosen.address) {
+        if !choice.avoid.contains(&chosen.address) {
             return Some(chosen);
         }
-        chosen = choose_once(hosts, policy, cursor);
+        chosen = from.once(policy)?;
     }
     // Chance kept on choosing what was tried: take any other, else the chosen one.
-    Some(hosts.iter().find(|host| !avoid.contains(&host.address)).unwrap_or(chosen))
+    let other = from.all().find(|host| !choice.avoid.contains(&host.address));
+    Some(other.unwrap_or(chosen))
 }
 
-fn choose_once<'a>(hosts: &'a [Arc<Host>], policy: LoadBalancer, cursor: &AtomicUsize) -> &'a Arc<Host> {
-    match policy {
-        LoadBalancer::LeastRequest | LoadBalancer::RingHash { .. } | LoadBalancer::Maglev { .. } => {
-            let first = random_below(hosts.len());
-            let second = (first + 1 + random_below(hosts.len() - 1)) % hosts.len();
-            let (first, second) = (&hosts[first], &hosts[second]);
-            if second.load() < first.load() { second } else { first }
+/// What is chosen from.
+struct From<'a, 'c> {
+    hosts: &'a [Arc<Host>],
+    /// How many of them may be chosen.
+    allowed: usize,
+    uniform: bool,
+    choice: Choice<'c>,
+}
+
+impl<'a> From<'a, '_> {
+    fn once(&self, policy: Policy) -> Option<&'a Arc<Host>> {
+        if self.allowed == 0 {
+            return None;
         }
-        LoadBalancer::RoundRobin => {
-            by_weight(hosts, |total| cursor.fetch_add(1, Ordering::Relaxed) as u64 % total)
+        let even = self.uniform && self.choice.warmup.is_none();
+        match policy {
+            Policy::LeastRequest if even => Some(self.less_loaded_of_two()),
+            // As Envoy weighs: the more a host has to do, the less it counts.
+            Policy::LeastRequest => self.by_weight(random_fraction(), |host| {
+                self.weight_now(host) / (f64::from(host.active()) + 1.0)
+            }),
+            Policy::RoundRobin if even => Some(self.nth(self.turn() % self.allowed)),
+            Policy::RoundRobin if self.choice.warmup.is_some() => {
+                self.by_weight(fraction(spread(self.turn() as u64)), |host| self.weight_now(host))
+            }
+            Policy::RoundRobin => self.in_turn_by_weight(),
+            Policy::Random if self.uniform => Some(self.nth(random_below(self.allowed))),
+            Policy::Random => self.by_weight(random_fraction(), |host| f64::from(host.weight)),
         }
-        LoadBalancer::Random => by_weight(hosts, |total| random() % total),
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'a Arc<Host>> {
+        let choice = self.choice;
+        self.hosts.iter().filter(move |host| choice.allows(host))
+    }
+
+    /// Of those that are allowed; hosts may have been ejected since they were counted.
+    fn nth(&self, index: usize) -> &'a Arc<Host> {
+        if self.allowed == self.hosts.len() {
+            return &self.hosts[index];
+        }
+        self.all().nth(index).unwrap_or(&self.hosts[index])
+    }
+
+    fn turn(&self) -> usize {
+        self.choice.cursor.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn weight_now(&self, host: &Host) -> f64 {
+        host.weight_at(self.choice.now, self.choice.warmup)
+    }
+
+    fn less_loaded_of_two(&self) -> &'a Arc<Host> {
+        if self.allowed == 1 {
+            return self.nth(0);
+        }
+        let first = random_below(self.allowed);
+        let second = (first + 1 + random_below(self.allowed - 1)) % self.allowed;
+        let (first, second) = (self.nth(first), self.nth(second));
+        if second.active() < first.active() { second } else { first }
+    }
+
+    /// Exact over as many turns as all weights add up to, and mixed within them.
+    fn in_turn_by_weight(&self) -> Option<&'a Arc<Host>> {
+        let total: u64 = self.all().map(|host| u64::from(host.weight)).sum();
+        let mut point = (self.turn() as u64 % total.max(1)).wrapping_mul(stride(total)) % total.max(1);
+        for host in self.all() {
+            let weight = u64::from(host.weight);
+            if point < weight {
+                return Some(host);
+            }
+            point -= weight;
+        }
+        self.all().next()
+    }
+
+    /// The host in whose share of the total weight the point, a part of it, lies.
+    fn by_weight(&self, point: f64, weight: impl Fn(&Host) -> f64) -> Option<&'a Arc<Host>> {
+        let total: f64 = self.all().map(|host| weight(host)).sum();
+        let mut point = point * total;
+        let mut last = None;
+        for host in self.all() {
+            point -= weight(host);
+            last = Some(host);
+            if point < 0.0 {
+                break;
+            }
+        }
+        last
     }
 }
 
-/// The host in whose share of the total weight the point lies.
-fn by_weight(hosts: &[Arc<Host>], point: impl FnOnce(u64) -> u64) -> &Arc<Host> {
-    let total: u64 = hosts.iter().map(|host| u64::from(host.weight)).sum();
-    let mut point = point(total);
-    for host in hosts {
-        let weight = u64::from(host.weight);
-        if point < weight {
-            return host;
-        }
-        point -= weight;
+/// Steps of about the golden section of `total`, without a common divisor: they come to every number below
+/// it once before they come to any again.
+fn stride(total: u64) -> u64 {
+    // Below 2^31 the product of a turn and a stride fits; beyond, mixing is not worth an overflow.
+    if !(3..1 << 31).contains(&total) {
+        return 1;
     }
-    &hosts[0]
+    let golden = total * 618 / 1000;
+    (golden.max(1)..total).find(|stride| gcd(*stride, total) == 1).unwrap_or(1)
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Neighbours come far apart.
+fn spread(number: u64) -> u64 {
+    number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// A part of one: at least 0, less than 1.
+pub(super) fn fraction(number: u64) -> f64 {
+    const BITS: u32 = f64::MANTISSA_DIGITS;
+    (number >> (u64::BITS - BITS)) as f64 / (1_u64 << BITS) as f64
+}
+
+fn random_fraction() -> f64 {
+    fraction(random())
 }
 
 fn random_below(bound: usize) -> usize {
@@ -126,56 +213,4 @@ fn seed() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
-
-    use super::{ActiveRequest, Host, choose};
-    use crate::snapshot::LoadBalancer;
-
-    fn hosts(weights: &[u32]) -> Vec<Arc<Host>> {
-        let address = |index: usize| SocketAddr::from(([10, 0, 0, u8::try_from(index).unwrap()], 80));
-        weights.iter().enumerate().map(|(index, weight)| Host::new(address(index), *weight)).collect()
-    }
-
-    fn counts(hosts: &[Arc<Host>], policy: LoadBalancer, rounds: usize) -> Vec<usize> {
-        let cursor = AtomicUsize::new(0);
-        let mut counts = vec![0; hosts.len()];
-        for _ in 0..rounds {
-            let chosen = choose(hosts, policy, &cursor, &[]).unwrap();
-            counts[hosts.iter().position(|host| Arc::ptr_eq(host, chosen)).unwrap()] += 1;
-        }
-        counts
-    }
-
-    #[test]
-    fn round_robin_follows_weights_exactly() {
-        assert_eq!(counts(&hosts(&[1, 2, 1]), LoadBalancer::RoundRobin, 40), [10, 20, 10]);
-    }
-
-    #[test]
-    fn random_reaches_every_host() {
-        assert!(counts(&hosts(&[1, 1, 1]), LoadBalancer::Random, 600).iter().all(|count| *count > 100));
-    }
-
-    #[test]
-    fn least_request_prefers_the_idle_host() {
-        let hosts = hosts(&[1, 1]);
-        let _busy: Vec<_> = (0..5).map(|_| ActiveRequest::new(Arc::clone(&hosts[0]))).collect();
-        assert_eq!(counts(&hosts, LoadBalancer::LeastRequest, 20), [0, 20]);
-    }
-
-    #[test]
-    fn a_tried_host_is_avoided_while_there_is_another() {
-        let hosts = hosts(&[1, 1, 1]);
-        let cursor = AtomicUsize::new(0);
-        let avoid = [hosts[0].address, hosts[2].address];
-        for policy in [LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random] {
-            for _ in 0..50 {
-                assert_eq!(choose(&hosts, policy, &cursor, &avoid).unwrap().address, hosts[1].address);
-            }
-        }
-        assert!(choose(&hosts[..1], LoadBalancer::Random, &cursor, &avoid).is_some());
-    }
-}
+mod tests;

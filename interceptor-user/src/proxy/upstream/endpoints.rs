@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::balance::{self, ActiveRequest, Host};
+use super::balance::Choice;
+use super::clock::Moment;
 use super::error::UpstreamError;
+use super::host::{ActiveRequest, Host};
+use super::host_set::{HostSet, Terms};
 use super::names::Names;
+use super::outlier::{Detector, Outcome};
 use crate::dns::Resolver;
-use crate::snapshot::{Cluster, Discovery, Endpoint, LoadBalancer};
+use crate::snapshot::{Cluster, Discovery, DnsTarget, LoadBalancer, Placement, Warmup};
 
 /// The endpoint for one request.
 #[derive(Debug)]
@@ -18,11 +22,17 @@ pub(crate) struct Pick {
     /// An address of the other family, tried when this one cannot be reached.
     pub(super) alternate: Option<SocketAddr>,
     pub(super) active: Option<ActiveRequest>,
+    /// Whose health depends on what comes of the request.
+    pub(crate) watched: Watched,
 }
+
+/// The host whose health depends on a request; none where nobody is ever ejected.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watched(Option<Arc<Host>>);
 
 impl Pick {
     fn of(address: SocketAddr, alternate: Option<SocketAddr>) -> Self {
-        Self { address, alternate, active: None }
+        Self { address, alternate, active: None, watched: Watched::default() }
     }
 
     /// The addresses to connect to, preferred first.
@@ -42,6 +52,8 @@ pub(crate) struct Selection<'a> {
     pub(crate) name: Option<&'a str>,
     /// Addresses that failed this request before.
     pub(crate) avoid: &'a [SocketAddr],
+    /// What the cluster hashes of it.
+    pub(crate) hash: Option<u64>,
 }
 
 /// Where the endpoints come from.
@@ -50,12 +62,9 @@ enum Source {
     OriginalDst {
         port: Option<u16>,
     },
-    Static(Vec<Arc<Host>>),
-    /// Names that the configuration names; `logical` uses the first address only.
-    Names {
-        names: Names,
-        logical: bool,
-    },
+    Static(HostSet),
+    /// Names that the configuration names.
+    Names(Names),
     /// The name that the request brings.
     Dynamic {
         resolver: Resolver,
@@ -66,7 +75,9 @@ enum Source {
 #[derive(Debug)]
 pub(super) struct Endpoints {
     source: Source,
-    policy: LoadBalancer,
+    load_balancer: LoadBalancer,
+    warmup: Option<Warmup>,
+    detector: Option<Detector>,
     /// How long a name's first answer is waited for.
     patience: Duration,
     cursor: AtomicUsize,
@@ -76,21 +87,27 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     pub(super) fn new(cluster: &Cluster, resolver: &Resolver) -> Self {
-        let names = |targets: &[_]| Names::new(targets, resolver.clone());
+        let now = Moment::now();
+        let names = |targets: &[DnsTarget], logical| {
+            let placed = targets.iter().cloned().zip(placements(cluster)).collect();
+            Source::Names(Names::new(placed, logical, resolver.clone()))
+        };
         let source = match &cluster.discovery {
             Discovery::OriginalDst { port } => Source::OriginalDst { port: *port },
-            Discovery::Static(endpoints) => Source::Static(
-                endpoints.iter().map(|Endpoint { address, weight }| Host::new(*address, *weight)).collect(),
-            ),
-            Discovery::StrictDns(targets) => Source::Names { names: names(targets), logical: false },
-            Discovery::LogicalDns(target) => {
-                Source::Names { names: names(std::slice::from_ref(target)), logical: true }
+            Discovery::Static(endpoints) => {
+                let hosts =
+                    endpoints.iter().map(|endpoint| Host::new(endpoint.address, endpoint.weight, now));
+                Source::Static(HostSet::new(hosts.zip(placements(cluster))))
             }
+            Discovery::StrictDns(targets) => names(targets, false),
+            Discovery::LogicalDns(target) => names(std::slice::from_ref(target), true),
             Discovery::DynamicDns { port } => Source::Dynamic { resolver: resolver.clone(), port: *port },
         };
         Self {
             source,
-            policy: cluster.load_balancer,
+            load_balancer: cluster.load_balancer,
+            warmup: cluster.warmup,
+            detector: cluster.outlier_detection.map(|settings| Detector::new(settings, now)),
             patience: cluster.connect_timeout,
             cursor: AtomicUsize::new(0),
             prefer_v6: AtomicBool::new(false),
@@ -107,21 +124,20 @@ impl Endpoints {
                 Ok(Pick::of(address, None))
             }
             Source::Static(hosts) => {
-                let host =
-                    self.choose_of(hosts, selection.avoid).ok_or(UpstreamError::NoHealthyUpstream(None))?;
-                Ok(pick(host, None))
+                let host = self.choose_of(hosts, selection).ok_or(UpstreamError::NoHealthyUpstream(None))?;
+                Ok(self.pick(host, None))
             }
-            Source::Names { names, logical } => {
+            Source::Names(names) => {
                 // Not held over an await: a guard belongs to its thread.
                 let hosts = match names.known() {
                     Some(hosts) => hosts,
                     None => names.first_answer(self.patience).await,
                 };
                 let (preferred, other) = hosts.by_family(self.prefer_v6.load(Ordering::Relaxed));
-                let host =
-                    if *logical { preferred.first() } else { self.choose_of(preferred, selection.avoid) };
-                let host = host.ok_or_else(|| UpstreamError::NoHealthyUpstream(hosts.failure()))?;
-                Ok(pick(host, other.first().map(|host| host.address)))
+                let host = self
+                    .choose_of(preferred, selection)
+                    .ok_or_else(|| UpstreamError::NoHealthyUpstream(hosts.failure()))?;
+                Ok(self.pick(host, other.iter().next().map(|host| host.address)))
             }
             Source::Dynamic { resolver, port } => {
                 let name = selection.name.ok_or(UpstreamError::NoHealthyUpstream(None))?;
@@ -142,8 +158,76 @@ impl Endpoints {
         }
     }
 
-    fn choose_of<'a>(&self, hosts: &'a [Arc<Host>], avoid: &[SocketAddr]) -> Option<&'a Arc<Host>> {
-        balance::choose(hosts, self.policy, &self.cursor, avoid)
+    fn choose_of<'a>(&self, hosts: &'a HostSet, selection: Selection<'_>) -> Option<&'a Arc<Host>> {
+        let now = self.now();
+        if let Some(detector) = self.detector.as_ref().filter(|detector| detector.is_due(now)) {
+            self.sweep(detector, now);
+        }
+        hosts.choose(Terms {
+            load_balancer: self.load_balancer,
+            detector: self.detector.as_ref().filter(|detector| detector.has_ejected()),
+            hash: selection.hash,
+            choice: Choice {
+                everybody: true,
+                avoid: selection.avoid,
+                warmup: self.warmup.as_ref(),
+                cursor: &self.cursor,
+                now,
+            },
+        })
+    }
+
+    /// Not looked at where nothing depends on it.
+    fn now(&self) -> Moment {
+        if self.detector.is_some() || self.warmup.is_some() { Moment::now() } else { Moment::FIRST }
+    }
+
+    fn pick(&self, host: &Arc<Host>, alternate: Option<SocketAddr>) -> Pick {
+        Pick {
+            address: host.address,
+            alternate,
+            active: Some(ActiveRequest::new(Arc::clone(host))),
+            watched: Watched(self.detector.is_some().then(|| Arc::clone(host))),
+        }
+    }
+
+    fn sweep(&self, detector: &Detector, now: Moment) {
+        match &self.source {
+            Source::Static(hosts) => detector.sweep(hosts.iter().map(|host| &host.health), now),
+            Source::Names(names) => {
+                let seen = names.seen();
+                detector.sweep(seen.iter().map(|host| &host.health), now);
+            }
+            Source::OriginalDst { .. } | Source::Dynamic { .. } => {}
+        }
+    }
+
+    /// Takes into account what came of a request; how long its host is ejected for, if it is now.
+    pub(super) fn report(&self, watched: &Watched, outcome: Outcome) -> Option<(SocketAddr, Duration)> {
+        let (Some(detector), Some(host)) = (&self.detector, &watched.0) else { return None };
+        if !detector.count(&host.health, outcome) {
+            return None;
+        }
+        let now = Moment::now();
+        let lasting = match &self.source {
+            Source::Static(hosts) => detector.eject(&host.health, hosts.iter().map(|host| &host.health), now),
+            Source::Names(names) => {
+                let seen = names.seen();
+                let family = seen.family(host.address.is_ipv6());
+                detector.eject(&host.health, family.iter().map(|host| &host.health), now)
+            }
+            Source::OriginalDst { .. } | Source::Dynamic { .. } => None,
+        };
+        Some((host.address, lasting?))
+    }
+
+    /// Every endpoint that is known now.
+    pub(super) fn statuses(&self) -> Vec<EndpointStatus> {
+        match &self.source {
+            Source::Static(hosts) => hosts.iter().map(|host| EndpointStatus::of(host)).collect(),
+            Source::Names(names) => names.seen().iter().map(|host| EndpointStatus::of(host)).collect(),
+            Source::OriginalDst { .. } | Source::Dynamic { .. } => Vec::new(),
+        }
     }
 
     /// Remembers which family could be reached, after both were tried.
@@ -154,6 +238,28 @@ impl Endpoints {
     }
 }
 
-fn pick(host: &Arc<Host>, alternate: Option<SocketAddr>) -> Pick {
-    Pick { address: host.address, alternate, active: Some(ActiveRequest::new(Arc::clone(host))) }
+/// One for each endpoint, in their order.
+fn placements(cluster: &Cluster) -> impl Iterator<Item = Placement> {
+    cluster.placements.iter().copied().chain(std::iter::repeat(Placement::default()))
+}
+
+/// An endpoint as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointStatus {
+    pub address: SocketAddr,
+    pub weight: u32,
+    pub active_requests: u32,
+    /// How long it stays ejected, if it is; then it comes back at the end of an interval.
+    pub ejected_for: Option<Duration>,
+}
+
+impl EndpointStatus {
+    fn of(host: &Host) -> Self {
+        Self {
+            address: host.address,
+            weight: host.weight,
+            active_requests: host.active(),
+            ejected_for: host.health.ejected_until().map(|until| until.since(Moment::now())),
+        }
+    }
 }

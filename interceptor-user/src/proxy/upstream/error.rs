@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::outlier::Outcome;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 
 /// Envoy's StreamResetReason, as far as a reply can name it.
@@ -116,6 +117,23 @@ impl UpstreamError {
             }
             Self::ConnectTimeout => Some(ResetReason::ConnectionTimeout),
             Self::Reset(reason) => Some(*reason),
+        }
+    }
+
+    /// What it says of the endpoint; `None` when the endpoint has no part in it.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::NoHealthyUpstream(_) | Self::DnsResolution(_) | Self::TlsUnavailable(_) => None,
+            Self::ConnectTimeout | Self::Reset(ResetReason::ConnectionTimeout) => Some(Outcome::TimedOut),
+            Self::Connect(_)
+            | Self::Tls(_)
+            | Self::Reset(
+                ResetReason::RemoteConnectionFailure
+                | ResetReason::ConnectionTermination
+                | ResetReason::RemoteReset
+                | ResetReason::RemoteRefusedStream
+                | ResetReason::ProtocolError,
+            ) => Some(Outcome::Broken),
         }
     }
 

@@ -3,12 +3,19 @@
 //! cluster. Connections are pooled per worker ([`pool`]).
 
 mod balance;
+mod clock;
 mod dial;
 mod endpoints;
 mod error;
+mod hash;
+mod host;
+mod host_set;
 mod io;
+mod maglev;
 mod names;
+mod outlier;
 pub(crate) mod pool;
+mod ring_hash;
 mod tls;
 
 use std::net::SocketAddr;
@@ -19,11 +26,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 pub(crate) use balance::random;
-pub(crate) use endpoints::{Pick, Selection};
+pub use endpoints::EndpointStatus;
+pub(crate) use endpoints::{Pick, Selection, Watched};
 pub use error::{ConnectError, ResetReason, UpstreamError};
+pub(crate) use hash::RequestHash;
 pub(crate) use io::UpstreamIo;
+pub(crate) use outlier::Outcome;
 pub(crate) use tls::of_io_error as tls_failure;
 
+use super::downstream::Downstream;
 use crate::dns::Resolver;
 use crate::snapshot::Cluster;
 
@@ -46,7 +57,7 @@ pub struct TcpUpstream {
     pub stream: TcpStream,
     pub peer: SocketAddr,
     pub local: Option<SocketAddr>,
-    _active: Option<balance::ActiveRequest>,
+    _active: Option<host::ActiveRequest>,
 }
 
 impl TcpUpstream {
@@ -61,7 +72,7 @@ pub struct TlsUpstream {
     pub stream: TlsStream<TcpStream>,
     pub peer: SocketAddr,
     pub local: Option<SocketAddr>,
-    _active: Option<balance::ActiveRequest>,
+    _active: Option<host::ActiveRequest>,
 }
 
 /// An open connection, TLS included.
@@ -91,36 +102,32 @@ impl ClusterRuntime {
         self.id
     }
 
-    /// Opens a connection for opaque bytes. `name` is the SNI when there is one. Fails for a cluster that
-    /// originates TLS: those are for [`Self::connect_tls`].
-    pub async fn connect_tcp(
-        &self,
-        original_dst: SocketAddr,
-        name: Option<&str>,
-    ) -> Result<TcpUpstream, ConnectError> {
+    /// Opens a connection for opaque bytes. Fails for a cluster that originates TLS: those are for
+    /// [`Self::connect_tls`].
+    pub async fn connect_tcp(&self, downstream: &Downstream) -> Result<TcpUpstream, ConnectError> {
         if self.tls.is_some() {
             let reason = "the cluster originates TLS, and this connection would not";
             return Err(UpstreamError::TlsUnavailable(reason.into()).into());
         }
-        let pick = self.choose(Selection { original_dst, name, avoid: &[] }).await?;
-        let (stream, peer) = self.dial(&pick).await.map_err(|error| error.at(pick.address))?;
+        let pick = self.choose_opaque(downstream).await?;
+        let dialed = self.dial(&pick).await;
+        self.report_connection(&pick.watched, dialed.as_ref().err());
+        let (stream, peer) = dialed.map_err(|error| error.at(pick.address))?;
         Ok(TcpUpstream { local: stream.local_addr().ok(), stream, peer, _active: pick.active })
     }
 
-    /// Opens a connection for opaque bytes inside TLS, for a cluster that originates it. `name` is
-    /// what the client said whom it means, when it said so.
-    pub async fn connect_tls(
-        &self,
-        original_dst: SocketAddr,
-        name: Option<&str>,
-    ) -> Result<TlsUpstream, ConnectError> {
+    /// Opens a connection for opaque bytes inside TLS, for a cluster that originates it.
+    pub async fn connect_tls(&self, downstream: &Downstream) -> Result<TlsUpstream, ConnectError> {
         let Some(tls) = &self.tls else {
             return Err(UpstreamError::TlsUnavailable("the cluster has no TLS settings".into()).into());
         };
-        let pick = self.choose(Selection { original_dst, name, avoid: &[] }).await?;
+        let pick = self.choose_opaque(downstream).await?;
+        // What the client said whom it means, when it said so.
+        let name = downstream.requested_server_name.as_deref();
         let host = if self.cluster.host.starts_with('*') { name } else { Some(&*self.cluster.host) };
         let host = tls.server_name(host.unwrap_or_default());
         let dialed = self.dial_tls(tls, &pick, host).await;
+        self.report_connection(&pick.watched, dialed.as_ref().err());
         let (stream, peer) = dialed.map_err(|error| error.at(pick.address))?;
         let local = stream.get_ref().0.local_addr().ok();
         Ok(TlsUpstream { stream, peer, local, _active: pick.active })
@@ -139,6 +146,37 @@ impl ClusterRuntime {
     /// The endpoint for a request.
     pub(crate) async fn choose(&self, selection: Selection<'_>) -> Result<Pick, UpstreamError> {
         self.endpoints.choose(selection).await
+    }
+
+    /// The endpoint for a connection for opaque bytes.
+    async fn choose_opaque(&self, downstream: &Downstream) -> Result<Pick, UpstreamError> {
+        self.choose(Selection {
+            original_dst: downstream.original_dst,
+            name: downstream.requested_server_name.as_deref(),
+            avoid: &[],
+            hash: hash::of_connection(self.cluster.hash_key.as_ref(), downstream.remote_address.ip()),
+        })
+        .await
+    }
+
+    /// Tells what came of connecting for opaque bytes.
+    fn report_connection(&self, watched: &Watched, error: Option<&UpstreamError>) {
+        let outcome = error.map_or(Some(Outcome::ConnectedForGood), UpstreamError::outcome);
+        if let Some(outcome) = outcome {
+            self.report(watched, outcome);
+        }
+    }
+
+    /// Tells what came of a request to the endpoint that was chosen for it.
+    pub(crate) fn report(&self, watched: &Watched, outcome: Outcome) {
+        if let Some((host, lasting)) = self.endpoints.report(watched, outcome) {
+            tracing::info!(cluster = %self.cluster.name, %host, seconds = lasting.as_secs(), "endpoint ejected");
+        }
+    }
+
+    /// The endpoints as they are now; none where a connection brings its own.
+    pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        self.endpoints.statuses()
     }
 
     /// A new connection to `pick`, with TLS when the cluster originates it.

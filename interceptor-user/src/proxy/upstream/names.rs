@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::balance::Host;
+use super::clock::Moment;
+use super::host::Host;
+use super::host_set::HostSet;
 use crate::dns::{Answer, AnswerState, NameWatch, Resolver};
-use crate::snapshot::DnsTarget;
+use crate::snapshot::{DnsTarget, Placement};
 
 /// The names of a cluster. Asked for from the first request on, so that names which nobody uses cost
 /// no lookups.
 #[derive(Debug)]
 pub(super) struct Names {
-    targets: Vec<DnsTarget>,
+    targets: Vec<(DnsTarget, Placement)>,
+    /// Of each family the first address only.
+    logical: bool,
     resolver: Resolver,
     watches: OnceLock<Vec<NameWatch>>,
     hosts: ArcSwap<Hosts>,
@@ -24,18 +28,24 @@ pub(super) struct Names {
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     answers: Vec<Arc<Answer>>,
-    v4: Vec<Arc<Host>>,
-    v6: Vec<Arc<Host>>,
+    v4: HostSet,
+    v6: HostSet,
 }
 
 impl Names {
-    pub(super) fn new(targets: &[DnsTarget], resolver: Resolver) -> Self {
-        Self { targets: targets.to_vec(), resolver, watches: OnceLock::new(), hosts: ArcSwap::default() }
+    pub(super) fn new(targets: Vec<(DnsTarget, Placement)>, logical: bool, resolver: Resolver) -> Self {
+        Self { targets, logical, resolver, watches: OnceLock::new(), hosts: ArcSwap::default() }
+    }
+
+    /// The hosts as they were when they were last asked for.
+    pub(super) fn seen(&self) -> Guard<Arc<Hosts>> {
+        self.hosts.load()
     }
 
     fn watches(&self) -> &[NameWatch] {
-        self.watches
-            .get_or_init(|| self.targets.iter().map(|target| self.resolver.watch(&target.host)).collect())
+        self.watches.get_or_init(|| {
+            self.targets.iter().map(|(target, _)| self.resolver.watch(&target.host)).collect()
+        })
     }
 
     /// The hosts of now; `None` when nothing is known yet and an answer may come.
@@ -65,29 +75,44 @@ impl Names {
             return hosts;
         }
         let answers = watches.iter().map(|watch| Arc::clone(&watch.current())).collect();
-        self.hosts.store(Arc::new(Hosts::new(&self.targets, answers, &hosts)));
+        self.hosts.store(Arc::new(Hosts::new(&self.targets, self.logical, answers, &hosts)));
         self.hosts.load()
     }
 }
 
 impl Hosts {
-    fn new(targets: &[DnsTarget], answers: Vec<Arc<Answer>>, previous: &Self) -> Self {
-        let (mut v4, mut v6): (Vec<Arc<Host>>, Vec<Arc<Host>>) = Default::default();
-        for (target, answer) in targets.iter().zip(&answers) {
+    fn new(
+        targets: &[(DnsTarget, Placement)],
+        logical: bool,
+        answers: Vec<Arc<Answer>>,
+        previous: &Self,
+    ) -> Self {
+        let now = Moment::now();
+        let (mut v4, mut v6): (Vec<(Arc<Host>, Placement)>, Vec<_>) = Default::default();
+        for ((target, placement), answer) in targets.iter().zip(&answers) {
             for address in answer.addresses.iter() {
                 let address = SocketAddr::new(*address, target.port);
-                let (hosts, known) = match address {
-                    SocketAddr::V4(_) => (&mut v4, &previous.v4),
-                    SocketAddr::V6(_) => (&mut v6, &previous.v6),
-                };
-                if hosts.iter().any(|host| host.address == address) {
+                let hosts = if address.is_ipv6() { &mut v6 } else { &mut v4 };
+                if (logical && !hosts.is_empty()) || hosts.iter().any(|(host, _)| host.address == address) {
                     continue;
                 }
-                let kept = known.iter().find(|host| host.address == address);
-                hosts.push(kept.map_or_else(|| Host::new(address, target.weight), Arc::clone));
+                let kept = previous.family(address.is_ipv6()).find(address);
+                let host = kept.map_or_else(|| Host::new(address, target.weight, now), Arc::clone);
+                hosts.push((host, *placement));
             }
         }
+        let (mut v4, mut v6) = (HostSet::new(v4), HostSet::new(v6));
+        v4.keep_tables(&previous.v4);
+        v6.keep_tables(&previous.v6);
         Self { answers, v4, v6 }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.v4.iter().chain(self.v6.iter())
+    }
+
+    pub(super) fn family(&self, v6: bool) -> &HostSet {
+        if v6 { &self.v6 } else { &self.v4 }
     }
 
     fn is_pending(&self) -> bool {
@@ -97,8 +122,8 @@ impl Hosts {
     }
 
     /// The family to choose from, and the other one.
-    pub(super) fn by_family(&self, prefer_v6: bool) -> (&[Arc<Host>], &[Arc<Host>]) {
-        let (first, second) = if prefer_v6 { (&self.v6, &self.v4) } else { (&self.v4, &self.v6) };
+    pub(super) fn by_family(&self, prefer_v6: bool) -> (&HostSet, &HostSet) {
+        let (first, second) = (self.family(prefer_v6), self.family(!prefer_v6));
         if first.is_empty() { (second, first) } else { (first, second) }
     }
 

@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::balance::ActiveRequest;
 use super::error::{ResetReason, UpstreamError};
+use super::host::ActiveRequest;
 use super::{ClusterRuntime, Pick, RuntimeId};
 use crate::proxy::http::upload::RequestBody;
 use crate::snapshot::UpstreamProtocol;
