@@ -1,8 +1,9 @@
 //! Intercepts outbound TCP connections in the kernel and applies the Istio egress API to them.
 //!
-//! `resource`, `compile`, `snapshot`, `workload` and `plan` are pure: no IO, no clock, no async.
+//! `resource`, `analysis`, `compile`, `snapshot`, `workload` and `plan` are pure: no IO, no clock, no async.
 //! The rest is the shell around them. docs/architecture.md draws the picture.
 
+pub mod analysis;
 pub mod cli;
 pub mod compile;
 pub mod datapath;

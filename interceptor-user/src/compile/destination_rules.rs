@@ -10,16 +10,16 @@ use crate::snapshot::HostMap;
 
 /// Rules of one host and namespace with the same visibility, made one.
 #[derive(Clone, Debug)]
-pub(super) struct MergedRule {
+pub(crate) struct MergedRule {
     /// The oldest first.
-    pub(super) rules: Vec<Arc<DestinationRule>>,
+    pub(crate) rules: Vec<Arc<DestinationRule>>,
     export_to: ExportTo,
     pub(super) policy: TrafficPolicy,
-    pub(super) subsets: Vec<Subset>,
+    pub(crate) subsets: Vec<Subset>,
 }
 
 impl MergedRule {
-    fn new(rule: &Arc<DestinationRule>) -> Self {
+    pub(crate) fn new(rule: &Arc<DestinationRule>) -> Self {
         Self {
             rules: vec![Arc::clone(rule)],
             export_to: rule.export_to.clone(),
@@ -47,7 +47,7 @@ impl MergedRule {
     }
 
     /// What holds for a port of a subset, or of the service itself.
-    pub(super) fn policy_of(&self, port: u16, subset: Option<&Subset>) -> Blocks {
+    pub(crate) fn policy_of(&self, port: u16, subset: Option<&Subset>) -> Blocks {
         let mut blocks = self.policy.ports.get(&port).unwrap_or(&self.policy.blocks).clone();
         let Some(subset) = subset else { return blocks };
         if let Some(whole) = subset.policy.ports.get(&port) {
@@ -65,14 +65,14 @@ impl MergedRule {
 type ByHost = HostMap<Vec<MergedRule>>;
 
 #[derive(Debug)]
-pub(super) struct DestinationRules {
+pub(crate) struct DestinationRules {
     by_namespace: HashMap<Arc<str>, ByHost>,
     client_namespace: Arc<str>,
     root_namespace: Arc<str>,
 }
 
 impl DestinationRules {
-    pub(super) fn new(world: &World, client_namespace: &Arc<str>) -> Self {
+    pub(crate) fn new(world: &World, client_namespace: &Arc<str>) -> Self {
         let mut rules: Vec<&Arc<DestinationRule>> =
             world.destination_rules().filter(|rule| !rule.workload_selector).collect();
         rules.sort_by_key(|rule| rule.meta.age_order());
@@ -95,8 +95,17 @@ impl DestinationRules {
     /// The rule of a service: the client's namespace is asked first, then the service's, then the
     /// root namespace. The most specific host of a namespace decides, even when it is not exported.
     pub(super) fn of(&self, host: &str, service_namespace: &str) -> Option<&MergedRule> {
-        let client = &*self.client_namespace;
-        let own_only_in_root = client == &*self.root_namespace;
+        self.for_client(&self.client_namespace, host, service_namespace)
+    }
+
+    /// As [`Self::of`], for a client in any namespace.
+    pub(crate) fn for_client(
+        &self,
+        client: &str,
+        host: &str,
+        service_namespace: &str,
+    ) -> Option<&MergedRule> {
+        let own_only_in_root = *client == *self.root_namespace;
         let local = self.in_namespace(client, host, |rule| {
             if own_only_in_root {
                 rule.export_to.is_own_only()
@@ -105,12 +114,12 @@ impl DestinationRules {
             }
         });
         local
-            .or_else(|| self.exported(service_namespace, host))
-            .or_else(|| self.exported(&self.root_namespace, host))
+            .or_else(|| self.exported(client, service_namespace, host))
+            .or_else(|| self.exported(client, &self.root_namespace, host))
     }
 
-    fn exported(&self, namespace: &str, host: &str) -> Option<&MergedRule> {
-        self.in_namespace(namespace, host, |rule| rule.export_to.reaches(namespace, &self.client_namespace))
+    fn exported(&self, client: &str, namespace: &str, host: &str) -> Option<&MergedRule> {
+        self.in_namespace(namespace, host, |rule| rule.export_to.reaches(namespace, client))
     }
 
     fn in_namespace(
@@ -120,10 +129,5 @@ impl DestinationRules {
         visible: impl Fn(&MergedRule) -> bool,
     ) -> Option<&MergedRule> {
         self.by_namespace.get(namespace)?.get(host)?.iter().find(|rule| visible(rule))
-    }
-
-    /// Every rule, in no order.
-    pub(super) fn all(&self) -> impl Iterator<Item = &MergedRule> {
-        self.by_namespace.values().flat_map(|hosts| hosts.iter().flat_map(|(_, rules)| rules))
     }
 }

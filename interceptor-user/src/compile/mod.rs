@@ -3,7 +3,7 @@
 
 mod changes;
 mod clusters;
-mod destination_rules;
+pub(crate) mod destination_rules;
 mod findings;
 mod http_routes;
 mod l4_routes;
@@ -13,8 +13,7 @@ mod policy;
 mod registry;
 mod retries;
 mod routes;
-mod tls;
-mod traps;
+pub(crate) mod tls;
 mod virtual_services;
 
 use std::sync::Arc;
@@ -80,7 +79,6 @@ pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diag
     let mut listeners = listeners::Listeners::new(policy, &routes, &l4_routes, &findings);
     listeners.add_all(&registry);
     let (by_address, by_port) = listeners.finish();
-    traps::find(world, &client.namespace, &registry, &rules, &virtual_services, &findings);
     let snapshot = Snapshot {
         outbound_traffic_policy: policy,
         strict,

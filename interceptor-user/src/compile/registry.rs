@@ -84,20 +84,6 @@ impl Registry {
             .filter(|service| crate::resource::host::matches(pattern, &service.host))
     }
 
-    /// Whether a host, perhaps with a wildcard, names any service.
-    pub(super) fn has_any(&self, host: &str) -> bool {
-        if host.starts_with('*') {
-            return self.matching(host).next().is_some();
-        }
-        self.of_host(host).next().is_some()
-    }
-
-    /// The services whose wildcard covers a name.
-    pub(super) fn covering(&self, name: &str) -> impl Iterator<Item = &Service> {
-        let suffixes = name.char_indices().skip(1).filter_map(|(start, _)| name.get(start..));
-        suffixes.flat_map(|suffix| self.of_host(&format!("*{suffix}")).collect::<Vec<_>>())
-    }
-
     /// The port of a single-port service, whatever entry declares it.
     pub(super) fn only_port(&self, host: &str) -> Option<u16> {
         let mut ports = self.of_host(host).flat_map(|service| &service.entry.ports).map(|port| port.number);

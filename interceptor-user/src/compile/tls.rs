@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::destination_rules::MergedRule;
-use super::findings::Findings;
+use crate::resource::ServiceEntry;
 use crate::resource::destination_rule::{Blocks, ClientTls, TlsMode};
-use crate::resource::{Level, Meta, ServiceEntry};
 use crate::snapshot::{CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode};
 
 /// What a cluster with this policy does.
@@ -52,7 +51,7 @@ pub(super) fn origination(
 }
 
 /// Why TLS can't be made as asked.
-fn problem(tls: &ClientTls) -> Option<String> {
+pub(crate) fn problem(tls: &ClientTls) -> Option<String> {
     if tls.mode == TlsMode::Disable {
         return None;
     }
@@ -71,36 +70,5 @@ fn problem(tls: &ClientTls) -> Option<String> {
         }
         TlsMode::Mutual if tls.private_key.is_none() => Some("private key required for mutual tls".into()),
         TlsMode::Mutual | TlsMode::Simple | TlsMode::Disable => None,
-    }
-}
-
-/// Reports every block of a rule that asks for TLS that can't be made.
-pub(super) fn report_impossible(rule: &MergedRule, findings: &Findings) {
-    for rule in &rule.rules {
-        report_blocks(&rule.meta, "spec.trafficPolicy", &rule.policy.blocks, findings);
-        for (port, blocks) in &rule.policy.ports {
-            report_blocks(
-                &rule.meta,
-                &format!("spec.trafficPolicy.portLevelSettings[{port}]"),
-                blocks,
-                findings,
-            );
-        }
-        for subset in &rule.subsets {
-            let path = format!("spec.subsets[{}].trafficPolicy", subset.name);
-            report_blocks(&rule.meta, &path, &subset.policy.blocks, findings);
-            for (port, blocks) in &subset.policy.ports {
-                report_blocks(&rule.meta, &format!("{path}.portLevelSettings[{port}]"), blocks, findings);
-            }
-        }
-    }
-}
-
-fn report_blocks(meta: &Meta, path: &str, blocks: &Blocks, findings: &Findings) {
-    if let Some(tls) = &blocks.tls
-        && let Some(problem) = problem(tls)
-    {
-        let message = format!("{problem}. Requests get 503: what asks for TLS is never sent in clear");
-        findings.about(meta, Level::Error, tls.position, &format!("{path}.tls"), message);
     }
 }

@@ -53,15 +53,6 @@ impl VirtualServices {
         services?.first().copied()
     }
 
-    /// The oldest that has exactly this host, wildcard or not.
-    pub(super) fn first_with_host(&self, host: &str) -> Option<&VirtualService> {
-        let services = match host.strip_prefix('*') {
-            Some(suffix) => self.wildcards.get(suffix),
-            None => self.exact.get(host),
-        };
-        services?.first().and_then(|index| self.all.get(*index)).map(|service| &**service)
-    }
-
     /// For TLS and TCP: all with a host that covers this one, and when this one is a wildcard, all with a
     /// host that it covers (Istio's Name.Matches asks both ways). The oldest first.
     pub(super) fn matching(&self, host: &str) -> Vec<usize> {

@@ -7,6 +7,7 @@ use anyhow::Context;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::findings::Findings;
+use crate::analysis::{self, Audience};
 use crate::compile::{CompileSettings, compile};
 use crate::resource::{Diagnostic, World};
 use crate::settings::ExecSettings;
@@ -17,7 +18,7 @@ use crate::source::{FileSource, Texts, Watching};
 #[derive(Debug)]
 pub(super) struct Configuration {
     source: FileSource,
-    compile: CompileSettings,
+    settings: CompileSettings,
     pub(super) snapshot: Snapshot,
     told: Findings,
 }
@@ -27,13 +28,14 @@ impl Configuration {
     pub(super) fn open(settings: &ExecSettings) -> anyhow::Result<Self> {
         let (source, world, diagnostics) =
             FileSource::open(settings.config.clone(), settings.mesh_config.clone())?;
-        let compile = CompileSettings {
+        let settings = CompileSettings {
             client: settings.client.clone(),
             outbound_traffic_policy: settings.outbound_traffic_policy,
         };
         let mut told = Findings::default();
-        let snapshot = compiled(&world, diagnostics, source.texts(), &compile, &mut told);
-        Ok(Self { source, compile, snapshot, told })
+        let (snapshot, findings) = compile(&world, &settings);
+        tell(&world, &settings, [diagnostics, findings], source.texts(), &mut told);
+        Ok(Self { source, settings, snapshot, told })
     }
 
     /// Compiles what the files hold whenever they change, until the answer is dropped.
@@ -42,12 +44,13 @@ impl Configuration {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("can't make an event")?;
         let wake = changed.try_clone().context("can't duplicate an event")?;
         let (sender, compiled_ones) = channel();
-        let (compile, mut told) = (self.compile, self.told);
+        let (settings, mut told) = (self.settings, self.told);
         let watching = self.source.watch(move |world, diagnostics, texts| {
-            let snapshot = compiled(world, diagnostics, texts, &compile, &mut told);
+            let (snapshot, findings) = compile(world, &settings);
             // An error is the other side gone, or woken already.
             let _told =
                 sender.send(snapshot).is_ok() && rustix::io::write(&wake, &1_u64.to_ne_bytes()).is_ok();
+            tell(world, &settings, [diagnostics, findings], texts, &mut told);
         })?;
         Ok((self.snapshot, Changes { changed, compiled: compiled_ones, _watching: watching }))
     }
@@ -77,15 +80,16 @@ impl AsFd for Changes {
     }
 }
 
-fn compiled(
+/// What is wrong, once the snapshot is on its way: nothing waits for it.
+fn tell(
     world: &World,
-    mut diagnostics: Vec<Diagnostic>,
-    texts: &Texts,
     settings: &CompileSettings,
+    known: [Vec<Diagnostic>; 2],
+    texts: &Texts,
     told: &mut Findings,
-) -> Snapshot {
-    let (snapshot, findings) = compile(world, settings);
-    diagnostics.extend(findings);
+) {
+    let client = Audience::Client(&settings.client.namespace);
+    let mut diagnostics = known.concat();
+    diagnostics.extend(analysis::find(world, client));
     told.tell(diagnostics, texts);
-    snapshot
 }

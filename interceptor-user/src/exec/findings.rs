@@ -82,6 +82,8 @@ mod tests {
                 resource: "".into(),
                 field: String::new(),
                 message: index.to_string(),
+                effect: String::new(),
+                mend: String::new(),
             })
             .collect()
     }

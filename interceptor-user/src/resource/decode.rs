@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::code::{self, Code};
 use super::diagnostic::{Diagnostic, Level, Origin, Position};
 use super::duration;
 use super::object::Object;
@@ -57,8 +58,25 @@ impl Reader {
         self.lenient.set(true);
     }
 
+    /// A finding with the code of its level.
     pub(super) fn report(&self, level: Level, position: Position, field: &str, message: String) {
         let level = if self.lenient.get() { level.max(Level::Warning) } else { level };
+        let code = match level {
+            Level::Error => &code::IST0106,
+            Level::Warning => &code::IST0133,
+            Level::Info => &code::EGR0118,
+        };
+        self.report_coded(code, level, position, field, message);
+    }
+
+    pub(super) fn report_coded(
+        &self,
+        code: &'static Code,
+        level: Level,
+        position: Position,
+        field: &str,
+        message: String,
+    ) {
         if level == Level::Error {
             self.wrong.set(true);
         }
@@ -68,11 +86,13 @@ impl Reader {
         }
         self.findings.borrow_mut().push(Diagnostic {
             level,
-            code: None,
+            code: Some(code.id),
             origin: Some(Origin { file: Arc::clone(&self.file), position }),
             resource: Arc::clone(&self.resource.borrow()),
             field: field.to_owned(),
             message,
+            effect: String::new(),
+            mend: String::new(),
         });
     }
 
@@ -90,7 +110,8 @@ impl Reader {
         let not_kept = self.not_kept.get();
         if let Some(last) = findings.last().cloned().filter(|_| not_kept > 0) {
             let message = format!("{not_kept} more like these");
-            findings.push(Diagnostic { level: Level::Info, field: String::new(), message, ..last });
+            let code = Some(code::EGR0118.id);
+            findings.push(Diagnostic { level: Level::Info, code, field: String::new(), message, ..last });
         }
         findings
     }
@@ -137,6 +158,11 @@ impl<'a> Field<'a> {
 
     pub(super) fn warning(&self, message: impl Into<String>) {
         self.reader.report(Level::Warning, self.node.position, &self.path, message.into());
+    }
+
+    /// A warning with a code of its own.
+    pub(super) fn coded_warning(&self, code: &'static Code, message: impl Into<String>) {
+        self.reader.report_coded(code, Level::Warning, self.node.position, &self.path, message.into());
     }
 
     pub(super) fn info(&self, message: impl Into<String>) {

@@ -58,19 +58,26 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Codes of findings about how something is written.
+const GENERAL: [&str; 5] = ["IST0106", "IST0133", "EGR0118", "EGR0119", "EGR0120"];
+
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Diagnostic {
     pub level: Level,
-    /// Istio's analyzer code, where it has one (`IST0101`).
+    /// `IST0101` where Istio's analyzer has one for it, else ours (`EGR0105`): see [`super::code`].
     pub code: Option<&'static str>,
     pub origin: Option<Origin>,
     /// `ServiceEntry default/httpbin`; empty when no resource is known.
     pub resource: Arc<str>,
     /// `spec.ports[0].protocol`; empty for the resource as a whole.
     pub field: String,
-    /// What is wrong, what was expected, how to mend it.
+    /// What is wrong and what was expected; how to mend it, too, where that is not apart.
     pub message: String,
+    /// What happens because of it; empty when `message` says it, or the code does.
+    pub effect: String,
+    /// How to mend it; empty when `message` says it, or the code does.
+    pub mend: String,
 }
 
 impl Diagnostic {
@@ -83,7 +90,8 @@ impl Diagnostic {
         }
         let (start, end) = if colours { (self.colour(), "\x1b[0m") } else { ("", "") };
         out.push_str(&format!("{start}{}{end}: ", self.level));
-        if let Some(code) = self.code {
+        // A code that says no more than the level is left to `analyze`.
+        if let Some(code) = self.code.filter(|code| !GENERAL.contains(code)) {
             out.push_str(&format!("[{code}] "));
         }
         for part in [&*self.resource, &self.field] {
@@ -93,16 +101,39 @@ impl Diagnostic {
             }
         }
         out.push_str(&printable(&self.message));
-        let position = self.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
-        let line =
-            source.filter(|_| position.line > 0).and_then(|text| text.lines().nth(index(position.line)));
-        if let Some(line) = line {
-            out.push_str(&excerpt(line, position, start, end));
+        for part in [&self.effect, &self.mend] {
+            if !part.is_empty() {
+                out.push_str("; ");
+                out.push_str(&printable(part));
+            }
         }
+        out.push_str(&self.excerpt(source, colours));
         out
     }
 
-    fn colour(&self) -> &'static str {
+    /// The line of `source` that it is about, with the place underlined; each line starts with a line feed.
+    pub fn excerpt(&self, source: Option<&str>, colours: bool) -> String {
+        let (start, end) = if colours { (self.colour(), "\x1b[0m") } else { ("", "") };
+        let position = self.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
+        let line =
+            source.filter(|_| position.line > 0).and_then(|text| text.lines().nth(index(position.line)));
+        line.map(|line| excerpt(line, position, start, end)).unwrap_or_default()
+    }
+
+    /// What happens because of it.
+    pub fn effect(mut self, effect: impl Into<String>) -> Self {
+        self.effect = effect.into();
+        self
+    }
+
+    /// How to mend it.
+    pub fn mend(mut self, mend: impl Into<String>) -> Self {
+        self.mend = mend.into();
+        self
+    }
+
+    /// The escape sequence of its level.
+    pub fn colour(&self) -> &'static str {
         match self.level {
             Level::Error => "\x1b[1;31m",
             Level::Warning => "\x1b[1;33m",
@@ -159,6 +190,8 @@ mod tests {
             resource: "ServiceEntry default/a".into(),
             field: "spec.host".into(),
             message: "wrong\x1b[2J".into(),
+            effect: String::new(),
+            mend: String::new(),
         };
         assert_eq!(
             finding.render(Some("spec:\n  host: x\n"), false),

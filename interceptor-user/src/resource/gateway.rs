@@ -1,10 +1,11 @@
 //! Gateway: listeners of an egress gateway. Read and checked; it acts in gateway mode only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::decode::Field;
 use super::diagnostic::Position;
+use super::host;
 use super::meta::Meta;
 use super::object::Object;
 use super::service_entry::Protocol;
@@ -12,6 +13,7 @@ use super::service_entry::Protocol;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     pub meta: Meta,
+    /// The pods that it is for, of any namespace; empty selects every gateway.
     pub selector: BTreeMap<Arc<str>, Arc<str>>,
     pub servers: Vec<Server>,
 }
@@ -19,10 +21,48 @@ pub struct Gateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub port: u16,
+    pub port_name: Arc<str>,
     pub protocol: Protocol,
-    pub hosts: Vec<Arc<str>>,
-    pub tls: Option<ServerTlsMode>,
+    pub bind: Option<Arc<str>>,
+    pub hosts: Vec<ServerHost>,
+    pub tls: Option<ServerTls>,
     pub position: Position,
+}
+
+impl Server {
+    /// Whether it ends the TLS of its clients.
+    pub fn terminates_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.mode.terminates())
+    }
+}
+
+/// `[namespace/]host`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerHost {
+    pub namespace: ServerNamespace,
+    /// A name, `*.suffix` or `*`.
+    pub host: Arc<str>,
+    pub position: Position,
+}
+
+/// Of which namespace VirtualServices may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerNamespace {
+    /// None given, or `*`.
+    Any,
+    /// A name; `.` is the Gateway's own.
+    Named(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    pub mode: ServerTlsMode,
+    pub https_redirect: bool,
+    /// credentialName, or each of credentialNames.
+    pub credential_names: Vec<Arc<str>>,
+    pub server_certificate: Option<Arc<str>>,
+    pub private_key: Option<Arc<str>>,
+    pub ca_certificates: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,40 +75,67 @@ pub enum ServerTlsMode {
     OptionalMutual,
 }
 
+impl ServerTlsMode {
+    pub fn terminates(self) -> bool {
+        match self {
+            Self::Passthrough | Self::AutoPassthrough => false,
+            Self::Simple | Self::Mutual | Self::IstioMutual | Self::OptionalMutual => true,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passthrough => "PASSTHROUGH",
+            Self::Simple => "SIMPLE",
+            Self::Mutual => "MUTUAL",
+            Self::AutoPassthrough => "AUTO_PASSTHROUGH",
+            Self::IstioMutual => "ISTIO_MUTUAL",
+            Self::OptionalMutual => "OPTIONAL_MUTUAL",
+        }
+    }
+
+    const ALL: [Self; 6] = [
+        Self::Passthrough,
+        Self::Simple,
+        Self::Mutual,
+        Self::AutoPassthrough,
+        Self::IstioMutual,
+        Self::OptionalMutual,
+    ];
+}
+
 pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Gateway {
-    let servers = spec.list("servers", |item| read_server(&item));
+    let namespace = Arc::clone(meta.namespace());
+    let servers = spec.list("servers", |item| read_server(&item, &namespace));
     if !spec.has("servers") {
         spec.field().error("gateway must have at least one server");
+    }
+    let mut names = HashSet::new();
+    for (index, server) in servers.iter().enumerate() {
+        if !names.insert(&server.port_name) {
+            let message =
+                format!("port names in servers must be unique: duplicate name {}", server.port_name);
+            spec.error_at(server.position, &format!("servers[{index}].port.name"), message);
+        }
     }
     let selector = spec.get("selector").map(|field| field.text_map()).unwrap_or_default();
     Gateway { meta, selector, servers }
 }
 
-fn read_server(item: &Field<'_>) -> Option<Server> {
+fn read_server(item: &Field<'_>, namespace: &Arc<str>) -> Option<Server> {
     let server = item.object()?;
-    server.ignore(&["bind", "name", "defaultEndpoint"]);
-    let hosts = server.texts("hosts");
-    if hosts.is_empty() {
+    server.ignore(&["name", "defaultEndpoint"]);
+    let hosts = server.list("hosts", |item| read_host(&item, namespace));
+    if !server.has("hosts") || (hosts.is_empty() && !item.is_wrong()) {
         item.error("server config must contain at least one host");
     }
-    let tls = server.get("tls").and_then(|field| {
-        let tls = field.object()?.open_quietly();
-        tls.get("mode").map_or(Some(ServerTlsMode::Passthrough), |field| {
-            field.one_of(&[
-                ("PASSTHROUGH", ServerTlsMode::Passthrough),
-                ("SIMPLE", ServerTlsMode::Simple),
-                ("MUTUAL", ServerTlsMode::Mutual),
-                ("AUTO_PASSTHROUGH", ServerTlsMode::AutoPassthrough),
-                ("ISTIO_MUTUAL", ServerTlsMode::IstioMutual),
-                ("OPTIONAL_MUTUAL", ServerTlsMode::OptionalMutual),
-            ])
-        })
-    });
+    let bind = server.text("bind").filter(|bind| !bind.is_empty());
+    let tls = server.get("tls").and_then(|field| read_tls(&field));
     let port = server.require("port")?.object()?;
     if let Some(field) = port.get("targetPort") {
         field.error("targetPort has no meaning in gateways");
     }
-    let name = port.require("name").and_then(|field| field.text());
+    let port_name = port.require("name").and_then(|field| field.text());
     let protocol = port.require("protocol").and_then(|field| {
         let text = field.text()?;
         let protocol = Protocol::parse(&text).filter(|protocol| *protocol != Protocol::Auto);
@@ -78,13 +145,107 @@ fn read_server(item: &Field<'_>) -> Option<Server> {
         protocol
     });
     let number = port.require("number").and_then(|field| field.port());
-    name?;
-    let protocol = protocol?;
+    let (port_name, protocol) = (port_name?, protocol?);
     if protocol.is_tls() && !server.has("tls") {
         item.error("server must have TLS settings for HTTPS/TLS protocols");
     }
-    if !protocol.is_tls() && tls.is_some() {
-        item.warning("server cannot have TLS settings for non HTTPS/TLS ports");
+    if let Some(tls) = &tls {
+        if !protocol.is_tls() && !tls.https_redirect {
+            item.warning("server cannot have TLS settings for non HTTPS/TLS ports");
+        }
+        if tls.https_redirect && !protocol.is_http() {
+            item.error("tls.httpsRedirect should only be used with http servers");
+        }
     }
-    Some(Server { port: number?, protocol, hosts, tls, position: item.position() })
+    Some(Server { port: number?, port_name, protocol, bind, hosts, tls, position: item.position() })
+}
+
+/// `*`, `host`, `namespace/host`, `./host`, `*/host`.
+fn read_host(item: &Field<'_>, namespace: &Arc<str>) -> Option<ServerHost> {
+    let text = item.text()?;
+    let (before, name) = match text.split_once('/') {
+        Some((before, name)) => (Some(before), name),
+        None => (None, &*text),
+    };
+    let of = match before {
+        None | Some("*") => ServerNamespace::Any,
+        Some(".") => ServerNamespace::Named(Arc::clone(namespace)),
+        Some("") => {
+            item.error(format!("invalid host {text}: expected a namespace, `.` or `*` before the `/`"));
+            return None;
+        }
+        Some(name) => ServerNamespace::Named(name.into()),
+    };
+    if let Some(problem) = host::problem(name) {
+        item.error(format!("invalid host {text}: {problem}"));
+        return None;
+    }
+    Some(ServerHost { namespace: of, host: name.to_ascii_lowercase().into(), position: item.position() })
+}
+
+fn read_tls(field: &Field<'_>) -> Option<ServerTls> {
+    let tls = field.object()?;
+    tls.ignore(&[
+        "subjectAltNames",
+        "verifyCertificateSpki",
+        "verifyCertificateHash",
+        "minProtocolVersion",
+        "maxProtocolVersion",
+        "cipherSuites",
+        "caCrl",
+        "tlsCertificates",
+        "caCertCredentialName",
+    ]);
+    let names: Vec<_> = ServerTlsMode::ALL.iter().map(|mode| (mode.name(), *mode)).collect();
+    let mode = tls.get("mode").map_or(Some(ServerTlsMode::Passthrough), |field| field.one_of(&names));
+    let text = |name| tls.text(name).filter(|text| !text.is_empty());
+    let mut credential_names: Vec<_> = text("credentialName").into_iter().collect();
+    credential_names.extend(tls.texts("credentialNames"));
+    let read = ServerTls {
+        mode: mode?,
+        https_redirect: tls.boolean("httpsRedirect").unwrap_or(false),
+        credential_names,
+        server_certificate: text("serverCertificate"),
+        private_key: text("privateKey"),
+        ca_certificates: text("caCertificates"),
+    };
+    if !tls.has("tlsCertificates") {
+        check_certificates(field, &read);
+    }
+    Some(read)
+}
+
+/// Which certificates a mode needs, in Istio's words.
+fn check_certificates(field: &Field<'_>, tls: &ServerTls) {
+    let name = tls.mode.name();
+    let (certificate, key) = (tls.server_certificate.is_some(), tls.private_key.is_some());
+    let ca = tls.ca_certificates.is_some();
+    match tls.mode {
+        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
+            if certificate || key || ca || !tls.credential_names.is_empty() {
+                field.warning(format!("certificates are not used with mode {name}"));
+            }
+        }
+        ServerTlsMode::IstioMutual => {
+            if certificate || key || ca || !tls.credential_names.is_empty() {
+                field.error(
+                    "ISTIO_MUTUAL TLS cannot have associated certificates, keys or credentialName: its own are used",
+                );
+            }
+        }
+        ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
+            if !tls.credential_names.is_empty() {
+                return;
+            }
+            if !certificate {
+                field.error(format!("{name} TLS requires a server certificate"));
+            }
+            if !key {
+                field.error(format!("{name} TLS requires a private key"));
+            }
+            if !ca && tls.mode != ServerTlsMode::Simple {
+                field.error(format!("{name} TLS requires a client CA bundle"));
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::code;
 use super::decode::{Field, Reader};
 use super::diagnostic::{Diagnostic, Level, Origin};
 use super::documents::{self, Document};
@@ -72,11 +73,13 @@ pub fn parse(file: &Arc<str>, source: &str) -> (Option<MeshConfig>, Vec<Diagnost
 fn whole_file(file: &Arc<str>, message: String) -> Diagnostic {
     Diagnostic {
         level: Level::Error,
-        code: None,
+        code: Some(code::IST0106.id),
         origin: Some(Origin::of_file(file)),
         resource: "MeshConfig".into(),
         field: String::new(),
         message,
+        effect: String::new(),
+        mend: String::new(),
     }
 }
 
@@ -132,7 +135,8 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
     let policy = mesh.get("outboundTrafficPolicy").and_then(|field| field.object()).and_then(|policy| {
         // The enum's zero: that is what Istio makes of it.
         let Some(mode) = policy.get("mode") else {
-            policy.field().warning(
+            policy.field().coded_warning(
+                &code::EGR0114,
                 "`mode` is missing, which means REGISTRY_ONLY: hosts that nobody declared are blocked; write mode: \
                  ALLOW_ANY to let them through",
             );

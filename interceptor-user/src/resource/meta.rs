@@ -76,6 +76,8 @@ impl Meta {
             resource: self.key.to_string().into(),
             field: field.to_owned(),
             message,
+            effect: String::new(),
+            mend: String::new(),
         }
     }
 }

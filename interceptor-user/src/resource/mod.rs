@@ -6,6 +6,7 @@
 //! A wrong value refuses its resource; an unknown field is a warning and the rest of the resource
 //! stands; everything else in the file stands in either case.
 
+pub mod code;
 mod decode;
 pub mod destination_rule;
 mod diagnostic;
@@ -24,6 +25,7 @@ mod object;
 pub mod outlier_detection;
 pub(crate) mod parallel;
 mod parse;
+mod places;
 pub mod pod;
 mod policy_annotation;
 pub mod retries;
@@ -49,6 +51,7 @@ pub use mesh_config::MeshConfig;
 pub use meta::{Annotation, Annotations, Labels, Meta, ResourceKey};
 pub use namespace::Namespace;
 pub use parse::{ParsedFile, Refused, parse, parse_again};
+pub use places::Places;
 pub use pod::{Pod, PodTemplate};
 pub use policy_annotation::{ClientPolicy, POLICY, PolicyError};
 pub use retries::Retries;

@@ -103,7 +103,8 @@ impl<'a> Object<'a> {
     pub(super) fn not_applied(&self, names: &[&'static str], consequence: &str) {
         for name in names {
             if let Some(field) = self.get(name) {
-                field.warning(format!("`{name}` is not applied yet: {consequence}"));
+                let message = format!("`{name}` is not applied yet: {consequence}");
+                field.coded_warning(&super::code::EGR0119, message);
             }
         }
     }
@@ -115,16 +116,8 @@ impl<'a> Object<'a> {
 
     /// An error at a place inside this object.
     pub(super) fn error_at(&self, position: Position, path: &str, message: String) {
-        self.report_at(Level::Error, position, path, message);
-    }
-
-    /// A warning at a place inside this object.
-    pub(super) fn warn_at(&self, position: Position, path: &str, message: String) {
-        self.report_at(Level::Warning, position, path, message);
-    }
-
-    fn report_at(&self, level: Level, position: Position, path: &str, message: String) {
-        self.field.reader.report(level, position, &format!("{}.{path}", self.field.path), message);
+        let path = format!("{}.{path}", self.field.path);
+        self.field.reader.report(Level::Error, position, &path, message);
     }
 
     pub(super) fn text(&self, name: &'static str) -> Option<Arc<str>> {

@@ -143,6 +143,24 @@ impl Protocol {
         })
     }
 
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "(none)",
+            Self::Http => "HTTP",
+            Self::Http2 => "HTTP2",
+            Self::Grpc => "GRPC",
+            Self::GrpcWeb => "GRPC-WEB",
+            Self::Https => "HTTPS",
+            Self::Tls => "TLS",
+            Self::Tcp => "TCP",
+            Self::Mongo => "MONGO",
+            Self::Mysql => "MYSQL",
+            Self::Redis => "REDIS",
+            Self::Udp => "UDP",
+        }
+    }
+
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb)
     }
@@ -367,16 +385,6 @@ fn validate(entry: &ServiceEntry, spec: &Object<'_>) {
             "hosts",
             "multiple hosts provided with non-HTTP, non-TLS ports".into(),
         );
-    }
-    if let Some(port) = opaque
-        && entry.addresses.is_empty()
-    {
-        let message = format!(
-            "addresses are required for ports serving TCP (or unset) protocol: without them port {} takes every \
-             connection to any address on that port",
-            port.number
-        );
-        spec.warn_at(port.position, "ports", message);
     }
 }
 

@@ -88,7 +88,8 @@ fn read_policy(field: &Field<'_>) -> Option<OutboundTrafficPolicyMode> {
     policy.not_applied(&["egressProxy"], "unknown hosts go to their original destination");
     let Some(mode) = policy.get("mode") else {
         // The enum's zero: that is what Istio makes of it.
-        field.warning(
+        field.coded_warning(
+            &super::code::EGR0114,
             "`mode` is missing, which means REGISTRY_ONLY: hosts that nobody declared are blocked; write mode: \
              ALLOW_ANY to let them through, or leave outboundTrafficPolicy out to have what the mesh has",
         );

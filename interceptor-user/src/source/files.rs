@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::read::{self, Facts, Found, ReadError};
 use crate::resource::{
-    Diagnostic, Level, MeshConfig, Origin, ParsedFile, Refused, Resource, ResourceKey, World, mesh_config,
-    parallel, parse_again,
+    Diagnostic, Level, MeshConfig, Origin, ParsedFile, Refused, Resource, ResourceKey, World, code,
+    mesh_config, parallel, parse_again,
 };
 
 /// The namespace of resources that name none.
@@ -323,11 +323,21 @@ impl Reading {
 /// As with `kubectl apply`, the later one stands.
 fn repeated(earlier: &Resource, later: &Resource) -> Diagnostic {
     let message = format!("stands also at {}: the later one, here, is used", earlier.meta().origin);
-    later.meta().finding(Level::Warning, later.meta().origin.position, "", message)
+    let finding = later.meta().finding(Level::Warning, later.meta().origin.position, "", message);
+    Diagnostic { code: Some(code::EGR0120.id), ..finding }
 }
 
 /// A finding about a file as a whole.
 fn about(file: &Arc<str>, level: Level, message: String) -> Diagnostic {
     let origin = Some(Origin::of_file(file)).filter(|origin| !origin.file.is_empty());
-    Diagnostic { level, code: None, origin, resource: "".into(), field: String::new(), message }
+    Diagnostic {
+        level,
+        code: None,
+        origin,
+        resource: "".into(),
+        field: String::new(),
+        message,
+        effect: String::new(),
+        mend: String::new(),
+    }
 }

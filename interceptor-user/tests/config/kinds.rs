@@ -184,7 +184,7 @@ fn mistakes_of_sidecars_and_workloads() {
     for (document, said) in [
         (
             of("Sidecar", "{outboundTrafficPolicy: {}}"),
-            "warning: Sidecar default/x: spec.outboundTrafficPolicy: `mode` is missing, which means REGISTRY_ONLY",
+            "warning: [EGR0114] Sidecar default/x: spec.outboundTrafficPolicy: `mode` is missing, which means REGISTRY_ONLY",
         ),
         (
             of("Sidecar", "{outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}}"),

@@ -203,13 +203,7 @@ fn service_entries() {
     }
     let tcp =
         |rest: &str| service_entry(&format!("  ports: [{{number: 99, name: tcp, protocol: TCP}}]\n{rest}"));
-    check(
-        &tcp("  hosts: [x.com]\n  resolution: DNS\n"),
-        true,
-        &[
-            "warning: ServiceEntry default/x: spec.ports: addresses are required for ports serving TCP (or unset) protocol",
-        ],
-    );
+    check(&tcp("  hosts: [x.com]\n  resolution: DNS\n"), true, &[]);
     assert!(
         said(&tcp("  hosts: [x.com, y.com]\n  resolution: DNS\n"), false)
             .contains("multiple hosts provided with non-HTTP, non-TLS ports")

@@ -457,7 +457,7 @@ spec:
         let mut hosts: Vec<&str> = config.snapshot.clusters.values().map(|cluster| &*cluster.host).collect();
         hosts.sort_unstable();
         assert_eq!(hosts, visible, "{namespace}");
-        let told = config.found().matches("where the client is: does not act").count();
+        let told = config.found().matches("where the client is; does not act").count();
         assert_eq!(told, 4 - visible.len(), "{}", config.found());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use interceptor_user::analysis::Audience;
 use interceptor_user::resource::{Level, ParsedFile, World, parse};
 use interceptor_user::snapshot::OutboundTrafficPolicy::{self, AllowAny, RegistryOnly};
 use interceptor_user::snapshot::{RouteAction, TlsOriginationMode};
@@ -33,6 +34,7 @@ fn compiled(names: &[&str], policy: OutboundTrafficPolicy) -> Config {
     };
     let (snapshot, more) = interceptor_user::compile::compile(&world, &settings);
     findings.extend(more);
+    findings.extend(interceptor_user::analysis::find(&world, Audience::Client("default")));
     Config { snapshot, findings }
 }
 

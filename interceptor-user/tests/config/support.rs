@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use interceptor_user::analysis::{Audience, find};
 use interceptor_user::compile::{Client, CompileSettings, compile};
 use interceptor_user::resource::{Diagnostic, Level, World, mesh_config, parse};
 use interceptor_user::snapshot::{
@@ -21,7 +22,8 @@ pub(crate) fn compiled(yaml: &str, policy: OutboundTrafficPolicy) -> Config {
     assert!(errors.is_empty(), "{errors:#?}");
     let settings = CompileSettings { outbound_traffic_policy: Some(policy), ..CompileSettings::default() };
     let (snapshot, more) = compile(&world, &settings);
-    Config { snapshot, findings: findings.into_iter().chain(more).collect() }
+    let told = find(&world, Audience::Client(&settings.client.namespace));
+    Config { snapshot, findings: findings.into_iter().chain(more).chain(told).collect() }
 }
 
 pub(crate) fn allow_any(yaml: &str) -> Config {
@@ -37,6 +39,7 @@ pub(crate) fn in_namespace(yaml: &str, mesh: &str, namespace: &str) -> Config {
     let settings = CompileSettings { client: Client::in_namespace(namespace), outbound_traffic_policy: None };
     let (snapshot, more) = compile(&world, &settings);
     findings.extend(more);
+    findings.extend(find(&world, Audience::Client(namespace)));
     Config { snapshot, findings }
 }
 

@@ -1,0 +1,187 @@
+//! Rules about DestinationRules: hosts, TLS that can't be or should not be, subsets without endpoints.
+
+use super::findings::{Findings, about, at};
+use super::mesh::{Mesh, Service};
+use crate::compile::destination_rules::MergedRule;
+use crate::compile::tls;
+use crate::resource::destination_rule::{Blocks, ClientTls, DestinationRule, Subset, TlsMode, TrafficPolicy};
+use crate::resource::service_entry::Resolution;
+use crate::resource::virtual_service::is_for_mesh;
+use crate::resource::{code, host};
+
+pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
+    for rule in mesh.world.destination_rules() {
+        each_block(rule, &mut |blocks, port, field| {
+            if let Some(tls) = &blocks.tls {
+                check_tls(rule, tls, port, &format!("{field}.tls"), findings);
+            }
+        });
+        if mesh.matching(&rule.host).next().is_none() {
+            report_unknown_host(rule, mesh, findings);
+        } else {
+            check_tls_inside_tls(rule, mesh, findings);
+            check_subsets(rule, mesh, findings);
+        }
+    }
+}
+
+/// Each set of settings of a rule, with the port that it is for and its field.
+fn each_block(rule: &DestinationRule, visit: &mut dyn FnMut(&Blocks, Option<u16>, &str)) {
+    let mut policy = |policy: &TrafficPolicy, field: &str| {
+        visit(&policy.blocks, None, field);
+        for (port, blocks) in &policy.ports {
+            visit(blocks, Some(*port), &format!("{field}.portLevelSettings[port {port}]"));
+        }
+    };
+    policy(&rule.policy, "spec.trafficPolicy");
+    for (index, subset) in rule.subsets.iter().enumerate() {
+        policy(&subset.policy, &format!("spec.subsets[{index}].trafficPolicy"));
+    }
+}
+
+fn check_tls(
+    rule: &DestinationRule,
+    tls: &ClientTls,
+    port: Option<u16>,
+    field: &str,
+    findings: &mut Findings,
+) {
+    if let Some(problem) = tls::problem(tls) {
+        findings.push(at(&code::EGR0104, &rule.meta, tls.position, field, problem));
+    }
+    if tls.insecure_skip_verify && matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual) {
+        let (code, place) = match port {
+            None => (&code::IST0128, String::new()),
+            Some(port) => (&code::IST0129, format!(" at port {port}")),
+        };
+        let message = format!("insecureSkipVerify: the certificate of {}{place} is not verified", rule.host);
+        let field = format!("{field}.insecureSkipVerify");
+        findings.push(at(code, &rule.meta, tls.position, field, message));
+    }
+}
+
+fn report_unknown_host(rule: &DestinationRule, mesh: &Mesh<'_>, findings: &mut Findings) {
+    let namespace = rule.meta.namespace();
+    let short = rule.host.strip_suffix(&format!(".{namespace}.svc.cluster.local"));
+    // It was completed when it is longer than what stands in the file.
+    let written = usize::try_from(rule.host_position.length).unwrap_or(0);
+    let short = short.filter(|short| !short.contains('.') && written < rule.host.len());
+    let message = match short {
+        Some(short) => format!(
+            "{} has host {}, which the short name `{short}` means in namespace {namespace}",
+            mesh.nobody(),
+            rule.host
+        ),
+        None => format!("{} has host {}", mesh.nobody(), rule.host),
+    };
+    let finding = at(&code::IST0174, &rule.meta, rule.host_position, "spec.host", message)
+        .effect("this rule acts on nothing");
+    let meant = short.and_then(|short| mesh.host_beginning_with(short));
+    findings.push(match meant {
+        Some(host) => finding.mend(format!("write the whole name; did you mean {host}?")),
+        None => finding,
+    });
+}
+
+fn check_tls_inside_tls(rule: &std::sync::Arc<DestinationRule>, mesh: &Mesh<'_>, findings: &mut Findings) {
+    if rule.refused || rule.workload_selector {
+        return;
+    }
+    let merged = MergedRule::new(rule);
+    for service in mesh.matching(&rule.host) {
+        for port in service.ports.iter().filter(|port| port.protocol.is_tls()) {
+            let wrapped = targets(mesh, service, port.number).into_iter().find_map(|target| {
+                if !host::matches(&rule.host, target.host) {
+                    return None;
+                }
+                let subset = match target.subset {
+                    None => None,
+                    Some(name) => Some(rule.subsets.iter().find(|subset| &*subset.name == name)?),
+                };
+                let tls = merged.policy_of(target.port, subset).tls?;
+                (tls.mode != TlsMode::Disable).then_some(tls)
+            });
+            let Some(tls) = wrapped else { continue };
+            let message = format!(
+                "TLS is also put around what applications already encrypt on port {}: TLS inside TLS",
+                port.number
+            );
+            let finding = at(&code::EGR0105, &rule.meta, tls.position, field_of(rule, &tls), message);
+            findings.push(finding);
+            return;
+        }
+    }
+}
+
+/// Where a block of TLS settings stands.
+fn field_of(rule: &DestinationRule, tls: &ClientTls) -> String {
+    let mut found = String::new();
+    each_block(rule, &mut |blocks, _, field| {
+        if blocks.tls.as_ref().is_some_and(|own| own.position == tls.position) {
+            found = format!("{field}.tls");
+        }
+    });
+    found
+}
+
+/// Where connections go that applications encrypt themselves.
+struct Target<'a> {
+    host: &'a str,
+    port: u16,
+    subset: Option<&'a str>,
+}
+
+/// The service itself, unless tls routes say otherwise.
+fn targets<'a>(mesh: &'a Mesh<'_>, service: &'a Service<'_>, port: u16) -> Vec<Target<'a>> {
+    let mut targets = Vec::new();
+    for virtual_service in mesh.virtual_services_covering(&service.host) {
+        for route in &virtual_service.tls {
+            let applies = |condition: &crate::resource::virtual_service::L4Match| {
+                condition.port.is_none_or(|wanted| wanted == port) && is_for_mesh(&condition.source.gateways)
+            };
+            if route.matches.iter().any(applies) {
+                targets.extend(route.destinations.iter().map(|destination| Target {
+                    host: &destination.host,
+                    port: destination.port.unwrap_or(port),
+                    subset: destination.subset.as_deref(),
+                }));
+            }
+        }
+    }
+    if targets.is_empty() {
+        targets.push(Target { host: &service.host, port, subset: None });
+    }
+    targets
+}
+
+/// Labels matter where endpoints are listed or looked up by name.
+fn check_subsets(rule: &DestinationRule, mesh: &Mesh<'_>, findings: &mut Findings) {
+    for (index, subset) in rule.subsets.iter().enumerate().filter(|(_, subset)| !subset.labels.is_empty()) {
+        let mut services = mesh.matching(&rule.host).peekable();
+        if services.peek().is_none() || services.any(|service| has_endpoint(service, subset)) {
+            continue;
+        }
+        let labels: Vec<String> =
+            subset.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let message = format!(
+            "subset {} selects no endpoint of {}: none has the labels {}",
+            subset.name,
+            rule.host,
+            labels.join(",")
+        );
+        findings.push(about(&code::IST0173, &rule.meta, format!("spec.subsets[{index}].labels"), message));
+    }
+}
+
+fn has_endpoint(service: &Service<'_>, subset: &Subset) -> bool {
+    let entry = service.entry;
+    match entry.resolution {
+        Resolution::None | Resolution::DynamicDns => true,
+        Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
+            entry.workload_selector.is_some()
+                || entry.endpoints.iter().any(|endpoint| {
+                    subset.labels.iter().all(|(name, value)| endpoint.labels.get(name) == Some(value))
+                })
+        }
+    }
+}

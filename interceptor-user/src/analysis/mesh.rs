@@ -1,0 +1,243 @@
+//! The world as rules ask about it: which services have a host, who sees what, which rule holds for whom.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Audience;
+use super::findings::{Findings, about};
+use crate::compile::destination_rules::DestinationRules;
+use crate::resource::service_entry::Protocol;
+use crate::resource::{ExportTo, Meta, Position, Resource, ServiceEntry, VirtualService, World, code, host};
+
+/// One host of a ServiceEntry.
+#[derive(Debug)]
+pub(super) struct Service<'a> {
+    pub(super) host: Arc<str>,
+    pub(super) meta: &'a Meta,
+    pub(super) export_to: &'a ExportTo,
+    pub(super) ports: Rc<[Port]>,
+    pub(super) entry: &'a ServiceEntry,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Port {
+    pub(super) number: u16,
+    pub(super) protocol: Protocol,
+    pub(super) has_target: bool,
+    pub(super) position: Position,
+}
+
+impl Service<'_> {
+    pub(super) fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+
+    /// Whether clients in a namespace see it.
+    pub(super) fn is_seen_from(&self, namespace: &str) -> bool {
+        self.export_to.reaches(self.meta.namespace(), namespace)
+    }
+}
+
+/// Everything that rules look things up in. Services and VirtualServices by age.
+#[derive(Debug)]
+pub(super) struct Mesh<'a> {
+    pub(super) world: &'a World,
+    pub(super) audience: Audience<'a>,
+    pub(super) services: Vec<Service<'a>>,
+    by_host: HashMap<Arc<str>, Vec<usize>>,
+    /// Hosts spelled backwards, so that those with a common end stand together.
+    backwards: BTreeMap<String, Vec<usize>>,
+    /// Those bound to mesh.
+    pub(super) virtual_services: Vec<&'a VirtualService>,
+    virtual_services_by_host: HashMap<&'a str, Vec<usize>>,
+    pub(super) rules: DestinationRules,
+}
+
+impl<'a> Mesh<'a> {
+    pub(super) fn new(world: &'a World, audience: Audience<'a>) -> Self {
+        let is_seen = |export_to: &ExportTo, meta: &Meta| match audience {
+            Audience::Mesh => true,
+            Audience::Client(namespace) => export_to.reaches(meta.namespace(), namespace),
+        };
+        let mut entries: Vec<&ServiceEntry> = world
+            .service_entries()
+            .map(|entry| &**entry)
+            .filter(|entry| is_seen(&entry.export_to, &entry.meta))
+            .collect();
+        entries.sort_by_key(|entry| entry.meta.age_order());
+        let mut virtual_services: Vec<&VirtualService> = world
+            .virtual_services()
+            .map(|service| &**service)
+            .filter(|service| service.binds_mesh() && is_seen(&service.export_to, &service.meta))
+            .collect();
+        virtual_services.sort_by_key(|service| service.meta.age_order());
+        let mut virtual_services_by_host: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (index, service) in virtual_services.iter().enumerate() {
+            for host in &service.hosts {
+                virtual_services_by_host.entry(&host.value).or_default().push(index);
+            }
+        }
+        let client = match audience {
+            Audience::Mesh => &world.mesh.root_namespace,
+            Audience::Client(namespace) => &Arc::from(namespace),
+        };
+        let mut mesh = Self {
+            world,
+            audience,
+            services: Vec::new(),
+            by_host: HashMap::new(),
+            backwards: BTreeMap::new(),
+            virtual_services,
+            virtual_services_by_host,
+            rules: DestinationRules::new(world, client),
+        };
+        for entry in entries {
+            let ports = entry.ports.iter().map(|port| Port {
+                number: port.number,
+                protocol: port.protocol,
+                has_target: port.target_port.is_some(),
+                position: port.position,
+            });
+            let ports: Rc<[Port]> = ports.collect();
+            for host in &entry.hosts {
+                mesh.add(Service {
+                    host: Arc::clone(&host.value),
+                    meta: &entry.meta,
+                    export_to: &entry.export_to,
+                    ports: Rc::clone(&ports),
+                    entry,
+                });
+            }
+        }
+        mesh
+    }
+
+    fn add(&mut self, service: Service<'a>) {
+        let index = self.services.len();
+        self.by_host.entry(Arc::clone(&service.host)).or_default().push(index);
+        self.backwards.entry(backwards(&service.host)).or_default().push(index);
+        self.services.push(service);
+    }
+
+    /// The services of exactly this host.
+    pub(super) fn of_host(&self, host: &str) -> impl Iterator<Item = &Service<'a>> {
+        self.by_host.get(host).into_iter().flatten().filter_map(|index| self.services.get(*index))
+    }
+
+    /// Those of them that clients in a namespace see.
+    pub(super) fn seen_from<'b>(
+        &'b self,
+        namespace: &'b str,
+        host: &str,
+    ) -> impl Iterator<Item = &'b Service<'a>> {
+        self.of_host(host).filter(move |service| service.is_seen_from(namespace))
+    }
+
+    /// The services whose host `pattern` (a name, or `*.example.com`) matches.
+    pub(super) fn matching<'b>(&'b self, pattern: &'b str) -> impl Iterator<Item = &'b Service<'a>> {
+        let exact = if pattern.starts_with('*') { None } else { self.by_host.get(pattern) };
+        let wildcard = pattern.strip_prefix('*').map(|suffix| {
+            let end = backwards(suffix);
+            let from = self.backwards.range(end.clone()..);
+            from.take_while(move |(host, _)| host.starts_with(&*end)).flat_map(|(_, indices)| indices)
+        });
+        let indices = exact.into_iter().flatten().chain(wildcard.into_iter().flatten());
+        let services = indices.filter_map(|index| self.services.get(*index));
+        services.filter(move |service| host::matches(pattern, &service.host))
+    }
+
+    /// The services whose wildcard covers a name.
+    pub(super) fn covering(&self, name: &str) -> impl Iterator<Item = &Service<'a>> {
+        let suffixes = name.char_indices().skip(1).filter_map(|(start, _)| name.get(start..));
+        suffixes.flat_map(|suffix| self.of_host(&format!("*{suffix}")).collect::<Vec<_>>())
+    }
+
+    /// A declared host that begins with this label.
+    pub(super) fn host_beginning_with(&self, label: &str) -> Option<&Arc<str>> {
+        let begins = |host: &str| host.strip_prefix(label).is_some_and(|rest| rest.starts_with('.'));
+        self.services.iter().map(|service| &service.host).find(|host| begins(host))
+    }
+
+    /// The VirtualServices bound to mesh with exactly this host, the oldest first.
+    pub(super) fn virtual_services_of(
+        &self,
+        host: &str,
+    ) -> impl Iterator<Item = &'a VirtualService> + use<'a, '_> {
+        let indices = self.virtual_services_by_host.get(host).into_iter().flatten();
+        indices.filter_map(|index| self.virtual_services.get(*index).copied())
+    }
+
+    /// The VirtualServices bound to mesh whose host, perhaps with a wildcard, covers this one.
+    pub(super) fn virtual_services_covering(&self, name: &str) -> Vec<&'a VirtualService> {
+        let from = usize::from(name.starts_with('*'));
+        let suffixes = name.char_indices().skip(1 + from).filter_map(|(start, _)| name.get(start..));
+        let wildcards =
+            suffixes.flat_map(|suffix| self.virtual_services_of(&format!("*{suffix}")).collect::<Vec<_>>());
+        let mut covering: Vec<_> = self.virtual_services_of(name).chain(wildcards).collect();
+        covering.dedup_by_key(|service| std::ptr::from_ref(*service));
+        covering
+    }
+
+    /// Who is asked, for messages: `no ServiceEntry …`.
+    pub(super) fn nobody(&self) -> &'static str {
+        match self.audience {
+            Audience::Mesh => "no ServiceEntry",
+            Audience::Client(_) => "no ServiceEntry that is seen from here",
+        }
+    }
+}
+
+fn backwards(text: &str) -> String {
+    text.chars().rev().collect()
+}
+
+/// Whether some namespace sees both.
+pub(super) fn overlap(a: (&ExportTo, &Meta), b: (&ExportTo, &Meta)) -> bool {
+    match (reach(a), reach(b)) {
+        (None, None) => true,
+        (None, Some(names)) | (Some(names), None) => !names.is_empty(),
+        (Some(a), Some(b)) => a.iter().any(|name| b.contains(name)),
+    }
+}
+
+/// The namespaces that see it; `None` for all.
+fn reach<'a>((export_to, meta): (&'a ExportTo, &'a Meta)) -> Option<Vec<&'a str>> {
+    match export_to {
+        ExportTo::All => None,
+        ExportTo::Only { own, namespaces } => {
+            let own = own.then_some(&**meta.namespace());
+            Some(namespaces.iter().map(|name| &**name).chain(own).collect())
+        }
+    }
+}
+
+/// What is not exported to the client's namespace does not act, and people who wrote it may wonder why.
+pub(super) fn check_visible(world: &World, namespace: &str, findings: &mut Findings) {
+    for sidecar in world.sidecars() {
+        let message = "a Sidecar does not act here yet".to_owned();
+        let effect = "everything that is exported to the client is seen";
+        findings.push(about(&code::EGR0119, &sidecar.meta, "", message).effect(effect));
+    }
+    for resource in world.resources.values() {
+        let export_to = match resource {
+            Resource::ServiceEntry(entry) => &entry.export_to,
+            Resource::VirtualService(service) => &service.export_to,
+            Resource::DestinationRule(rule) => &rule.export_to,
+            Resource::Gateway(_)
+            | Resource::Sidecar(_)
+            | Resource::WorkloadEntry(_)
+            | Resource::WorkloadGroup(_)
+            | Resource::Service(_)
+            | Resource::Pod(_)
+            | Resource::PodTemplate(_)
+            | Resource::Namespace(_)
+            | Resource::Secret(_) => continue,
+        };
+        let meta = resource.meta();
+        if !export_to.reaches(meta.namespace(), namespace) {
+            let message = format!("not exported to namespace {namespace}, where the client is");
+            findings.push(about(&code::EGR0108, meta, "spec.exportTo", message).effect("does not act"));
+        }
+    }
+}

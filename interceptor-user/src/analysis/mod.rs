@@ -1,0 +1,52 @@
+//! What is wrong with resources that are well written: each rule looks at the whole [`World`] and says what
+//! will happen at run time and how to mend it. Pure; one file for each family of rules.
+//!
+//! The rules hold for the mesh, whoever the client is; a lookup that needs a client takes one of the
+//! resource's own namespace. For one client, only what it sees counts.
+
+mod destination_rules;
+mod destinations;
+mod findings;
+mod gateway_routes;
+mod gateways;
+mod mesh;
+mod ports;
+mod reachability;
+mod service_entries;
+mod virtual_services;
+
+use findings::Findings;
+use mesh::Mesh;
+
+use crate::resource::{Diagnostic, World};
+
+/// For whom the resources are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience<'a> {
+    /// Everybody: all rules.
+    Mesh,
+    /// A client in this namespace, whose snapshot is compiled, too: what compiling tells is not told again, and
+    /// nothing is said of gateways and of what only a whole cluster can tell.
+    Client(&'a str),
+}
+
+/// Every finding, by place.
+pub fn find(world: &World, audience: Audience<'_>) -> Vec<Diagnostic> {
+    let mesh = Mesh::new(world, audience);
+    let mut findings = Findings::default();
+    service_entries::check(&mesh, &mut findings);
+    ports::check_addresses_required(&mesh, &mut findings);
+    destination_rules::check(&mesh, &mut findings);
+    virtual_services::check(&mesh, &mut findings);
+    match audience {
+        Audience::Mesh => {
+            ports::check(&mesh, &mut findings);
+            destinations::check(&mesh, &mut findings);
+            reachability::check(&mesh, &mut findings);
+            gateways::check(&mesh, &mut findings);
+            gateway_routes::check(&mesh, &mut findings);
+        }
+        Audience::Client(namespace) => mesh::check_visible(world, namespace, &mut findings),
+    }
+    findings.into_sorted()
+}

@@ -1,0 +1,116 @@
+//! Finds where a field is written, by its path, in a text that was read before. For findings that know their
+//! field and not its place.
+
+use std::cell::OnceCell;
+
+use super::diagnostic::Position;
+use super::documents::{self, Document};
+use super::yaml::{self, Node, Value};
+
+/// The documents of a text; each is read when it is asked about for the first time.
+#[derive(Debug)]
+pub struct Places {
+    documents: Vec<(Document, OnceCell<Option<Node>>)>,
+}
+
+impl Places {
+    pub fn new(source: &str) -> Self {
+        let (documents, _) = documents::split(source);
+        Self { documents: documents.into_iter().map(|document| (document, OnceCell::new())).collect() }
+    }
+
+    /// The place of `path` (`spec.hosts[0]`, `metadata.annotations[a.b/c]`) in the resource that stands at
+    /// `resource`: of its value, or of its name when the value is a list, a mapping or nothing.
+    pub fn find(&self, resource: Position, path: &str) -> Option<Position> {
+        let after = self.documents.partition_point(|(document, _)| document.lines_before < resource.line);
+        let (document, tree) = self.documents.get(after.checked_sub(1)?)?;
+        let tree = tree.get_or_init(|| yaml::read(document).ok().map(|tree| tree.root));
+        walk(resource_at(tree.as_ref()?, resource)?, path)
+    }
+}
+
+/// The root, or an item of a list.
+fn resource_at(node: &Node, position: Position) -> Option<&Node> {
+    if node.position == position {
+        return Some(node);
+    }
+    let Value::Mapping(entries) = &node.value else { return None };
+    let items = entries.iter().find(|entry| &*entry.key == "items")?;
+    let Value::Sequence(items) = &items.value.value else { return None };
+    items.iter().find_map(|item| resource_at(item, position))
+}
+
+fn walk(node: &Node, path: &str) -> Option<Position> {
+    let mut node = node;
+    let mut name = None;
+    for step in steps(path) {
+        match &node.value {
+            Value::Mapping(entries) => {
+                let entry = entries.iter().find(|entry| *entry.key == *step)?;
+                name = Some(entry.position);
+                node = &entry.value;
+            }
+            Value::Sequence(items) => {
+                name = None;
+                node = items.get(step.parse::<usize>().ok()?)?;
+            }
+            Value::Null | Value::Plain(_) | Value::Text(_) => return None,
+        }
+    }
+    let whole = match &node.value {
+        Value::Plain(_) | Value::Text(_) => None,
+        Value::Null | Value::Sequence(_) | Value::Mapping(_) => name,
+    };
+    Some(whole.unwrap_or(node.position))
+}
+
+/// `a.b[0].c[x.y]` as `a`, `b`, `0`, `c`, `x.y`.
+fn steps(path: &str) -> Vec<&str> {
+    let mut steps = Vec::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        let step = match rest.strip_prefix('[') {
+            Some(inside) => {
+                let (step, after) = inside.split_once(']').unwrap_or((inside, ""));
+                rest = after;
+                step
+            }
+            None => {
+                let end = rest.find(['.', '[']).unwrap_or(rest.len());
+                let (step, after) = rest.split_at(end);
+                rest = after;
+                step
+            }
+        };
+        steps.push(step);
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_by_their_path() {
+        let text =
+            "a: 1\n---\nkind: List\nitems:\n- spec:\n    hosts: [x, yz]\n    none:\n    map: {k.l/m: v}\n";
+        let places = Places::new(text);
+        let item = Position { line: 5, column: 3, length: 1 };
+        for (path, expected) in [
+            ("spec.hosts[1]", Some((6, 16, 2))),
+            ("spec.hosts", Some((6, 5, 5))),
+            ("spec.none", Some((7, 5, 4))),
+            ("spec.map[k.l/m]", Some((8, 19, 1))),
+            ("spec.hosts[2]", None),
+            ("spec.hosts.x", None),
+            ("nowhere[", None),
+        ] {
+            let found = places.find(item, path).map(|place| (place.line, place.column, place.length));
+            assert_eq!(found, expected, "{path}");
+        }
+        assert_eq!(places.find(Position { line: 1, column: 1, length: 1 }, "a").map(|p| p.column), Some(4));
+        assert_eq!(places.find(Position::default(), "a"), None);
+    }
+}
