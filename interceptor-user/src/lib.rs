@@ -1,6 +1,6 @@
 //! Intercepts outbound TCP connections in the kernel and applies the Istio egress API to them.
 //!
-//! `resource`, `analysis`, `compile`, `snapshot`, `workload` and `plan` are pure: no IO, no clock, no async.
+//! `resource`, `analysis`, `report`, `compile`, `snapshot`, `workload` and `plan` are pure: no IO, no clock, no async.
 //! The rest is the shell around them. docs/architecture.md draws the picture.
 
 pub mod analysis;
@@ -11,6 +11,7 @@ pub mod dns;
 pub mod exec;
 pub mod plan;
 pub mod proxy;
+pub mod report;
 pub mod resource;
 pub mod settings;
 pub mod snapshot;

@@ -47,7 +47,11 @@ fn check_tls(
     findings: &mut Findings,
 ) {
     if let Some(problem) = tls::problem(tls) {
-        findings.push(at(&code::EGR0104, &rule.meta, tls.position, field, problem));
+        let finding = at(&code::EGR0104, &rule.meta, tls.position, field, problem);
+        findings.push(match tls.mode {
+            TlsMode::IstioMutual => finding.mend("use SIMPLE, or MUTUAL with certificates as files"),
+            TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual => finding,
+        });
     }
     if tls.insecure_skip_verify && matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual) {
         let (code, place) = match port {

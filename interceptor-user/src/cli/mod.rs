@@ -1,5 +1,6 @@
 //! The command line: one thin file per command, each of which turns its arguments into settings and calls the rest.
 
+mod analyze;
 mod client;
 mod completion;
 mod exec;
@@ -27,9 +28,11 @@ const FAILURE: u8 = 1;
     after_long_help = "Examples:\n  \
         # One request, sent by the rules of a registry\n  \
         sudo interceptor exec -c registry.yaml -- curl http://httpbin.org/get\n\n  \
+        # What is wrong with these resources, and how to mend it\n  \
+        interceptor analyze config/\n\n  \
         # Completion for this shell\n  \
         source <(interceptor completion bash)\n\n\
-        See `interceptor exec --help` for the rest.",
+        See `interceptor exec --help` and `interceptor analyze --help` for the rest.",
     propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true
@@ -49,6 +52,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Exec(Box<exec::Arguments>),
+    Analyze(analyze::Arguments),
     Completion(completion::Arguments),
     Man(man::Arguments),
     #[command(name = enter::SUBCOMMAND, hide = true)]
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Exec(arguments) => {
             logging::start(cli.verbose).and_then(|()| crate::exec::run(&arguments.into_settings()))
         }
+        Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),

@@ -107,16 +107,16 @@ impl Diagnostic {
                 out.push_str(&printable(part));
             }
         }
-        out.push_str(&self.excerpt(source, colours));
+        let line = self.origin.as_ref().map(|origin| origin.position.line).filter(|line| *line > 0);
+        let line = line.and_then(|line| source?.lines().nth(index(line)));
+        out.push_str(&self.excerpt(line, colours));
         out
     }
 
-    /// The line of `source` that it is about, with the place underlined; each line starts with a line feed.
-    pub fn excerpt(&self, source: Option<&str>, colours: bool) -> String {
+    /// The line that it is about, with the place underlined; each line starts with a line feed.
+    pub fn excerpt(&self, line: Option<&str>, colours: bool) -> String {
         let (start, end) = if colours { (self.colour(), "\x1b[0m") } else { ("", "") };
         let position = self.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
-        let line =
-            source.filter(|_| position.line > 0).and_then(|text| text.lines().nth(index(position.line)));
         line.map(|line| excerpt(line, position, start, end)).unwrap_or_default()
     }
 
@@ -170,7 +170,7 @@ fn excerpt(line: &str, position: Position, start: &str, end: &str) -> String {
 }
 
 /// What people wrote must not steer the terminal it is shown on.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

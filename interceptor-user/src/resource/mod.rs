@@ -44,6 +44,7 @@ mod yaml;
 
 pub use decode::Spanned;
 pub use destination_rule::DestinationRule;
+pub(crate) use diagnostic::printable;
 pub use diagnostic::{Diagnostic, Level, Origin, Position};
 pub use gateway::Gateway;
 pub use kind::Kind;

@@ -33,6 +33,7 @@ pub enum Error {
 pub struct FileSource {
     pub(super) paths: Vec<PathBuf>,
     pub(super) mesh_config: Option<PathBuf>,
+    default_namespace: Arc<str>,
     /// Standard input is read once.
     standard_input: Option<String>,
     world: World,
@@ -83,21 +84,7 @@ impl FileSource {
         paths: Vec<PathBuf>,
         mesh_config: Option<PathBuf>,
     ) -> Result<(Self, World, Vec<Diagnostic>), Error> {
-        let mut source = Self {
-            paths,
-            mesh_config,
-            standard_input: None,
-            world: World::default(),
-            diagnostics: Vec::new(),
-            texts: Texts::default(),
-        };
-        let found = read::files(&source.paths)?;
-        if source.all_paths().iter().any(|path| read::is_standard_input(path)) {
-            source.standard_input = Some(read::text(Path::new("-"))?);
-        }
-        if let (_, Some(error)) = source.take_up(Ok(found), &Touched::All) {
-            return Err(error.into());
-        }
+        let source = Self::read(paths, mesh_config, DEFAULT_NAMESPACE.into())?;
         if let Some(path) = &source.mesh_config {
             let file = read::name_of(path);
             let is_about_it = |finding: &&Diagnostic| {
@@ -110,6 +97,36 @@ impl FileSource {
         }
         let (world, diagnostics) = (source.world.clone(), source.diagnostics.clone());
         Ok((source, world, diagnostics))
+    }
+
+    /// Reads everything once, whatever it holds; resources that name no namespace are in `default_namespace`.
+    pub fn read(
+        paths: Vec<PathBuf>,
+        mesh_config: Option<PathBuf>,
+        default_namespace: Arc<str>,
+    ) -> Result<Self, ReadError> {
+        let mut source = Self {
+            paths,
+            mesh_config,
+            default_namespace,
+            standard_input: None,
+            world: World::default(),
+            diagnostics: Vec::new(),
+            texts: Texts::default(),
+        };
+        let found = read::files(&source.paths)?;
+        if source.all_paths().iter().any(|path| read::is_standard_input(path)) {
+            source.standard_input = Some(read::text(Path::new("-"))?);
+        }
+        if let (_, Some(error)) = source.take_up(Ok(found), &Touched::All) {
+            return Err(error);
+        }
+        Ok(source)
+    }
+
+    /// What was read.
+    pub fn into_parts(self) -> (World, Vec<Diagnostic>, Texts) {
+        (self.world, self.diagnostics, self.texts)
     }
 
     pub fn texts(&self) -> &Texts {
@@ -184,8 +201,8 @@ impl FileSource {
         }
         let text = self.text(path)?;
         let parsed = match before {
-            Some(held) => parse_again(&file, &text, &DEFAULT_NAMESPACE.into(), &held.parsed),
-            None => crate::resource::parse(&file, &text, &DEFAULT_NAMESPACE.into()),
+            Some(held) => parse_again(&file, &text, &self.default_namespace, &held.parsed),
+            None => crate::resource::parse(&file, &text, &self.default_namespace),
         };
         Ok(Arc::new(Held { facts: *facts, text, parsed }))
     }
@@ -332,7 +349,7 @@ fn about(file: &Arc<str>, level: Level, message: String) -> Diagnostic {
     let origin = Some(Origin::of_file(file)).filter(|origin| !origin.file.is_empty());
     Diagnostic {
         level,
-        code: None,
+        code: Some(code::EGR0118.id),
         origin,
         resource: "".into(),
         field: String::new(),

@@ -1,0 +1,208 @@
+//! `interceptor analyze`: reads files, looks for mistakes, and shows them.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use crate::analysis::{self, Audience};
+use crate::report::{self, Finding, Format, Suppression};
+use crate::resource::{Diagnostic, Level, Places};
+use crate::source::{FileSource, Texts};
+
+/// What istioctl exits with, too, when analyzers find something.
+const FINDINGS: u8 = 79;
+
+/// Say what is wrong with Istio's egress resources, where, what will happen and how to mend it
+///
+/// Reads files, directories or standard input, and nothing else: no cluster, no network, no root. Each finding has a
+/// code (Istio's, or ours where Istio's analyzer does not look), the resource, the line with the field underlined,
+/// what happens at run time, and the mend.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Exit codes:\n  \
+        0 when nothing was found at --failure-threshold or above, 79 when something was (as istioctl)\n  \
+        1 when a path can't be read, 2 when the command line is wrong\n\n\
+        A resource suppresses findings about itself with an annotation:\n  \
+        galley.istio.io/analyze-suppress: IST0109,EGR0105   # or \"*\" for all\n\n\
+        Examples:\n  \
+        # Everything below a directory\n  \
+        interceptor analyze config/\n\n  \
+        # What a cluster has now\n  \
+        kubectl get serviceentries,virtualservices,destinationrules,gateways,sidecars,services,namespaces -A -o yaml |\n    \
+            interceptor analyze -\n\n  \
+        # In CI: fail on warnings, too, and show the findings beside the lines they are about\n  \
+        interceptor analyze config/ --failure-threshold Warning -o sarif > findings.sarif\n\n  \
+        # Not these\n  \
+        interceptor analyze config/ --suppress \"IST0174=DestinationRule *.legacy\"")]
+pub(super) struct Arguments {
+    /// YAML or JSON files, directories of them, or - for standard input
+    #[arg(value_name = "FILE-OR-DIR|-", required_unless_present = "list_codes",
+        value_hint = clap::ValueHint::AnyPath)]
+    paths: Vec<PathBuf>,
+
+    /// Istio's mesh configuration (MeshConfig), as a YAML file
+    #[arg(long, value_name = "FILE")]
+    mesh_config: Option<PathBuf>,
+
+    /// The namespace of resources that name none
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: Arc<str>,
+
+    /// How findings are written to standard output
+    #[arg(short, long, value_name = "FORMAT", default_value = "text", value_parser = formats())]
+    output: Format,
+
+    /// The least level that makes the command fail
+    #[arg(long, value_name = "LEVEL", default_value = "Error", ignore_case = true, value_parser = levels())]
+    failure_threshold: Level,
+
+    /// Leave out a code for a resource; * stands for anything; may be repeated
+    #[arg(long, value_name = "CODE=KIND NAME.NAMESPACE")]
+    suppress: Vec<Suppression>,
+
+    /// Print every code with its level and meaning, and exit
+    #[arg(long)]
+    list_codes: bool,
+}
+
+fn formats() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new([
+        PossibleValue::new("text").help("For people"),
+        PossibleValue::new("json").help("A list with istioctl's keys and more"),
+        PossibleValue::new("yaml").help("The same as YAML"),
+        PossibleValue::new("sarif").help("SARIF 2.1.0, for code hosts"),
+    ])
+    .map(|name| match name.as_str() {
+        "json" => Format::Json,
+        "yaml" => Format::Yaml,
+        "sarif" => Format::Sarif,
+        _ => Format::Text,
+    })
+}
+
+fn levels() -> impl TypedValueParser<Value = Level> {
+    PossibleValuesParser::new(["Error", "Warning", "Info"]).map(|name| {
+        match name.to_ascii_lowercase().as_str() {
+            "warning" => Level::Warning,
+            "info" => Level::Info,
+            _ => Level::Error,
+        }
+    })
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.list_codes {
+        print(&report::codes(arguments.output));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let namespace = Arc::clone(&arguments.namespace);
+    let source = FileSource::read(arguments.paths.clone(), arguments.mesh_config.clone(), namespace)?;
+    let (world, mut diagnostics, texts) = source.into_parts();
+    let mut places = PlacesOfFiles { texts: &texts, known: HashMap::new() };
+    let found = analysis::find(&world, Audience::Mesh);
+    diagnostics.extend(found.into_iter().map(|finding| places.placed(finding)));
+    diagnostics.retain(|finding| {
+        !arguments.suppress.iter().any(|suppression| suppression.covers(finding))
+            && !places.is_suppressed(finding)
+    });
+    diagnostics.sort_by(|a, b| (a.level, &a.origin, a).cmp(&(b.level, &b.origin, b)));
+    diagnostics.dedup();
+    let mut lines = Lines { texts: &texts, known: HashMap::new() };
+    let findings: Vec<Finding<'_>> =
+        diagnostics.iter().map(|diagnostic| Finding { diagnostic, line: lines.of(diagnostic) }).collect();
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    print(&report::render(&findings, arguments.output, colours));
+    let failed = diagnostics.iter().any(|finding| finding.level <= arguments.failure_threshold);
+    let closing = closing_line(&diagnostics, &arguments.paths, failed);
+    drop(writeln!(io::stderr(), "{closing}"));
+    Ok(if failed { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })
+}
+
+/// Whoever closed standard output has read enough.
+fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}
+
+fn closing_line(findings: &[Diagnostic], paths: &[PathBuf], failed: bool) -> String {
+    let paths: Vec<String> = paths
+        .iter()
+        .map(
+            |path| if path.as_os_str() == "-" { "standard input".into() } else { path.display().to_string() },
+        )
+        .collect();
+    let paths = paths.join(", ");
+    if findings.is_empty() {
+        return format!("\u{2714} No validation issues found when analyzing {paths}.");
+    }
+    let count = |level: Level, name: &str| {
+        let count = findings.iter().filter(|finding| finding.level == level).count();
+        (count > 0).then(|| format!("{count} {name}{}", if count == 1 { "" } else { "s" }))
+    };
+    let counts = [count(Level::Error, "error"), count(Level::Warning, "warning"), count(Level::Info, "note")];
+    let counts: Vec<String> = counts.into_iter().flatten().collect();
+    let counts = counts.join(", ");
+    if failed {
+        format!("Error: Analyzers found issues when analyzing {paths}: {counts}.")
+    } else {
+        format!("Analyzed {paths}: {counts}.")
+    }
+}
+
+/// Where fields are written, in each file that was asked about.
+struct PlacesOfFiles<'a> {
+    texts: &'a Texts,
+    known: HashMap<Arc<str>, Option<Places>>,
+}
+
+impl PlacesOfFiles<'_> {
+    fn of(&mut self, finding: &Diagnostic) -> Option<&Places> {
+        let file = &finding.origin.as_ref()?.file;
+        if !self.known.contains_key(file) {
+            let places = self.texts.of(finding).map(Places::new);
+            self.known.insert(Arc::clone(file), places);
+        }
+        self.known.get(file)?.as_ref()
+    }
+
+    /// With the place of its field, when that can be found.
+    fn placed(&mut self, mut finding: Diagnostic) -> Diagnostic {
+        let near = finding.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
+        let field = finding.field.clone();
+        let place = self.of(&finding).and_then(|places| places.find(near, &field));
+        if let (Some(place), Some(origin)) = (place, &mut finding.origin) {
+            origin.position = place;
+        }
+        finding
+    }
+
+    /// Whether the resource that it is about says so.
+    fn is_suppressed(&mut self, finding: &Diagnostic) -> bool {
+        if !self.texts.of(finding).is_some_and(|text| text.contains(report::ANNOTATION)) {
+            return false;
+        }
+        let near = finding.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
+        let path = format!("metadata.annotations[{}]", report::ANNOTATION);
+        let value = self.of(finding).and_then(|places| places.text(near, &path));
+        value.is_some_and(|value| report::annotated(value, finding))
+    }
+}
+
+/// The lines of each file that was asked about.
+struct Lines<'a> {
+    texts: &'a Texts,
+    known: HashMap<Arc<str>, Vec<&'a str>>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(&mut self, finding: &Diagnostic) -> Option<&'a str> {
+        let origin = finding.origin.as_ref()?;
+        let text = self.texts.of(finding)?;
+        let lines = self.known.entry(Arc::clone(&origin.file)).or_insert_with(|| text.lines().collect());
+        let index = usize::try_from(origin.position.line).ok()?.checked_sub(1)?;
+        lines.get(index).copied()
+    }
+}
