@@ -9,5 +9,6 @@ pub mod addr;
 pub mod decide;
 pub mod event;
 pub mod flow;
+pub mod name_server;
 pub mod policy;
 pub mod verdict;

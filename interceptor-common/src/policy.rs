@@ -64,7 +64,8 @@ pub struct WorkloadEntry {
     pub spread_v4: u16,
     /// IPv6 connections are spread over `[::1]:port` … `[::1]:port+ports_v6-1`; 0: no IPv6 listener.
     pub ports_v6: u16,
-    pub unused: u16,
+    /// Where the relay takes queries to name servers; 0: they are left alone.
+    pub relay_port: Port,
 }
 
 /// What follows the prefix length in a key of the prefix trie.

@@ -23,9 +23,12 @@ pub enum Reason {
     OwnAddress = 6,
     ExcludedRange = 7,
     NotIncluded = 8,
+    NameServersFull = 9,
+    NameServerBoundToDevice = 10,
 
     IncludedPort = 16,
     IncludedRange = 17,
+    NameServer = 18,
 
     UnknownWorkload = 32,
     NoRoute = 33,
@@ -40,7 +43,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::ExcludedPort,
         Self::Loopback,
         Self::Unspecified,
@@ -49,8 +52,11 @@ impl Reason {
         Self::OwnAddress,
         Self::ExcludedRange,
         Self::NotIncluded,
+        Self::NameServersFull,
+        Self::NameServerBoundToDevice,
         Self::IncludedPort,
         Self::IncludedRange,
+        Self::NameServer,
         Self::UnknownWorkload,
         Self::NoRoute,
         Self::NoListener,
@@ -82,8 +88,11 @@ impl Reason {
             Self::OwnAddress => "own_address",
             Self::ExcludedRange => "excluded_range",
             Self::NotIncluded => "not_included",
+            Self::NameServersFull => "name_servers_full",
+            Self::NameServerBoundToDevice => "name_server_bound_to_device",
             Self::IncludedPort => "included_port",
             Self::IncludedRange => "included_range",
+            Self::NameServer => "name_server",
             Self::UnknownWorkload => "unknown_workload",
             Self::NoRoute => "no_route",
             Self::NoListener => "no_listener",
@@ -107,8 +116,11 @@ impl Reason {
             Self::OwnAddress => "the destination is the workload's own address",
             Self::ExcludedRange => "the destination is in an excluded outbound IP range",
             Self::NotIncluded => "neither its port nor its IP range is included",
+            Self::NameServersFull => "more name servers are asked than can be told apart",
+            Self::NameServerBoundToDevice => "the name server is asked from a socket bound to a device",
             Self::IncludedPort => "the port is one of the included outbound ports",
             Self::IncludedRange => "the destination is in an included outbound IP range",
+            Self::NameServer => "the datagram is for a name server, and DNS is captured",
             Self::UnknownWorkload => "the socket's network namespace is not enrolled",
             Self::NoRoute => "the workload has no address of this IP family, so no route either",
             Self::NoListener => "the proxy has no listener for this IP family",
@@ -127,8 +139,9 @@ impl Reason {
             Self::Loopback | Self::Unspecified | Self::Multicast | Self::LinkLocal | Self::OwnAddress => {
                 false
             }
-            Self::IncludedPort | Self::IncludedRange | Self::EventDropped => false,
+            Self::IncludedPort | Self::IncludedRange | Self::NameServer | Self::EventDropped => false,
             Self::ExcludedPort | Self::ExcludedRange | Self::NotIncluded => true,
+            Self::NameServersFull | Self::NameServerBoundToDevice => true,
             Self::UnknownWorkload | Self::NoRoute | Self::NoListener | Self::HandoverFull => true,
             Self::OutOfMemory | Self::BoundToDevice | Self::ListenerPort | Self::PolicyMissing => true,
         }

@@ -6,6 +6,8 @@
 //! | sock_ops | workload's and listener's cgroup | carries the original destination to the accepted socket |
 //! | getpeername4/6, getsockname4/6 | workload's cgroup | the application sees what it asked for |
 //! | bind4, bind6 | workload's cgroup | the listener's port can't be taken |
+//! | dns_connect4/6, dns_sendmsg4/6 | workload's cgroup, when DNS is captured | a datagram for a name server goes to the relay |
+//! | dns_recvmsg4/6, dns_getpeername4/6 | likewise | the application sees the name server |
 //! | original_dst | an unmodified proxy's cgroup | answers SO_ORIGINAL_DST |
 #![no_std]
 #![no_main]
@@ -15,6 +17,7 @@
 
 mod bind;
 mod connect;
+mod dns;
 mod handover;
 mod maps;
 mod names;
@@ -68,6 +71,46 @@ pub fn bind4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(bind6)]
 pub fn bind6(ctx: SockAddrContext) -> i32 {
     bind::bind6(&ctx)
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn dns_connect4(ctx: SockAddrContext) -> i32 {
+    dns::ask4(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn dns_connect6(ctx: SockAddrContext) -> i32 {
+    dns::ask6(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn dns_sendmsg4(ctx: SockAddrContext) -> i32 {
+    dns::ask4(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn dns_sendmsg6(ctx: SockAddrContext) -> i32 {
+    dns::ask6(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn dns_recvmsg4(ctx: SockAddrContext) -> i32 {
+    dns::show4(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn dns_recvmsg6(ctx: SockAddrContext) -> i32 {
+    dns::show6(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn dns_getpeername4(ctx: SockAddrContext) -> i32 {
+    dns::show4(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn dns_getpeername6(ctx: SockAddrContext) -> i32 {
+    dns::show6(&ctx)
 }
 
 #[cgroup_sockopt(getsockopt)]

@@ -6,9 +6,13 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{HashMap, LpmTrie, PerCpuHashMap, RingBuf},
 };
-use interceptor_common::policy::{
-    Connecting, CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
-    WorkloadEntry,
+use interceptor_common::{
+    addr::Ip16,
+    name_server::NameServerKey,
+    policy::{
+        Connecting, CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
+        WorkloadEntry,
+    },
 };
 
 const WORKLOADS_MAX: u32 = 4096;
@@ -43,6 +47,12 @@ pub static HANDOVERS: HashMap<HandoverKey, OriginalDestination> =
 /// How many entries of HANDOVERS each network namespace holds, so that one workload can't fill it for the others.
 #[map]
 pub static HANDOVERS_OPEN: HashMap<u64, u64> = HashMap::with_max_entries(WORKLOADS_MAX, BPF_F_NO_PREALLOC);
+
+/// Programs → agent: the name servers that workloads whose DNS is captured have asked, each in the slot that its stand-in
+/// on loopback names. An entry stays as it is.
+#[map]
+pub static NAME_SERVERS: HashMap<NameServerKey, Ip16> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 /// Storage of connecting sockets.
 #[btf_map]

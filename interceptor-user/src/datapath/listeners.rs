@@ -33,28 +33,7 @@ impl Listeners {
     ///
     /// The sockets must be made after [`super::Datapath::attach_listener`], in the cgroup it was called with.
     pub fn open(spread_v4: u16, ports_v6: u16) -> io::Result<Self> {
-        let ephemeral = ephemeral_ports();
-        let mut port = FIRST_PORT;
-        while port <= LAST_PORT {
-            let last = port.saturating_add(ports_v6.max(1) - 1);
-            let overlaps = *ephemeral.start() <= last && port <= *ephemeral.end();
-            if overlaps {
-                port = ephemeral.end().saturating_add(1);
-                continue;
-            }
-            match Self::at(port, spread_v4, ports_v6) {
-                // Refused: we run below another interceptor, which protects the port of its own listener.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) =>
-                {
-                    port = last.saturating_add(1);
-                }
-                opened => return opened,
-            }
-        }
-        let message =
-            format!("no free port between {FIRST_PORT} and {LAST_PORT} outside net.ipv4.ip_local_port_range");
-        Err(io::Error::new(io::ErrorKind::AddrInUse, message))
+        free_port(FIRST_PORT, ports_v6, |port| Self::at(port, spread_v4, ports_v6))
     }
 
     fn at(port: u16, spread_v4: u16, ports_v6: u16) -> io::Result<Self> {
@@ -65,8 +44,35 @@ impl Listeners {
             opened => opened?,
         };
         let ports_v6 = if v6.is_empty() { 0 } else { ports_v6 };
-        Ok(Self { listener: Listener { port, spread_v4, ports_v6 }, v4, v6 })
+        Ok(Self { listener: Listener { port, spread_v4, ports_v6, relay_port: 0 }, v4, v6 })
     }
+}
+
+/// What `open` makes of the first `ports` free ports in a row, from `first` on, outside the range from which the kernel
+/// gives ports to connecting sockets.
+pub(super) fn free_port<T>(first: u16, ports: u16, open: impl Fn(u16) -> io::Result<T>) -> io::Result<T> {
+    let ephemeral = ephemeral_ports();
+    let mut port = first;
+    while port <= LAST_PORT {
+        let last = port.saturating_add(ports.max(1) - 1);
+        let overlaps = *ephemeral.start() <= last && port <= *ephemeral.end();
+        if overlaps {
+            port = ephemeral.end().saturating_add(1);
+            continue;
+        }
+        match open(port) {
+            // Refused: we run below another interceptor, which protects the port of its own listener.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) =>
+            {
+                port = last.saturating_add(1);
+            }
+            opened => return opened,
+        }
+    }
+    let message =
+        format!("no free port between {first} and {LAST_PORT} outside net.ipv4.ip_local_port_range");
+    Err(io::Error::new(io::ErrorKind::AddrInUse, message))
 }
 
 fn listen_v4(port: u16) -> io::Result<TcpListener> {
@@ -90,7 +96,7 @@ fn listen(socket: Socket, address: IpAddr, port: u16) -> io::Result<TcpListener>
     Ok(socket.into())
 }
 
-fn is_without_v6(error: &io::Error) -> bool {
+pub(super) fn is_without_v6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
 

@@ -11,10 +11,12 @@ mod events;
 mod listeners;
 #[cfg(feature = "log")]
 mod log;
+mod name_servers;
 mod netns;
 mod original_dst;
 mod preflight;
 mod programs;
+mod query_sockets;
 mod sys;
 mod workloads;
 
@@ -32,9 +34,11 @@ pub use counters::Counter;
 pub use error::DatapathError;
 pub use events::{ConnectEvent, Events};
 pub use listeners::Listeners;
+pub use name_servers::NameServerReader;
 pub use netns::{netns_cookie, own_addresses};
 pub use original_dst::{OriginalDst, OriginalDstReader};
 pub use preflight::preflight;
+pub use query_sockets::QuerySockets;
 pub use workloads::Listener;
 
 use counters::Counters;
@@ -47,6 +51,7 @@ pub struct Datapath {
     workloads: Workloads,
     counters: Counters,
     original_dst: OriginalDstReader,
+    name_servers: NameServerReader,
     events: Option<RingBuf<MapData>>,
 }
 
@@ -62,16 +67,31 @@ impl Datapath {
         preflight()?;
         let mut ebpf = programs::load()?;
         let original_dst = OriginalDstReader::take(&mut ebpf)?;
+        let name_servers = NameServerReader::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
         let workloads = Workloads::take(&mut ebpf)?;
         let events = programs::take_map(&mut ebpf, "EVENTS")?;
-        Ok(Self { ebpf, links: Vec::new(), workloads, counters, original_dst, events: Some(events) })
+        Ok(Self {
+            ebpf,
+            links: Vec::new(),
+            workloads,
+            counters,
+            original_dst,
+            name_servers,
+            events: Some(events),
+        })
     }
 
     /// Every connect(2) and bind(2) of sockets made in `cgroup`, or below it, from now on. Sockets of network
     /// namespaces that are not enrolled are refused, so enroll first.
     pub fn attach_workload(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
         self.attach_all(programs::WORKLOAD, &cgroup)
+    }
+
+    /// Every datagram that sockets made in `cgroup`, or below it, send to a name server from now on goes to the relay
+    /// that [`Listener::relay_port`] names.
+    pub fn attach_dns(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
+        self.attach_all(programs::DNS, &cgroup)
     }
 
     /// Lets listeners that are made in `cgroup` after this receive original destinations.
@@ -104,6 +124,11 @@ impl Datapath {
     /// Reads original destinations; cheap to clone, for any thread.
     pub fn original_dst_reader(&self) -> OriginalDstReader {
         self.original_dst.clone()
+    }
+
+    /// Tells which name server a query at the relay is for; cheap to clone, for any thread.
+    pub fn name_server_reader(&self) -> NameServerReader {
+        self.name_servers.clone()
     }
 
     /// The stream of events; there is one, and the first caller gets it. Needs a tokio runtime.

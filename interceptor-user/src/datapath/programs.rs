@@ -36,6 +36,18 @@ pub(super) const WORKLOAD: &[&str] = &[
     "connect4",
     "connect6",
 ];
+/// Besides, on a workload whose DNS is captured.
+pub(super) const DNS: &[&str] = &[
+    // In front of those that send queries to the relay, so that no answer shows it.
+    "dns_recvmsg4",
+    "dns_recvmsg6",
+    "dns_getpeername4",
+    "dns_getpeername6",
+    "dns_sendmsg4",
+    "dns_sendmsg6",
+    "dns_connect4",
+    "dns_connect6",
+];
 pub(super) const LISTENER: &[&str] = &["sock_ops"];
 pub(super) const ORIGINAL_DST: &[&str] = &["sock_ops", "original_dst"];
 

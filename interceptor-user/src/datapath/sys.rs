@@ -12,7 +12,9 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use interceptor_common::{
+    addr::Ip16,
     event::Event,
+    name_server::NameServerKey,
     policy::{
         CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
         WorkloadEntry,
@@ -36,6 +38,8 @@ macro_rules! plain_bytes {
 plain_bytes!(
     CounterKey,
     HandoverKey,
+    Ip16,
+    NameServerKey,
     OriginalDestination,
     PortFlags,
     PortKey,

@@ -37,6 +37,8 @@ pub struct Listener {
     pub spread_v4: u16,
     /// `[::1]:port` … `[::1]:port+ports_v6-1`; 0: no IPv6.
     pub ports_v6: u16,
+    /// Where the relay takes queries to name servers (see [`super::QuerySockets`]); 0: DNS is not captured.
+    pub relay_port: u16,
 }
 
 /// What was written for one workload.
@@ -198,7 +200,7 @@ fn entry(policy: u32, own_addresses: &[IpAddr], listener: Listener) -> WorkloadE
         port: Port(listener.port),
         spread_v4: listener.spread_v4.min(254),
         ports_v6: listener.ports_v6,
-        unused: 0,
+        relay_port: Port(listener.relay_port),
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) struct Lookups {
     /// Each server by itself, when there are several: hickory takes one server's SERVFAIL or REFUSED for
     /// the answer of all.
     single: Vec<TokioResolver>,
+    servers: Vec<IpAddr>,
     search: Vec<Name>,
     hosts: Hosts,
     /// For error messages.
@@ -80,7 +81,12 @@ impl Lookups {
                 .map(|server| build(vec![server.clone()], resolver_options.clone()))
                 .collect::<Result<_, _>>()?,
         };
-        Ok(Self { resolver, single, search, hosts: hosts(options), asked: asked.join(", ") })
+        let servers = servers.iter().map(|server| server.ip).collect();
+        Ok(Self { resolver, single, servers, search, hosts: hosts(options), asked: asked.join(", ") })
+    }
+
+    pub(super) fn servers(&self) -> Vec<IpAddr> {
+        self.servers.clone()
     }
 
     pub(super) async fn resolve(&self, host: &str) -> Outcome {

@@ -3,9 +3,14 @@
 //! Names that the configuration names are watched: asked for once per process, refreshed before they
 //! expire, read without waiting. Names that clients bring are resolved one by one through a bounded
 //! cache. Either way a server that does not answer leaves the last good answer standing.
+//!
+//! Beside it, names learned from what the workload itself asks name servers: [`Relay`], [`LearnedNames`].
 
+mod answer;
 mod cache;
+mod learned;
 mod lookup;
+mod relay;
 mod schedule;
 mod service;
 mod watch;
@@ -17,8 +22,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+pub use learned::{DnsCounters, LearnedNames, Names};
+pub use relay::{Relay, RelayOptions, ServerOf};
 pub use watch::NameWatch;
 
 use cache::Cache;
@@ -112,6 +120,8 @@ struct Shared {
     watches: mpsc::UnboundedSender<WatchRequest>,
     questions: mpsc::Sender<Question>,
     cache: Arc<Cache>,
+    /// Who is asked.
+    servers: Arc<ArcSwap<Vec<IpAddr>>>,
 }
 
 impl Resolver {
@@ -121,8 +131,19 @@ impl Resolver {
         let (watches, watch_requests) = mpsc::unbounded_channel();
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let cache = Arc::new(Cache::new(options.cache_names_max));
-        service::spawn(options, watch_requests, asked, Arc::clone(&cache))?;
-        Ok(Self(Arc::new(Shared { watched: Mutex::default(), watches, questions, cache })))
+        let servers = Arc::default();
+        service::spawn(options, watch_requests, asked, Arc::clone(&cache), Arc::clone(&servers))?;
+        Ok(Self(Arc::new(Shared { watched: Mutex::default(), watches, questions, cache, servers })))
+    }
+
+    /// Whether this is one of the servers that it asks itself.
+    pub fn asks(&self, server: IpAddr) -> bool {
+        self.0.servers.load().contains(&server)
+    }
+
+    /// What is remembered of a name that a client brought; never waits.
+    pub fn remembered(&self, host: &str) -> Option<Arc<Answer>> {
+        self.0.cache.get(&normalized(host))?.ok()
     }
 
     /// Keeps the name's addresses at hand from now on, until the last watch of the name is dropped.

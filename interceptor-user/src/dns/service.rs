@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::convert::Infallible;
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -53,10 +55,11 @@ pub(super) fn spawn(
     watches: mpsc::UnboundedReceiver<WatchRequest>,
     questions: mpsc::Receiver<Question>,
     cache: Arc<Cache>,
+    servers: Arc<ArcSwap<Vec<IpAddr>>>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("dns".into()).spawn(move || {
-        runtime.block_on(serve(options, watches, questions, cache));
+        runtime.block_on(serve(options, watches, questions, cache, servers));
     })?;
     Ok(())
 }
@@ -66,12 +69,16 @@ async fn serve(
     mut watches: mpsc::UnboundedReceiver<WatchRequest>,
     mut questions: mpsc::Receiver<Question>,
     cache: Arc<Cache>,
+    servers: Arc<ArcSwap<Vec<IpAddr>>>,
 ) {
     let options = Arc::new(options);
     let loaded = Lookups::load(&options).map_err(|reason| {
         tracing::warn!(%reason, "names can't be resolved until this is mended");
         Arc::from(reason)
     });
+    if let Ok(lookups) = &loaded {
+        servers.store(Arc::new(lookups.servers()));
+    }
     let loaded = watch::Sender::new(Arc::new(loaded));
     let refreshes = Arc::new(Semaphore::new(REFRESHES_MAX));
     let mut asking = Asking::new(cache, loaded.subscribe(), options.refresh_rate);
@@ -111,6 +118,7 @@ async fn serve(
                     match Lookups::load(&options) {
                         Ok(lookups) => {
                             tracing::info!("resolver configuration read again");
+                            servers.store(Arc::new(lookups.servers()));
                             loaded.send_replace(Arc::new(Ok(lookups)));
                         }
                         // It may be half written; what was read before is better than nothing.

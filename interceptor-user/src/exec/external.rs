@@ -41,7 +41,7 @@ pub(super) fn find(external: &ExternalProxy) -> anyhow::Result<Found> {
             );
         }
     }
-    let listener = Listener { port: external.port, spread_v4: v4.into(), ports_v6: v6.into() };
+    let listener = Listener { port: external.port, spread_v4: v4.into(), ports_v6: v6.into(), relay_port: 0 };
     Ok(Found { cgroup, listener })
 }
 

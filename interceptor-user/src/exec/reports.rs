@@ -62,6 +62,9 @@ fn is_surprising(reason: Reason) -> bool {
         | Reason::NotIncluded
         | Reason::IncludedPort
         | Reason::IncludedRange
+        | Reason::NameServer
+        | Reason::NameServersFull
+        | Reason::NameServerBoundToDevice
         | Reason::NoRoute
         | Reason::EventDropped => false,
     }

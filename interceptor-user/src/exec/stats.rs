@@ -37,7 +37,7 @@ impl KernelStats {
         let mut stats = Self::default();
         for counter in counters {
             let class = match counter.reason {
-                Reason::IncludedPort | Reason::IncludedRange => &mut stats.redirected,
+                Reason::IncludedPort | Reason::IncludedRange | Reason::NameServer => &mut stats.redirected,
                 Reason::ExcludedPort
                 | Reason::Loopback
                 | Reason::Unspecified
@@ -45,7 +45,9 @@ impl KernelStats {
                 | Reason::LinkLocal
                 | Reason::OwnAddress
                 | Reason::ExcludedRange
-                | Reason::NotIncluded => &mut stats.bypassed,
+                | Reason::NotIncluded
+                | Reason::NameServersFull
+                | Reason::NameServerBoundToDevice => &mut stats.bypassed,
                 Reason::UnknownWorkload
                 | Reason::NoRoute
                 | Reason::NoListener

@@ -96,7 +96,7 @@ fn an_unmodified_proxy_asks_so_original_dst() -> anyhow::Result<()> {
     socket.bind(&"[::]:15101".parse::<SocketAddr>()?.into())?;
     socket.listen(16)?;
     let proxy = TcpListener::from(socket);
-    let listener = Listener { port: 15_101, spread_v4: 1, ports_v6: 1 };
+    let listener = Listener { port: 15_101, spread_v4: 1, ports_v6: 1, relay_port: 0 };
     bed.datapath.enroll(bed.cookie, &RedirectPolicy::default(), &own_addresses(), listener)?;
 
     for (to, v4, v6) in [

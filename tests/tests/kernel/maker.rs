@@ -110,7 +110,8 @@ impl SocketMaker {
         let (text, sockets) = self.ask(&format!("listeners {SPREAD_V4} {PORTS_V6}"))?;
         let numbers: Vec<u16> = text.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         let &[port, spread_v4, ports_v6] = numbers.as_slice() else { bail!("socket_maker said {text:?}") };
-        Ok((Listener { port, spread_v4, ports_v6 }, sockets.into_iter().map(TcpListener::from).collect()))
+        let listener = Listener { port, spread_v4, ports_v6, relay_port: 0 };
+        Ok((listener, sockets.into_iter().map(TcpListener::from).collect()))
     }
 }
 
