@@ -19,6 +19,8 @@ pub struct ExecSettings {
     /// Overrides the mesh configuration's `outboundTrafficPolicy.mode`.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     pub redirect: RedirectPolicy,
+    /// Names are learned from the command's DNS answers.
+    pub capture_dns: bool,
     /// Overrides the mesh configuration's `accessLogFile`.
     pub access_log: Option<AccessLogTarget>,
     /// Overrides the mesh configuration's `accessLogEncoding`.

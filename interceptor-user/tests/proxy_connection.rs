@@ -37,6 +37,7 @@ impl Running {
         let target = AccessLogTarget::File(log.path().to_owned());
         let proxy = Proxy::start(ProxyOptions {
             resolver: Resolver::start(Default::default()).unwrap(),
+            learned: None,
             listeners: vec![listener],
             intercepted: Arc::new(move |_| {
                 Ok(original_dst.map(|original_dst| Intercepted { original_dst, source: Some(WORKLOAD) }))

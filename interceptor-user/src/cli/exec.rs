@@ -85,6 +85,19 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PORT,…", value_parser = parse_port_list, help_heading = REDIRECTION)]
     include_ports: Option<Ports>,
 
+    /// Learn names from the command's own DNS answers (port 53, UDP and TCP), which pass unchanged
+    ///
+    /// TCP services that share a port are then told apart by name, and names that do not fit their address are counted.
+    #[arg(long, help_heading = REDIRECTION)]
+    capture_dns: bool,
+
+    /// Refuse SNI and Host that do not fit the address asked for, where that address is used (resolution NONE, unknown
+    /// hosts), and TCP connections that can't be told apart
+    ///
+    /// The same as the annotation egress.interceptor.io/policy=strict.
+    #[arg(long)]
+    strict: bool,
+
     /// Where the access log goes: a file (appended to), or - for standard output
     ///
     /// Off unless given here or by the mesh configuration's accessLogFile.
@@ -109,7 +122,8 @@ pub(super) struct Arguments {
     /// already, and must have opened its listener while in the cgroup given by --external-proxy-cgroup.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..),
         requires = "external_proxy_cgroup",
-        conflicts_with_all = ["config", "mesh_config", "outbound_traffic_policy", "access_log", "access_log_format"],
+        conflicts_with_all = ["config", "mesh_config", "outbound_traffic_policy", "access_log",
+            "access_log_format", "capture_dns", "strict"],
         help_heading = EXTERNAL)]
     external_proxy: Option<u16>,
 
@@ -168,8 +182,10 @@ impl Arguments {
     pub(super) fn into_settings(self) -> ExecSettings {
         // A value that can't be read was refused with the flag.
         let annotated = self.client.redirect_policy().unwrap_or_default();
+        let mut client = self.client.client();
+        client.policy.strict |= self.strict;
         ExecSettings {
-            client: self.client.client(),
+            client,
             config: self.config,
             mesh_config: self.mesh_config,
             outbound_traffic_policy: self.outbound_traffic_policy,
@@ -179,6 +195,7 @@ impl Arguments {
                 include_ports: self.include_ports.map_or(annotated.include_ports, |list| list.0),
                 exclude_ports: self.exclude_ports.map_or(annotated.exclude_ports, |list| list.0),
             },
+            capture_dns: self.capture_dns,
             access_log: self.access_log.as_deref().map(AccessLogTarget::new),
             access_log_format: self.access_log_format,
             user: self.user,
@@ -219,7 +236,7 @@ mod tests {
              --exclude-ip-ranges 10.0.0.0/8,::/0 --include-ip-ranges 1.0.0.0/8 --exclude-ports 1,2 --include-ports 3 \
              --namespace shop --labels app=a --annotations traffic.sidecar.istio.io/excludeOutboundPorts=9 \
              --annotations egress.interceptor.io/policy=strict \
-             --access-log - --access-log-format json --user me:5 --stats s.json -- curl -c --user x",
+             --capture-dns --access-log - --access-log-format json --user me:5 --stats s.json -- curl -c --user x",
         );
         let expected = ExecSettings {
             config: vec!["a.yaml".into(), "-".into()],
@@ -236,6 +253,7 @@ mod tests {
                 exclude_ports: vec![1, 2],
                 include_ports: vec![3],
             },
+            capture_dns: true,
             access_log: Some(AccessLogTarget::Stdout),
             access_log_format: Some(AccessLogEncoding::Json),
             user: Some(parse_user("me:5").unwrap()),

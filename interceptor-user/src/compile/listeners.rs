@@ -18,6 +18,8 @@ use crate::snapshot::{CidrChain, HostMap, Listener, OutboundTrafficPolicy, TcpRo
 
 pub(super) struct Listeners<'a> {
     policy: OutboundTrafficPolicy,
+    is_strict: bool,
+    learned_names: bool,
     routes: &'a Routes<'a>,
     l4_routes: &'a L4Routes<'a>,
     findings: &'a Findings,
@@ -35,6 +37,9 @@ struct Draft {
     first: Owner,
     /// Who takes everything, and everything of a range: to name both when another wants it.
     tcp_owner: Option<Owner>,
+    /// Who takes everything that has a learned name; none where names are not learned.
+    name_owners: Option<HashMap<Arc<str>, Owner>>,
+    is_strict: bool,
     range_owners: HashMap<AddressRange, Owner>,
 }
 
@@ -47,12 +52,22 @@ struct Owner {
 
 impl<'a> Listeners<'a> {
     pub(super) fn new(
-        policy: OutboundTrafficPolicy,
+        (policy, is_strict): (OutboundTrafficPolicy, bool),
+        learned_names: bool,
         routes: &'a Routes<'a>,
         l4_routes: &'a L4Routes<'a>,
         findings: &'a Findings,
     ) -> Self {
-        Self { policy, routes, l4_routes, findings, by_address: HashMap::new(), by_port: HashMap::new() }
+        Self {
+            policy,
+            is_strict,
+            learned_names,
+            routes,
+            l4_routes,
+            findings,
+            by_address: HashMap::new(),
+            by_port: HashMap::new(),
+        }
     }
 
     pub(super) fn add_all(&mut self, registry: &Registry) {
@@ -97,7 +112,12 @@ impl<'a> Listeners<'a> {
 
     fn draft_of_port(&mut self, owner: &Owner) -> Option<&mut Draft> {
         let port = owner.port.number;
-        let new = || Draft::new(format!("0.0.0.0_{port}"), self.policy, owner);
+        let new = || {
+            let mut draft = Draft::new(format!("0.0.0.0_{port}"), self.policy, owner);
+            draft.name_owners = self.learned_names.then(HashMap::new);
+            draft.is_strict = self.is_strict;
+            draft
+        };
         let draft = self.by_port.entry(port).or_insert_with(new);
         draft.admits(owner, self.findings).then_some(draft)
     }
@@ -120,13 +140,22 @@ impl Draft {
     fn new(name: String, policy: OutboundTrafficPolicy, first: &Owner) -> Self {
         let mut listener = Listener::new(name.into(), policy);
         listener.server_first = first.port.protocol.is_server_first();
-        Self { listener, first: first.clone(), tcp_owner: None, range_owners: HashMap::new() }
+        Self {
+            listener,
+            first: first.clone(),
+            tcp_owner: None,
+            name_owners: None,
+            is_strict: false,
+            range_owners: HashMap::new(),
+        }
     }
 
-    /// Server-first protocols share a port with nobody.
+    /// Server-first protocols share a port with nobody but, where names tell them apart, each other.
     fn admits(&self, owner: &Owner, findings: &Findings) -> bool {
-        let server_first = self.listener.server_first || owner.port.protocol.is_server_first();
-        if !server_first || self.first.is(owner) {
+        let is_server_first = owner.port.protocol.is_server_first();
+        let told_apart = self.name_owners.is_some() && self.listener.server_first && is_server_first;
+        let server_first = self.listener.server_first || is_server_first;
+        if !server_first || told_apart || self.first.is(owner) {
             return true;
         }
         let message = format!(
@@ -154,6 +183,7 @@ impl Draft {
     }
 
     fn take_all(&mut self, owner: &Owner, route: Arc<TcpRoute>, findings: &Findings) {
+        let is_named = self.take_name(owner, &route);
         match &self.tcp_owner {
             None => {
                 self.listener.tcp = Some(route);
@@ -161,8 +191,21 @@ impl Draft {
             }
             // Hosts of one entry share an address: TLS tells them apart by name, and to others it is the same.
             Some(first) if first.is_same_entry(owner) => {}
+            Some(first) if is_named => findings.push(owner.shares_with(first, &self.listener.name)),
             Some(first) => findings.push(owner.loses_to(first, &self.listener.name)),
         }
+    }
+
+    /// Whether connections to the owner's host are told from others by learned names.
+    fn take_name(&mut self, owner: &Owner, route: &Arc<TcpRoute>) -> bool {
+        let Some(owners) = &mut self.name_owners else { return false };
+        let host = &owner.service.host;
+        if let Some(first) = owners.get(host) {
+            return first.is(owner);
+        }
+        owners.insert(Arc::clone(host), owner.clone());
+        self.listener.names_required = self.is_strict && owners.len() > 1;
+        self.listener.tcp_by_name.insert(host, Arc::clone(route))
     }
 
     fn take_range(&mut self, owner: &Owner, range: AddressRange, route: Arc<TcpRoute>, findings: &Findings) {
@@ -213,11 +256,23 @@ impl Owner {
         self.service.entry.meta.finding(level, self.port.position, &format!("spec.ports[{index}]"), message)
     }
 
+    /// `first` takes what no learned name tells it from.
+    fn shares_with(&self, first: &Self, what: &str) -> Diagnostic {
+        let message = format!(
+            "port {} of {} shares {what} with {}: connections are told apart by the names that the workload's own DNS \
+             answers give their addresses; what has no such name goes to the latter, which comes first by age and name",
+            self.port.number,
+            self.service.host,
+            first.described(),
+        );
+        self.finding(Level::Info, message)
+    }
+
     /// `first` has what this one wants, too.
     fn loses_to(&self, first: &Self, what: &str) -> Diagnostic {
         let message = format!(
             "port {} of {} is left out: {}, which comes first by age and name, takes every TCP connection of {what}; \
-             give each an address of its own",
+             give each an address of its own, or have names learned (`exec --capture-dns`)",
             self.port.number,
             self.service.host,
             first.described(),

@@ -56,6 +56,8 @@ pub struct CompileSettings {
     pub client: Client,
     /// Instead of what annotations, Sidecar and MeshConfig say.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    /// Names are learned from the client's DNS answers, and tell TCP services apart.
+    pub learned_names: bool,
 }
 
 /// Compiles what `settings.client` gets.
@@ -76,7 +78,8 @@ pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diag
     };
     let routes = routes::Routes::new(policy, &translator, &virtual_services);
     let l4_routes = l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
-    let mut listeners = listeners::Listeners::new(policy, &routes, &l4_routes, &findings);
+    let mut listeners =
+        listeners::Listeners::new((policy, strict), settings.learned_names, &routes, &l4_routes, &findings);
     listeners.add_all(&registry);
     let (by_address, by_port) = listeners.finish();
     let snapshot = Snapshot {

@@ -10,7 +10,8 @@ use anyhow::{Context, bail};
 use super::cgroup::Tree;
 use super::configuration::{Changes, Configuration};
 use super::interception::Interception;
-use crate::dns::{self, Resolver};
+use crate::datapath::QuerySockets;
+use crate::dns::{self, LearnedNames, Relay, RelayOptions, Resolver};
 use crate::proxy::stats::ProxyCounters;
 use crate::proxy::{Intercepted, Proxy, ProxyOptions};
 use crate::settings::ExecSettings;
@@ -21,7 +22,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) enum Carrier {
-    Own { proxy: Box<Proxy>, changes: Changes },
+    Own { proxy: Box<Proxy>, changes: Changes, relay: Option<Relay> },
     External,
 }
 
@@ -37,16 +38,24 @@ impl Carrier {
             interception.redirect_to_external(tree, &settings.redirect, external)?;
             return Ok(Self::External);
         }
-        let listeners = interception.redirect_to_us(tree, &settings.redirect)?;
+        let redirected = interception.redirect_to_us(tree, &settings.redirect, settings.capture_dns)?;
+        let listeners = redirected.listeners;
         let reader = interception.original_dst_reader();
         let own_addresses = interception.own_addresses();
         let refresh_rate = configuration.snapshot.mesh.dns_refresh_rate;
         let resolver = Resolver::start(dns::Options { refresh_rate, ..dns::Options::default() })
             .context("can't start the resolver")?;
+        let learned = redirected.queries.as_ref().map(|_| Arc::<LearnedNames>::default());
+        let relay = redirected
+            .queries
+            .zip(learned.clone())
+            .map(|(queries, learned)| relay(interception, queries, &resolver, learned))
+            .transpose()?;
         let access_log = access_log(settings, &configuration)?;
         let (snapshot, changes) = configuration.follow()?;
         let proxy = Proxy::start(ProxyOptions {
             resolver,
+            learned,
             listeners: listeners.v6.into_iter().chain([listeners.v4]).collect(),
             intercepted: Arc::new(move |socket| {
                 let original_dst = reader.get(socket)?.map(|original| original.addr);
@@ -60,13 +69,16 @@ impl Carrier {
             workers: thread::available_parallelism().map_or(1, Into::into),
         })
         .context("can't start the proxy")?;
-        Ok(Self::Own { proxy: Box::new(proxy), changes })
+        Ok(Self::Own { proxy: Box::new(proxy), changes, relay })
     }
 
     /// Fails when connections would no longer be served.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         match self {
             Self::Own { proxy, .. } if proxy.failed() => bail!("the proxy has failed: the command is ended"),
+            Self::Own { relay: Some(relay), .. } if relay.failed() => {
+                bail!("the relay of DNS queries has failed: the command is ended")
+            }
             Self::Own { .. } | Self::External => Ok(()),
         }
     }
@@ -81,7 +93,7 @@ impl Carrier {
 
     /// Puts in effect what the files hold now.
     pub(super) fn reconfigure(&self) {
-        if let Self::Own { proxy, changes } = self
+        if let Self::Own { proxy, changes, .. } = self
             && let Some(snapshot) = changes.latest()
         {
             proxy.publish(snapshot);
@@ -96,6 +108,20 @@ impl Carrier {
             Self::External => None,
         }
     }
+}
+
+/// Serves what goes to name servers.
+fn relay(
+    interception: &Interception,
+    queries: QuerySockets,
+    resolver: &Resolver,
+    learned: Arc<LearnedNames>,
+) -> anyhow::Result<Relay> {
+    let ipv4_sockets = queries.v4.len();
+    let server_of = interception.name_servers(ipv4_sockets);
+    let sockets = queries.v4.into_iter().chain(queries.v6).collect();
+    Relay::start(RelayOptions { sockets, server_of, resolver: resolver.clone(), learned })
+        .context("can't start the relay of DNS queries")
 }
 
 /// The command line wins over the mesh configuration.

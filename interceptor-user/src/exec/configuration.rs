@@ -31,6 +31,7 @@ impl Configuration {
         let settings = CompileSettings {
             client: settings.client.clone(),
             outbound_traffic_policy: settings.outbound_traffic_policy,
+            learned_names: settings.capture_dns,
         };
         let mut told = Findings::default();
         let (snapshot, findings) = compile(&world, &settings);

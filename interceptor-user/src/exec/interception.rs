@@ -14,7 +14,8 @@ use super::external;
 use super::reports;
 use super::stats::KernelStats;
 use super::watcher::Watcher;
-use crate::datapath::{self, Datapath, Listener, Listeners, OriginalDstReader};
+use crate::datapath::{self, Datapath, Listener, Listeners, OriginalDstReader, QuerySockets};
+use crate::dns::ServerOf;
 use crate::settings::ExternalProxy;
 use crate::workload::RedirectPolicy;
 
@@ -35,6 +36,14 @@ impl OwnAddresses {
     pub(super) fn first(&self, is_v4: bool) -> Option<IpAddr> {
         self.0.iter().copied().find(|address| address.is_ipv4() == is_v4)
     }
+}
+
+/// Our sockets that redirection leads to.
+#[derive(Debug)]
+pub(super) struct RedirectedTo {
+    pub(super) listeners: Listeners,
+    /// When DNS is captured.
+    pub(super) queries: Option<QuerySockets>,
 }
 
 /// Redirection in effect for as long as this lives, or the watcher does.
@@ -61,12 +70,18 @@ impl Interception {
         &mut self,
         tree: &Tree,
         policy: &RedirectPolicy,
-    ) -> anyhow::Result<Listeners> {
+        capture_dns: bool,
+    ) -> anyhow::Result<RedirectedTo> {
         self.datapath.attach_listener(open(&tree.proxy())?)?;
-        let listeners =
+        let mut listeners =
             Listeners::open(ADDRESSES_V4, PORTS_V6).context("can't open the proxy's listeners")?;
+        let queries = capture_dns
+            .then(QuerySockets::open)
+            .transpose()
+            .context("can't open the sockets that take DNS queries")?;
+        listeners.listener.relay_port = queries.as_ref().map_or(0, |queries| queries.port);
         self.attach(tree, policy, listeners.listener)?;
-        Ok(listeners)
+        Ok(RedirectedTo { listeners, queries })
     }
 
     /// Redirects to the user's own proxy, and answers its question for the original destination.
@@ -86,6 +101,9 @@ impl Interception {
         self.datapath.enroll(self.netns_cookie, policy, &self.own_addresses.load().0, listener)?;
         reports::follow(&mut self.datapath)?;
         self.datapath.attach_workload(open(&tree.command())?)?;
+        if listener.relay_port != 0 {
+            self.datapath.attach_dns(open(&tree.command())?)?;
+        }
         tracing::info!("connections from {} go to port {}", tree.command().display(), listener.port);
         Ok(())
     }
@@ -113,6 +131,22 @@ impl Interception {
 
     pub(super) fn original_dst_reader(&self) -> OriginalDstReader {
         self.datapath.original_dst_reader()
+    }
+
+    /// Which name server stands behind a socket of the relay, by its index: IPv4 ones before IPv6 ones.
+    pub(super) fn name_servers(&self, ipv4_sockets: usize) -> ServerOf {
+        let (reader, netns_cookie) = (self.datapath.name_server_reader(), self.netns_cookie);
+        Arc::new(move |index| {
+            let (slot, is_v6) = match index.checked_sub(ipv4_sockets) {
+                Some(slot) => (slot, true),
+                None => (index, false),
+            };
+            let found = reader.get(netns_cookie, u16::try_from(slot).ok()?, is_v6);
+            found.unwrap_or_else(|error| {
+                tracing::warn!("can't tell which name server a query is for: {error}");
+                None
+            })
+        })
     }
 
     pub(super) fn stats(&self) -> anyhow::Result<KernelStats> {

@@ -16,9 +16,10 @@ use super::active::Active;
 use super::downstream::Downstream;
 use super::http;
 use super::inspect::{self, Protocol};
+use super::names::{Claim, uses_original_dst};
 use super::tcp::{self, OpaqueTarget};
 use super::worker::Worker;
-use crate::snapshot::{self, Decision, Listener};
+use crate::snapshot::{self, Decision, Destination, Listener};
 
 /// How long a client may stay silent before the connection that opaque bytes would take is opened.
 /// Clients that speak first do so within microseconds of connecting.
@@ -43,14 +44,16 @@ enum Way {
 }
 
 /// The way of a connection that speaks `protocol`.
-fn decide(listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Way {
+fn decide(worker: &Worker, listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Way {
     let first = match protocol {
         Protocol::Tls(hello) => snapshot::FirstBytes::Tls { sni: hello.sni.as_deref() },
         Protocol::Http1 { minor } => snapshot::FirstBytes::Http1 { minor: *minor },
         Protocol::Http2 => snapshot::FirstBytes::Http2,
         Protocol::Opaque => snapshot::FirstBytes::Opaque,
     };
-    match snapshot::decision::decide(listener, downstream.original_dst.ip(), first) {
+    let address = downstream.original_dst.ip();
+    let destination = Destination { address, names: &worker.names.names_of(listener, address) };
+    match snapshot::decision::decide(listener, destination, first) {
         Decision::Http(version, _) => Way::Http(version),
         Decision::Route(route) => Way::Opaque(OpaqueTarget::Route(Arc::clone(route))),
         Decision::Passthrough => Way::Opaque(OpaqueTarget::OriginalDst),
@@ -62,13 +65,41 @@ fn listener<'a>(active: &'a Active, downstream: &Downstream) -> &'a Listener {
     active.snapshot.listener(downstream.original_dst.ip(), downstream.original_dst.port())
 }
 
+/// Whether the first bytes can change where the connection goes, or whether it goes at all.
+fn depends_on_bytes(active: &Active, listener: &Listener, opaque: &Way) -> bool {
+    let is_checked = match opaque {
+        Way::Opaque(target) => active.snapshot.strict && !listener.server_first && is_original_dst(target),
+        Way::Http(_) | Way::Refuse => false,
+    };
+    is_checked || listener.depends_on_bytes()
+}
+
+fn is_original_dst(target: &OpaqueTarget) -> bool {
+    match target {
+        OpaqueTarget::OriginalDst => true,
+        OpaqueTarget::Route(route) => uses_original_dst(route),
+    }
+}
+
+/// Whether the server name fits the address that was asked for, or need not.
+async fn names_fit(worker: &Worker, active: &Active, downstream: &Downstream, target: &OpaqueTarget) -> bool {
+    let Some(name) = downstream.requested_server_name.as_deref() else { return true };
+    let claim = Claim {
+        name,
+        original_dst: downstream.original_dst,
+        runtime: tcp::runtime(active, target),
+        uses_original_dst: is_original_dst(target),
+    };
+    worker.names.admits(active, claim).await
+}
+
 /// Carries one accepted connection to its end. Never fails: whatever happens is in its record.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
     let active = worker.active.load_full();
     let listener = listener(&active, &downstream);
-    let opaque = decide(listener, &downstream, &Protocol::Opaque);
+    let opaque = decide(&worker, listener, &downstream, &Protocol::Opaque);
 
-    if !listener.depends_on_bytes() {
+    if !depends_on_bytes(&active, listener, &opaque) {
         return match opaque {
             Way::Opaque(target) => tcp::carry(&worker, active, stream, downstream, target, None).await,
             Way::Refuse | Way::Http(_) => refuse_unread(&worker, stream, downstream).await,
@@ -88,12 +119,15 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
     if let Protocol::Tls(hello) = &protocol {
         downstream.requested_server_name.clone_from(&hello.sni);
     }
-    match decide(self::listener(&active, &downstream), &downstream, &protocol) {
+    match decide(&worker, self::listener(&active, &downstream), &downstream, &protocol) {
         Way::Http(version) => {
             drop((ahead, active));
             http::serve(&worker, stream, downstream, version).await;
         }
         Way::Opaque(target) => {
+            if !names_fit(&worker, &active, &downstream, &target).await {
+                return tcp::refuse_name(&worker, stream, &downstream, &target);
+            }
             let upstream =
                 ahead.filter(|(opened_for, _)| *opened_for == target).map(|(_, upstream)| upstream);
             tcp::carry(&worker, active, stream, downstream, target, upstream).await;

@@ -10,6 +10,7 @@ pub mod downstream;
 pub mod http;
 pub mod inspect;
 mod listener;
+pub mod names;
 pub mod outcome;
 pub mod stats;
 mod tcp;
@@ -30,10 +31,11 @@ use tokio::task::{JoinSet, LocalSet};
 pub use listener::{Intercepted, InterceptedSource};
 
 use active::Active;
+use names::NameKnowledge;
 use stats::{ProxyCounters, WorkerStats};
 use worker::Worker;
 
-use crate::dns::Resolver;
+use crate::dns::{LearnedNames, Resolver};
 use crate::snapshot::Snapshot;
 use crate::telemetry::AccessLog;
 
@@ -43,6 +45,8 @@ pub struct ProxyOptions {
     pub listeners: Vec<TcpListener>,
     pub intercepted: InterceptedSource,
     pub resolver: Resolver,
+    /// What the workload's DNS answers say; `None`: they are not captured.
+    pub learned: Option<Arc<LearnedNames>>,
     pub access_log: AccessLog,
     pub snapshot: Snapshot,
     /// Threads; one for each core is right.
@@ -60,6 +64,7 @@ impl std::fmt::Debug for ProxyOptions {
 pub struct Proxy {
     active: Arc<ArcSwap<Active>>,
     resolver: Resolver,
+    learned: Option<Arc<LearnedNames>>,
     access_log: AccessLog,
     threads: Vec<JoinHandle<()>>,
     stats: Vec<Arc<WorkerStats>>,
@@ -87,13 +92,28 @@ impl Proxy {
             let (active, access_log, intercepted) =
                 (Arc::clone(&active), options.access_log.clone(), Arc::clone(&options.intercepted));
             let stopped = stopped.clone();
+            let names = NameKnowledge {
+                learned: options.learned.clone(),
+                resolver: options.resolver.clone(),
+                stats: Arc::clone(&worker_stats),
+            };
             let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let worker = run(active, access_log, worker_stats, listeners, intercepted, stopped);
-                LocalSet::new().block_on(&runtime, worker);
+                LocalSet::new().block_on(&runtime, async move {
+                    let worker = Worker::new(active, access_log, names);
+                    run(worker, worker_stats, listeners, intercepted, stopped).await;
+                });
             })?;
             threads.push(thread);
         }
-        Ok(Self { active, resolver: options.resolver, access_log: options.access_log, threads, stats, stop })
+        Ok(Self {
+            active,
+            resolver: options.resolver,
+            learned: options.learned,
+            access_log: options.access_log,
+            threads,
+            stats,
+            stop,
+        })
     }
 
     /// Puts a new configuration in effect for connections and requests that come from now on. Equal to
@@ -113,8 +133,11 @@ impl Proxy {
     }
 
     pub fn counters(&self) -> ProxyCounters {
-        let mut counters =
-            ProxyCounters { access_log_dropped: self.access_log.dropped(), ..Default::default() };
+        let mut counters = ProxyCounters {
+            access_log_dropped: self.access_log.dropped(),
+            dns: self.learned.as_ref().map(|learned| learned.counters()).unwrap_or_default(),
+            ..Default::default()
+        };
         for stats in &self.stats {
             stats.add_to(&mut counters);
         }
@@ -147,14 +170,12 @@ impl Proxy {
 /// A worker's life: accepts until it is told to stop, or can't go on, which ends the process. Connections
 /// that are open then are dropped with the runtime, which writes their records.
 async fn run(
-    active: Arc<ArcSwap<Active>>,
-    access_log: AccessLog,
+    worker: Rc<Worker>,
     stats: Arc<WorkerStats>,
     listeners: Vec<TcpListener>,
     intercepted: InterceptedSource,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let worker = Worker::new(active, access_log);
     let mut accepting = JoinSet::new();
     for listener in listeners {
         let (worker, intercepted, stats) = (Rc::clone(&worker), Arc::clone(&intercepted), Arc::clone(&stats));

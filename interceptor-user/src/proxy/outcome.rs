@@ -42,6 +42,8 @@ pub enum ResponseFlag {
     DelayInjected,
     /// FI: fault injected.
     FaultInjected,
+    /// UAEX: an external destination that policy does not allow.
+    UnauthorizedExternalService,
     /// DT: maximum connection duration.
     DurationTimeout,
     /// OM: over a limit of ours.
@@ -50,7 +52,7 @@ pub enum ResponseFlag {
 
 impl ResponseFlag {
     /// In the order in which Envoy prints several.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NoHealthyUpstream,
         Self::UpstreamRequestTimeout,
         Self::LocalReset,
@@ -61,6 +63,7 @@ impl ResponseFlag {
         Self::NoRouteFound,
         Self::DelayInjected,
         Self::FaultInjected,
+        Self::UnauthorizedExternalService,
         Self::DownstreamConnectionTermination,
         Self::UpstreamRetryLimitExceeded,
         Self::StreamIdleTimeout,
@@ -91,6 +94,7 @@ impl ResponseFlag {
             Self::StreamIdleTimeout => "SI",
             Self::DelayInjected => "DI",
             Self::FaultInjected => "FI",
+            Self::UnauthorizedExternalService => "UAEX",
             Self::DurationTimeout => "DT",
             Self::OverloadManager => "OM",
         }
@@ -133,6 +137,7 @@ impl From<Refusal> for ResponseFlags {
             Refusal::MissingHost => Self::NONE,
             Refusal::NoRoute => ResponseFlag::NoRouteFound.into(),
             Refusal::NoCluster => ResponseFlag::NoClusterFound.into(),
+            Refusal::NameMismatch => ResponseFlag::UnauthorizedExternalService.into(),
             Refusal::LowVersion | Refusal::Ambiguous | Refusal::UnsupportedTransferEncoding => {
                 ResponseFlag::DownstreamProtocolError.into()
             }

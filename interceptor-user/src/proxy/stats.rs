@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::dns::DnsCounters;
+
 /// A worker's counters.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
@@ -10,6 +12,10 @@ pub struct WorkerStats {
     open: AtomicU64,
     without_original_dst: AtomicU64,
     accept_exhausted: AtomicU64,
+    names_matched: AtomicU64,
+    names_mismatched: AtomicU64,
+    names_unknown: AtomicU64,
+    names_refused: AtomicU64,
 }
 
 /// Sums over all workers, at one moment.
@@ -24,6 +30,16 @@ pub struct ProxyCounters {
     pub accept_exhausted: u64,
     /// Access log lines that could not be kept because the log could not be written fast enough.
     pub access_log_dropped: u64,
+    /// Names that clients gave (SNI, Host) that fit the address they asked for; counted when DNS is captured or the
+    /// policy is strict, like the following.
+    pub names_matched: u64,
+    pub names_mismatched: u64,
+    /// Nothing was known of the name or of the address.
+    pub names_unknown: u64,
+    /// Connections and requests that a strict policy refused.
+    pub names_refused: u64,
+    #[serde(flatten)]
+    pub dns: DnsCounters,
 }
 
 /// Counts a connection as open for as long as it lives.
@@ -45,11 +61,31 @@ impl WorkerStats {
         self.accept_exhausted.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn name_matched(&self) {
+        self.names_matched.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn name_mismatched(&self) {
+        self.names_mismatched.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn name_unknown(&self) {
+        self.names_unknown.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn name_refused(&self) {
+        self.names_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn add_to(&self, counters: &mut ProxyCounters) {
         counters.connections_accepted += self.accepted.load(Ordering::Relaxed);
         counters.connections_open += self.open.load(Ordering::Relaxed);
         counters.connections_without_original_dst += self.without_original_dst.load(Ordering::Relaxed);
         counters.accept_exhausted += self.accept_exhausted.load(Ordering::Relaxed);
+        counters.names_matched += self.names_matched.load(Ordering::Relaxed);
+        counters.names_mismatched += self.names_mismatched.load(Ordering::Relaxed);
+        counters.names_unknown += self.names_unknown.load(Ordering::Relaxed);
+        counters.names_refused += self.names_refused.load(Ordering::Relaxed);
     }
 }
 

@@ -13,8 +13,9 @@ use super::active::Active;
 use super::copy::{self, CopyEnd, Transferred};
 use super::downstream::Downstream;
 use super::inspect::{self, Protocol};
+use super::names::{Claim, MISMATCH_DETAILS};
 use super::outcome::{ResponseFlag, ResponseFlags};
-use super::upstream::{ConnectError, TcpUpstream, TlsUpstream};
+use super::upstream::{ClusterRuntime, ConnectError, TcpUpstream, TlsUpstream};
 use super::worker::Worker;
 use crate::snapshot::{ClusterName, TcpRoute};
 use crate::telemetry::AccessRecord;
@@ -156,6 +157,7 @@ pub(super) async fn carry(
     if downstream.requested_server_name.is_none() {
         downstream.requested_server_name = server_name(&stream, &upstream).await;
         record.entry.requested_server_name.clone_from(&downstream.requested_server_name);
+        count_name(worker, &downstream).await;
     }
     let (idle_timeout, transferred) = (upstream.idle_timeout, &record.transferred);
     let end = match &mut upstream.io {
@@ -169,6 +171,14 @@ pub(super) async fn carry(
         }
     };
     record.ended(&end);
+}
+
+/// Counts whether the server name fits, where that decides nothing any more.
+async fn count_name(worker: &Worker, downstream: &Downstream) {
+    let Some(name) = downstream.requested_server_name.as_deref() else { return };
+    let (original_dst, active) = (downstream.original_dst, worker.active.load_full());
+    let claim = Claim { name, original_dst, runtime: None, uses_original_dst: false };
+    let _counted_only = worker.names.admits(&active, claim).await;
 }
 
 /// The SNI of a connection whose way did not depend on it, for the log. Waits for whoever speaks first;
@@ -195,6 +205,37 @@ pub(super) fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downst
     record.entry.upstream_cluster = Some(ClusterName(ClusterName::BLACK_HOLE.into()));
     record.entry.response_flags = ResponseFlag::NoHealthyUpstream.into();
     reset(&stream);
+}
+
+/// Ends a connection whose server name does not fit the address it asked for, where the policy wants that.
+pub(super) fn refuse_name(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    downstream: &Downstream,
+    target: &OpaqueTarget,
+) {
+    let mut record = OpenRecord::new(worker, downstream);
+    record.entry.upstream_cluster = Some(match target {
+        OpaqueTarget::OriginalDst => ClusterName(ClusterName::PASSTHROUGH.into()),
+        OpaqueTarget::Route(route) => match route.clusters.first() {
+            Some(weighted) => weighted.cluster.name.clone(),
+            None => ClusterName("-".into()),
+        },
+    });
+    record.entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
+    record.entry.connection_termination_details = Some(MISMATCH_DETAILS.into());
+    reset(&stream);
+}
+
+/// Where a connection goes that has one way only.
+pub(super) fn runtime<'a>(active: &'a Active, target: &OpaqueTarget) -> Option<&'a ClusterRuntime> {
+    match target {
+        OpaqueTarget::OriginalDst => Some(&active.passthrough),
+        OpaqueTarget::Route(route) => match &route.clusters[..] {
+            [only] => active.clusters.get(&only.cluster.name).map(|runtime| &**runtime),
+            _ => None,
+        },
+    }
 }
 
 /// Records a connection whose client left before it said anything.

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::active::Active;
+use super::names::NameKnowledge;
 use super::upstream::pool::Pools;
 use crate::telemetry::AccessLog;
 
@@ -45,6 +46,7 @@ impl std::ops::Deref for Current {
 pub struct Worker {
     pub active: Arc<ArcSwap<Active>>,
     pub access_log: AccessLog,
+    pub names: NameKnowledge,
     /// The last `active` seen, so that a request costs no count shared by all threads.
     seen: RefCell<Current>,
     pools: Rc<Pools>,
@@ -54,11 +56,12 @@ pub struct Worker {
 
 impl Worker {
     /// A worker of the calling thread, which must be inside a `LocalSet`.
-    pub fn new(active: Arc<ArcSwap<Active>>, access_log: AccessLog) -> Rc<Self> {
+    pub fn new(active: Arc<ArcSwap<Active>>, access_log: AccessLog, names: NameKnowledge) -> Rc<Self> {
         let worker = Rc::new(Self {
             seen: RefCell::new(Current::new(active.load_full())),
             active,
             access_log,
+            names,
             pools: Rc::default(),
             draining: Cell::new(false),
             drain: Notify::new(),

@@ -24,6 +24,20 @@ pub enum FirstBytes<'a> {
     Opaque,
 }
 
+/// Whom a connection asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    pub address: IpAddr,
+    /// What the client's own DNS answers call it, the last learned first; empty unless names are learned.
+    pub names: &'a [Arc<str>],
+}
+
+impl From<IpAddr> for Destination<'_> {
+    fn from(address: IpAddr) -> Self {
+        Self { address, names: &[] }
+    }
+}
+
 /// What happens to a connection.
 #[derive(Clone, Copy, Debug)]
 pub enum Decision<'a> {
@@ -36,17 +50,26 @@ pub enum Decision<'a> {
     Refuse,
 }
 
-/// What `listener` does with a connection to `address` that begins so.
-pub fn decide<'a>(listener: &'a Listener, address: IpAddr, first: FirstBytes<'_>) -> Decision<'a> {
-    let route = match (first, listener.http_routes(address)) {
+/// What `listener` does with a connection to `destination` that begins so.
+pub fn decide<'a, 'd>(
+    listener: &'a Listener,
+    destination: impl Into<Destination<'d>>,
+    first: FirstBytes<'_>,
+) -> Decision<'a> {
+    let destination = destination.into();
+    let route = match (first, listener.http_routes(destination.address)) {
         (FirstBytes::Http1 { minor: 1.. }, Some(table)) => return Decision::Http(HttpVersion::Http1, table),
         (FirstBytes::Http2, Some(table)) => return Decision::Http(HttpVersion::Http2, table),
-        (FirstBytes::Tls { sni }, _) => listener.tls_route(address, sni),
+        (FirstBytes::Tls { sni }, _) => listener.tls_route(destination, sni),
         // HTTP/1.0 is opaque on outbound listeners, as with Istio unless PILOT_HTTP10 is set.
-        (FirstBytes::Http1 { .. } | FirstBytes::Http2 | FirstBytes::Opaque, _) => listener.tcp_route(address),
+        (FirstBytes::Http1 { .. } | FirstBytes::Http2 | FirstBytes::Opaque, _) => {
+            listener.tcp_route(destination)
+        }
     };
     match (route, listener.fallthrough) {
         (Some(route), _) => Decision::Route(route),
+        // Which of the services it is for can't be told.
+        (None, _) if listener.needs_name(destination.address) => Decision::Refuse,
         (None, Fallthrough::Passthrough) => Decision::Passthrough,
         (None, Fallthrough::BlackHole) => Decision::Refuse,
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::OutboundTrafficPolicy;
 use super::cluster::Cluster;
+use super::decision::Destination;
 use super::host_map::HostMap;
 use super::route::{ClusterRef, RouteTable, WeightedCluster};
 use super::source::Source;
@@ -83,10 +84,15 @@ pub struct Listener {
     pub http: Option<Arc<RouteTable>>,
     /// Everything else, when a TCP service takes it.
     pub tcp: Option<Arc<TcpRoute>>,
+    /// TCP services by their hosts, asked with the names that the workload's DNS answers gave the destination;
+    /// `tcp` is for connections that none of them takes. Empty unless names are learned.
+    pub tcp_by_name: HostMap<Arc<TcpRoute>>,
     /// TCP and TLS services with address ranges, longest prefix first; a matching one is asked before
     /// `tls` and `tcp`.
     pub cidrs: Vec<CidrChain>,
     pub fallthrough: Fallthrough,
+    /// What `tcp_by_name` has to tell apart is refused when no name tells it.
+    pub names_required: bool,
     /// A port that is declared server-first (MONGO, MYSQL): no sniffing at all.
     pub server_first: bool,
 }
@@ -106,8 +112,10 @@ impl Listener {
             tls: HostMap::default(),
             http: None,
             tcp: None,
+            tcp_by_name: HostMap::default(),
             cidrs: Vec::new(),
             fallthrough: policy.into(),
+            names_required: false,
             server_first: false,
         }
     }
@@ -118,20 +126,41 @@ impl Listener {
     }
 
     /// Where a TLS connection goes; `None` is the fall-through. Envoy's order: address range first,
-    /// then SNI; a connection whose range matches one service and whose SNI another falls through.
-    pub fn tls_route(&self, address: IpAddr, sni: Option<&str>) -> Option<&Arc<TcpRoute>> {
-        if let Some(chain) = self.cidrs.iter().find(|chain| chain.contains(address)) {
+    /// then SNI; a connection whose range matches one service and whose SNI another falls through. Learned
+    /// names stand in for an SNI that is not sent.
+    pub fn tls_route(&self, destination: Destination<'_>, sni: Option<&str>) -> Option<&Arc<TcpRoute>> {
+        if let Some(chain) = self.cidrs.iter().find(|chain| chain.contains(destination.address)) {
             return sni.and_then(|sni| chain.tls.get(sni)).or(chain.tcp.as_ref());
         }
-        sni.and_then(|sni| self.tls.get(sni)).or(self.tcp.as_ref())
+        let by_tls_name = match sni {
+            Some(sni) => self.tls.get(sni),
+            None => destination.names.iter().find_map(|name| self.tls.get(name)),
+        };
+        by_tls_name.or_else(|| self.tcp_route_of_all(destination))
     }
 
     /// Where bytes that are neither TLS nor HTTP go; `None` is the fall-through.
-    pub fn tcp_route(&self, address: IpAddr) -> Option<&Arc<TcpRoute>> {
-        self.cidrs
-            .iter()
-            .find(|chain| chain.contains(address))
-            .map_or(self.tcp.as_ref(), |chain| chain.tcp.as_ref())
+    pub fn tcp_route(&self, destination: Destination<'_>) -> Option<&Arc<TcpRoute>> {
+        match self.cidrs.iter().find(|chain| chain.contains(destination.address)) {
+            Some(chain) => chain.tcp.as_ref(),
+            None => self.tcp_route_of_all(destination),
+        }
+    }
+
+    fn tcp_route_of_all(&self, destination: Destination<'_>) -> Option<&Arc<TcpRoute>> {
+        let by_name = || destination.names.iter().find_map(|name| self.tcp_by_name.get(name));
+        let by_name = if self.tcp_by_name.is_empty() { None } else { by_name() };
+        by_name.or_else(|| self.tcp.as_ref().filter(|_| !self.names_required))
+    }
+
+    /// Whether a connection that no learned name leads anywhere is refused.
+    pub fn needs_name(&self, address: IpAddr) -> bool {
+        self.names_required && !self.cidrs.iter().any(|chain| chain.contains(address))
+    }
+
+    /// Whether learned names can change where a connection goes.
+    pub fn depends_on_names(&self) -> bool {
+        !self.tcp_by_name.is_empty() || !self.tls.is_empty()
     }
 
     /// The clusters that this listener's TCP and TLS chains name.
@@ -140,6 +169,7 @@ impl Listener {
             .iter()
             .map(|(_, route)| route)
             .chain(self.tcp.as_ref())
+            .chain(self.tcp_by_name.iter().map(|(_, route)| route))
             .flat_map(|route| route.clusters.iter().filter_map(|weighted| weighted.cluster.cluster.as_ref()))
     }
 }

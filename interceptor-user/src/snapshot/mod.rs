@@ -25,7 +25,7 @@ pub use cluster::{
     CaSource, ClientIdentity, Cluster, ClusterName, Discovery, DnsFamily, DnsTarget, Endpoint,
     TlsOrigination, TlsOriginationMode, UpstreamProtocol,
 };
-pub use decision::{Decision, FirstBytes, HttpVersion};
+pub use decision::{Decision, Destination, FirstBytes, HttpVersion};
 pub use host_map::HostMap;
 pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
 pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
@@ -116,7 +116,7 @@ impl Default for ProxyHeaders {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub outbound_traffic_policy: OutboundTrafficPolicy,
-    /// SNI and Host must fit the address asked for.
+    /// SNI and Host must fit the address that was asked for, where that address is used.
     pub strict: bool,
     pub mesh: MeshSettings,
     /// Listeners with an address of their own: services with a VIP (`addresses` without a range).

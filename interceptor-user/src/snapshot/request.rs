@@ -16,6 +16,9 @@ pub enum Refusal {
     UnsupportedTransferEncoding,
     NoRoute,
     NoCluster,
+    /// The policy is strict, and the host is not one of the address asked for. As Envoy answers what its external
+    /// authorization denies.
+    NameMismatch,
 }
 
 impl Refusal {
@@ -26,6 +29,7 @@ impl Refusal {
             Self::UnsupportedTransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoCluster => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NameMismatch => StatusCode::FORBIDDEN,
         }
     }
 
@@ -38,6 +42,7 @@ impl Refusal {
             Self::UnsupportedTransferEncoding => "http1.unsupported_transfer_encoding",
             Self::NoRoute => "route_not_found",
             Self::NoCluster => "cluster_not_found",
+            Self::NameMismatch => "name_does_not_match_address",
         }
     }
 
@@ -48,7 +53,8 @@ impl Refusal {
             | Self::MissingHost
             | Self::UnsupportedTransferEncoding
             | Self::NoRoute
-            | Self::NoCluster => "",
+            | Self::NoCluster
+            | Self::NameMismatch => "",
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod destination_rule;
 mod kinds;
+mod learned_names;
 mod mistakes;
 mod order;
 mod policy;

@@ -16,7 +16,10 @@ fn asked(flag: Option<OutboundTrafficPolicy>, pod: &str, of_namespace: &str, mes
     let (mut world, mut findings) = world(&namespace(of_namespace));
     world.mesh = mesh_config::parse(&"mesh.yaml".into(), mesh).0.unwrap();
     let client = Client { policy: ClientPolicy::parse(pod).unwrap(), ..Client::in_namespace("web") };
-    let (snapshot, more) = compile(&world, &CompileSettings { client, outbound_traffic_policy: flag });
+    let (snapshot, more) = compile(
+        &world,
+        &CompileSettings { client, outbound_traffic_policy: flag, ..CompileSettings::default() },
+    );
     findings.extend(more);
     Config { snapshot, findings }
 }

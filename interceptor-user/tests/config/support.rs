@@ -36,7 +36,7 @@ pub(crate) fn in_namespace(yaml: &str, mesh: &str, namespace: &str) -> Config {
     let (mesh, more) = mesh_config::parse(&"mesh.yaml".into(), mesh);
     findings.extend(more);
     world.mesh = mesh.unwrap_or_else(|| panic!("{findings:#?}"));
-    let settings = CompileSettings { client: Client::in_namespace(namespace), outbound_traffic_policy: None };
+    let settings = CompileSettings { client: Client::in_namespace(namespace), ..CompileSettings::default() };
     let (snapshot, more) = compile(&world, &settings);
     findings.extend(more);
     findings.extend(find(&world, Audience::Client(namespace)));
@@ -65,11 +65,11 @@ impl Config {
                 if listener.http_routes(destination.ip()).is_some() {
                     return self.request(destination, method, url, lines);
                 }
-                listener.tcp_route(destination.ip())
+                listener.tcp_route(destination.ip().into())
             }
-            ["tls", "-"] => listener.tls_route(destination.ip(), None),
-            ["tls", name] => listener.tls_route(destination.ip(), Some(name)),
-            ["tcp"] => listener.tcp_route(destination.ip()),
+            ["tls", "-"] => listener.tls_route(destination.ip().into(), None),
+            ["tls", name] => listener.tls_route(destination.ip().into(), Some(name)),
+            ["tcp"] => listener.tcp_route(destination.ip().into()),
             _ => panic!("unknown first bytes: {first_bytes}"),
         };
         match (route, listener.fallthrough) {

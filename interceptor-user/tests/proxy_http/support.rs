@@ -12,6 +12,7 @@ use interceptor_user::dns::{self, Resolver};
 use interceptor_user::proxy::active::Active;
 use interceptor_user::proxy::downstream::Downstream;
 use interceptor_user::proxy::http::{self, Version};
+use interceptor_user::proxy::names::NameKnowledge;
 use interceptor_user::proxy::worker::Worker;
 use interceptor_user::snapshot::{
     AccessLogEncoding, Changes, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
@@ -110,13 +111,14 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
+        let names = NameKnowledge { learned: None, resolver: resolver.clone(), stats: Arc::default() };
         let drain = Arc::new(tokio::sync::Notify::new());
         let (shared, draining) = (Arc::clone(&active), Arc::clone(&drain));
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async move {
-                let worker = Worker::new(shared, log);
+                let worker = Worker::new(shared, log, names);
                 listener.set_nonblocking(true).unwrap();
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 let accept = async {

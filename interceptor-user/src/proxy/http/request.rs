@@ -13,6 +13,7 @@ use super::forward::{self, Exchange};
 use super::log::RequestLog;
 use super::reply::{ProtocolError, Reply};
 use super::tap::{BodyReading, Framing};
+use crate::proxy::names::Claim;
 use crate::snapshot::{Refusal, RequestFacts, Route, RouteAction, Snapshot, VirtualHost, request};
 
 /// Answers one request, whatever becomes of it.
@@ -98,6 +99,15 @@ async fn route_and_send(
         }
     };
     log.set(|record| record.upstream_cluster = Some(runtime.cluster().name.clone()));
+    let claim = Claim {
+        name: host_name(&host),
+        original_dst: connection.downstream.original_dst,
+        runtime: Some(runtime),
+        uses_original_dst: runtime.cluster().is_original_dst(),
+    };
+    if !connection.worker.names.admits(&active, claim).await {
+        return Reply::refused(Refusal::NameMismatch).send(settings, log);
+    }
     let changes = route.changes.as_deref();
     let authority = changes.and_then(|changes| changes.authority.as_ref());
     if let Some(authority) = authority {
@@ -116,6 +126,15 @@ fn own(route: &Route, mut response: Response<ResponseBody>) -> Response<Response
         changes.response.apply(response.headers_mut());
     }
     response
+}
+
+/// The host of an authority, without its port.
+fn host_name(host: &HeaderValue) -> &str {
+    let host = host.to_str().unwrap_or_default();
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+        Some(_) | None => host,
+    }
 }
 
 fn virtual_host<'a>(

@@ -1,6 +1,6 @@
 //! The endpoints of a cluster, wherever they come from, and the choice of one for a request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -227,6 +227,20 @@ impl Endpoints {
             Source::Static(hosts) => hosts.iter().map(|host| EndpointStatus::of(host)).collect(),
             Source::Names(names) => names.seen().iter().map(|host| EndpointStatus::of(host)).collect(),
             Source::OriginalDst { .. } | Source::Dynamic { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether `address` is one of the endpoints; `None` when they are not known.
+    pub(super) fn has(&self, address: IpAddr) -> Option<bool> {
+        let is_it = |host: &Arc<Host>| host.address.ip() == address;
+        match &self.source {
+            Source::Static(hosts) => Some(hosts.iter().any(is_it)),
+            Source::Names(names) => {
+                let hosts = names.seen();
+                let mut hosts = hosts.iter().peekable();
+                hosts.peek().is_some().then(|| hosts.any(is_it))
+            }
+            Source::OriginalDst { .. } | Source::Dynamic { .. } => None,
         }
     }
 

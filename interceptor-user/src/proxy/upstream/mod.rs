@@ -18,7 +18,7 @@ pub(crate) mod pool;
 mod ring_hash;
 mod tls;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -141,6 +141,11 @@ impl ClusterRuntime {
     /// Whether connections must be opened by [`Self::connect_tls`].
     pub fn originates_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Whether `address` is one of its endpoints; `None` when they are not known.
+    pub(crate) fn has_endpoint(&self, address: IpAddr) -> Option<bool> {
+        self.endpoints.has(address)
     }
 
     /// The endpoint for a request.
