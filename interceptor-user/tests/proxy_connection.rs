@@ -13,8 +13,8 @@ use interceptor_user::dns::Resolver;
 use interceptor_user::proxy::stats::ProxyCounters;
 use interceptor_user::proxy::{Intercepted, Proxy, ProxyOptions};
 use interceptor_user::snapshot::{
-    AccessLogEncoding, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Listener,
-    LoadBalancer, OutboundTrafficPolicy, RouteTable, Snapshot, TcpRoute, TlsOrigination,
+    AccessLogEncoding, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, HashKey, Listener,
+    LoadBalancer, OutboundTrafficPolicy, OutlierDetection, RouteTable, Snapshot, TcpRoute, TlsOrigination,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
@@ -412,4 +412,70 @@ fn a_configured_detection_timeout_makes_a_silent_client_opaque() {
     let (records, _) = running.end();
     assert_eq!(records[0]["method"], serde_json::Value::Null);
     assert_eq!(records[0]["upstream_cluster"], "PassthroughCluster");
+}
+
+/// Servers that say their number to everybody.
+fn numbered_servers(count: u8) -> Vec<SocketAddr> {
+    let start = |number| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            // Whoever leaves early hears nothing.
+            listener.incoming().flatten().for_each(|mut stream| drop(stream.write_all(&[number])));
+        });
+        address
+    };
+    (0..count).map(start).collect()
+}
+
+/// A proxy that sends everything to these endpoints of a cluster.
+fn to_endpoints(endpoints: &[SocketAddr], change: impl FnOnce(&mut Cluster)) -> Running {
+    let mut cluster = (*cluster("db.example.com", endpoints[0])).clone();
+    cluster.discovery = Discovery::Static(endpoints.iter().copied().map(Endpoint::new).collect());
+    change(&mut cluster);
+    let cluster = Arc::new(cluster);
+    let mut snapshot = Snapshot::empty(OutboundTrafficPolicy::RegistryOnly);
+    let mut listener = Listener::new("0.0.0.0_3306".into(), OutboundTrafficPolicy::RegistryOnly);
+    let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
+    listener.tcp = Some(Arc::new(route));
+    snapshot.by_port.insert(3306, Arc::new(listener));
+    snapshot.clusters.insert(cluster.name.clone(), cluster);
+    Running::start(snapshot, Some("192.0.2.1:3306".parse().unwrap()))
+}
+
+/// Which server each of so many connections reaches, if any.
+fn reached(running: &Running, connections: usize) -> Vec<Option<u8>> {
+    let number = |mut stream: TcpStream| {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok().map(|()| byte[0])
+    };
+    (0..connections).map(|_| number(running.connect())).collect()
+}
+
+#[test]
+fn connections_of_one_source_go_to_one_endpoint() {
+    let ring = LoadBalancer::RingHash { minimum_size: 1024 };
+    let servers = numbered_servers(3);
+    for (key, expected) in [(HashKey::SourceIp, 1), (HashKey::QueryParameter("q".into()), 3)] {
+        let running = to_endpoints(&servers, |cluster| {
+            cluster.load_balancer = ring;
+            cluster.hash_key = Some(key.clone());
+        });
+        let mut reached = reached(&running, 40);
+        reached.sort_unstable();
+        reached.dedup();
+        assert!(reached.len() == expected && !reached.contains(&None), "{key:?} {reached:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_refuses_connections_is_ejected() {
+    let mut endpoints = numbered_servers(1);
+    endpoints.push(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let running = to_endpoints(&endpoints, |cluster| {
+        cluster.outlier_detection =
+            Some(OutlierDetection { consecutive_5xx: 3, ..OutlierDetection::default() });
+    });
+    let refused = reached(&running, 20).iter().filter(|server| server.is_none()).count();
+    assert_eq!(refused, 3);
 }

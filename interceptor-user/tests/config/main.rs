@@ -6,6 +6,7 @@
 mod destination_rule;
 mod kinds;
 mod learned_names;
+mod load_balancing;
 mod mistakes;
 mod order;
 mod policy;

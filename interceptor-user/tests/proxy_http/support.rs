@@ -156,6 +156,11 @@ impl Proxy {
         self.active.store(Arc::new(Active::build(Arc::new(snapshot), Some(&previous), &self.resolver)));
     }
 
+    /// What is in force.
+    pub(crate) fn active(&self) -> Arc<Active> {
+        self.active.load_full()
+    }
+
     pub(crate) fn start_draining(&self) {
         self.drain.notify_one();
     }
