@@ -3,39 +3,35 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::connection_pool;
 use super::destination_rules::{DestinationRules, MergedRule};
 use super::load_balancing;
 use super::registry::{Registry, Service};
 use super::tls;
+use crate::resource::MeshConfig;
 use crate::resource::destination_rule::{Blocks, Subset};
 use crate::resource::load_balancer::LoadBalancerSettings;
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, DnsTarget, Endpoint, OutboundTrafficPolicy,
-    UpstreamProtocol,
 };
 
 /// Every cluster by name.
 #[derive(Debug)]
 pub(super) struct Clusters {
     by_name: HashMap<ClusterName, Arc<Cluster>>,
-    /// MeshConfig.connectTimeout.
-    connect_timeout: Duration,
 }
 
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-
 impl Clusters {
-    pub(super) fn new(connect_timeout: Duration, registry: &Registry, rules: &DestinationRules) -> Self {
-        let mut clusters = Self { by_name: HashMap::new(), connect_timeout };
+    pub(super) fn new(mesh: &MeshConfig, registry: &Registry, rules: &DestinationRules) -> Self {
+        let mut clusters = Self { by_name: HashMap::new() };
         for service in &registry.services {
             let rule = rules.of(&service.host, service.entry.meta.namespace());
             for port in &service.entry.ports {
-                clusters.add(service, port, rule, None);
+                clusters.add(mesh, service, port, rule, None);
                 for subset in rule.map(|rule| &rule.subsets).into_iter().flatten() {
-                    clusters.add(service, port, rule, Some(subset));
+                    clusters.add(mesh, service, port, rule, Some(subset));
                 }
             }
         }
@@ -45,6 +41,7 @@ impl Clusters {
     /// The first cluster of a name stays.
     fn add(
         &mut self,
+        mesh: &MeshConfig,
         service: &Service,
         port: &ServicePort,
         rule: Option<&MergedRule>,
@@ -60,27 +57,19 @@ impl Clusters {
         let Some(discovery) = discovery(service, port, labels, &blocks) else { return };
         let balancing = blocks.load_balancer.clone().unwrap_or_default();
         let pool = blocks.connection_pool.clone().unwrap_or_default();
-        // Istio takes the opaque side's idle timeout from the top-level policy only.
         let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());
-        let http2 = port.protocol.is_http2() || pool.h2_upgrade;
+        let extras = rule.map(|rule| rule.extras_of(subset)).unwrap_or_default();
         let cluster = Cluster {
-            name: name.clone(),
-            host: Arc::clone(&service.host),
-            port: port.number,
-            discovery,
-            placements: Vec::new(),
-            protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
             tls: rule.and_then(|rule| tls::origination(rule, &blocks, &service.entry)),
             load_balancer: load_balancing::policy(&balancing),
             hash_key: load_balancing::hash_key(&balancing),
             warmup: load_balancing::warmup(&balancing),
             outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
-            connect_timeout: pool.connect_timeout.unwrap_or(self.connect_timeout),
-            tcp_idle_timeout: top.and_then(|pool| pool.tcp_idle_timeout).unwrap_or(IDLE_TIMEOUT),
-            http_idle_timeout: pool.http_idle_timeout.unwrap_or(IDLE_TIMEOUT),
-            max_requests_per_connection: pool.max_requests_per_connection,
             source: Some(source(service, rule)),
+            ..Cluster::new(name.clone(), Arc::clone(&service.host), port.number, discovery)
         };
+        let protocol = (port.protocol.is_http(), port.protocol.is_http2());
+        let cluster = connection_pool::apply(cluster, mesh, &pool, top, extras, protocol);
         self.by_name.insert(name, Arc::new(cluster));
     }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::resource::destination_rule::{Blocks, DestinationRule, Subset, TrafficPolicy};
+use crate::resource::destination_rule::{Blocks, DestinationRule, Extras, Subset, TrafficPolicy};
 use crate::resource::{ExportTo, World};
 use crate::snapshot::HostMap;
 
@@ -59,6 +59,24 @@ impl MergedRule {
         blocks.connection_pool = own.connection_pool.clone().or(blocks.connection_pool);
         blocks.tls = own.tls.clone().or(blocks.tls);
         blocks
+    }
+}
+
+impl MergedRule {
+    /// What holds for all ports of a subset, or of the service itself: a subset's own, else the service's.
+    pub(super) fn extras_of(&self, subset: Option<&Subset>) -> Extras {
+        let service = &self.policy.extras;
+        let Some(Extras { tunnel, proxy_protocol, retry_budget }) =
+            subset.map(|subset| &subset.policy.extras)
+        else {
+            return service.clone();
+        };
+        // One of the two goes first on a connection: a subset's own replaces either.
+        let inherits = tunnel.is_none() && proxy_protocol.is_none();
+        let (tunnel, proxy_protocol) =
+            if inherits { (&service.tunnel, service.proxy_protocol) } else { (tunnel, *proxy_protocol) };
+        let retry_budget = retry_budget.or(service.retry_budget);
+        Extras { tunnel: tunnel.clone(), proxy_protocol, retry_budget }
     }
 }
 

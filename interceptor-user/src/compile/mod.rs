@@ -3,6 +3,7 @@
 
 mod changes;
 mod clusters;
+mod connection_pool;
 pub(crate) mod destination_rules;
 mod findings;
 mod http_routes;
@@ -68,7 +69,7 @@ pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diag
     let registry = registry::Registry::new(world, &client.namespace);
     let rules = destination_rules::DestinationRules::new(world, &client.namespace);
     let virtual_services = virtual_services::VirtualServices::new(world, &client.namespace);
-    let clusters = clusters::Clusters::new(world.mesh.connect_timeout, &registry, &rules);
+    let clusters = clusters::Clusters::new(&world.mesh, &registry, &rules);
     let translator = http_routes::Translator {
         registry: &registry,
         clusters: &clusters,

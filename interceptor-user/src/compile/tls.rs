@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::destination_rules::MergedRule;
 use crate::resource::ServiceEntry;
-use crate::resource::destination_rule::{Blocks, ClientTls, TlsMode};
+use crate::resource::client_tls::{ClientTls, TlsMode};
+use crate::resource::destination_rule::Blocks;
 use crate::snapshot::{CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode};
 
 /// What a cluster with this policy does.

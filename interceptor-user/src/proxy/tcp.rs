@@ -17,7 +17,7 @@ use super::names::{Claim, MISMATCH_DETAILS};
 use super::outcome::{ResponseFlag, ResponseFlags};
 use super::upstream::{ClusterRuntime, ConnectError, TcpUpstream, TlsUpstream};
 use super::worker::Worker;
-use crate::snapshot::{ClusterName, TcpRoute};
+use crate::snapshot::{Cluster, ClusterName, TcpRoute};
 use crate::telemetry::AccessRecord;
 
 /// How long a partial ClientHello may hold up bytes whose way is known already.
@@ -51,6 +51,8 @@ pub(super) struct Upstream {
     io: Io,
     cluster: ClusterName,
     idle_timeout: Duration,
+    /// Of the client's connection.
+    max_duration: Option<Duration>,
 }
 
 /// Boxed where it is large and rare.
@@ -124,8 +126,10 @@ pub(super) async fn connect(
     } else {
         runtime.connect_tcp(downstream).await.map(Io::Plain)
     };
+    let Cluster { tcp_idle_timeout: idle_timeout, tcp_max_connection_duration: max_duration, .. } =
+        **runtime.cluster();
     match connected {
-        Ok(io) => Ok(Upstream { io, cluster, idle_timeout: runtime.cluster().tcp_idle_timeout }),
+        Ok(io) => Ok(Upstream { io, cluster, idle_timeout, max_duration }),
         Err(error) => Err(ConnectFailure { error: Some(error), cluster }),
     }
 }
@@ -159,18 +163,30 @@ pub(super) async fn carry(
         record.entry.requested_server_name.clone_from(&downstream.requested_server_name);
         count_name(worker, &downstream).await;
     }
-    let (idle_timeout, transferred) = (upstream.idle_timeout, &record.transferred);
-    let end = match &mut upstream.io {
-        Io::Plain(tcp) => copy::splice_bidirectional(&stream, &tcp.stream, idle_timeout, transferred).await,
+    let lives_until = upstream.max_duration.and_then(|max| downstream.accepted_at.checked_add(max));
+    let carried = carry_bytes(&stream, &mut upstream, &record.transferred);
+    let end = match lives_until {
+        None => Some(carried.await),
+        Some(lives_until) => tokio::time::timeout_at(lives_until.into(), carried).await.ok(),
+    };
+    match end {
+        Some(end) => record.ended(&end),
+        None => record.entry.response_flags.insert(ResponseFlag::DurationTimeout),
+    }
+}
+
+async fn carry_bytes(stream: &TcpStream, upstream: &mut Upstream, transferred: &Transferred) -> CopyEnd {
+    let idle_timeout = upstream.idle_timeout;
+    match &mut upstream.io {
+        Io::Plain(tcp) => copy::splice_bidirectional(stream, &tcp.stream, idle_timeout, transferred).await,
         Io::Tls(tls) => {
-            let end = copy::copy_bidirectional_io(&stream, &mut tls.stream, idle_timeout, transferred).await;
+            let end = copy::copy_bidirectional_io(stream, &mut tls.stream, idle_timeout, transferred).await;
             if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
                 reset(tls.stream.get_ref().0);
             }
             end
         }
-    };
-    record.ended(&end);
+    }
 }
 
 /// Counts whether the server name fits, where that decides nothing any more.

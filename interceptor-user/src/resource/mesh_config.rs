@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::code;
+use super::connection_pool::{self, H2Upgrade, TcpKeepalive};
 use super::decode::{Field, Reader};
 use super::diagnostic::{Diagnostic, Level, Origin};
 use super::documents::{self, Document};
@@ -23,6 +24,10 @@ pub struct MeshConfig {
     pub default_http_retry_policy: Option<Retries>,
     pub root_namespace: Arc<str>,
     pub proxy_headers: ProxyHeaders,
+    pub tcp_keepalive: TcpKeepalive,
+    pub h2_upgrade: Option<H2Upgrade>,
+    /// tlsDefaults.minProtocolVersion is TLSV1_3.
+    pub tls_1_3_only: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +61,9 @@ impl Default for MeshConfig {
             default_http_retry_policy: None,
             root_namespace: "istio-system".into(),
             proxy_headers: ProxyHeaders::default(),
+            tcp_keepalive: TcpKeepalive::default(),
+            h2_upgrade: None,
+            tls_1_3_only: false,
         }
     }
 }
@@ -168,7 +176,19 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
         default_http_retry_policy: retries,
         root_namespace: mesh.text("rootNamespace").unwrap_or(defaults.root_namespace),
         proxy_headers: headers.unwrap_or_default(),
+        tcp_keepalive: mesh
+            .get("tcpKeepalive")
+            .and_then(|field| connection_pool::read_keepalive(&field))
+            .unwrap_or_default(),
+        h2_upgrade: mesh.get("h2UpgradePolicy").and_then(|field| connection_pool::read_h2_upgrade(&field)),
+        tls_1_3_only: read_min_version(mesh, "tlsDefaults") == Some(true),
     }
+}
+
+/// Whether nothing below TLS 1.3 is wanted. Those below 1.2 don't exist here, as with Istio.
+fn read_min_version(mesh: &Object<'_>, name: &'static str) -> Option<bool> {
+    let settings = mesh.get(name)?.object()?.open();
+    settings.get("minProtocolVersion")?.one_of(&[("TLS_AUTO", false), ("TLSV1_2", false), ("TLSV1_3", true)])
 }
 
 fn read_proxy_headers(headers: &Object<'_>) -> ProxyHeaders {

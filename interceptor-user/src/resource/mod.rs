@@ -6,7 +6,9 @@
 //! A wrong value refuses its resource; an unknown field is a warning and the rest of the resource
 //! stands; everything else in the file stands in either case.
 
+pub mod client_tls;
 pub mod code;
+pub mod connection_pool;
 mod decode;
 pub mod destination_rule;
 mod diagnostic;
@@ -34,6 +36,7 @@ pub mod service;
 pub mod service_entry;
 pub mod sidecar;
 pub mod string_match;
+pub mod tunnel;
 pub mod virtual_service;
 mod virtual_service_rules;
 mod visibility;

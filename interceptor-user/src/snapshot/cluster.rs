@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::connection_pool::{Bounds, Http2Keepalive, ProxyProtocol, TcpKeepalive, Tunnel};
 use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
 use super::source::ClusterSource;
 
@@ -167,6 +168,22 @@ pub struct Cluster {
     /// connectionPool.http.maxRequestsPerConnection; `None` is no limit.
     pub max_requests_per_connection: Option<u32>,
     pub source: Option<Arc<ClusterSource>>,
+    /// connectionPool.http.useClientProtocol: requests keep the client's HTTP version, whatever `protocol`.
+    pub use_client_protocol: bool,
+    /// Requests at a time on one HTTP/2 connection (connectionPool.http.maxConcurrentStreams).
+    pub max_concurrent_streams: Option<u32>,
+    pub http2_keepalive: Option<Http2Keepalive>,
+    pub tcp_keepalive: TcpKeepalive,
+    /// connectionPool.tcp.maxConnectionDuration for opaque bytes, which is that of the top-level policy.
+    pub tcp_max_connection_duration: Option<Duration>,
+    /// The same for HTTP: older connections take no new requests.
+    pub http_max_connection_duration: Option<Duration>,
+    /// How much of it there may be at a time.
+    pub bounds: Bounds,
+    /// Opaque bytes go through a proxy.
+    pub tunnel: Option<Tunnel>,
+    /// Each connection begins with a PROXY header, and is its client's alone.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Cluster {
@@ -191,6 +208,15 @@ impl Cluster {
             http_idle_timeout: IDLE_TIMEOUT,
             max_requests_per_connection: None,
             source: None,
+            use_client_protocol: false,
+            max_concurrent_streams: None,
+            http2_keepalive: None,
+            tcp_keepalive: TcpKeepalive::default(),
+            tcp_max_connection_duration: None,
+            http_max_connection_duration: None,
+            bounds: Bounds::default(),
+            tunnel: None,
+            proxy_protocol: None,
         }
     }
 

@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod cluster;
+pub mod connection_pool;
 pub mod decision;
 pub mod host_map;
 pub mod listener;
@@ -24,6 +25,9 @@ pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
     CaSource, ClientIdentity, Cluster, ClusterName, Discovery, DnsFamily, DnsTarget, Endpoint,
     TlsOrigination, TlsOriginationMode, UpstreamProtocol,
+};
+pub use connection_pool::{
+    Bounds, Http2Keepalive, ProxyProtocol, RetryBudget, TcpKeepalive, Tunnel, TunnelMethod,
 };
 pub use decision::{Decision, Destination, FirstBytes, HttpVersion};
 pub use host_map::HostMap;

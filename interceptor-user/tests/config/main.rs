@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod connection_pool;
 mod destination_rule;
 mod kinds;
 mod learned_names;

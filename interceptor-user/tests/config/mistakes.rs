@@ -332,10 +332,6 @@ fn destination_rules() {
             "  host: a.com\n  workloadSelector: {matchLabels: {a: b}}\n  trafficPolicy: {tls: {mode: DISABLE}}",
             "never acts: left out",
         ),
-        (
-            "  host: a.com\n  trafficPolicy: {connectionPool: {tcp: {tcpKeepalive: {time: 60s}}}}",
-            "`tcpKeepalive` is not applied yet: no probes are sent",
-        ),
     ] {
         let said = said(&destination_rule(spec), true);
         assert!(said.contains(expected), "{spec}: {said}");
@@ -359,6 +355,76 @@ fn destination_rules() {
         (
             "  host: a.com\n  trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true, caCrl: /x}}",
             "cannot specify CaCrl when InsecureSkipVerify is set true",
+        ),
+        ("  host: a.com\n  trafficPolicy: {}", "traffic policy must have at least one field"),
+        (
+            "  host: a.com\n  trafficPolicy: {portLevelSettings: [{port: {number: 80}}]}",
+            "port traffic policy must have at least one field",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {portLevelSettings: [{port: {number: 80}, tunnel: {targetHost: a}}]}",
+            "port traffic policy must have at least one field",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {}}",
+            "connection pool must have at least one field",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {tcp: {maxConnections: -1}}}",
+            "spec.trafficPolicy.connectionPool.tcp.maxConnections: max connections must be non-negative",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: -1}}}",
+            "http1 max pending requests must be non-negative",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {http: {http2MaxRequests: -1}}}",
+            "http2 max requests must be non-negative",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: -1}}}",
+            "max requests per connection must be non-negative",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {http: {maxRetries: -1}}}",
+            "max retries must be non-negative",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {http: {maxConcurrentStreams: -1}}}",
+            "max concurrent streams must be non-negative",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}",
+            "use client protocol must not be true when H2UpgradePolicy is UPGRADE",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {tcp: {tcpKeepalive: {interval: 1us}}}}",
+            "duration must be greater than 1ms",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {connectionPool: {tcp: {maxConnectionDuration: 0s}}}",
+            "duration must be greater than 1ms",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {tunnel: {targetHost: a.com, targetPort: 1}, proxyProtocol: {version: V1}}",
+            "tunnel and proxyProtocol must not be set together",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {tunnel: {protocol: GET, targetHost: a.com, targetPort: 1}}",
+            "tunnel protocol must be \"CONNECT\" or \"POST\"",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {tunnel: {targetHost: '*.a.com', targetPort: 1}}",
+            "tunnel target host must be valid FQDN or IP address",
+        ),
+        (
+            "  host: a.com\n  trafficPolicy: {tunnel: {targetHost: a.com, targetPort: 0}}",
+            "tunnel target port is invalid",
+        ),
+        ("  host: a.com\n  trafficPolicy: {proxyProtocol: {version: V3}}", "`V3` is not one of V1, V2"),
+        (
+            "  host: a.com\n  trafficPolicy: {retryBudget: {percent: 101}}",
+            "percent must be a number from 0 to 100",
         ),
         (
             "  host: a.com\n  trafficPolicy: {portLevelSettings: [{port: 80, tls: {mode: SIMPLE}}]}",

@@ -414,3 +414,66 @@ fn a_stream_that_is_reset_during_the_response_is_ur() {
     let details = "upstream_reset_after_response_started{remote_reset}";
     assert_eq!(proxy.records.only().end(), (200, "UR", details));
 }
+
+#[test]
+fn the_clients_version_is_kept_where_that_is_asked_for() {
+    let upstream = Http2Upstream::echo();
+    let mut config = Config::new(&[upstream.address]);
+    config.cluster.use_client_protocol = true;
+    let proxy = http2_proxy(config);
+    with_client(&proxy, async |mut sender| {
+        let request = Request::builder().uri(format!("http://{HOST}/")).body(Frames::default()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains("HTTP/2.0"), "{body:?}");
+    });
+}
+
+/// Requests come in pairs at a server that answers no less than two at a time: with one stream on a
+/// connection that is two connections, and never a third one.
+#[test]
+fn streams_beyond_their_bound_take_another_connection_or_wait() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (connections, shared) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counter, streams_max) = (Arc::clone(&connections), Arc::clone(&shared));
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let pair = Arc::new(tokio::sync::Barrier::new(2));
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
+                let (pair, streams_max) = (Arc::clone(&pair), Arc::clone(&streams_max));
+                let streams = Arc::new(AtomicUsize::new(0));
+                let service = service_fn(move |_request: Request<Incoming>| {
+                    let (pair, streams) = (Arc::clone(&pair), Arc::clone(&streams));
+                    streams_max.fetch_max(streams.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    async move {
+                        pair.wait().await;
+                        streams.fetch_sub(1, Ordering::SeqCst);
+                        Ok::<_, Infallible>(Response::new(Frames::default()))
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+    });
+    let mut config = http2_cluster(address);
+    config.cluster.max_concurrent_streams = Some(1);
+    config.cluster.bounds.connections = Some(2);
+    let proxy = config.start();
+    let mut clients: Vec<_> = (0..6).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.send(get(HOST, "/"));
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply().status(), 200);
+    }
+    assert_eq!((connections.load(Ordering::SeqCst), shared.load(Ordering::SeqCst)), (2, 1));
+}

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod balancing;
+mod bounds;
 mod changes;
 mod endpoints;
 mod framing;

@@ -23,7 +23,7 @@ use super::{Connection, Version, retry, upgrade};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::pool::{Lease, Wanted};
 use crate::proxy::upstream::{
-    ClusterRuntime, Outcome, RequestHash, ResetReason, Selection, UpstreamError, Watched,
+    ClusterRuntime, Outcome, Overflow, RequestHash, ResetReason, Selection, Slot, UpstreamError, Watched,
 };
 use crate::snapshot::route::host_of;
 use crate::snapshot::{Changes, Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
@@ -95,26 +95,24 @@ pub(super) async fn forward(
         tried: Vec::new(),
         hash,
         watched: Watched::default(),
+        retry: None,
     };
     let end = Deadline::within(&mut deadline, tries.run(retries, &mut log)).await;
     let attempts = tries.attempt;
-    let Some((end, limit_exceeded)) = end else {
+    let Some((end, no_retry)) = end else {
         tries.report(Outcome::TimedOut);
         return Reply::timeout("upstream_response_timeout").send(exchange.settings, log);
     };
-    let with_limit = |reply: Reply| {
-        if limit_exceeded { reply.with_flag(ResponseFlag::UpstreamRetryLimitExceeded) } else { reply }
+    let with_limit = |reply: Reply| match no_retry {
+        Some(flag) => reply.with_flag(flag),
+        None => reply,
     };
     match end {
         TryEnd::Answered(mut response, lease) => {
             if let Some(cookie) = set_cookie {
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
-            let flags = if limit_exceeded {
-                ResponseFlag::UpstreamRetryLimitExceeded.into()
-            } else {
-                ResponseFlags::NONE
-            };
+            let flags = no_retry.map_or(ResponseFlags::NONE, ResponseFlags::from);
             log.replied(response.status().as_u16(), flags, "via_upstream".into());
             log.set_http(|http| http.upstream_service_time = Some(started.elapsed()));
             // A client that was never told to continue may send its body or its next request: which of
@@ -186,12 +184,18 @@ struct Tries<'a> {
     hash: Option<u64>,
     /// The endpoint of the current try, until it is known what came of it.
     watched: Watched,
+    /// Counts the current try as a retry of the cluster's.
+    retry: Option<Slot>,
 }
 
 impl Tries<'_> {
-    /// Tries until there is something to tell the client; true when it is told because the retry
-    /// policy allows no more tries.
-    async fn run(&mut self, retries: Option<&RetryPolicy>, log: &mut RequestLog) -> (TryEnd, bool) {
+    /// Tries until there is something to tell the client; with the flag of what kept it from another try,
+    /// if there would have been one.
+    async fn run(
+        &mut self,
+        retries: Option<&RetryPolicy>,
+        log: &mut RequestLog,
+    ) -> (TryEnd, Option<ResponseFlag>) {
         loop {
             self.attempt += 1;
             let end = self.try_once(retries.and_then(|policy| policy.per_try_timeout), log).await;
@@ -199,13 +203,18 @@ impl Tries<'_> {
                 self.report(outcome);
             }
             let Some(policy) = retries.filter(|policy| wants_retry(policy, &end)) else {
-                return (end, false);
+                return (end, None);
             };
             if self.attempt > policy.attempts {
-                return (end, true);
+                return (end, Some(ResponseFlag::UpstreamRetryLimitExceeded));
             }
             if !self.replayable() {
-                return (end, false);
+                return (end, None);
+            }
+            self.retry = None;
+            match self.exchange.runtime.usage().retry() {
+                Ok(retry) => self.retry = retry,
+                Err(Overflow) => return (end, Some(ResponseFlag::UpstreamOverflow)),
             }
             if let TryEnd::Answered(response, lease) = end
                 && response.body().is_end_stream()
@@ -288,12 +297,15 @@ impl Tries<'_> {
         if self.attempt <= 8 {
             self.tried.push(pick.address);
         }
-        let protocol = match (forward, connection.version) {
-            (Some(_), _) | (None, Version::Http1) => runtime.cluster().protocol,
-            // Passthrough speaks to the server what the client speaks to us.
-            (None, Version::Http2) => UpstreamProtocol::Http2,
+        // Passthrough speaks to the server what the client speaks to us.
+        let is_clients = forward.is_none() || runtime.cluster().use_client_protocol;
+        let protocol = match connection.version {
+            _ if !is_clients => runtime.cluster().protocol,
+            Version::Http1 => UpstreamProtocol::Http1,
+            Version::Http2 => UpstreamProtocol::Http2,
         };
         let wanted = Wanted {
+            downstream: &connection.downstream,
             server_name: runtime.server_name(name),
             protocol,
             preserve_header_case: settings.preserve_http1_header_case,

@@ -3,15 +3,17 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, SERVER};
 use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::headers;
 use super::log::RequestLog;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
-use crate::proxy::upstream::UpstreamError;
+use crate::proxy::upstream::{ResetReason, UpstreamError};
 use crate::snapshot::{DirectResponse, ProxyHeaders, Refusal};
+
+const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 /// Marks a reply to what the client should not have sent: its connection is closed (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Reply {
     details: Cow<'static, str>,
     transport_failure_reason: Option<Cow<'static, str>>,
     location: Option<Box<HeaderValue>>,
+    /// x-envoy-overloaded: the cluster's bounds, not the upstream.
+    overloaded: bool,
 }
 
 impl Reply {
@@ -37,6 +41,7 @@ impl Reply {
             details: Cow::Borrowed(details),
             transport_failure_reason: None,
             location: None,
+            overloaded: false,
         }
     }
 
@@ -90,6 +95,7 @@ impl Reply {
             details: error.details(),
             transport_failure_reason: error.transport_failure_reason(),
             location: None,
+            overloaded: error.reset_reason() == Some(ResetReason::Overflow),
         }
     }
 
@@ -116,6 +122,9 @@ impl Reply {
         }
         if let Some(location) = self.location {
             headers.insert(LOCATION, *location);
+        }
+        if self.overloaded && settings.envoy_debug_headers {
+            headers.insert(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
         }
         headers.insert(SERVER, headers::own_server(settings));
         response

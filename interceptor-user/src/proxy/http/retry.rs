@@ -17,7 +17,8 @@ pub(super) fn on_error(policy: &RetryOn, error: &UpstreamError) -> bool {
         // Not tried at all: another try would not be either.
         UpstreamError::NoHealthyUpstream(_)
         | UpstreamError::DnsResolution(_)
-        | UpstreamError::TlsUnavailable(_) => false,
+        | UpstreamError::TlsUnavailable(_)
+        | UpstreamError::Reset(ResetReason::Overflow) => false,
         UpstreamError::Connect(_) | UpstreamError::ConnectTimeout | UpstreamError::Tls(_) => {
             policy.connect_failure || policy.reset_before_request || on_any_reset(policy)
         }
@@ -135,6 +136,7 @@ mod tests {
             (UpstreamError::Reset(ResetReason::RemoteRefusedStream), true),
             (UpstreamError::Reset(ResetReason::ConnectionTermination), true),
             (UpstreamError::Reset(ResetReason::RemoteReset), true),
+            (UpstreamError::Reset(ResetReason::Overflow), false),
         ];
         for policy in [
             RetryOn { gateway_error: true, ..RetryOn::default() },

@@ -10,13 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::error::UpstreamError;
-
-/// What idle connections are probed with. Envoy's default is not to probe, but here an application's own
-/// keepalive ends at loopback: NATs and firewalls on the way would forget what it means to keep.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(4);
+use crate::snapshot;
 
 /// How long an address has before the next one is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -26,12 +20,14 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 pub(super) async fn connect(
     addresses: &[SocketAddr],
     connect_timeout: Duration,
+    keepalive: snapshot::TcpKeepalive,
 ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
     let deadline = Instant::now() + connect_timeout;
+    let keepalive = &probes(keepalive);
     let connected = match addresses {
         [] => return Err(UpstreamError::NoHealthyUpstream(None)),
-        [only] => timeout_at(deadline, connect_one(*only)).await,
-        [first, second, ..] => timeout_at(deadline, race(*first, *second)).await,
+        [only] => timeout_at(deadline, connect_one(*only, keepalive)).await,
+        [first, second, ..] => timeout_at(deadline, race(*first, *second, keepalive)).await,
     };
     match connected {
         Ok(Ok(connected)) => Ok(connected),
@@ -40,27 +36,43 @@ pub(super) async fn connect(
     }
 }
 
-async fn connect_one(address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+/// Within what the kernel takes: whole seconds up to 2^15 - 1, and 127 probes.
+fn probes(keepalive: snapshot::TcpKeepalive) -> TcpKeepalive {
+    let seconds = |duration: Duration| {
+        let rounded_up = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
+        Duration::from_secs(rounded_up.clamp(1, 32_767))
+    };
+    TcpKeepalive::new()
+        .with_time(seconds(keepalive.time))
+        .with_interval(seconds(keepalive.interval))
+        .with_retries(keepalive.probes.clamp(1, 127))
+}
+
+async fn connect_one(address: SocketAddr, keepalive: &TcpKeepalive) -> io::Result<(TcpStream, SocketAddr)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+    SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
     Ok((stream, address))
 }
 
 /// `first` with a head start, then both; the error is that of `first`.
-async fn race(first: SocketAddr, second: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+async fn race(
+    first: SocketAddr,
+    second: SocketAddr,
+    keepalive: &TcpKeepalive,
+) -> io::Result<(TcpStream, SocketAddr)> {
     let head_start = Instant::now() + ATTEMPT_DELAY;
-    let attempt = connect_one(first);
+    let attempt = connect_one(first, keepalive);
     tokio::pin!(attempt);
     tokio::select! {
         biased;
         connected = &mut attempt => return match connected {
             Ok(connected) => Ok(connected),
-            Err(error) => connect_one(second).await.map_err(|_second| error),
+            Err(error) => connect_one(second, keepalive).await.map_err(|_second| error),
         },
         () = sleep_until(head_start) => {}
     }
-    let other = connect_one(second);
+    let other = connect_one(second, keepalive);
     tokio::pin!(other);
     tokio::select! {
         connected = &mut attempt => match connected {
@@ -81,16 +93,29 @@ mod tests {
     use socket2::SockRef;
 
     use super::connect;
+    use crate::snapshot::TcpKeepalive;
 
     #[tokio::test]
-    async fn idle_connections_are_probed() {
+    async fn idle_connections_are_probed_as_configured() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (stream, _) = connect(&[address], Duration::from_secs(10)).await.unwrap();
-        let socket = SockRef::from(&stream);
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        let millis = Duration::from_millis;
+        let set = |probes, time, interval| TcpKeepalive { probes, time, interval };
+        for (keepalive, expected) in [
+            (TcpKeepalive::default(), (60, 15, 4)),
+            (set(9, millis(7_200_000), millis(75_000)), (7200, 75, 9)),
+            // What the kernel would refuse.
+            (set(u32::MAX, millis(1), Duration::MAX), (1, 32_767, 127)),
+        ] {
+            let (stream, _) = connect(&[address], Duration::from_secs(10), keepalive).await.unwrap();
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap());
+            let found = (
+                socket.tcp_keepalive_time().unwrap().as_secs(),
+                socket.tcp_keepalive_interval().unwrap().as_secs(),
+                socket.tcp_keepalive_retries().unwrap(),
+            );
+            assert_eq!(found, expected, "{keepalive:?}");
+        }
     }
 }

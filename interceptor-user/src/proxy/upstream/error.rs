@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::bounds::Overflow;
 use super::outlier::Outcome;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 
@@ -18,6 +19,8 @@ pub enum ResetReason {
     RemoteReset,
     RemoteRefusedStream,
     ProtocolError,
+    /// A bound of the cluster: nothing was sent.
+    Overflow,
 }
 
 impl ResetReason {
@@ -29,6 +32,7 @@ impl ResetReason {
             Self::RemoteReset => "remote reset",
             Self::RemoteRefusedStream => "remote refused stream reset",
             Self::ProtocolError => "protocol error",
+            Self::Overflow => "overflow",
         }
     }
 }
@@ -62,6 +66,12 @@ pub struct ConnectError {
 impl From<UpstreamError> for ConnectError {
     fn from(error: UpstreamError) -> Self {
         Self { error, host: None }
+    }
+}
+
+impl From<Overflow> for UpstreamError {
+    fn from(_: Overflow) -> Self {
+        Self::Reset(ResetReason::Overflow)
     }
 }
 
@@ -100,6 +110,7 @@ impl UpstreamError {
                     ResponseFlag::UpstreamRemoteReset
                 }
                 ResetReason::ProtocolError => ResponseFlag::UpstreamProtocolError,
+                ResetReason::Overflow => ResponseFlag::UpstreamOverflow,
             },
         }
     }
@@ -123,7 +134,10 @@ impl UpstreamError {
     /// What it says of the endpoint; `None` when the endpoint has no part in it.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::NoHealthyUpstream(_) | Self::DnsResolution(_) | Self::TlsUnavailable(_) => None,
+            Self::NoHealthyUpstream(_)
+            | Self::DnsResolution(_)
+            | Self::TlsUnavailable(_)
+            | Self::Reset(ResetReason::Overflow) => None,
             Self::ConnectTimeout | Self::Reset(ResetReason::ConnectionTimeout) => Some(Outcome::TimedOut),
             Self::Connect(_)
             | Self::Tls(_)
@@ -253,6 +267,14 @@ mod tests {
             "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
         );
         assert_eq!(error.flags().to_string(), "UF");
+    }
+
+    #[test]
+    fn a_bound_is_told_as_envoy_tells_it() {
+        let error = UpstreamError::Reset(ResetReason::Overflow);
+        assert_eq!(error.body(false).len(), 81);
+        assert_eq!(error.details(), "upstream_reset_before_response_started{overflow}");
+        assert_eq!((error.flags().to_string().as_str(), error.status().as_u16()), ("UO", 503));
     }
 
     #[test]

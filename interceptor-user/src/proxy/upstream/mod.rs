@@ -3,6 +3,7 @@
 //! cluster. Connections are pooled per worker ([`pool`]).
 
 mod balance;
+mod bounds;
 mod clock;
 mod dial;
 mod endpoints;
@@ -15,17 +16,21 @@ mod maglev;
 mod names;
 mod outlier;
 pub(crate) mod pool;
+mod proxy_protocol;
 mod ring_hash;
 mod tls;
+mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 pub(crate) use balance::random;
+pub(crate) use bounds::{Overflow, Slot};
 pub use endpoints::EndpointStatus;
 pub(crate) use endpoints::{Pick, Selection, Watched};
 pub use error::{ConnectError, ResetReason, UpstreamError};
@@ -36,7 +41,9 @@ pub(crate) use tls::of_io_error as tls_failure;
 
 use super::downstream::Downstream;
 use crate::dns::Resolver;
-use crate::snapshot::Cluster;
+use crate::snapshot::{Cluster, UpstreamProtocol};
+use bounds::{ConnectionSlot, Usage};
+use pool::Wanted;
 
 /// Tells one life of a cluster from the next: a changed cluster is a new runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +56,7 @@ pub struct ClusterRuntime {
     cluster: Arc<Cluster>,
     endpoints: endpoints::Endpoints,
     tls: Option<tls::TlsClient>,
+    usage: Usage,
 }
 
 /// An open connection for opaque bytes.
@@ -58,6 +66,7 @@ pub struct TcpUpstream {
     pub peer: SocketAddr,
     pub local: Option<SocketAddr>,
     _active: Option<host::ActiveRequest>,
+    _slot: Option<ConnectionSlot>,
 }
 
 impl TcpUpstream {
@@ -73,6 +82,7 @@ pub struct TlsUpstream {
     pub peer: SocketAddr,
     pub local: Option<SocketAddr>,
     _active: Option<host::ActiveRequest>,
+    _slot: Option<ConnectionSlot>,
 }
 
 /// An open connection, TLS included.
@@ -89,13 +99,18 @@ impl ClusterRuntime {
         Self {
             id: RuntimeId(NEXT.fetch_add(1, Ordering::Relaxed)),
             endpoints: endpoints::Endpoints::new(&cluster, resolver),
-            tls: cluster.tls.as_ref().map(|tls| tls::TlsClient::new(tls, cluster.protocol)),
+            tls: cluster.tls.as_ref().map(tls::TlsClient::new),
+            usage: Usage::new(&cluster.bounds),
             cluster,
         }
     }
 
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
+    }
+
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
     }
 
     pub(crate) fn id(&self) -> RuntimeId {
@@ -109,28 +124,51 @@ impl ClusterRuntime {
             let reason = "the cluster originates TLS, and this connection would not";
             return Err(UpstreamError::TlsUnavailable(reason.into()).into());
         }
+        let slot = self.slot()?;
         let pick = self.choose_opaque(downstream).await?;
-        let dialed = self.dial(&pick).await;
-        self.report_connection(&pick.watched, dialed.as_ref().err());
-        let (stream, peer) = dialed.map_err(|error| error.at(pick.address))?;
-        Ok(TcpUpstream { local: stream.local_addr().ok(), stream, peer, _active: pick.active })
+        let connect = async {
+            let (mut stream, peer) = self.dial(&pick, downstream).await?;
+            if let Some(tunnel) = &self.cluster.tunnel {
+                tunnel::open(&mut stream, tunnel).await?;
+            }
+            Ok((stream, peer))
+        };
+        let connected = self.in_time(connect).await;
+        self.report_connection(&pick.watched, connected.as_ref().err());
+        let (stream, peer) = connected.map_err(|error| error.at(pick.address))?;
+        Ok(TcpUpstream { local: stream.local_addr().ok(), stream, peer, _active: pick.active, _slot: slot })
     }
 
-    /// Opens a connection for opaque bytes inside TLS, for a cluster that originates it.
+    /// Opens a connection for opaque bytes inside TLS, for a cluster that originates it. A wildcard host is
+    /// whoever the client said that it means, when it said so.
     pub async fn connect_tls(&self, downstream: &Downstream) -> Result<TlsUpstream, ConnectError> {
         let Some(tls) = &self.tls else {
             return Err(UpstreamError::TlsUnavailable("the cluster has no TLS settings".into()).into());
         };
+        let slot = self.slot()?;
         let pick = self.choose_opaque(downstream).await?;
-        // What the client said whom it means, when it said so.
         let name = downstream.requested_server_name.as_deref();
         let host = if self.cluster.host.starts_with('*') { name } else { Some(&*self.cluster.host) };
         let host = tls.server_name(host.unwrap_or_default());
-        let dialed = self.dial_tls(tls, &pick, host).await;
-        self.report_connection(&pick.watched, dialed.as_ref().err());
-        let (stream, peer) = dialed.map_err(|error| error.at(pick.address))?;
+        let connect = async {
+            let (mut stream, peer) =
+                self.dial_tls(tls, &pick, host, self.cluster.protocol, downstream).await?;
+            if let Some(tunnel) = &self.cluster.tunnel {
+                tunnel::open(&mut stream, tunnel).await?;
+            }
+            Ok((stream, peer))
+        };
+        let connected = self.in_time(connect).await;
+        self.report_connection(&pick.watched, connected.as_ref().err());
+        let (stream, peer) = connected.map_err(|error| error.at(pick.address))?;
         let local = stream.get_ref().0.local_addr().ok();
-        Ok(TlsUpstream { stream, peer, local, _active: pick.active })
+        Ok(TlsUpstream { stream, peer, local, _active: pick.active, _slot: slot })
+    }
+
+    /// One connection more, if the cluster may have it.
+    fn slot(&self) -> Result<Option<ConnectionSlot>, UpstreamError> {
+        let Some(connections) = self.usage.connections() else { return Ok(None) };
+        connections.enter().map(Some).ok_or(Overflow.into())
     }
 
     /// The name that a TLS handshake for a request to `host` is about; `None` without TLS.
@@ -185,39 +223,57 @@ impl ClusterRuntime {
     }
 
     /// A new connection to `pick`, with TLS when the cluster originates it.
-    async fn open(&self, pick: &Pick, server_name: Option<&str>) -> Result<Connected, UpstreamError> {
+    async fn open(&self, pick: &Pick, wanted: &Wanted<'_>) -> Result<Connected, UpstreamError> {
         let Some(tls) = &self.tls else {
-            let (stream, peer) = self.dial(pick).await?;
+            let (stream, peer) = self.dial(pick, wanted.downstream).await?;
             return Ok(Connected { local: stream.local_addr().ok(), io: UpstreamIo::Plain(stream), peer });
         };
-        let (stream, peer) = self.dial_tls(tls, pick, server_name.unwrap_or_default()).await?;
+        let server_name = wanted.server_name.unwrap_or_default();
+        let connect = self.dial_tls(tls, pick, server_name, wanted.protocol, wanted.downstream);
+        let (stream, peer) = self.in_time(connect).await?;
         let local = stream.get_ref().0.local_addr().ok();
         Ok(Connected { io: UpstreamIo::Tls(Box::new(stream)), peer, local })
     }
 
-    /// Connects and shakes hands within the connect timeout.
+    /// Connects and shakes hands.
     async fn dial_tls(
         &self,
         tls: &tls::TlsClient,
         pick: &Pick,
         server_name: &str,
+        protocol: UpstreamProtocol,
+        downstream: &Downstream,
     ) -> Result<(TlsStream<TcpStream>, SocketAddr), UpstreamError> {
-        let config = tls.config()?;
-        let connect = async {
-            let (stream, peer) = self.dial(pick).await?;
-            let stream = tls::TlsClient::handshake(config, stream, server_name, peer).await?;
-            Ok((stream, peer))
-        };
-        tokio::time::timeout(self.cluster.connect_timeout, connect)
-            .await
-            .unwrap_or(Err(UpstreamError::ConnectTimeout))
+        let config = tls.config(protocol)?;
+        let (stream, peer) = self.dial(pick, downstream).await?;
+        let stream = tls::TlsClient::handshake(config, stream, server_name, peer).await?;
+        Ok((stream, peer))
     }
 
-    async fn dial(&self, pick: &Pick) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+    /// Within the connect timeout.
+    async fn in_time<T>(
+        &self,
+        connect: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        let limit = self.cluster.connect_timeout;
+        tokio::time::timeout(limit, connect).await.unwrap_or(Err(UpstreamError::ConnectTimeout))
+    }
+
+    async fn dial(
+        &self,
+        pick: &Pick,
+        downstream: &Downstream,
+    ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+        let Cluster { connect_timeout, tcp_keepalive, .. } = *self.cluster;
         let (addresses, count) = pick.addresses();
-        let connected = dial::connect(&addresses[..count], self.cluster.connect_timeout).await?;
+        let mut connected = dial::connect(&addresses[..count], connect_timeout, tcp_keepalive).await?;
         if count > 1 {
             self.endpoints.reached(connected.1);
+        }
+        if let Some(version) = self.cluster.proxy_protocol {
+            let Downstream { remote_address, original_dst, .. } = *downstream;
+            let header = proxy_protocol::header(version, remote_address, original_dst);
+            connected.0.write_all(&header).await.map_err(|error| UpstreamError::connect(&error))?;
         }
         Ok(connected)
     }

@@ -30,7 +30,6 @@ const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct TlsClient {
     origination: TlsOrigination,
-    protocol: UpstreamProtocol,
     state: ArcSwap<State>,
     created: Instant,
     /// Milliseconds after `created` when the files were looked at last.
@@ -39,16 +38,23 @@ pub(super) struct TlsClient {
 
 #[derive(Debug)]
 struct State {
-    config: Result<Arc<ClientConfig>, Arc<str>>,
+    configs: Result<Configs, Arc<str>>,
     files: FileVersions,
 }
 
+/// By what the connection is for.
+#[derive(Clone, Debug)]
+struct Configs {
+    http1: Arc<ClientConfig>,
+    /// Offers `h2`.
+    http2: Arc<ClientConfig>,
+}
+
 impl TlsClient {
-    pub(super) fn new(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Self {
+    pub(super) fn new(origination: &TlsOrigination) -> Self {
         Self {
-            state: ArcSwap::from_pointee(State::load(origination, protocol)),
+            state: ArcSwap::from_pointee(State::load(origination)),
             origination: origination.clone(),
-            protocol,
             created: Instant::now(),
             checked_ms: AtomicU64::new(0),
         }
@@ -60,9 +66,13 @@ impl TlsClient {
     }
 
     /// Why there can be no TLS, before a connection is opened for it.
-    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, UpstreamError> {
+    pub(super) fn config(&self, protocol: UpstreamProtocol) -> Result<Arc<ClientConfig>, UpstreamError> {
         self.look_for_changes();
-        self.state.load().config.clone().map_err(UpstreamError::TlsUnavailable)
+        match (&self.state.load().configs, protocol) {
+            (Ok(configs), UpstreamProtocol::Http1) => Ok(Arc::clone(&configs.http1)),
+            (Ok(configs), UpstreamProtocol::Http2) => Ok(Arc::clone(&configs.http2)),
+            (Err(reason), _) => Err(UpstreamError::TlsUnavailable(Arc::clone(reason))),
+        }
     }
 
     /// The handshake. `name` comes from [`Self::server_name`]; as an address it is not sent as SNI.
@@ -89,24 +99,24 @@ impl TlsClient {
         if state.files == FileVersions::of(&self.origination) {
             return;
         }
-        let mut fresh = State::load(&self.origination, self.protocol);
-        if let (Err(reason), Ok(last_good)) = (&fresh.config, &state.config) {
+        let mut fresh = State::load(&self.origination);
+        if let (Err(reason), Ok(last_good)) = (&fresh.configs, &state.configs) {
             tracing::warn!(%reason, "changed TLS files can't be used: those before stay in force");
-            fresh.config = Ok(Arc::clone(last_good));
+            fresh.configs = Ok(last_good.clone());
         }
         self.state.store(Arc::new(fresh));
     }
 }
 
 impl State {
-    fn load(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Self {
+    fn load(origination: &TlsOrigination) -> Self {
         // Looked at before they are read: what changes meanwhile is read again.
         let files = FileVersions::of(origination);
-        Self { config: config(origination, protocol).map_err(Into::into), files }
+        Self { configs: configs(origination).map_err(Into::into), files }
     }
 }
 
-fn config(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Result<Arc<ClientConfig>, String> {
+fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
     if let Some(reason) = &origination.impossible {
         return Err(reason.to_string());
     }
@@ -125,7 +135,7 @@ fn config(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Result<Ar
         .map_err(|error| error.to_string())?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    let mut config = match &origination.identity {
+    let http1 = match &origination.identity {
         Some(identity) => {
             let (chain, key) = material::identity(identity)?;
             builder
@@ -134,10 +144,9 @@ fn config(origination: &TlsOrigination, protocol: UpstreamProtocol) -> Result<Ar
         }
         None => builder.with_no_client_auth(),
     };
-    if protocol == UpstreamProtocol::Http2 {
-        config.alpn_protocols = vec![b"h2".to_vec()];
-    }
-    Ok(Arc::new(config))
+    let mut http2 = http1.clone();
+    http2.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Configs { http1: Arc::new(http1), http2: Arc::new(http2) })
 }
 
 /// What is not a name is verified, and fails, as the address that was connected to.

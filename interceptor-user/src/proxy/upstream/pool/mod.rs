@@ -2,6 +2,9 @@
 //! endpoint and TLS server name. Bounded, and swept of what is closed, idle for too long, or of a
 //! cluster that is gone.
 
+mod bounded;
+mod connect;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,24 +16,18 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::error::{ResetReason, UpstreamError};
+use super::bounds::{ConnectionSlot, Slot};
+use super::error::UpstreamError;
 use super::host::ActiveRequest;
 use super::{ClusterRuntime, Pick, RuntimeId};
+use crate::proxy::downstream::Downstream;
 use crate::proxy::http::upload::RequestBody;
 use crate::snapshot::UpstreamProtocol;
+use connect::{connect_http1, connect_http2};
 
 /// Idle HTTP/1 connections that a worker keeps, all clusters together.
 const IDLE_CONNECTIONS_MAX: usize = 1024;
-
-/// What a connection may buffer while reading, which is also the largest response head.
-const READ_BUFFER_MAX: usize = 64 * 1024;
-
-const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-const HTTP2_SEND_BUFFER_MAX: usize = 64 * 1024;
-const HTTP2_HEADER_LIST_MAX: u32 = 60 * 1024;
 
 /// Which connections can stand in for each other, but for the TLS server name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +41,8 @@ struct PoolKey {
 /// What a request wants of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
+    /// For whom it is.
+    pub(crate) downstream: &'a Downstream,
     /// Towards TLS origination: the name that the handshake is about.
     pub(crate) server_name: Option<&'a str>,
     pub(crate) protocol: UpstreamProtocol,
@@ -63,11 +62,16 @@ pub(crate) struct ConnectionFacts {
     requests_max: Option<u32>,
     requests: Cell<u32>,
     idle_timeout: Duration,
+    /// When it is too old for another request.
+    expires: Option<Instant>,
+    /// Of a cluster whose connections are bounded.
+    slot: Option<ConnectionSlot>,
 }
 
 impl ConnectionFacts {
     fn exhausted(&self) -> bool {
         self.requests_max.is_some_and(|max| self.requests.get() >= max)
+            || self.expires.is_some_and(|expires| expires <= Instant::now())
     }
 
     fn is_for(&self, server_name: Option<&str>) -> bool {
@@ -86,7 +90,18 @@ struct SharedHttp2 {
     facts: Rc<ConnectionFacts>,
     /// Requests on it now; the pool itself holds one reference.
     users: Rc<()>,
+    users_max: Option<u32>,
     last_used: Instant,
+}
+
+impl SharedHttp2 {
+    fn users(&self) -> usize {
+        Rc::strong_count(&self.users) - 1
+    }
+
+    fn has_room(&self) -> bool {
+        self.users_max.and_then(|max| usize::try_from(max).ok()).is_none_or(|max| self.users() < max)
+    }
 }
 
 #[derive(Default)]
@@ -100,6 +115,8 @@ struct EndpointPool {
     begun: u64,
     /// Which of them failed last, and how: those who waited for it fail with it.
     failed: Option<(u64, UpstreamError)>,
+    /// Those who wait for a connection of a cluster that is allowed no more of them.
+    waiting: bounded::LocalWaiters,
 }
 
 /// All pools of a worker.
@@ -117,7 +134,8 @@ impl std::fmt::Debug for Pools {
 
 enum Sender {
     Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>, #[expect(dead_code, reason = "counts users by living")] Rc<()>),
+    /// With what counts it as a user by living.
+    Http2(http2::SendRequest<RequestBody>, Rc<()>),
 }
 
 /// A connection in use by one request. Dropped before [`Lease::release`], an HTTP/1 connection closes.
@@ -128,6 +146,14 @@ pub(crate) struct Lease {
     pub(crate) reused: bool,
     pools: Rc<Pools>,
     _active: Option<ActiveRequest>,
+    /// After `sender`, so that its stream is over when those who wait are told.
+    counted: Option<Box<Counted>>,
+}
+
+/// What a request counts as, where that is bounded.
+struct Counted {
+    _request: Option<Slot>,
+    _stream: Option<bounded::StreamOf>,
 }
 
 impl std::fmt::Debug for Lease {
@@ -154,10 +180,16 @@ impl Lease {
 
     /// The response has been read to its end: the connection may serve another request.
     pub(crate) fn release(self) {
-        let Self { sender, facts, pools, .. } = self;
-        let Sender::Http1(sender) = sender else { return };
-        if !sender.is_closed() && !facts.exhausted() {
-            pools.put(Idle { sender, facts, since: Instant::now() });
+        let Self { sender, facts, pools, counted, .. } = self;
+        match sender {
+            Sender::Http1(sender) => {
+                // Whoever waits for the connection may have the request's place, too.
+                drop(counted);
+                if !sender.is_closed() && !facts.exhausted() {
+                    pools.put(Idle { sender, facts, since: Instant::now() });
+                }
+            }
+            Sender::Http2(sender, users) => drop((sender, users, counted)),
         }
     }
 }
@@ -170,48 +202,107 @@ impl Pools {
         pick: Pick,
         wanted: Wanted<'_>,
     ) -> Result<Lease, UpstreamError> {
-        let Wanted { server_name, protocol, preserve_header_case, fresh } = wanted;
+        let Wanted { server_name, protocol, preserve_header_case, fresh, .. } = wanted;
         let key = PoolKey { runtime: runtime.id(), address: pick.address, protocol, preserve_header_case };
-        match protocol {
-            UpstreamProtocol::Http1 => {
-                if !fresh && let Some(idle) = self.take(&key, server_name) {
-                    let sender = Sender::Http1(idle.sender);
-                    return Ok(self.lease_of(sender, idle.facts, true, pick.active));
-                }
-                // Boxed, so that requests on kept connections carry no room for making one.
-                let (sender, facts) = Box::pin(connect_http1(runtime, &pick, key, server_name)).await?;
-                Ok(self.lease_of(Sender::Http1(sender), facts, false, pick.active))
-            }
-            UpstreamProtocol::Http2 => {
-                if !fresh && let Some((sender, facts)) = self.share(&key, server_name) {
-                    return Ok(self.lease_of(sender, facts, true, pick.active));
-                }
-                let _one_at_a_time = self.turn(key).await?;
-                if let Some((sender, facts)) = self.share(&key, server_name) {
-                    return Ok(self.lease_of(sender, facts, true, pick.active));
-                }
-                let begun = self.with_pool(key, |pool| {
-                    pool.begun += 1;
-                    pool.begun
-                });
-                let (sender, facts) = match Box::pin(connect_http2(runtime, &pick, key, server_name)).await {
-                    Ok(connected) => connected,
-                    Err(error) => {
-                        self.with_pool(key, |pool| pool.failed = Some((begun, error.clone())));
-                        return Err(error);
-                    }
-                };
-                let users = Rc::new(());
-                let shared = SharedHttp2 {
-                    sender: sender.clone(),
-                    facts: Rc::clone(&facts),
-                    users: Rc::clone(&users),
-                    last_used: Instant::now(),
-                };
-                self.with_pool(key, |pool| pool.shared.push(shared));
-                Ok(self.lease_of(Sender::Http2(sender, users), facts, false, pick.active))
+        let kept = if fresh { None } else { self.kept(&key, server_name) };
+        let (sender, facts, reused) = match kept {
+            Some((sender, facts)) => (sender, facts, true),
+            // Boxed, so that requests on kept connections carry no room for making one.
+            None => Box::pin(self.obtain(runtime, &pick, key, &wanted)).await?,
+        };
+        facts.requests.set(facts.requests.get().saturating_add(1));
+        let stream = match key.protocol {
+            UpstreamProtocol::Http1 => None,
+            UpstreamProtocol::Http2 => bounded::StreamOf::bounded(self, &facts),
+        };
+        let pools = Rc::clone(self);
+        let mut lease = Lease { sender, facts, reused, pools, _active: pick.active, counted: None };
+        match runtime.usage().request() {
+            Ok(None) if stream.is_none() => {}
+            Ok(request) => lease.counted = Some(Box::new(Counted { _request: request, _stream: stream })),
+            Err(overflow) => {
+                lease.release();
+                return Err(overflow.into());
             }
         }
+        Ok(lease)
+    }
+
+    /// One that was kept, or that others use too.
+    fn kept(&self, key: &PoolKey, server_name: Option<&str>) -> Option<(Sender, Rc<ConnectionFacts>)> {
+        match key.protocol {
+            UpstreamProtocol::Http1 => {
+                self.take(key, server_name).map(|idle| (Sender::Http1(idle.sender), idle.facts))
+            }
+            UpstreamProtocol::Http2 => self.share(key, server_name),
+        }
+    }
+
+    /// A connection that has to be waited for; true when it served others before.
+    async fn obtain(
+        self: &Rc<Self>,
+        runtime: &Arc<ClusterRuntime>,
+        pick: &Pick,
+        key: PoolKey,
+        wanted: &Wanted<'_>,
+    ) -> Result<(Sender, Rc<ConnectionFacts>, bool), UpstreamError> {
+        let _pending = runtime.usage().pending()?;
+        let _one_at_a_time = match key.protocol {
+            UpstreamProtocol::Http1 => None,
+            UpstreamProtocol::Http2 => {
+                let turn = self.turn(key).await?;
+                if let Some((sender, facts)) = self.share(&key, wanted.server_name) {
+                    return Ok((sender, facts, true));
+                }
+                Some(turn)
+            }
+        };
+        let slot = match runtime.usage().connections() {
+            None => None,
+            Some(connections) => match self.room_for_one(connections, key, wanted).await {
+                bounded::Room::Kept(sender, facts) => return Ok((sender, facts, true)),
+                bounded::Room::New(slot) => Some(slot),
+            },
+        };
+        match key.protocol {
+            UpstreamProtocol::Http1 => {
+                let (sender, facts) = connect_http1(self, runtime, pick, key, wanted, slot).await?;
+                Ok((Sender::Http1(sender), facts, false))
+            }
+            UpstreamProtocol::Http2 => {
+                let (sender, facts) = self.connect_shared(runtime, pick, key, wanted, slot).await?;
+                Ok((sender, facts, false))
+            }
+        }
+    }
+
+    /// A new HTTP/2 connection for this request and others.
+    async fn connect_shared(
+        self: &Rc<Self>,
+        runtime: &Arc<ClusterRuntime>,
+        pick: &Pick,
+        key: PoolKey,
+        wanted: &Wanted<'_>,
+        slot: Option<ConnectionSlot>,
+    ) -> Result<(Sender, Rc<ConnectionFacts>), UpstreamError> {
+        let begun = self.with_pool(key, |pool| {
+            pool.begun += 1;
+            pool.begun
+        });
+        let connected = connect_http2(self, runtime, pick, key, wanted, slot).await;
+        let (sender, facts) = connected.inspect_err(|error| {
+            self.with_pool(key, |pool| pool.failed = Some((begun, error.clone())));
+        })?;
+        let users = Rc::new(());
+        let shared = SharedHttp2 {
+            sender: sender.clone(),
+            facts: Rc::clone(&facts),
+            users: Rc::clone(&users),
+            users_max: runtime.cluster().max_concurrent_streams,
+            last_used: Instant::now(),
+        };
+        self.with_pool(key, |pool| pool.shared.push(shared));
+        Ok((Sender::Http2(sender, users), facts))
     }
 
     fn with_pool<T>(&self, key: PoolKey, change: impl FnOnce(&mut EndpointPool) -> T) -> T {
@@ -231,17 +322,6 @@ impl Pools {
         })
     }
 
-    fn lease_of(
-        self: &Rc<Self>,
-        sender: Sender,
-        facts: Rc<ConnectionFacts>,
-        reused: bool,
-        active: Option<ActiveRequest>,
-    ) -> Lease {
-        facts.requests.set(facts.requests.get().saturating_add(1));
-        Lease { sender, facts, reused, pools: Rc::clone(self), _active: active }
-    }
-
     /// The most recently used idle connection that is still open.
     fn take(&self, key: &PoolKey, server_name: Option<&str>) -> Option<Idle> {
         let mut endpoints = self.endpoints.borrow_mut();
@@ -251,7 +331,7 @@ impl Pools {
             position -= 1;
             let candidate = &idle[position];
             let expired = candidate.since.elapsed() >= candidate.facts.idle_timeout;
-            if candidate.sender.is_closed() || expired {
+            if candidate.sender.is_closed() || expired || candidate.facts.exhausted() {
                 idle.remove(position);
                 self.idle.set(self.idle.get() - 1);
             } else if candidate.sender.is_ready() && candidate.facts.is_for(server_name) {
@@ -264,6 +344,9 @@ impl Pools {
 
     /// Keeps a connection, in place of the one that has been idle for longest when there are too many.
     fn put(&self, idle: Idle) {
+        if idle.facts.slot.as_ref().is_some_and(|slot| self.is_for_others(slot, &idle.facts)) {
+            return;
+        }
         let mut endpoints = self.endpoints.borrow_mut();
         if self.idle.get() < IDLE_CONNECTIONS_MAX {
             self.idle.set(self.idle.get() + 1);
@@ -274,14 +357,18 @@ impl Pools {
         {
             oldest.idle.remove(0);
         }
-        endpoints.entry(idle.facts.key).or_default().idle.push(idle);
+        let pool = endpoints.entry(idle.facts.key).or_default();
+        pool.idle.push(idle);
+        pool.waiting.wake();
     }
 
     fn share(&self, key: &PoolKey, server_name: Option<&str>) -> Option<(Sender, Rc<ConnectionFacts>)> {
         let mut endpoints = self.endpoints.borrow_mut();
         let shared = &mut endpoints.get_mut(key)?.shared;
         shared.retain(|connection| !connection.sender.is_closed() && !connection.facts.exhausted());
-        let connection = shared.iter_mut().find(|connection| connection.facts.is_for(server_name))?;
+        let connection = shared
+            .iter_mut()
+            .find(|connection| connection.facts.is_for(server_name) && connection.has_room())?;
         connection.last_used = Instant::now();
         let sender = Sender::Http2(connection.sender.clone(), Rc::clone(&connection.users));
         Some((sender, Rc::clone(&connection.facts)))
@@ -295,86 +382,22 @@ impl Pools {
             if !is_live(key.runtime) {
                 return false;
             }
-            pool.idle
-                .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle.facts.idle_timeout);
+            pool.idle.retain(|idle| {
+                !idle.sender.is_closed()
+                    && !idle.facts.exhausted()
+                    && idle.since.elapsed() < idle.facts.idle_timeout
+            });
             pool.shared.retain(|connection| {
-                let in_use = Rc::strong_count(&connection.users) > 1;
+                let in_use = connection.users() > 0;
                 !connection.sender.is_closed()
                     && (in_use || connection.last_used.elapsed() < connection.facts.idle_timeout)
             });
             kept += pool.idle.len();
-            let in_use = Arc::strong_count(&pool.connecting) > 1;
+            let in_use = Arc::strong_count(&pool.connecting) > 1 || pool.waiting.any();
             !pool.idle.is_empty() || !pool.shared.is_empty() || in_use
         });
         self.idle.set(kept);
     }
-}
-
-async fn connect_http1(
-    runtime: &Arc<ClusterRuntime>,
-    pick: &Pick,
-    key: PoolKey,
-    server_name: Option<&str>,
-) -> Result<(http1::SendRequest<RequestBody>, Rc<ConnectionFacts>), UpstreamError> {
-    let connected = runtime.open(pick, server_name).await?;
-    let facts = facts(runtime, key, server_name, connected.peer, connected.local);
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(READ_BUFFER_MAX);
-    builder.preserve_header_case(key.preserve_header_case);
-    let (sender, connection) = builder
-        .handshake(TokioIo::new(connected.io))
-        .await
-        .map_err(|_error| UpstreamError::Reset(ResetReason::ConnectionTermination))?;
-    drive(connection.with_upgrades());
-    Ok((sender, facts))
-}
-
-async fn connect_http2(
-    runtime: &Arc<ClusterRuntime>,
-    pick: &Pick,
-    key: PoolKey,
-    server_name: Option<&str>,
-) -> Result<(http2::SendRequest<RequestBody>, Rc<ConnectionFacts>), UpstreamError> {
-    let connected = runtime.open(pick, server_name).await?;
-    let facts = facts(runtime, key, server_name, connected.peer, connected.local);
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-        .max_send_buf_size(HTTP2_SEND_BUFFER_MAX)
-        .max_header_list_size(HTTP2_HEADER_LIST_MAX)
-        .handshake(TokioIo::new(connected.io))
-        .await
-        .map_err(|_error| UpstreamError::Reset(ResetReason::ProtocolError))?;
-    drive(connection);
-    Ok((sender, facts))
-}
-
-fn facts(
-    runtime: &Arc<ClusterRuntime>,
-    key: PoolKey,
-    server_name: Option<&str>,
-    peer: SocketAddr,
-    local: Option<SocketAddr>,
-) -> Rc<ConnectionFacts> {
-    Rc::new(ConnectionFacts {
-        key,
-        server_name: server_name.map(Into::into),
-        peer,
-        local,
-        requests_max: runtime.cluster().max_requests_per_connection,
-        requests: Cell::new(0),
-        idle_timeout: runtime.cluster().http_idle_timeout,
-    })
-}
-
-/// Runs a connection beside the requests that use it. Its errors reach them through their responses.
-fn drive(connection: impl Future<Output = Result<(), hyper::Error>> + 'static) {
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "upstream connection ended");
-        }
-    });
 }
 
 /// Runs hyper's HTTP/2 tasks on this worker.
@@ -421,6 +444,8 @@ mod tests {
                 requests_max: None,
                 requests: 0.into(),
                 idle_timeout: Duration::from_secs(60),
+                expires: None,
+                slot: None,
             };
             pools.put(Idle { sender, facts: facts.into(), since: Instant::now() });
             assert_eq!(idle_at(1), usize::from(number < IDLE_CONNECTIONS_MAX), "{number}");
