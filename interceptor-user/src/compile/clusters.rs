@@ -1,6 +1,6 @@
 //! Clusters: for each port of each service one, and one for each subset.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -9,68 +9,76 @@ use super::destination_rules::{DestinationRules, MergedRule};
 use super::load_balancing;
 use super::registry::{Registry, Service};
 use super::tls;
-use crate::resource::MeshConfig;
 use crate::resource::destination_rule::{Blocks, Subset};
 use crate::resource::load_balancer::LoadBalancerSettings;
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
+use crate::resource::{DestinationRule, MeshConfig, ServiceEntry};
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, DnsTarget, Endpoint, OutboundTrafficPolicy,
 };
 
-/// Every cluster by name.
-#[derive(Debug)]
+/// Every cluster by name, and what each was made from.
+#[derive(Debug, Default)]
 pub(super) struct Clusters {
-    by_name: HashMap<ClusterName, Arc<Cluster>>,
+    by_name: Arc<HashMap<ClusterName, Arc<Cluster>>>,
+    by_host: HashMap<Arc<str>, Vec<ServiceClusters>>,
+    /// Hosts whose services or clusters are not those of the compile before.
+    changed_hosts: HashSet<Arc<str>>,
+}
+
+/// The clusters of a service, and all that they depend on beside MeshConfig.
+#[derive(Clone, Debug)]
+struct ServiceClusters {
+    entry: Arc<ServiceEntry>,
+    rules: Vec<Arc<DestinationRule>>,
+    clusters: Arc<[Arc<Cluster>]>,
 }
 
 impl Clusters {
-    pub(super) fn new(mesh: &MeshConfig, registry: &Registry, rules: &DestinationRules) -> Self {
-        let mut clusters = Self { by_name: HashMap::new() };
+    /// What did not change since `previous`, compiled from the same MeshConfig, is the same [`Arc`].
+    pub(super) fn new(
+        (mesh, policy): (&MeshConfig, OutboundTrafficPolicy),
+        registry: &Registry,
+        rules: &DestinationRules,
+        previous: Option<&Self>,
+    ) -> Self {
+        let mut by_name = HashMap::with_capacity(previous.map_or(0, |previous| previous.by_name.len()));
+        let mut by_host: HashMap<Arc<str>, Vec<ServiceClusters>> =
+            HashMap::with_capacity(previous.map_or(0, |previous| previous.by_host.len()));
+        let mut changed_hosts = HashSet::new();
         for service in &registry.services {
             let rule = rules.of(&service.host, service.entry.meta.namespace());
-            for port in &service.entry.ports {
-                clusters.add(mesh, service, port, rule, None);
-                for subset in rule.map(|rule| &rule.subsets).into_iter().flatten() {
-                    clusters.add(mesh, service, port, rule, Some(subset));
+            let of_host = by_host.entry(Arc::clone(&service.host)).or_default();
+            let before =
+                previous.and_then(|previous| previous.by_host.get(&service.host)?.get(of_host.len()));
+            let made = match before.filter(|before| before.is_of(service, rule)) {
+                Some(before) => before.clone(),
+                None => {
+                    changed_hosts.insert(Arc::clone(&service.host));
+                    ServiceClusters::new(mesh, service, rule)
                 }
+            };
+            for cluster in &*made.clusters {
+                // The first cluster of a name stays.
+                by_name.entry(cluster.name.clone()).or_insert_with(|| Arc::clone(cluster));
+            }
+            of_host.push(made);
+        }
+        if policy == OutboundTrafficPolicy::AllowAnyDynamicDns {
+            let cluster = Cluster::allow_any_dynamic_dns();
+            by_name.insert(cluster.name.clone(), Arc::new(cluster));
+        }
+        for (host, before) in previous.into_iter().flat_map(|previous| &previous.by_host) {
+            if by_host.get(host).map_or(0, Vec::len) != before.len() {
+                changed_hosts.insert(Arc::clone(host));
             }
         }
-        clusters
+        Self { by_name: Arc::new(by_name), by_host, changed_hosts }
     }
 
-    /// The first cluster of a name stays.
-    fn add(
-        &mut self,
-        mesh: &MeshConfig,
-        service: &Service,
-        port: &ServicePort,
-        rule: Option<&MergedRule>,
-        subset: Option<&Subset>,
-    ) {
-        let subset_name = subset.map(|subset| &*subset.name).unwrap_or_default();
-        let name = ClusterName::outbound(port.number, subset_name, &service.host);
-        if self.by_name.contains_key(&name) {
-            return;
-        }
-        let blocks = rule.map(|rule| rule.policy_of(port.number, subset)).unwrap_or_default();
-        let labels = subset.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
-        let Some(discovery) = discovery(service, port, labels, &blocks) else { return };
-        let balancing = blocks.load_balancer.clone().unwrap_or_default();
-        let pool = blocks.connection_pool.clone().unwrap_or_default();
-        let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());
-        let extras = rule.map(|rule| rule.extras_of(subset)).unwrap_or_default();
-        let cluster = Cluster {
-            tls: rule.and_then(|rule| tls::origination(rule, &blocks, &service.entry)),
-            load_balancer: load_balancing::policy(&balancing),
-            hash_key: load_balancing::hash_key(&balancing),
-            warmup: load_balancing::warmup(&balancing),
-            outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
-            source: Some(source(service, rule)),
-            ..Cluster::new(name.clone(), Arc::clone(&service.host), port.number, discovery)
-        };
-        let protocol = (port.protocol.is_http(), port.protocol.is_http2());
-        let cluster = connection_pool::apply(cluster, mesh, &pool, top, extras, protocol);
-        self.by_name.insert(name, Arc::new(cluster));
+    /// Whether the services and clusters of a host are those of the compile before.
+    pub(super) fn is_unchanged(&self, host: &str) -> bool {
+        !self.changed_hosts.contains(host)
     }
 
     /// A reference to a cluster, whether it exists or not.
@@ -80,14 +88,56 @@ impl Clusters {
         ClusterRef { name, cluster }
     }
 
-    /// With the clusters that `policy` sends unknown hosts to.
-    pub(super) fn into_map(mut self, policy: OutboundTrafficPolicy) -> HashMap<ClusterName, Arc<Cluster>> {
-        if policy == OutboundTrafficPolicy::AllowAnyDynamicDns {
-            let cluster = Cluster::allow_any_dynamic_dns();
-            self.by_name.insert(cluster.name.clone(), Arc::new(cluster));
-        }
-        self.by_name
+    pub(super) fn by_name(&self) -> Arc<HashMap<ClusterName, Arc<Cluster>>> {
+        Arc::clone(&self.by_name)
     }
+}
+
+impl ServiceClusters {
+    fn new(mesh: &MeshConfig, service: &Service, rule: Option<&MergedRule>) -> Self {
+        let subsets = || rule.map(|rule| &rule.subsets).into_iter().flatten();
+        let ports = &service.entry.ports;
+        let clusters = ports.iter().flat_map(|port| {
+            let each = [None].into_iter().chain(subsets().map(Some));
+            each.filter_map(move |subset| cluster(mesh, service, port, rule, subset).map(Arc::new))
+        });
+        let rules = rule.map(|rule| rule.rules.clone()).unwrap_or_default();
+        Self { entry: Arc::clone(&service.entry), clusters: clusters.collect(), rules }
+    }
+
+    fn is_of(&self, service: &Service, rule: Option<&MergedRule>) -> bool {
+        self.entry == service.entry && self.rules[..] == *rule.map(|rule| &rule.rules[..]).unwrap_or_default()
+    }
+}
+
+/// One cluster; `None` when nobody can say where its endpoints are.
+fn cluster(
+    mesh: &MeshConfig,
+    service: &Service,
+    port: &ServicePort,
+    rule: Option<&MergedRule>,
+    subset: Option<&Subset>,
+) -> Option<Cluster> {
+    let subset_name = subset.map(|subset| &*subset.name).unwrap_or_default();
+    let blocks = rule.map(|rule| rule.policy_of(port.number, subset)).unwrap_or_default();
+    let labels = subset.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
+    let discovery = discovery(service, port, labels, &blocks)?;
+    let balancing = blocks.load_balancer.clone().unwrap_or_default();
+    let pool = blocks.connection_pool.clone().unwrap_or_default();
+    let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());
+    let extras = rule.map(|rule| rule.extras_of(subset)).unwrap_or_default();
+    let name = ClusterName::outbound(port.number, subset_name, &service.host);
+    let cluster = Cluster {
+        tls: rule.and_then(|rule| tls::origination(rule, &blocks, &service.entry)),
+        load_balancer: load_balancing::policy(&balancing),
+        hash_key: load_balancing::hash_key(&balancing),
+        warmup: load_balancing::warmup(&balancing),
+        outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
+        source: Some(source(service, rule)),
+        ..Cluster::new(name, Arc::clone(&service.host), port.number, discovery)
+    };
+    let protocol = (port.protocol.is_http(), port.protocol.is_http2());
+    Some(connection_pool::apply(cluster, mesh, &pool, top, extras, protocol))
 }
 
 fn source(service: &Service, rule: Option<&MergedRule>) -> Arc<ClusterSource> {

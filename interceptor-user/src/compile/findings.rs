@@ -31,6 +31,15 @@ impl Findings {
         self.push(Diagnostic { code: Some(code), ..meta.finding(level, position, field, message) });
     }
 
+    /// What `work` finds out, which is kept here, too.
+    pub(super) fn capture<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<Diagnostic>) {
+        let before = self.0.take();
+        let done = work();
+        let found = self.0.replace(before);
+        self.0.borrow_mut().extend(found.iter().cloned());
+        (done, found.into_iter().collect())
+    }
+
     pub(super) fn into_sorted(self) -> Vec<Diagnostic> {
         let mut findings: Vec<Diagnostic> = self.0.into_inner().into_iter().collect();
         findings.sort_by(|a, b| (&a.origin, a.level, a).cmp(&(&b.origin, b.level, b)));

@@ -1,6 +1,7 @@
 //! World to Snapshot: pure and total. What can't act is left out with a finding; the rest stands. The
 //! result depends on the resources alone, not on the order they came in.
 
+mod changed;
 mod changes;
 mod clusters;
 mod connection_pool;
@@ -18,6 +19,13 @@ pub(crate) mod tls;
 mod virtual_services;
 
 use std::sync::Arc;
+
+use changed::Changed;
+use clusters::Clusters;
+use destination_rules::DestinationRules;
+use registry::Registry;
+use routes::Translations;
+use virtual_services::VirtualServices;
 
 use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World};
 use crate::snapshot::{
@@ -63,36 +71,91 @@ pub struct CompileSettings {
 
 /// Compiles what `settings.client` gets.
 pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diagnostic>) {
-    let client = &settings.client;
-    let findings = findings::Findings::default();
-    let (policy, strict) = policy::of(world, settings, &findings);
-    let registry = registry::Registry::new(world, &client.namespace);
-    let rules = destination_rules::DestinationRules::new(world, &client.namespace);
-    let virtual_services = virtual_services::VirtualServices::new(world, &client.namespace);
-    let clusters = clusters::Clusters::new(&world.mesh, &registry, &rules);
-    let translator = http_routes::Translator {
-        registry: &registry,
-        clusters: &clusters,
-        findings: &findings,
-        default_retries: world.mesh.default_http_retry_policy.as_ref(),
-        client,
-    };
-    let routes = routes::Routes::new(policy, &translator, &virtual_services);
-    let l4_routes = l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
-    let mut listeners =
-        listeners::Listeners::new((policy, strict), settings.learned_names, &routes, &l4_routes, &findings);
-    listeners.add_all(&registry);
-    let (by_address, by_port) = listeners.finish();
-    let snapshot = Snapshot {
-        outbound_traffic_policy: policy,
-        strict,
-        mesh: mesh_settings(&world.mesh),
-        by_address,
-        by_port,
-        virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
-        clusters: clusters.into_map(policy),
-    };
-    (snapshot, findings.into_sorted())
+    Compiler::new(settings.clone()).compile(world)
+}
+
+/// Compiles one world after another for the same client, doing again only what a change touches. What it
+/// answers is what [`compile`] would answer.
+#[derive(Debug)]
+pub struct Compiler {
+    settings: CompileSettings,
+    previous: Option<Previous>,
+}
+
+/// What the compile before leaves.
+#[derive(Debug)]
+struct Previous {
+    world: World,
+    registry: Arc<Registry>,
+    rules: Arc<DestinationRules>,
+    virtual_services: Arc<VirtualServices>,
+    clusters: Arc<Clusters>,
+    translations: Translations,
+}
+
+impl Compiler {
+    pub fn new(settings: CompileSettings) -> Self {
+        Self { settings, previous: None }
+    }
+
+    pub fn settings(&self) -> &CompileSettings {
+        &self.settings
+    }
+
+    pub fn compile(&mut self, world: &World) -> (Snapshot, Vec<Diagnostic>) {
+        let settings = &self.settings;
+        let previous = self.previous.as_ref().filter(|previous| previous.world.mesh == world.mesh);
+        let changed = previous.map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
+        let client = &settings.client;
+        let findings = findings::Findings::default();
+        let (policy, strict) = policy::of(world, settings, &findings);
+        let registry = match previous {
+            Some(previous) if !changed.registry => Arc::clone(&previous.registry),
+            Some(_) | None => Arc::new(Registry::new(world, &client.namespace)),
+        };
+        let rules = match previous {
+            Some(previous) if !changed.rules => Arc::clone(&previous.rules),
+            Some(_) | None => Arc::new(DestinationRules::new(world, &client.namespace)),
+        };
+        let virtual_services = match previous {
+            Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
+            Some(_) | None => Arc::new(VirtualServices::new(world, &client.namespace)),
+        };
+        let clusters = Arc::new(Clusters::new(
+            (&world.mesh, policy),
+            &registry,
+            &rules,
+            previous.map(|previous| &*previous.clusters),
+        ));
+        let translator = http_routes::Translator {
+            registry: &registry,
+            clusters: &clusters,
+            findings: &findings,
+            default_retries: world.mesh.default_http_retry_policy.as_ref(),
+            client,
+        };
+        let translations = previous.map(|previous| &previous.translations);
+        let routes = routes::Routes::new(policy, &translator, &virtual_services, translations);
+        let l4_routes = l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
+        let names = settings.learned_names;
+        let mut listeners =
+            listeners::Listeners::new((policy, strict), names, &routes, &l4_routes, &findings);
+        listeners.add_all(&registry);
+        let (by_address, by_port) = listeners.finish();
+        let translations = routes.into_translations();
+        let snapshot = Snapshot {
+            outbound_traffic_policy: policy,
+            strict,
+            mesh: mesh_settings(&world.mesh),
+            by_address,
+            by_port,
+            virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
+            clusters: clusters.by_name(),
+        };
+        let world = world.clone();
+        self.previous = Some(Previous { world, registry, rules, virtual_services, clusters, translations });
+        (snapshot, findings.into_sorted())
+    }
 }
 
 fn mesh_settings(mesh: &MeshConfig) -> MeshSettings {

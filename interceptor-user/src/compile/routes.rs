@@ -8,15 +8,13 @@ use super::http_routes::Translator;
 use super::registry::Service;
 use super::virtual_services::VirtualServices;
 use crate::resource::service_entry::Protocol;
+use crate::resource::{Diagnostic, ResourceKey, VirtualService};
 use crate::snapshot::{
     Forward, OutboundTrafficPolicy, Route, RouteAction, RouteTable, Source, VirtualHost, WeightedCluster,
 };
 
 /// The port on which a VirtualService acts on hosts that nobody declared.
 const PORT_OF_UNKNOWN_HOSTS: u16 = 80;
-
-/// The routes of a VirtualService, by its index, on a port.
-type Translated = HashMap<(usize, u16), Arc<[Route]>>;
 
 pub(super) struct Routes<'a> {
     policy: OutboundTrafficPolicy,
@@ -25,7 +23,26 @@ pub(super) struct Routes<'a> {
     /// The services of each port, whatever its protocol.
     by_port: HashMap<u16, Vec<&'a Service>>,
     tables: RefCell<HashMap<u16, Arc<RouteTable>>>,
-    translated: RefCell<Translated>,
+    previous: Option<&'a Translations>,
+    translations: RefCell<Translations>,
+}
+
+/// What was made of VirtualServices and services, kept for the next compile from the same MeshConfig.
+#[derive(Debug, Default)]
+pub(super) struct Translations {
+    /// By VirtualService and port.
+    routes: HashMap<(ResourceKey, u16), Translation>,
+    /// By host and port.
+    virtual_hosts: HashMap<(Arc<str>, u16), Arc<VirtualHost>>,
+}
+
+/// The routes of a VirtualService on a port.
+#[derive(Clone, Debug)]
+struct Translation {
+    service: Arc<VirtualService>,
+    routes: Arc<[Route]>,
+    /// What was found out on the way.
+    findings: Vec<Diagnostic>,
 }
 
 impl<'a> Routes<'a> {
@@ -33,6 +50,7 @@ impl<'a> Routes<'a> {
         policy: OutboundTrafficPolicy,
         translator: &'a Translator<'a>,
         virtual_services: &'a VirtualServices,
+        previous: Option<&'a Translations>,
     ) -> Self {
         let mut by_port: HashMap<u16, Vec<_>> = HashMap::new();
         for service in &translator.registry.services {
@@ -40,8 +58,12 @@ impl<'a> Routes<'a> {
                 by_port.entry(port.number).or_default().push(service);
             }
         }
-        let tables = RefCell::default();
-        Self { policy, translator, virtual_services, by_port, tables, translated: RefCell::default() }
+        let (tables, translations) = (RefCell::default(), RefCell::default());
+        Self { policy, translator, virtual_services, by_port, tables, previous, translations }
+    }
+
+    pub(super) fn into_translations(self) -> Translations {
+        self.translations.into_inner()
     }
 
     /// All hosts with HTTP on `port`: route table `80`.
@@ -57,7 +79,6 @@ impl<'a> Routes<'a> {
             }
             let (virtual_host, by) = self.virtual_host(service, port);
             acting.extend(by);
-            let virtual_host = Arc::new(virtual_host);
             if table.hosts.insert(&service.host, Arc::clone(&virtual_host)) {
                 for address in service.entry.addresses.iter().filter(|range| range.value.is_single_host()) {
                     table.hosts.insert(&address.value.to_string(), Arc::clone(&virtual_host));
@@ -83,7 +104,7 @@ impl<'a> Routes<'a> {
                 if !routes.is_empty() {
                     let name = format!("{}:{port}", host.value).into();
                     let source = Some(Source::whole(&service.meta.key));
-                    let host_routes = VirtualHost { name, routes: routes.to_vec(), source };
+                    let host_routes = VirtualHost { name, routes, source };
                     table.hosts.insert(&host.value, Arc::new(host_routes));
                 }
             }
@@ -101,30 +122,67 @@ impl<'a> Routes<'a> {
     /// One service, whatever the request's Host says: route table `host:port`.
     pub(super) fn table_of_service(&self, service: &Service, port: u16) -> Arc<RouteTable> {
         let mut table = RouteTable::new(format!("{}:{port}", service.host).into(), self.policy);
-        table.catch_all = Arc::new(self.virtual_host(service, port).0);
+        table.catch_all = self.virtual_host(service, port).0;
         Arc::new(table)
     }
 
     /// A service's routes, and the VirtualService that gives them.
-    fn virtual_host(&self, service: &Service, port: u16) -> (VirtualHost, Option<usize>) {
-        let name = format!("{}:{port}", service.host).into();
-        let source = Some(Source::whole(&service.entry.meta.key));
-        if let Some(index) = self.virtual_services.most_specific(&service.host) {
+    fn virtual_host(&self, service: &Service, port: u16) -> (Arc<VirtualHost>, Option<usize>) {
+        let of_rule = self.virtual_services.most_specific(&service.host).and_then(|index| {
             let routes = self.routes_of(index, port);
-            if !routes.is_empty() {
-                return (VirtualHost { name, routes: routes.to_vec(), source }, Some(index));
-            }
-        }
-        (VirtualHost { name, routes: vec![self.default_route(service, port)], source }, None)
+            (!routes.is_empty()).then_some((index, routes))
+        });
+        let key = (Arc::clone(&service.host), port);
+        let before = self.previous.and_then(|previous| previous.virtual_hosts.get(&key)).filter(|before| {
+            let is_of_service =
+                before.source.as_ref().is_some_and(|source| source.resource == service.entry.meta.key);
+            is_of_service
+                && match &of_rule {
+                    Some((_, routes)) => Arc::ptr_eq(routes, &before.routes),
+                    None => is_default(before) && self.translator.clusters.is_unchanged(&service.host),
+                }
+        });
+        let (index, routes) = match of_rule {
+            Some((index, routes)) => (Some(index), Some(routes)),
+            None => (None, None),
+        };
+        let virtual_host = before.cloned().unwrap_or_else(|| {
+            Arc::new(VirtualHost {
+                name: format!("{}:{port}", service.host).into(),
+                routes: routes.unwrap_or_else(|| [self.default_route(service, port)].into()),
+                source: Some(Source::whole(&service.entry.meta.key)),
+            })
+        });
+        self.translations.borrow_mut().virtual_hosts.insert(key, Arc::clone(&virtual_host));
+        (virtual_host, index)
     }
 
     fn routes_of(&self, index: usize, port: u16) -> Arc<[Route]> {
-        if let Some(routes) = self.translated.borrow().get(&(index, port)) {
-            return Arc::clone(routes);
+        let service = &self.virtual_services.all[index];
+        let key = (service.meta.key.clone(), port);
+        if let Some(translation) = self.translations.borrow().routes.get(&key) {
+            return Arc::clone(&translation.routes);
         }
-        let routes: Arc<[Route]> = self.translator.routes(&self.virtual_services.all[index], port).into();
-        self.translated.borrow_mut().insert((index, port), Arc::clone(&routes));
+        let translation = self.kept(&key, service).unwrap_or_else(|| {
+            let findings = self.translator.findings;
+            let (routes, findings) = findings.capture(|| self.translator.routes(service, port));
+            Translation { service: Arc::clone(service), routes: routes.into(), findings }
+        });
+        let routes = Arc::clone(&translation.routes);
+        self.translations.borrow_mut().routes.insert(key, translation);
         routes
+    }
+
+    /// What the compile before made of a VirtualService, when nothing that it depends on has changed.
+    fn kept(&self, key: &(ResourceKey, u16), service: &Arc<VirtualService>) -> Option<Translation> {
+        let before = self.previous?.routes.get(key)?;
+        let clusters = self.translator.clusters;
+        let same = before.service == *service
+            && !service.delegates()
+            && service.destination_hosts().all(|host| clusters.is_unchanged(host));
+        let before = same.then(|| before.clone())?;
+        before.findings.iter().for_each(|finding| self.translator.findings.push(finding.clone()));
+        Some(before)
     }
 
     fn default_route(&self, service: &Service, port: u16) -> Route {
@@ -140,6 +198,11 @@ impl<'a> Routes<'a> {
             ..Route::new("default".into(), RouteAction::Forward(Arc::new(forward)))
         }
     }
+}
+
+/// The routes of a host that no VirtualService speaks of.
+fn is_default(host: &VirtualHost) -> bool {
+    matches!(&*host.routes, [only] if only.source == host.source)
 }
 
 fn has_http(service: &Service, port: u16) -> bool {

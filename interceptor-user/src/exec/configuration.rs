@@ -8,7 +8,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::findings::Findings;
 use crate::analysis::{self, Audience};
-use crate::compile::{CompileSettings, compile};
+use crate::compile::{CompileSettings, Compiler};
 use crate::resource::{Diagnostic, World};
 use crate::settings::ExecSettings;
 use crate::snapshot::Snapshot;
@@ -18,7 +18,7 @@ use crate::source::{FileSource, Texts, Watching};
 #[derive(Debug)]
 pub(super) struct Configuration {
     source: FileSource,
-    settings: CompileSettings,
+    compiler: Compiler,
     pub(super) snapshot: Snapshot,
     told: Findings,
 }
@@ -28,15 +28,15 @@ impl Configuration {
     pub(super) fn open(settings: &ExecSettings) -> anyhow::Result<Self> {
         let (source, world, diagnostics) =
             FileSource::open(settings.config.clone(), settings.mesh_config.clone())?;
-        let settings = CompileSettings {
+        let mut compiler = Compiler::new(CompileSettings {
             client: settings.client.clone(),
             outbound_traffic_policy: settings.outbound_traffic_policy,
             learned_names: settings.capture_dns,
-        };
+        });
         let mut told = Findings::default();
-        let (snapshot, findings) = compile(&world, &settings);
-        tell(&world, &settings, [diagnostics, findings], source.texts(), &mut told);
-        Ok(Self { source, settings, snapshot, told })
+        let (snapshot, findings) = compiler.compile(&world);
+        tell(&world, compiler.settings(), [diagnostics, findings], source.texts(), &mut told);
+        Ok(Self { source, compiler, snapshot, told })
     }
 
     /// Compiles what the files hold whenever they change, until the answer is dropped.
@@ -45,13 +45,13 @@ impl Configuration {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("can't make an event")?;
         let wake = changed.try_clone().context("can't duplicate an event")?;
         let (sender, compiled_ones) = channel();
-        let (settings, mut told) = (self.settings, self.told);
+        let (mut compiler, mut told) = (self.compiler, self.told);
         let watching = self.source.watch(move |world, diagnostics, texts| {
-            let (snapshot, findings) = compile(world, &settings);
+            let (snapshot, findings) = compiler.compile(world);
             // An error is the other side gone, or woken already.
             let _told =
                 sender.send(snapshot).is_ok() && rustix::io::write(&wake, &1_u64.to_ne_bytes()).is_ok();
-            tell(world, &settings, [diagnostics, findings], texts, &mut told);
+            tell(world, compiler.settings(), [diagnostics, findings], texts, &mut told);
         })?;
         Ok((self.snapshot, Changes { changed, compiled: compiled_ones, _watching: watching }))
     }

@@ -45,6 +45,20 @@ impl Eq for Pattern {}
 pub const MESH: &str = "mesh";
 
 impl VirtualService {
+    /// The hosts that its http routes send requests to.
+    pub fn destination_hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+        let destinations = self.http.iter().filter_map(|route| match &route.action {
+            HttpAction::Route(destinations) => Some(destinations),
+            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } | HttpAction::Delegate => None,
+        });
+        destinations.flatten().map(|destination| &destination.host)
+    }
+
+    /// Whether it takes routes from other VirtualServices.
+    pub fn delegates(&self) -> bool {
+        self.http.iter().any(|route| matches!(route.action, HttpAction::Delegate))
+    }
+
     /// Whether it acts on traffic from applications.
     pub fn binds_mesh(&self) -> bool {
         is_for_mesh(&self.gateways)

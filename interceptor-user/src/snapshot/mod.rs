@@ -130,7 +130,7 @@ pub struct Snapshot {
     /// What no other listener takes: nothing but policy.
     pub virtual_outbound: Arc<Listener>,
     /// Every cluster by name, PassthroughCluster and BlackHoleCluster not among them.
-    pub clusters: HashMap<ClusterName, Arc<Cluster>>,
+    pub clusters: Arc<HashMap<ClusterName, Arc<Cluster>>>,
 }
 
 impl Snapshot {
@@ -143,7 +143,7 @@ impl Snapshot {
             by_address: HashMap::new(),
             by_port: HashMap::new(),
             virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
-            clusters: HashMap::new(),
+            clusters: Arc::default(),
         }
     }
 

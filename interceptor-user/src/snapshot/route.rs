@@ -233,7 +233,7 @@ impl Route {
 pub struct VirtualHost {
     /// `www.example.com:80`, `allow_any`, `block_all`.
     pub name: Arc<str>,
-    pub routes: Vec<Route>,
+    pub routes: Arc<[Route]>,
     /// The service whose host it is, or the VirtualService when there is no such service.
     pub source: Option<Arc<Source>>,
 }
@@ -279,7 +279,7 @@ impl VirtualHost {
                 })),
             ),
         };
-        Self { name: name.into(), routes: vec![Route::new(name.into(), action)], source: None }
+        Self { name: name.into(), routes: [Route::new(name.into(), action)].into(), source: None }
     }
 }
 

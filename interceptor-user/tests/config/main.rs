@@ -5,6 +5,7 @@
 
 mod connection_pool;
 mod destination_rule;
+mod incremental;
 mod kinds;
 mod learned_names;
 mod load_balancing;

@@ -497,7 +497,7 @@ impl Config {
             ..Route::new("default".into(), action)
         };
         let virtual_host =
-            VirtualHost { name: format!("{HOST}:80").into(), routes: vec![route], source: None };
+            VirtualHost { name: format!("{HOST}:80").into(), routes: [route].into(), source: None };
         let virtual_host = Arc::new(virtual_host);
         for host in self.hosts.iter().chain([&HOST]) {
             table.hosts.insert(host, Arc::clone(&virtual_host));
@@ -506,7 +506,7 @@ impl Config {
         listener.http = Some(Arc::new(table));
         let mut snapshot = self.snapshot;
         snapshot.by_port.insert(port, Arc::new(listener));
-        snapshot.clusters.insert(cluster.name.clone(), cluster);
+        Arc::make_mut(&mut snapshot.clusters).insert(cluster.name.clone(), cluster);
         snapshot
     }
 

@@ -1,0 +1,152 @@
+//! Compiling one change after another gives what compiling everything afresh gives.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use interceptor_user::compile::{CompileSettings, Compiler, compile};
+use interceptor_user::resource::{Resource, World, parse};
+use interceptor_user::snapshot::ClusterName;
+use proptest::prelude::*;
+
+const HOSTS: [&str; 4] = ["a.example.com", "b.example.com", "*.example.com", "x.other.org"];
+const DESTINATIONS: [&str; 4] = ["a.example.com", "b.example.com", "gone.example.com", "x.other.org"];
+const NAMESPACES: [&str; 3] = ["default", "other", "istio-system"];
+
+/// One resource, out of so few that they meet: `shape` chooses what it says.
+#[derive(Clone, Debug)]
+struct Written {
+    kind: &'static str,
+    name: usize,
+    namespace: usize,
+    shape: [usize; 4],
+}
+
+impl Written {
+    fn yaml(&self) -> String {
+        let [one, two, three, four] = self.shape;
+        let (host, destination) = (HOSTS[one % 4], DESTINATIONS[two % 4]);
+        let spec = match self.kind {
+            "ServiceEntry" => {
+                let resolution = ["DNS", "NONE", "STATIC"][two % 3];
+                let resolution =
+                    if host.starts_with('*') && resolution == "DNS" { "NONE" } else { resolution };
+                let address = ["", "addresses: [10.0.0.1], ", "addresses: [10.0.0.0/8], "][three % 3];
+                let address = if resolution == "DNS" && address.contains('/') { "" } else { address };
+                let endpoints =
+                    if resolution == "STATIC" { ", endpoints: [{address: 192.0.2.1}]" } else { "" };
+                let port = [
+                    "{number: 80, name: http, protocol: HTTP}",
+                    "{number: 443, name: tls, protocol: TLS}",
+                    "{number: 9000, name: tcp, protocol: TCP}",
+                    "{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}",
+                ][four % 4];
+                format!(
+                    "{{hosts: ['{host}'], {address}ports: [{port}], resolution: {resolution}{endpoints}}}"
+                )
+            }
+            "VirtualService" => {
+                let subset = ["", ", subset: s"][three % 2];
+                let rest =
+                    ["timeout: 1s", "timeout: 2s", "match: [{port: 80}]", "match: [{uri: {prefix: /v1}}]"]
+                        [four % 4];
+                let route = format!("route: [{{destination: {{host: {destination}{subset}}}}}]");
+                match three % 3 {
+                    0 => format!("{{hosts: ['{host}'], http: [{{{rest}, {route}}}]}}"),
+                    1 => format!(
+                        "{{hosts: ['{host}'], tls: [{{match: [{{sniHosts: ['{host}']}}], {route}}}]}}"
+                    ),
+                    _ => format!("{{hosts: ['{host}'], tcp: [{{{route}}}], http: [{{{route}}}]}}"),
+                }
+            }
+            "DestinationRule" => {
+                let policy = ["", "trafficPolicy: {tls: {mode: SIMPLE}}, ", "exportTo: ['.'], "][two % 3];
+                let subsets = ["", "subsets: [{name: s}]", "subsets: [{name: t}, {name: s}]"][three % 3];
+                format!("{{host: '{host}', {policy}{subsets}}}")
+            }
+            "Sidecar" => {
+                let hosts = ["'*/*'", "./*", "'*/a.example.com'", "other/*"][one % 4];
+                format!("{{egress: [{{hosts: [{hosts}]}}]}}")
+            }
+            kind => panic!("{kind}"),
+        };
+        let (name, namespace) = (self.name, NAMESPACES[self.namespace % 3]);
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: {}\nmetadata: {{name: n{name}, namespace: {namespace}}}\nspec: {spec}\n",
+            self.kind
+        )
+    }
+
+    fn resource(&self) -> Option<Resource> {
+        parse(&"f.yaml".into(), &self.yaml(), &"default".into()).resources.pop()
+    }
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let kind = prop_oneof![
+        3 => Just("ServiceEntry"), 3 => Just("VirtualService"), 3 => Just("DestinationRule"), 1 => Just("Sidecar"),
+    ];
+    (kind, 0..3_usize, 0..3_usize, any::<[u8; 4]>()).prop_map(|(kind, name, namespace, shape)| Written {
+        kind,
+        name,
+        namespace,
+        shape: shape.map(usize::from),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #[test]
+    fn one_change_after_another_is_the_same_as_all_afresh(
+        changes in proptest::collection::vec((written(), proptest::bool::weighted(0.7)), 1..24),
+    ) {
+        let settings = CompileSettings::default();
+        let mut compiler = Compiler::new(settings.clone());
+        let mut world = World::default();
+        for (written, is_put) in changes {
+            let Some(resource) = written.resource() else { continue };
+            let key = resource.meta().key.clone();
+            if is_put {
+                world.resources.insert(key, resource);
+            } else {
+                world.resources.remove(&key);
+            }
+            let (snapshot, findings) = compiler.compile(&world);
+            let (expected, expected_findings) = compile(&world, &settings);
+            prop_assert_eq!(snapshot, expected, "{:#?}", world.resources.keys().collect::<Vec<_>>());
+            prop_assert_eq!(findings, expected_findings);
+        }
+    }
+}
+
+fn world(yaml: &str) -> World {
+    let parsed = parse(&"f.yaml".into(), yaml, &"default".into());
+    let resources: BTreeMap<_, _> =
+        parsed.resources.into_iter().map(|resource| (resource.meta().key.clone(), resource)).collect();
+    World { resources, ..World::default() }
+}
+
+/// A piece that no change concerns is the same one, so that whoever compares it compares a pointer.
+#[test]
+fn what_did_not_change_stays_the_same_piece() {
+    let entry = |name: &str, resolution: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  hosts: \
+             [{name}.example.com]\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  resolution: {resolution}\n---\n"
+        )
+    };
+    let mut compiler = Compiler::new(CompileSettings::default());
+    let mut before = world(&(entry("a", "DNS") + &entry("b", "DNS")));
+    let (old, _) = compiler.compile(&before);
+    let changed = world(&entry("b", "NONE"));
+    before.resources.extend(changed.resources);
+    let (new, _) = compiler.compile(&before);
+
+    let cluster = |host: &str| ClusterName::outbound(80, "", host);
+    let same = |host: &str| Arc::ptr_eq(&old.clusters[&cluster(host)], &new.clusters[&cluster(host)]);
+    assert_eq!([same("a.example.com"), same("b.example.com")], [true, false]);
+    let host = |snapshot: &interceptor_user::snapshot::Snapshot, host: &str| {
+        Arc::clone(snapshot.by_port[&80].http.as_ref().unwrap().virtual_host(host))
+    };
+    let same = |name: &str| Arc::ptr_eq(&host(&old, name), &host(&new, name));
+    assert_eq!([same("a.example.com"), same("b.example.com")], [true, false]);
+}
