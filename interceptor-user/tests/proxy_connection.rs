@@ -439,7 +439,7 @@ fn to_endpoints(endpoints: &[SocketAddr], change: impl FnOnce(&mut Cluster)) -> 
     let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
     listener.tcp = Some(Arc::new(route));
     snapshot.by_port.insert(3306, Arc::new(listener));
-    snapshot.clusters.insert(cluster.name.clone(), cluster);
+    Arc::make_mut(&mut snapshot.clusters).insert(cluster.name.clone(), cluster);
     Running::start(snapshot, Some("192.0.2.1:3306".parse().unwrap()))
 }
 
