@@ -2,9 +2,18 @@
 
 mod prefixes;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-use interceptor_common::{addr::Ip16, policy::PortFlags, policy::PrefixFlags};
+use interceptor_common::{
+    addr::{Ip16, Port},
+    decide::decide,
+    flow::Flow,
+    policy::{PortFlags, PrefixFlags},
+    verdict::Verdict,
+};
 
 use crate::workload::RedirectPolicy;
 
@@ -31,6 +40,24 @@ impl KernelPolicy {
             }
         }
         Self { prefixes: prefixes::prefixes(policy, own_addresses), ports }
+    }
+
+    /// What the kernel programs decide about a connection to `destination`.
+    pub fn verdict(&self, destination: SocketAddr) -> Verdict {
+        let flow = Flow { destination: destination.ip().into(), port: Port(destination.port()) };
+        let ports = self.ports.get(&destination.port()).copied().unwrap_or(PortFlags::NONE);
+        decide(&flow, ports, self.flags_of(destination.ip()).unwrap_or(PrefixFlags::NONE))
+    }
+
+    /// Those of the longest prefix that holds the address; `None` while a policy is being removed.
+    fn flags_of(&self, address: IpAddr) -> Option<PrefixFlags> {
+        let bits = |ip: Ip16| u128::from_be_bytes(ip.octets());
+        let lengths = (0..=128_u8).rev();
+        let shortened = |length: u8| {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            (Ip16::from_v6((bits(address.into()) & mask).to_be_bytes()), length)
+        };
+        lengths.map(shortened).find_map(|prefix| self.prefixes.get(&prefix).copied())
     }
 
     /// The shortest first: at every moment the longest prefix that holds an address is the right one, or none is left

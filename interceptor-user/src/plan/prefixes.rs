@@ -79,6 +79,7 @@ mod tests {
         verdict::{Reason, Verdict},
     };
     use proptest::prelude::*;
+    use std::net::SocketAddr;
 
     /// The kernel's lookup: the longest stored prefix that holds the address.
     fn longest(prefixes: &BTreeMap<Prefix, PrefixFlags>, address: IpAddr) -> Option<PrefixFlags> {
@@ -156,6 +157,7 @@ mod tests {
                 let flow = Flow { destination: address.into(), port: Port(port) };
                 let found = longest(&kernel.prefixes, address).expect("a policy knows every address");
                 let verdict = decide(&flow, ports, found);
+                prop_assert_eq!(kernel.verdict(SocketAddr::new(address, port)), verdict, "{} {}", address, port);
                 prop_assert_eq!(verdict, model(&policy, &own, address, port), "{} {}", address, port);
             }
         }

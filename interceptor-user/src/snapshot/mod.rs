@@ -35,8 +35,8 @@ pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
 pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
 pub use request::Refusal;
 pub use route::{
-    ClusterRef, DirectResponse, Forward, HeaderMatch, RequestFacts, RetryOn, RetryPolicy, Route, RouteAction,
-    RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
+    ClusterRef, DirectResponse, Forward, HeaderMatch, Mismatch, RequestFacts, RetryOn, RetryPolicy, Route,
+    RouteAction, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
 };
 pub use source::{ClusterSource, Rule, Source};
 

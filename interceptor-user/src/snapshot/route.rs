@@ -1,9 +1,10 @@
 //! HTTP routing: a request finds its virtual host by name, there the first route that matches.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use regex::Regex;
 
 use super::OutboundTrafficPolicy;
@@ -107,14 +108,94 @@ pub struct RequestFacts<'a> {
     pub headers: &'a HeaderMap,
 }
 
+/// The first part of a match that a request does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch<'a> {
+    Uri(&'a StringMatch),
+    Method(&'a StringMatch),
+    Authority(&'a StringMatch),
+    Scheme(&'a StringMatch),
+    Header(&'a HeaderMatch),
+    QueryParameter(&'a str, &'a StringMatch),
+}
+
+impl<'a> RequestFacts<'a> {
+    /// Of a request in clear, with its host as sent.
+    pub fn new(method: &'a Method, uri: &'a Uri, host: &'a HeaderValue, headers: &'a HeaderMap) -> Self {
+        Self {
+            method: method.as_str(),
+            path: uri.path(),
+            query: uri.query(),
+            authority: host.to_str().unwrap_or_default(),
+            scheme: "http",
+            headers,
+        }
+    }
+}
+
 impl RouteMatch {
     pub fn matches(&self, request: &RequestFacts<'_>) -> bool {
-        self.uri.as_ref().is_none_or(|uri| uri.matches(request.path, self.ignore_uri_case))
-            && self.method.as_ref().is_none_or(|method| method.matches(request.method, false))
-            && self.authority.as_ref().is_none_or(|authority| authority.matches(request.authority, false))
-            && self.scheme.as_ref().is_none_or(|scheme| scheme.matches(request.scheme, false))
-            && self.headers.iter().all(|header| header.matches(request.headers))
-            && self.query_params.iter().all(|(name, expected)| query_matches(request.query, name, expected))
+        self.mismatch(request).is_none()
+    }
+
+    /// Why the request is not meant; `None` when it is.
+    pub fn mismatch(&self, request: &RequestFacts<'_>) -> Option<Mismatch<'_>> {
+        let unlike = |expected: &'_ Option<StringMatch>, value: &str, ignore_case: bool| {
+            expected.as_ref().is_some_and(|expected| !expected.matches(value, ignore_case))
+        };
+        if unlike(&self.uri, request.path, self.ignore_uri_case) {
+            return self.uri.as_ref().map(Mismatch::Uri);
+        }
+        if unlike(&self.method, request.method, false) {
+            return self.method.as_ref().map(Mismatch::Method);
+        }
+        if unlike(&self.authority, request.authority, false) {
+            return self.authority.as_ref().map(Mismatch::Authority);
+        }
+        if unlike(&self.scheme, request.scheme, false) {
+            return self.scheme.as_ref().map(Mismatch::Scheme);
+        }
+        if let Some(header) = self.headers.iter().find(|header| !header.matches(request.headers)) {
+            return Some(Mismatch::Header(header));
+        }
+        let parameter =
+            self.query_params.iter().find(|(name, wanted)| !query_matches(request.query, name, wanted));
+        parameter.map(|(name, wanted)| Mismatch::QueryParameter(name, wanted))
+    }
+}
+
+impl fmt::Display for Mismatch<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uri(wanted) => write!(formatter, "uri {wanted}"),
+            Self::Method(wanted) => write!(formatter, "method {wanted}"),
+            Self::Authority(wanted) => write!(formatter, "authority {wanted}"),
+            Self::Scheme(wanted) => write!(formatter, "scheme {wanted}"),
+            Self::Header(header) => write!(formatter, "{header}"),
+            Self::QueryParameter(name, wanted) => write!(formatter, "queryParams {name} {wanted}"),
+        }
+    }
+}
+
+impl fmt::Display for HeaderMatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = if self.invert { "withoutHeaders" } else { "headers" };
+        write!(formatter, "{list} {} {}", self.name, self.value)
+    }
+}
+
+impl fmt::Display for StringMatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => write!(formatter, "exact {text:?}"),
+            Self::Prefix(text) => write!(formatter, "prefix {text:?}"),
+            Self::Regex(regex) => {
+                let text = regex.as_str();
+                let written = text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$"));
+                write!(formatter, "regex {:?}", written.unwrap_or(text))
+            }
+            Self::Present => formatter.write_str("present"),
+        }
     }
 }
 

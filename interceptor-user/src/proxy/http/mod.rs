@@ -11,7 +11,7 @@ mod failure;
 mod forward;
 mod headers;
 mod log;
-mod path;
+pub mod path;
 mod peer;
 mod reply;
 mod request;

@@ -5,7 +5,7 @@ use http::Uri;
 use http::uri::PathAndQuery;
 
 /// Rewrites the target's path when dots make another one of it.
-pub(super) fn normalize(uri: &mut Uri) {
+pub fn normalize(uri: &mut Uri) {
     if !has_dots(uri.path().as_bytes()) {
         return;
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
 use super::Connection;
@@ -152,13 +152,5 @@ fn route<'a, B>(
     request: &Request<B>,
     host: &HeaderValue,
 ) -> Option<&'a Route> {
-    let headers: &HeaderMap = request.headers();
-    virtual_host.route(&RequestFacts {
-        method: request.method().as_str(),
-        path: request.uri().path(),
-        query: request.uri().query(),
-        authority: host.to_str().unwrap_or_default(),
-        scheme: "http",
-        headers,
-    })
+    virtual_host.route(&RequestFacts::new(request.method(), request.uri(), host, request.headers()))
 }
