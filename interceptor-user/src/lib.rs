@@ -9,6 +9,7 @@ pub mod compile;
 pub mod datapath;
 pub mod dns;
 pub mod exec;
+pub mod explain;
 pub mod plan;
 pub mod proxy;
 pub mod report;

@@ -7,7 +7,7 @@ use crate::compile::Client;
 use crate::resource::{ClientPolicy, POLICY};
 use crate::workload::{AnnotationError, RedirectPolicy};
 
-const CLIENT: &str = "The client";
+pub(super) const CLIENT: &str = "The client";
 
 /// For whom resources are compiled.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -151,7 +151,7 @@ fn parse_port_list(text: &str) -> Result<Ports, ParseError> {
     parse_ports(text).map(Ports)
 }
 
-fn policies() -> impl TypedValueParser<Value = OutboundTrafficPolicy> {
+pub(super) fn policies() -> impl TypedValueParser<Value = OutboundTrafficPolicy> {
     PossibleValuesParser::new([
         PossibleValue::new("ALLOW_ANY")
             .help("Hosts that no ServiceEntry names pass through (Istio's default)"),

@@ -4,7 +4,10 @@ mod analyze;
 mod client;
 mod completion;
 mod exec;
+mod explain;
 mod man;
+mod output;
+mod resources;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -53,6 +56,7 @@ struct Cli {
 enum Command {
     Exec(Box<exec::Arguments>),
     Analyze(analyze::Arguments),
+    Explain(Box<explain::Arguments>),
     Completion(completion::Arguments),
     Man(man::Arguments),
     #[command(name = enter::SUBCOMMAND, hide = true)]
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
             logging::start(cli.verbose).and_then(|()| crate::exec::run(&arguments.into_settings()))
         }
         Command::Analyze(arguments) => analyze::run(&arguments),
+        Command::Explain(arguments) => logging::start(cli.verbose).and_then(|()| explain::run(*arguments)),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),

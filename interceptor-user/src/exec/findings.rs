@@ -11,11 +11,11 @@ const SHOWN_MAX: usize = 20;
 
 /// What was told last; the same is not told again when the files change.
 #[derive(Debug, Default)]
-pub(super) struct Findings(BTreeSet<Diagnostic>);
+pub(crate) struct Findings(BTreeSet<Diagnostic>);
 
 impl Findings {
     /// Tells those that are new. With stderr gone there is nobody to tell.
-    pub(super) fn tell(&mut self, diagnostics: Vec<Diagnostic>, texts: &Texts) {
+    pub(crate) fn tell(&mut self, diagnostics: Vec<Diagnostic>, texts: &Texts) {
         let new: Vec<&Diagnostic> = diagnostics.iter().filter(|finding| !self.0.contains(finding)).collect();
         let verbose = tracing::enabled!(tracing::Level::INFO);
         let (shown, summary) = readable(new, verbose);

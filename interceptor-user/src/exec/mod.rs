@@ -11,7 +11,7 @@ mod command;
 mod configuration;
 pub(crate) mod enter;
 mod external;
-mod findings;
+pub(crate) mod findings;
 mod interception;
 mod job_control;
 mod reports;

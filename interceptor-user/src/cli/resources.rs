@@ -1,0 +1,165 @@
+//! Resources read and compiled without anything being run: flags that `explain` and `config` share.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use super::client::ClientFlags;
+use super::exec::policies;
+use crate::compile::{Client, CompileSettings, compile};
+use crate::exec::findings::Findings;
+use crate::explain::Place;
+use crate::resource::{Annotations, ClientPolicy, Labels, Level, Meta, POLICY, Resource, World};
+use crate::snapshot::{OutboundTrafficPolicy, Snapshot};
+use crate::source::FileSource;
+use crate::workload::{Annotation, RedirectPolicy};
+
+/// Which resources, and for whom.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ResourceFlags {
+    /// Resources to read: a YAML file, a directory of them, or - for standard input; may be repeated
+    #[arg(short, long, value_name = "FILE-OR-DIR|-", required = true, value_hint = clap::ValueHint::AnyPath)]
+    config: Vec<PathBuf>,
+
+    /// Istio's mesh configuration (MeshConfig), as a YAML file
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    mesh_config: Option<PathBuf>,
+
+    /// What becomes of hosts that no ServiceEntry names; overrides the mesh configuration
+    #[arg(long, value_name = "POLICY", value_parser = policies())]
+    outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+
+    /// Names are learned from the client's DNS answers, as with `exec --capture-dns`
+    #[arg(long)]
+    capture_dns: bool,
+
+    /// SNI and Host must fit the address asked for, as with `exec --strict`
+    #[arg(long)]
+    strict: bool,
+
+    /// The client is this Pod of the files, or a pod of this Deployment (or its like): its labels and annotations count
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_from, conflicts_with = "namespace",
+        help_heading = super::client::CLIENT)]
+    from: Option<(String, String)>,
+
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+/// What the files hold, compiled for the client.
+#[derive(Debug)]
+pub(super) struct Resources {
+    pub(super) world: World,
+    pub(super) snapshot: Snapshot,
+    pub(super) settings: CompileSettings,
+    pub(super) redirect: RedirectPolicy,
+    /// The annotations that `redirect` is from.
+    pub(super) redirect_by: Vec<Place>,
+}
+
+fn parse_from(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        Some(_) | None => Err("expected NAMESPACE/NAME of a Pod or Deployment in the files".into()),
+    }
+}
+
+impl ResourceFlags {
+    /// Fails when a path can't be read or the client isn't there. What can't be used is told on stderr and left out.
+    pub(super) fn compile(&self) -> anyhow::Result<Resources> {
+        let (source, world, mut diagnostics) =
+            FileSource::open(self.config.clone(), self.mesh_config.clone())?;
+        let (client, redirect, redirect_by) = self.client_in(&world)?;
+        let settings = CompileSettings {
+            client,
+            outbound_traffic_policy: self.outbound_traffic_policy,
+            learned_names: self.capture_dns,
+        };
+        let (snapshot, found) = compile(&world, &settings);
+        diagnostics.extend(found);
+        // What the resources do is told in full; what of them can't be used would be missed there.
+        diagnostics
+            .retain(|finding| finding.level == Level::Error || tracing::enabled!(tracing::Level::INFO));
+        Findings::default().tell(diagnostics, source.texts());
+        Ok(Resources { world, snapshot, settings, redirect, redirect_by })
+    }
+
+    fn client_in(&self, world: &World) -> anyhow::Result<(Client, RedirectPolicy, Vec<Place>)> {
+        let mut client = self.client.client();
+        client.policy.strict |= self.strict;
+        let mut annotations: Vec<(&str, &str)> = Vec::new();
+        let mut by: Vec<Place> = Vec::new();
+        if let Some((namespace, name)) = &self.from {
+            let (meta, labels, of_pod) = pod(world, namespace, name)?;
+            client.namespace = namespace.as_str().into();
+            if let Some(annotation) = of_pod.get(POLICY) {
+                let own = ClientPolicy::parse(&annotation.value)
+                    .with_context(|| format!("{}: annotation {POLICY}", annotation_at(meta, annotation)))?;
+                client.policy = client.policy.within(own);
+            }
+            let own = std::mem::take(&mut client.labels);
+            client.labels =
+                labels.iter().map(|(name, value)| (name.clone(), value.clone())).chain(own).collect();
+            for (name, annotation) in of_pod.iter().filter(|(name, _)| Annotation::of_name(name).is_some()) {
+                annotations.push((name, &annotation.value));
+                by.push(Place {
+                    resource: meta.key.to_string(),
+                    field: Some(format!("annotation {name}")),
+                    at: Some(annotation_at(meta, annotation)),
+                });
+            }
+        }
+        let given = self.client.annotations();
+        for (name, value) in given.iter().filter(|(name, _)| Annotation::of_name(name).is_some()) {
+            by.retain(|place| place.field.as_deref() != Some(&*format!("annotation {name}")));
+            annotations.push((name, value));
+            by.push(Place { resource: "--annotations".into(), field: Some(name.to_string()), at: None });
+        }
+        let redirect = RedirectPolicy::from_annotations(annotations)?;
+        Ok((client, redirect, by))
+    }
+}
+
+fn annotation_at(meta: &Meta, annotation: &crate::resource::Annotation) -> String {
+    let mut origin = meta.origin.clone();
+    origin.position = annotation.position;
+    origin.to_string()
+}
+
+/// A Pod, else the one thing of that name that makes pods.
+fn pod<'a>(
+    world: &'a World,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<(&'a Meta, &'a Labels, &'a Annotations)> {
+    let is_it = |meta: &Meta| **meta.namespace() == *namespace && **meta.name() == *name;
+    if let Some(pod) = world.pods().find(|pod| is_it(&pod.meta)) {
+        return Ok((&pod.meta, &pod.meta.labels, &pod.meta.annotations));
+    }
+    let templates: Vec<_> = world.pod_templates().filter(|template| is_it(&template.meta)).collect();
+    match templates.as_slice() {
+        [only] => Ok((&only.meta, &only.labels, &only.annotations)),
+        [] => {
+            let mut there: Vec<String> = world
+                .resources
+                .values()
+                .filter(|resource| matches!(resource, Resource::Pod(_) | Resource::PodTemplate(_)))
+                .map(|resource| format!("{}/{}", resource.meta().namespace(), resource.meta().name()))
+                .collect();
+            there.dedup();
+            if there.is_empty() {
+                bail!("--from {namespace}/{name}: the files hold no Pod and no Deployment (or its like)");
+            }
+            bail!(
+                "--from {namespace}/{name}: there is no such Pod or Deployment (or its like); there are {}",
+                there.join(", ")
+            )
+        }
+        several => {
+            let kinds: Vec<String> = several.iter().map(|template| template.meta.key.to_string()).collect();
+            bail!("--from {namespace}/{name}: could be {}", kinds.join(" or "))
+        }
+    }
+}

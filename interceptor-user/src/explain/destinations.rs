@@ -1,0 +1,322 @@
+//! The last steps: the clusters that a route leads to, their endpoints, TLS and limits, and what comes of it.
+
+use std::net::SocketAddr;
+
+use super::explanation::{Explanation, Lookup, Outcome, Place, Step};
+use super::{Context, TcpRoute, considered, outcome, places, words};
+use crate::proxy::upstream::UpstreamError;
+use crate::resource::destination_rule::TrafficPolicy;
+use crate::resource::{Position, Resource, ResourceKey};
+use crate::snapshot::{
+    CaSource, Cluster, ClusterName, Discovery, Forward, LoadBalancer, Route, TlsOrigination,
+    TlsOriginationMode, UpstreamProtocol, WeightedCluster,
+};
+
+/// To the address that was asked for.
+pub(super) fn passthrough(
+    context: Context<'_>,
+    destination: SocketAddr,
+    route: Option<&Route>,
+    explanation: &mut Explanation,
+) {
+    let mut step = Step::new("cluster", ClusterName::PASSTHROUGH);
+    if route.is_some() {
+        // The virtual host told it.
+        step.notes.push("the request keeps its address".into());
+    }
+    step.notes.extend(strict_note(context));
+    explanation.steps.push(step);
+    explanation.steps.push(original_address(explanation, destination.port(), destination));
+    explanation.outcomes.push(match route {
+        Some(route) => outcome::request_sent(ClusterName::PASSTHROUGH, route),
+        None => outcome::bytes_sent(ClusterName::PASSTHROUGH),
+    });
+}
+
+pub(super) fn opaque(
+    context: Context<'_>,
+    destination: SocketAddr,
+    route: &TcpRoute,
+    explanation: &mut Explanation,
+) {
+    each(context, destination, &route.clusters, explanation, |cluster, name| match cluster {
+        None => outcome::bytes_failed(name, None),
+        Some(cluster) => match failure(cluster) {
+            Some(error) => outcome::bytes_failed(name, Some(&error)),
+            None => outcome::bytes_sent(name),
+        },
+    });
+}
+
+pub(super) fn forward(
+    context: Context<'_>,
+    destination: SocketAddr,
+    route: &Route,
+    forward: &Forward,
+    explanation: &mut Explanation,
+) {
+    each(context, destination, &forward.clusters, explanation, |cluster, name| match cluster {
+        None => outcome::no_cluster(route),
+        Some(cluster) => match failure(cluster) {
+            Some(error) => outcome::request_failed(name, route, &error),
+            None => outcome::request_sent(name, route),
+        },
+    });
+    let mut step = Step::new(
+        "limits",
+        format!(
+            "timeout {}; retries: {}",
+            words::duration(forward.timeout),
+            words::retries(forward.retries.as_ref())
+        ),
+    );
+    step.by.extend(route.source.as_ref().map(|source| context.place_of_source(source)));
+    explanation.steps.push(step);
+}
+
+/// Tells each cluster that has a share.
+fn each(
+    context: Context<'_>,
+    destination: SocketAddr,
+    clusters: &[WeightedCluster],
+    explanation: &mut Explanation,
+    outcome: impl Fn(Option<&Cluster>, &str) -> Outcome,
+) {
+    let total: u64 = clusters.iter().map(|weighted| u64::from(weighted.weight)).sum();
+    for weighted in clusters {
+        let share = (clusters.len() > 1).then(|| format!("{}/{total}", weighted.weight));
+        let name = &weighted.cluster.name;
+        let cluster = weighted.cluster.cluster.as_deref();
+        explanation.steps.push(cluster_step(context, name, cluster, share.as_deref()));
+        if let Some(cluster) = cluster {
+            let endpoints = endpoints_step(context, cluster, destination, explanation);
+            explanation.steps.push(endpoints);
+            explanation.steps.extend(tls_step(context, cluster));
+        }
+        explanation.outcomes.push(Outcome { share, ..outcome(cluster, &name.0) });
+    }
+}
+
+/// What is known to fail before anything is sent.
+fn failure(cluster: &Cluster) -> Option<UpstreamError> {
+    if let Discovery::Static(endpoints) = &cluster.discovery
+        && endpoints.is_empty()
+    {
+        return Some(UpstreamError::NoHealthyUpstream(None));
+    }
+    let reason = cluster.tls.as_ref()?.impossible.clone()?;
+    Some(UpstreamError::TlsUnavailable(reason))
+}
+
+fn cluster_step(
+    context: Context<'_>,
+    name: &ClusterName,
+    cluster: Option<&Cluster>,
+    share: Option<&str>,
+) -> Step {
+    let share = share.map(|share| format!(" for {share} of all")).unwrap_or_default();
+    let Some(cluster) = cluster else { return missing(context, name, &share) };
+    let mut step = Step::new("cluster", format!("{name}{share}"));
+    if let Some(source) = &cluster.source {
+        step.by.push(context.place_of_host(&source.service, &cluster.host));
+        step.by.extend(source.destination_rules.iter().map(|key| context.place_of(key)));
+        step.passed_over =
+            considered::destination_rules(context, &cluster.host, &source.service, &source.destination_rules);
+        step.passed_over.extend(considered::service_entries(context, &cluster.host, cluster.port));
+    }
+    step.notes.push(settings(cluster));
+    step.notes.extend(strict_note(context).filter(|_| cluster.is_original_dst()));
+    step
+}
+
+/// Where the original address is used, a strict policy wants the name to be one of it.
+fn strict_note(context: Context<'_>) -> Option<String> {
+    context.snapshot.strict.then(|| {
+        "the policy is strict: unless DNS gives the name this address, HTTP gets 403 and anything else is reset (UAEX)".into()
+    })
+}
+
+/// How connections to its endpoints are made.
+fn settings(cluster: &Cluster) -> String {
+    let protocol = match cluster.protocol {
+        UpstreamProtocol::Http1 => "HTTP/1.1",
+        UpstreamProtocol::Http2 => "HTTP/2",
+    };
+    let balancer = match cluster.load_balancer {
+        LoadBalancer::LeastRequest => "LEAST_REQUEST",
+        LoadBalancer::RoundRobin => "ROUND_ROBIN",
+        LoadBalancer::Random => "RANDOM",
+        LoadBalancer::RingHash { .. } => "ring hash",
+        LoadBalancer::Maglev { .. } => "Maglev",
+    };
+    format!(
+        "requests go as {protocol}; load balancing {balancer}; connect timeout {:?}",
+        cluster.connect_timeout
+    )
+}
+
+/// A cluster that a route names and nothing declares.
+fn missing(context: Context<'_>, name: &ClusterName, share: &str) -> Step {
+    let mut step = Step::new("cluster", format!("{name}{share}: there is no such cluster"));
+    let mut parts = name.0.split('|').skip(1);
+    let port: Option<u16> = parts.next().and_then(|port| port.parse().ok());
+    let (subset, host) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let ports = context.ports_of(host);
+    let (true, Some(port)) = (!ports.is_empty(), port) else {
+        step.notes.push(format!("no service that is seen from here has host {host}"));
+        step.passed_over =
+            port.map(|port| considered::service_entries(context, host, port)).unwrap_or_default();
+        return step;
+    };
+    if !ports.contains(&port) {
+        let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        step.notes.push(format!("{host} has no port {port}, only {}", ports.join(", ")));
+        return step;
+    }
+    let whole = context.snapshot.clusters.get(&ClusterName::outbound(port, "", host));
+    let source = whole.and_then(|cluster| cluster.source.as_ref());
+    step.notes.push(match source {
+        Some(source) if !source.destination_rules.is_empty() => {
+            let rules: Vec<String> = source.destination_rules.iter().map(ToString::to_string).collect();
+            format!("{} has no subset {subset}", rules.join(" and "))
+        }
+        Some(_) | None => {
+            format!("no DestinationRule of {host} is seen from here that could have subset {subset}")
+        }
+    });
+    if let Some(source) = source {
+        step.by.extend(source.destination_rules.iter().map(|key| context.place_of(key)));
+        step.passed_over =
+            considered::destination_rules(context, host, &source.service, &source.destination_rules);
+    }
+    step
+}
+
+fn endpoints_step(
+    context: Context<'_>,
+    cluster: &Cluster,
+    destination: SocketAddr,
+    explanation: &mut Explanation,
+) -> Step {
+    let mut names = Vec::new();
+    let mut step = match &cluster.discovery {
+        Discovery::OriginalDst { port } => {
+            original_address(explanation, port.unwrap_or(destination.port()), destination)
+        }
+        Discovery::Static(endpoints) if endpoints.is_empty() => {
+            Step::new("endpoints", "none: there is nobody to send to")
+        }
+        Discovery::Static(endpoints) => {
+            let weights = endpoints.iter().any(|endpoint| endpoint.weight != 1);
+            let each = endpoints.iter().map(|endpoint| match weights {
+                true => format!("{} (weight {})", endpoint.address, endpoint.weight),
+                false => endpoint.address.to_string(),
+            });
+            Step::new("endpoints", words::few(each))
+        }
+        Discovery::StrictDns(targets) => {
+            names.extend(targets.iter().map(|target| target.host.clone()));
+            let each = targets.iter().map(|target| format!("{}:{}", target.host, target.port));
+            Step::new("endpoints", format!("every address of {}", words::few(each)))
+        }
+        Discovery::LogicalDns(target) => {
+            names.push(target.host.clone());
+            Step::new("endpoints", format!("an address of {}:{}", target.host, target.port))
+        }
+        Discovery::DynamicDns { port } => {
+            let name = context.server_name().unwrap_or_else(|| context.question.target.host.clone());
+            names.push(name.as_str().into());
+            let port = port.unwrap_or(destination.port());
+            Step::new("endpoints", format!("an address of {name}:{port}: the name that is asked for"))
+        }
+    };
+    names.retain(|name| name.parse::<std::net::IpAddr>().is_err());
+    let position = explanation.steps.len();
+    explanation.lookups.extend(names.into_iter().map(|host| Lookup { host, step: position }));
+    if let Some(Resource::ServiceEntry(entry)) =
+        cluster.source.as_ref().and_then(|source| context.world.resources.get(&source.service))
+    {
+        step.notes.push(format!("{} has resolution {}", entry.meta.key, entry.resolution));
+    }
+    step
+}
+
+fn original_address(explanation: &Explanation, port: u16, destination: SocketAddr) -> Step {
+    let whom = match explanation.destination.address {
+        Some(_) => SocketAddr::new(destination.ip(), port).to_string(),
+        None => format!("the address that was asked for, port {port}"),
+    };
+    Step::new("endpoints", whom)
+}
+
+fn tls_step(context: Context<'_>, cluster: &Cluster) -> Option<Step> {
+    let source = cluster.source.as_ref()?;
+    let Some(tls) = &cluster.tls else {
+        return Some(Step::new("tls", "none is added: what the application sends goes out as it is"));
+    };
+    let mut step = Step::new("tls", described(tls));
+    step.by.extend(source.destination_rules.iter().map(|key| context.place_of_tls(key, cluster)));
+    if tls.impossible.is_none() {
+        step.notes.push(verification(tls));
+    }
+    Some(step)
+}
+
+fn described(tls: &TlsOrigination) -> String {
+    if let Some(reason) = &tls.impossible {
+        return format!("asked for and not possible: {reason}");
+    }
+    let mode = match tls.mode {
+        TlsOriginationMode::Simple => "SIMPLE",
+        TlsOriginationMode::Mutual => "MUTUAL",
+    };
+    let sni = tls.sni.as_deref().map_or_else(|| "the request's Host".to_owned(), str::to_owned);
+    format!("{mode}: TLS is put around what is sent; server name: {sni}")
+}
+
+fn verification(tls: &TlsOrigination) -> String {
+    let roots = match &tls.ca {
+        CaSource::System => "the system's roots".to_owned(),
+        CaSource::File(path) => path.display().to_string(),
+        CaSource::Unverified => {
+            return "the server's certificate is not verified (insecureSkipVerify)".into();
+        }
+    };
+    let names = match (tls.subject_alt_names.as_slice(), &tls.sni) {
+        ([], Some(sni)) => sni.to_string(),
+        ([], None) => "the request's Host".into(),
+        (names, _) => words::few(names.iter().map(ToString::to_string)),
+    };
+    format!("the server's certificate must be valid for {names}, by {roots}")
+}
+
+impl Context<'_> {
+    /// The place of the TLS settings in a DestinationRule that hold for a cluster.
+    fn place_of_tls(&self, key: &ResourceKey, cluster: &Cluster) -> Place {
+        let Some(Resource::DestinationRule(rule)) = self.world.resources.get(key) else {
+            return self.place_of(key);
+        };
+        let subset_name = cluster.name.0.split('|').nth(2).unwrap_or_default();
+        let subset = rule.subsets.iter().enumerate().find(|(_, subset)| *subset.name == *subset_name);
+        let in_subset = subset.and_then(|(index, subset)| {
+            let path = format!("spec.subsets[{index}].trafficPolicy");
+            tls_in(&subset.policy, cluster.port, &path)
+        });
+        let found = in_subset.or_else(|| tls_in(&rule.policy, cluster.port, "spec.trafficPolicy"));
+        match found {
+            Some((field, position)) => places::place(&rule.meta, Some(field), position),
+            None => places::whole(&rule.meta),
+        }
+    }
+}
+
+/// The `tls` of a policy that holds for a port.
+fn tls_in(policy: &TrafficPolicy, port: u16, path: &str) -> Option<(String, Position)> {
+    if let Some(blocks) = policy.ports.get(&port) {
+        return blocks
+            .tls
+            .as_ref()
+            .map(|tls| (format!("{path}.portLevelSettings[port {port}].tls"), tls.position));
+    }
+    policy.blocks.tls.as_ref().map(|tls| (format!("{path}.tls"), tls.position))
+}

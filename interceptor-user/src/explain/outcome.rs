@@ -1,0 +1,108 @@
+//! What the client would see, and what the access log would say: in the words that the proxy uses.
+
+use interceptor_common::verdict::Reason;
+
+use super::explanation::{Logged, Outcome};
+use super::target::Spoken;
+use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
+use crate::proxy::upstream::UpstreamError;
+use crate::snapshot::{ClusterName, DirectResponse, Redirect, Refusal, Route};
+
+const NOTHING: &str = "-";
+
+fn logged(cluster: &str, route: &str, flags: ResponseFlags, details: &str) -> Option<Logged> {
+    let route = if route.is_empty() { NOTHING } else { route };
+    Some(Logged {
+        cluster: cluster.to_owned(),
+        route: route.to_owned(),
+        flags: flags.to_string(),
+        details: details.to_owned(),
+    })
+}
+
+fn carried(client_sees: String, access_log: Option<Logged>) -> Outcome {
+    Outcome { carried: true, client_sees, status: None, share: None, access_log }
+}
+
+fn answered(status: http::StatusCode, body: &str, access_log: Option<Logged>) -> Outcome {
+    let body = if body.is_empty() { "an empty body".to_owned() } else { format!("the body {body:?}") };
+    Outcome {
+        carried: status.as_u16() < 400,
+        client_sees: format!("{status} from the proxy, with {body}"),
+        status: Some(status.as_u16()),
+        share: None,
+        access_log,
+    }
+}
+
+pub(super) fn bypassed(reason: Reason) -> Outcome {
+    let sees = format!("what the destination answers, as without interception: {}", reason.sentence());
+    carried(sees, None)
+}
+
+pub(super) fn denied(reason: Reason) -> Outcome {
+    Outcome { carried: false, ..carried(format!("connect() fails with EPERM: {}", reason.sentence()), None) }
+}
+
+pub(super) fn black_hole(spoken: Spoken) -> Outcome {
+    let flags = ResponseFlag::NoHealthyUpstream.into();
+    let when = match spoken {
+        Spoken::Tls => "the connection is reset before the handshake",
+        Spoken::Http | Spoken::Tcp => "the connection is reset",
+    };
+    Outcome {
+        carried: false,
+        ..carried(when.to_owned(), logged(ClusterName::BLACK_HOLE, NOTHING, flags, NOTHING))
+    }
+}
+
+pub(super) fn refused(refusal: Refusal) -> Outcome {
+    answered(refusal.status(), refusal.body(), logged(NOTHING, NOTHING, refusal.into(), refusal.details()))
+}
+
+pub(super) fn no_cluster(route: &Route) -> Outcome {
+    let refusal = Refusal::NoCluster;
+    let log = logged(NOTHING, &route.name, refusal.into(), refusal.details());
+    answered(refusal.status(), refusal.body(), log)
+}
+
+pub(super) fn direct(route: &Route, direct: &DirectResponse) -> Outcome {
+    let status = http::StatusCode::from_u16(direct.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
+    let log = logged(NOTHING, &route.name, ResponseFlags::NONE, "direct_response");
+    answered(status, &String::from_utf8_lossy(&direct.body), log)
+}
+
+pub(super) fn redirect(route: &Route, redirect: &Redirect, location: &str) -> Outcome {
+    let status = http::StatusCode::from_u16(redirect.status).unwrap_or(http::StatusCode::MOVED_PERMANENTLY);
+    let log = logged(NOTHING, &route.name, ResponseFlags::NONE, "direct_response");
+    Outcome { client_sees: format!("{status} from the proxy, to {location}"), ..answered(status, "", log) }
+}
+
+/// A request that goes to a cluster.
+pub(super) fn request_sent(cluster: &str, route: &Route) -> Outcome {
+    let log = logged(cluster, &route.name, ResponseFlags::NONE, "via_upstream");
+    carried("what the server answers, through the proxy".into(), log)
+}
+
+/// A request whose cluster has nobody to send it to, or no way to.
+pub(super) fn request_failed(cluster: &str, route: &Route, error: &UpstreamError) -> Outcome {
+    let log = logged(cluster, &route.name, error.flags(), &error.details());
+    answered(error.status(), &error.body(false), log)
+}
+
+/// A connection that goes to a cluster.
+pub(super) fn bytes_sent(cluster: &str) -> Outcome {
+    let log = logged(cluster, NOTHING, ResponseFlags::NONE, NOTHING);
+    carried("what the server answers, byte for byte".into(), log)
+}
+
+pub(super) fn bytes_failed(cluster: &str, error: Option<&UpstreamError>) -> Outcome {
+    let mut flags = error.map_or(ResponseFlag::NoClusterFound.into(), UpstreamError::flags);
+    if flags.contains(ResponseFlag::UpstreamConnectionFailure) {
+        flags.insert(ResponseFlag::UpstreamRetryLimitExceeded);
+    }
+    Outcome {
+        carried: false,
+        ..carried("the connection is reset".into(), logged(cluster, NOTHING, flags, NOTHING))
+    }
+}
