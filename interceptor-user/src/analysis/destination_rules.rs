@@ -92,7 +92,7 @@ fn check_tls_inside_tls(rule: &std::sync::Arc<DestinationRule>, mesh: &Mesh<'_>,
     if rule.refused || rule.workload_selector {
         return;
     }
-    let merged = MergedRule::new(rule);
+    let merged = MergedRule::new(rule, &rule.export_to);
     for service in mesh.matching(&rule.host) {
         for port in service.ports.iter().filter(|port| port.protocol.is_tls()) {
             let wrapped = targets(mesh, service, port.number).into_iter().find_map(|target| {

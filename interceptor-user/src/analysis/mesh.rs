@@ -56,6 +56,7 @@ pub(super) struct Mesh<'a> {
 
 impl<'a> Mesh<'a> {
     pub(super) fn new(world: &'a World, audience: Audience<'a>) -> Self {
+        let mesh = &world.mesh;
         let is_seen = |export_to: &ExportTo, meta: &Meta| match audience {
             Audience::Mesh => true,
             Audience::Client(namespace) => export_to.reaches(meta.namespace(), namespace),
@@ -63,13 +64,16 @@ impl<'a> Mesh<'a> {
         let mut entries: Vec<&ServiceEntry> = world
             .service_entries()
             .map(|entry| &**entry)
-            .filter(|entry| is_seen(&entry.export_to, &entry.meta))
+            .filter(|entry| is_seen(entry.export_to.or(&mesh.default_service_export_to), &entry.meta))
             .collect();
         entries.sort_by_key(|entry| entry.meta.age_order());
         let mut virtual_services: Vec<&VirtualService> = world
             .virtual_services()
             .map(|service| &**service)
-            .filter(|service| service.binds_mesh() && is_seen(&service.export_to, &service.meta))
+            .filter(|service| service.binds_mesh())
+            .filter(|service| {
+                is_seen(service.export_to.or(&mesh.default_virtual_service_export_to), &service.meta)
+            })
             .collect();
         virtual_services.sort_by_key(|service| service.meta.age_order());
         let mut virtual_services_by_host: HashMap<&str, Vec<usize>> = HashMap::new();
@@ -104,7 +108,7 @@ impl<'a> Mesh<'a> {
                 mesh.add(Service {
                     host: Arc::clone(&host.value),
                     meta: &entry.meta,
-                    export_to: &entry.export_to,
+                    export_to: entry.export_to.or(&world.mesh.default_service_export_to),
                     ports: Rc::clone(&ports),
                     entry,
                 });
@@ -204,7 +208,7 @@ pub(super) fn overlap(a: (&ExportTo, &Meta), b: (&ExportTo, &Meta)) -> bool {
 /// The namespaces that see it; `None` for all.
 fn reach<'a>((export_to, meta): (&'a ExportTo, &'a Meta)) -> Option<Vec<&'a str>> {
     match export_to {
-        ExportTo::All => None,
+        ExportTo::Unset | ExportTo::All => None,
         ExportTo::Only { own, namespaces } => {
             let own = own.then_some(&**meta.namespace());
             Some(namespaces.iter().map(|name| &**name).chain(own).collect())
@@ -219,11 +223,14 @@ pub(super) fn check_visible(world: &World, namespace: &str, findings: &mut Findi
         let effect = "everything that is exported to the client is seen";
         findings.push(about(&code::EGR0119, &sidecar.meta, "", message).effect(effect));
     }
+    let mesh = &world.mesh;
     for resource in world.resources.values() {
         let export_to = match resource {
-            Resource::ServiceEntry(entry) => &entry.export_to,
-            Resource::VirtualService(service) => &service.export_to,
-            Resource::DestinationRule(rule) => &rule.export_to,
+            Resource::ServiceEntry(entry) => entry.export_to.or(&mesh.default_service_export_to),
+            Resource::VirtualService(service) => {
+                service.export_to.or(&mesh.default_virtual_service_export_to)
+            }
+            Resource::DestinationRule(rule) => rule.export_to.or(&mesh.default_destination_rule_export_to),
             Resource::Gateway(_)
             | Resource::Sidecar(_)
             | Resource::WorkloadEntry(_)

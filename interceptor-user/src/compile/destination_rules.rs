@@ -19,10 +19,10 @@ pub(crate) struct MergedRule {
 }
 
 impl MergedRule {
-    pub(crate) fn new(rule: &Arc<DestinationRule>) -> Self {
+    pub(crate) fn new(rule: &Arc<DestinationRule>, export_to: &ExportTo) -> Self {
         Self {
             rules: vec![Arc::clone(rule)],
-            export_to: rule.export_to.clone(),
+            export_to: export_to.clone(),
             policy: rule.policy.clone(),
             subsets: rule.subsets.clone(),
         }
@@ -97,9 +97,10 @@ impl DestinationRules {
         let mut merged: HashMap<(&Arc<str>, &Arc<str>), Vec<MergedRule>> = HashMap::new();
         for rule in rules {
             let same_place = merged.entry((rule.meta.namespace(), &rule.host)).or_default();
-            match same_place.iter_mut().find(|known| known.export_to == rule.export_to) {
+            let export_to = rule.export_to.or(&world.mesh.default_destination_rule_export_to);
+            match same_place.iter_mut().find(|known| known.export_to == *export_to) {
                 Some(known) => known.add(rule),
-                None => same_place.push(MergedRule::new(rule)),
+                None => same_place.push(MergedRule::new(rule, export_to)),
             }
         }
         let mut by_namespace: HashMap<Arc<str>, ByHost> = HashMap::new();

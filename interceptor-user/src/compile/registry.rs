@@ -50,9 +50,10 @@ pub(super) struct Registry {
 
 impl Registry {
     pub(super) fn new(world: &World, namespace: &str) -> Self {
+        let default = &world.mesh.default_service_export_to;
         let mut entries: Vec<&Arc<ServiceEntry>> = world
             .service_entries()
-            .filter(|entry| entry.export_to.reaches(entry.meta.namespace(), namespace))
+            .filter(|entry| entry.export_to.or(default).reaches(entry.meta.namespace(), namespace))
             .collect();
         entries.sort_by_key(|entry| (**entry.meta.namespace() != *namespace, entry.meta.age_order()));
         let mut registry = Self::default();

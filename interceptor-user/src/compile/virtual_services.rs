@@ -21,10 +21,11 @@ pub(super) struct VirtualServices {
 
 impl VirtualServices {
     pub(super) fn new(world: &World, namespace: &str) -> Self {
+        let default = &world.mesh.default_virtual_service_export_to;
         let mut all: Vec<Arc<VirtualService>> = world
             .virtual_services()
             .filter(|service| service.binds_mesh())
-            .filter(|service| service.export_to.reaches(service.meta.namespace(), namespace))
+            .filter(|service| service.export_to.or(default).reaches(service.meta.namespace(), namespace))
             .cloned()
             .collect();
         all.sort_by(|a, b| a.meta.age_order().cmp(&b.meta.age_order()));

@@ -11,6 +11,7 @@ use super::diagnostic::{Diagnostic, Level, Origin};
 use super::documents::{self, Document};
 use super::object::Object;
 use super::retries::{self, Retries};
+use super::visibility::{self, ExportTo};
 use super::yaml;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,10 @@ pub struct MeshConfig {
     pub protocol_detection_timeout: Duration,
     pub default_http_retry_policy: Option<Retries>,
     pub root_namespace: Arc<str>,
+    /// What an absent `exportTo` means, by kind.
+    pub default_service_export_to: ExportTo,
+    pub default_virtual_service_export_to: ExportTo,
+    pub default_destination_rule_export_to: ExportTo,
     pub proxy_headers: ProxyHeaders,
     pub tcp_keepalive: TcpKeepalive,
     pub h2_upgrade: Option<H2Upgrade>,
@@ -60,6 +65,9 @@ impl Default for MeshConfig {
             protocol_detection_timeout: Duration::ZERO,
             default_http_retry_policy: None,
             root_namespace: "istio-system".into(),
+            default_service_export_to: ExportTo::All,
+            default_virtual_service_export_to: ExportTo::All,
+            default_destination_rule_export_to: ExportTo::All,
             proxy_headers: ProxyHeaders::default(),
             tcp_keepalive: TcpKeepalive::default(),
             h2_upgrade: None,
@@ -175,6 +183,9 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
             .unwrap_or(defaults.protocol_detection_timeout),
         default_http_retry_policy: retries,
         root_namespace: mesh.text("rootNamespace").unwrap_or(defaults.root_namespace),
+        default_service_export_to: default_export_to(mesh, "defaultServiceExportTo"),
+        default_virtual_service_export_to: default_export_to(mesh, "defaultVirtualServiceExportTo"),
+        default_destination_rule_export_to: default_export_to(mesh, "defaultDestinationRuleExportTo"),
         proxy_headers: headers.unwrap_or_default(),
         tcp_keepalive: mesh
             .get("tcpKeepalive")
@@ -189,6 +200,11 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
 fn read_min_version(mesh: &Object<'_>, name: &'static str) -> Option<bool> {
     let settings = mesh.get(name)?.object()?.open();
     settings.get("minProtocolVersion")?.one_of(&[("TLS_AUTO", false), ("TLSV1_2", false), ("TLSV1_3", true)])
+}
+
+fn default_export_to(mesh: &Object<'_>, name: &'static str) -> ExportTo {
+    let given = mesh.get(name).map_or(ExportTo::Unset, |field| visibility::read_field(&field));
+    given.or(&ExportTo::All).clone()
 }
 
 fn read_proxy_headers(headers: &Object<'_>) -> ProxyHeaders {

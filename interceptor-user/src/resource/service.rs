@@ -19,8 +19,8 @@ pub struct Service {
     pub headless: bool,
     pub ports: Vec<KubernetesPort>,
     pub selector: Labels,
-    /// Annotation `networking.istio.io/exportTo`; `None` without it.
-    pub export_to: Option<ExportTo>,
+    /// Annotation `networking.istio.io/exportTo`.
+    pub export_to: ExportTo,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Service {
         headless: texts.contains(&"None"),
         ports: spec.list("ports", |item| read_port(&item)),
         selector: super::meta::labels(spec, "selector"),
-        export_to,
+        export_to: export_to.unwrap_or(ExportTo::Unset),
         meta,
     }
 }

@@ -98,7 +98,7 @@ stringData: {tls.key: a}
     assert!(headless.headless && headless.cluster_ips.is_empty());
     assert_eq!(outside.kind, ServiceType::ExternalName("www.example.com".into()));
     assert_eq!(web.cluster_ips.len(), 2);
-    let export_to = web.export_to.as_ref().unwrap();
+    let export_to = &web.export_to;
     assert!(export_to.reaches("shop", "shop") && export_to.reaches("shop", "other"));
     assert!(!export_to.reaches("shop", "default"));
     let ports: Vec<_> = web.ports.iter().map(|port| (port.number, port.protocol)).collect();

@@ -463,6 +463,61 @@ spec:
 }
 
 #[test]
+fn an_absent_export_to_means_what_the_mesh_says() {
+    let yaml = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: se, namespace: other}
+spec:
+  hosts: [a.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: everywhere, namespace: other}
+spec:
+  hosts: [b.example.com]
+  exportTo: ['*']
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: vs, namespace: other}
+spec:
+  hosts: [b.example.com]
+  http: [{name: own, route: [{destination: {host: b.example.com}}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: dr, namespace: other}
+spec: {host: b.example.com, subsets: [{name: s}]}
+";
+    let ask = |mesh: &str, namespace: &str| {
+        let config = in_namespace(yaml, mesh, namespace);
+        let known = |name| config.snapshot.clusters.contains_key(&name);
+        (
+            known(ClusterName::outbound(80, "", "a.example.com")),
+            config.ask("203.0.113.9:80 http GET http://b.example.com/"),
+            known(ClusterName::outbound(80, "s", "b.example.com")),
+        )
+    };
+    let default = || "outbound|80||b.example.com default".to_owned();
+    let own = || "outbound|80||b.example.com own".to_owned();
+    for (mesh, namespace, expected) in [
+        ("{}", "default", (true, own(), true)),
+        ("defaultServiceExportTo: ['.']", "default", (false, own(), true)),
+        ("defaultServiceExportTo: ['.']", "other", (true, own(), true)),
+        ("defaultServiceExportTo: [default]", "default", (true, own(), true)),
+        ("defaultVirtualServiceExportTo: ['.']", "default", (true, default(), true)),
+        ("defaultDestinationRuleExportTo: ['~']", "default", (true, own(), false)),
+    ] {
+        assert_eq!(ask(mesh, namespace), expected, "{mesh} {namespace}");
+    }
+}
+
+#[test]
 fn the_clients_namespace_goes_first_then_age() {
     let entry = |namespace: &str, name: &str, time: &str| {
         format!(
