@@ -6,12 +6,15 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+
+use super::Resolver;
+use super::answer::{self, Answer, Asked};
 
 /// A change copies one shard.
 const SHARDS: usize = 64;
@@ -143,7 +146,35 @@ impl LearnedNames {
         }
     }
 
-    pub(super) fn learn(&self, lesson: &Lesson, is_trusted: bool) {
+    /// Learns what `server` answers on a connection that nobody else can write to.
+    pub(crate) fn learn_from(&self, message: &[u8], server: SocketAddr, resolver: &Resolver) {
+        self.learn_if(message, server, resolver, |_| true);
+    }
+
+    /// Learns what `server` answers, if `was_asked` says that it was asked for that.
+    pub(super) fn learn_if(
+        &self,
+        message: &[u8],
+        server: SocketAddr,
+        resolver: &Resolver,
+        was_asked: impl FnOnce(&Asked) -> bool,
+    ) {
+        self.counters.answers.fetch_add(1, Ordering::Relaxed);
+        match answer::read(message) {
+            Answer::Malformed => {
+                self.counters.malformed.fetch_add(1, Ordering::Relaxed);
+            }
+            Answer::Read { asked: Some(asked), lessons } if was_asked(&asked) => {
+                let is_trusted = resolver.asks(server.ip());
+                lessons.iter().for_each(|lesson| self.learn(lesson, is_trusted));
+            }
+            Answer::Read { .. } => {
+                self.counters.unasked.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn learn(&self, lesson: &Lesson, is_trusted: bool) {
         self.learn_at(lesson, is_trusted, self.now());
     }
 

@@ -22,7 +22,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::Resolver;
-use super::answer::{self, Answer, Asked};
+use super::answer::{self, Asked};
 use super::learned::LearnedNames;
 
 /// Upstream sockets at one time. What finds no room is lost, as the network loses datagrams.
@@ -221,7 +221,8 @@ impl StandIn {
     /// First learned, then handed back: the connection that the answer is for finds its names.
     fn hand_back(&self, flow: &Flow, bytes: &[u8]) {
         flow.last_active.set(Instant::now());
-        learn(&self.shared.learned, &self.shared.resolver, flow.server, bytes, |asked| flow.take(asked));
+        let Shared { learned, resolver, .. } = &*self.shared;
+        learned.learn_if(bytes, flow.server, resolver, |asked| flow.take(asked));
         // A client that is gone, or whose buffer is full, loses it.
         if let Err(error) = rustix::net::sendto(&self.socket, bytes, SendFlags::DONTWAIT, &flow.client) {
             tracing::debug!(client = %flow.client, %error, "an answer could not be handed back");
@@ -240,30 +241,6 @@ impl Flow {
         let mut questions = self.questions.borrow_mut();
         let position = questions.iter().position(|waiting| waiting == asked);
         position.is_some_and(|position| questions.remove(position).is_some())
-    }
-}
-
-/// Learns what `server` answers, if `was_asked` says that it was asked for that.
-pub(crate) fn learn(
-    learned: &LearnedNames,
-    resolver: &Resolver,
-    server: SocketAddr,
-    answer: &[u8],
-    was_asked: impl FnOnce(&Asked) -> bool,
-) {
-    let counters = &learned.counters;
-    counters.answers.fetch_add(1, Ordering::Relaxed);
-    match answer::read(answer) {
-        Answer::Malformed => {
-            counters.malformed.fetch_add(1, Ordering::Relaxed);
-        }
-        Answer::Read { asked: Some(asked), lessons } if was_asked(&asked) => {
-            let is_trusted = resolver.asks(server.ip());
-            lessons.iter().for_each(|lesson| learned.learn(lesson, is_trusted));
-        }
-        Answer::Read { .. } => {
-            counters.unasked.fetch_add(1, Ordering::Relaxed);
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod active;
 mod connection;
 pub mod copy;
+mod dns_tap;
 pub mod downstream;
 pub mod http;
 pub mod inspect;

@@ -6,22 +6,28 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use interceptor_common::name_server::NAME_SERVER_PORT;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::active::Active;
 use super::copy::{self, CopyEnd, Transferred};
+use super::dns_tap::DnsTap;
 use super::downstream::Downstream;
 use super::inspect::{self, Protocol};
-use super::names::{Claim, MISMATCH_DETAILS};
+use super::names::{Claim, MISMATCH_DETAILS, NameKnowledge};
 use super::outcome::{ResponseFlag, ResponseFlags};
 use super::upstream::{ClusterRuntime, ConnectError, TcpUpstream, TlsUpstream};
 use super::worker::Worker;
+use crate::dns::LearnedNames;
 use crate::snapshot::{Cluster, ClusterName, TcpRoute};
 use crate::telemetry::AccessRecord;
 
 /// How long a partial ClientHello may hold up bytes whose way is known already.
 const SERVER_NAME_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Where names are learned from what servers answer.
+const DNS_PORT: u16 = NAME_SERVER_PORT.0;
 
 /// How an HTTP server's answer begins.
 const HTTP_ANSWER: &[u8; 5] = b"HTTP/";
@@ -164,7 +170,9 @@ pub(super) async fn carry(
         count_name(worker, &downstream).await;
     }
     let lives_until = upstream.max_duration.and_then(|max| downstream.accepted_at.checked_add(max));
-    let carried = carry_bytes(&stream, &mut upstream, &record.transferred);
+    let is_dns = downstream.original_dst.port() == DNS_PORT;
+    let learned = worker.names.learned.as_deref().filter(|_| is_dns).map(|learned| (learned, &worker.names));
+    let carried = carry_bytes(&stream, &mut upstream, learned, &record.transferred);
     let end = match lives_until {
         None => Some(carried.await),
         Some(lives_until) => tokio::time::timeout_at(lives_until.into(), carried).await.ok(),
@@ -175,9 +183,23 @@ pub(super) async fn carry(
     }
 }
 
-async fn carry_bytes(stream: &TcpStream, upstream: &mut Upstream, transferred: &Transferred) -> CopyEnd {
+/// `learned` for what a name server answers.
+async fn carry_bytes(
+    stream: &TcpStream,
+    upstream: &mut Upstream,
+    learned: Option<(&LearnedNames, &NameKnowledge)>,
+    transferred: &Transferred,
+) -> CopyEnd {
     let idle_timeout = upstream.idle_timeout;
     match &mut upstream.io {
+        Io::Plain(tcp) if let Some((learned, names)) = learned => {
+            let tap = DnsTap::new(&mut tcp.stream, tcp.peer, names, learned);
+            let end = copy::copy_bidirectional_io(stream, tap, idle_timeout, transferred).await;
+            if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
+                reset(&tcp.stream);
+            }
+            end
+        }
         Io::Plain(tcp) => copy::splice_bidirectional(stream, &tcp.stream, idle_timeout, transferred).await,
         Io::Tls(tls) => {
             let end = copy::copy_bidirectional_io(stream, &mut tls.stream, idle_timeout, transferred).await;

@@ -4,6 +4,7 @@ mod attach;
 mod bed;
 mod bound;
 mod changes;
+mod dns;
 mod handover;
 mod listeners;
 mod maker;
