@@ -45,6 +45,7 @@ impl Dns {
             "log-facility=-".to_owned(),
             "local=/#/".to_owned(),
             "local-ttl=30".to_owned(),
+            "no-round-robin".to_owned(),
             "synth-domain=ip.test,203.0.113.0/24,ip-".to_owned(),
             "synth-domain=ip.test,198.51.100.0/24,ip-".to_owned(),
             "host-record=ready.ip.test,127.0.0.1".to_owned(),

@@ -23,6 +23,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "script", package: "bsdutils" },
     Tool { program: "python3", package: "python3" },
     Tool { program: "cc", package: "build-essential" },
+    Tool { program: "musl-gcc", package: "musl-tools" },
 ];
 
 /// What the benchmark needs besides.

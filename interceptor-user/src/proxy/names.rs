@@ -62,8 +62,8 @@ impl NameKnowledge {
         }
         let mut fit = self.known(active, claim);
         let must_fit = is_strict && claim.uses_original_dst;
-        if must_fit && fit != Fit::Fits && self.resolves_to_it(claim).await {
-            fit = Fit::Fits;
+        if must_fit && fit != Fit::Fits {
+            fit = self.asked(claim).await;
         }
         match fit {
             Fit::Fits => self.stats.name_matched(),
@@ -103,14 +103,16 @@ impl NameKnowledge {
         }
     }
 
-    async fn resolves_to_it(&self, claim: Claim<'_>) -> bool {
+    /// What our own name servers say.
+    async fn asked(&self, claim: Claim<'_>) -> Fit {
         let address = claim.original_dst.ip();
         match self.resolver.resolve(claim.name).await {
             // An address is a name for itself alone, which was looked at before.
-            Ok(answer) => literal(claim.name).is_none() && answer.addresses.contains(&address),
+            Ok(answer) if literal(claim.name).is_none() && answer.addresses.contains(&address) => Fit::Fits,
+            Ok(_) => Fit::DoesNot,
             Err(error) => {
                 tracing::debug!(name = claim.name, %address, %error, "a name can't be compared with its address");
-                false
+                Fit::Unknown
             }
         }
     }

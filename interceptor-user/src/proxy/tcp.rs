@@ -191,8 +191,8 @@ async fn carry_bytes(
     transferred: &Transferred,
 ) -> CopyEnd {
     let idle_timeout = upstream.idle_timeout;
-    match &mut upstream.io {
-        Io::Plain(tcp) if let Some((learned, names)) = learned => {
+    match (&mut upstream.io, learned) {
+        (Io::Plain(tcp), Some((learned, names))) => {
             let tap = DnsTap::new(&mut tcp.stream, tcp.peer, names, learned);
             let end = copy::copy_bidirectional_io(stream, tap, idle_timeout, transferred).await;
             if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
@@ -200,8 +200,10 @@ async fn carry_bytes(
             }
             end
         }
-        Io::Plain(tcp) => copy::splice_bidirectional(stream, &tcp.stream, idle_timeout, transferred).await,
-        Io::Tls(tls) => {
+        (Io::Plain(tcp), None) => {
+            copy::splice_bidirectional(stream, &tcp.stream, idle_timeout, transferred).await
+        }
+        (Io::Tls(tls), _) => {
             let end = copy::copy_bidirectional_io(stream, &mut tls.stream, idle_timeout, transferred).await;
             if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
                 reset(tls.stream.get_ref().0);
