@@ -17,5 +17,6 @@ pub mod resource;
 pub mod settings;
 pub mod snapshot;
 pub mod source;
+pub mod tables;
 pub mod telemetry;
 pub mod workload;

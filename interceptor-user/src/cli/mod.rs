@@ -3,6 +3,7 @@
 mod analyze;
 mod client;
 mod completion;
+mod config;
 mod exec;
 mod explain;
 mod man;
@@ -57,6 +58,7 @@ enum Command {
     Exec(Box<exec::Arguments>),
     Analyze(analyze::Arguments),
     Explain(Box<explain::Arguments>),
+    Config(Box<config::Arguments>),
     Completion(completion::Arguments),
     Man(man::Arguments),
     #[command(name = enter::SUBCOMMAND, hide = true)]
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         }
         Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Explain(arguments) => logging::start(cli.verbose).and_then(|()| explain::run(*arguments)),
+        Command::Config(arguments) => logging::start(cli.verbose).and_then(|()| config::run(*arguments)),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),

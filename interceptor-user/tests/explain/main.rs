@@ -1,0 +1,11 @@
+//! `explain` as tables: YAML and a target in, the text out. And that its outcome is what the snapshot's lookups give.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod command;
+mod config_tables;
+mod considered;
+mod outcome;
+mod scenarios;
+mod support;
+mod tables;
