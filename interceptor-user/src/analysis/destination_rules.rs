@@ -1,14 +1,16 @@
 //! Rules about DestinationRules: hosts, TLS that can't be or should not be, subsets without endpoints.
 
+use std::sync::Arc;
+
 use super::findings::{Findings, about, at};
-use super::mesh::{Mesh, Service};
+use super::mesh::{Mesh, Service, Source};
 use crate::compile::destination_rules::MergedRule;
 use crate::compile::tls;
 use crate::resource::client_tls::{ClientTls, TlsMode};
 use crate::resource::destination_rule::{Blocks, DestinationRule, Subset, TrafficPolicy};
 use crate::resource::service_entry::Resolution;
 use crate::resource::virtual_service::is_for_mesh;
-use crate::resource::{code, host};
+use crate::resource::{Labels, code, host};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for rule in mesh.world.destination_rules() {
@@ -88,12 +90,15 @@ fn report_unknown_host(rule: &DestinationRule, mesh: &Mesh<'_>, findings: &mut F
     });
 }
 
-fn check_tls_inside_tls(rule: &std::sync::Arc<DestinationRule>, mesh: &Mesh<'_>, findings: &mut Findings) {
+/// Services of one wildcard that are looked at.
+const LOOKED_AT_MAX: usize = 1000;
+
+fn check_tls_inside_tls(rule: &Arc<DestinationRule>, mesh: &Mesh<'_>, findings: &mut Findings) {
     if rule.refused || rule.workload_selector {
         return;
     }
     let merged = MergedRule::new(rule, &rule.export_to);
-    for service in mesh.matching(&rule.host) {
+    for service in mesh.matching(&rule.host).take(LOOKED_AT_MAX) {
         for port in service.ports.iter().filter(|port| port.protocol.is_tls()) {
             let wrapped = targets(mesh, service, port.number).into_iter().find_map(|target| {
                 if !host::matches(&rule.host, target.host) {
@@ -139,7 +144,7 @@ struct Target<'a> {
 /// The service itself, unless tls routes say otherwise.
 fn targets<'a>(mesh: &'a Mesh<'_>, service: &'a Service<'_>, port: u16) -> Vec<Target<'a>> {
     let mut targets = Vec::new();
-    for virtual_service in mesh.virtual_services_covering(&service.host) {
+    for virtual_service in mesh.virtual_services_matching(&service.host) {
         for route in &virtual_service.tls {
             let applies = |condition: &crate::resource::virtual_service::L4Match| {
                 condition.port.is_none_or(|wanted| wanted == port) && is_for_mesh(&condition.source.gateways)
@@ -159,34 +164,60 @@ fn targets<'a>(mesh: &'a Mesh<'_>, service: &'a Service<'_>, port: u16) -> Vec<T
     targets
 }
 
-/// Labels matter where endpoints are listed or looked up by name.
+/// Labels matter where endpoints are listed, selected, or looked up by name.
 fn check_subsets(rule: &DestinationRule, mesh: &Mesh<'_>, findings: &mut Findings) {
     for (index, subset) in rule.subsets.iter().enumerate().filter(|(_, subset)| !subset.labels.is_empty()) {
-        let mut services = mesh.matching(&rule.host).peekable();
-        if services.peek().is_none() || services.any(|service| has_endpoint(service, subset)) {
+        let mut services = mesh.matching(&rule.host).take(LOOKED_AT_MAX).peekable();
+        if services.peek().is_none() || services.any(|service| has_endpoint(mesh, service, subset)) {
             continue;
         }
-        let labels: Vec<String> =
-            subset.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let message = format!(
             "subset {} selects no endpoint of {}: none has the labels {}",
             subset.name,
             rule.host,
-            labels.join(",")
+            super::gateways::selector(&subset.labels)
         );
         findings.push(about(&code::IST0173, &rule.meta, format!("spec.subsets[{index}].labels"), message));
     }
 }
 
-fn has_endpoint(service: &Service<'_>, subset: &Subset) -> bool {
-    let entry = service.entry;
-    match entry.resolution {
-        Resolution::None | Resolution::DynamicDns => true,
-        Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
-            entry.workload_selector.is_some()
-                || entry.endpoints.iter().any(|endpoint| {
-                    subset.labels.iter().all(|(name, value)| endpoint.labels.get(name) == Some(value))
-                })
-        }
+/// Whether a service has an endpoint with the labels of a subset, as far as the input tells.
+fn has_endpoint(mesh: &Mesh<'_>, service: &Service<'_>, subset: &Subset) -> bool {
+    // Istio adds those that tell where an endpoint is.
+    let is_of_place = |name: &str| {
+        name.starts_with("topology.")
+            || matches!(
+                name,
+                "failure-domain.beta.kubernetes.io/region" | "failure-domain.beta.kubernetes.io/zone"
+            )
+    };
+    let wanted: Labels = subset
+        .labels
+        .iter()
+        .filter(|(name, _)| !is_of_place(name))
+        .map(|(name, value)| (Arc::clone(name), Arc::clone(value)))
+        .collect();
+    let selects = |selector: &Labels| {
+        let mut selected = mesh
+            .workloads
+            .iter()
+            .filter(|workload| {
+                workload.meta.namespace() == service.meta.namespace() && workload.has(selector)
+            })
+            .peekable();
+        // Without a single one the input may be without workloads.
+        selected.peek().is_none() || selected.any(|workload| workload.has(&wanted))
+    };
+    match service.source {
+        Source::Kubernetes(service) => service.selector.is_empty() || selects(&service.selector),
+        Source::Entry(entry) => match entry.resolution {
+            Resolution::None | Resolution::DynamicDns => true,
+            Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
+                let carries =
+                    |labels: &Labels| wanted.iter().all(|(name, value)| labels.get(name) == Some(value));
+                entry.workload_selector.as_ref().is_some_and(selects)
+                    || entry.endpoints.iter().any(|endpoint| carries(&endpoint.labels))
+            }
+        },
     }
 }

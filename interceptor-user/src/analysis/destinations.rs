@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use super::findings::{Findings, at, named};
 use super::mesh::{Mesh, Service};
-use crate::resource::service_entry::{Protocol, Resolution};
+use crate::resource::service_entry::Protocol;
 use crate::resource::virtual_service::{Destination, HttpAction, SourceMatch, is_for_mesh};
-use crate::resource::{Diagnostic, Level, VirtualService, code};
+use crate::resource::{DestinationRule, Diagnostic, Level, VirtualService, code};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for service in mesh.world.virtual_services() {
@@ -133,7 +133,7 @@ fn check_use(mesh: &Mesh<'_>, service: &VirtualService, use_: &Use<'_>, findings
     check_port_is_named(service, use_, &numbers, findings);
     check_subset(mesh, service, use_, services[0], findings);
     check_port_is_kept(service, use_, &services, &numbers, findings);
-    if use_.at_gateway && services.iter().all(|service| service.entry.resolution == Resolution::None) {
+    if use_.at_gateway && services.iter().all(|service| service.keeps_destination()) {
         let message =
             format!("a gateway sends to {host}, which has resolution NONE in {}", named(services[0].meta));
         findings.push(on(use_, service, &code::EGR0113, "host", message));
@@ -215,10 +215,8 @@ fn check_subset(
     let host = &*use_.destination.host;
     let Some(subset) = use_.destination.subset.as_deref() else { return };
     let client = service.meta.namespace();
-    let has_it = |rule: &crate::resource::DestinationRule| {
-        *rule.host == *host && rule.subsets.iter().any(|known| &*known.name == subset)
-    };
-    let mut elsewhere = mesh.world.destination_rules().filter(|rule| has_it(rule));
+    let has_it = |rule: &DestinationRule| rule.subsets.iter().any(|known| &*known.name == subset);
+    let mut elsewhere = mesh.rules_of_host(host).filter(|rule| has_it(rule));
     let message = format!("Referenced host+subset in destinationrule not found: \"{host}+{subset}\"");
     let finding = || on(use_, service, &code::IST0101, "subset", message.clone());
     if use_.mesh_ports.is_none() {
@@ -261,8 +259,7 @@ fn check_port_is_kept(
     let Some(port) = use_.destination.port.or(only) else { return };
     let destination = services.iter().find(|service| service.port(port).is_some());
     let keeps = |service: &&&Service<'_>| {
-        service.entry.resolution == Resolution::None
-            && service.port(port).is_some_and(|port| !port.has_target)
+        service.keeps_destination() && service.port(port).is_some_and(|port| !port.has_target)
     };
     let Some(destination) = destination.filter(keeps) else { return };
     let Some(from) = use_.mesh_ports.iter().flatten().find(|from| **from != port) else { return };

@@ -6,18 +6,28 @@ use std::sync::Arc;
 
 use super::Audience;
 use super::findings::{Findings, about};
+use super::workloads::{self, Workload};
 use crate::compile::destination_rules::DestinationRules;
-use crate::resource::service_entry::Protocol;
-use crate::resource::{ExportTo, Meta, Position, Resource, ServiceEntry, VirtualService, World, code, host};
+use crate::resource::service_entry::{Protocol, Resolution};
+use crate::resource::{
+    DestinationRule, ExportTo, Meta, Position, Resource, Service as KubernetesService, ServiceEntry,
+    VirtualService, World, code, host,
+};
 
-/// One host of a ServiceEntry.
+/// One host of a ServiceEntry, or a Service of Kubernetes.
 #[derive(Debug)]
 pub(super) struct Service<'a> {
     pub(super) host: Arc<str>,
     pub(super) meta: &'a Meta,
     pub(super) export_to: &'a ExportTo,
     pub(super) ports: Rc<[Port]>,
-    pub(super) entry: &'a ServiceEntry,
+    pub(super) source: Source<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    Entry(&'a ServiceEntry),
+    Kubernetes(&'a KubernetesService),
 }
 
 #[derive(Clone, Debug)]
@@ -28,7 +38,19 @@ pub(super) struct Port {
     pub(super) position: Position,
 }
 
-impl Service<'_> {
+impl<'a> Service<'a> {
+    pub(super) fn entry(&self) -> Option<&'a ServiceEntry> {
+        match self.source {
+            Source::Entry(entry) => Some(entry),
+            Source::Kubernetes(_) => None,
+        }
+    }
+
+    /// Whether connections go where the application wanted them.
+    pub(super) fn keeps_destination(&self) -> bool {
+        self.entry().is_some_and(|entry| entry.resolution == Resolution::None)
+    }
+
     pub(super) fn port(&self, number: u16) -> Option<&Port> {
         self.ports.iter().find(|port| port.number == number)
     }
@@ -51,16 +73,16 @@ pub(super) struct Mesh<'a> {
     /// Those bound to mesh.
     pub(super) virtual_services: Vec<&'a VirtualService>,
     virtual_services_by_host: HashMap<&'a str, Vec<usize>>,
+    virtual_services_backwards: BTreeMap<String, Vec<usize>>,
     pub(super) rules: DestinationRules,
+    rules_by_host: HashMap<&'a str, Vec<&'a DestinationRule>>,
+    pub(super) workloads: Vec<Workload<'a>>,
 }
 
 impl<'a> Mesh<'a> {
     pub(super) fn new(world: &'a World, audience: Audience<'a>) -> Self {
         let mesh = &world.mesh;
-        let is_seen = |export_to: &ExportTo, meta: &Meta| match audience {
-            Audience::Mesh => true,
-            Audience::Client(namespace) => export_to.reaches(meta.namespace(), namespace),
-        };
+        let is_seen = |export_to: &ExportTo, meta: &Meta| is_seen(audience, export_to, meta);
         let mut entries: Vec<&ServiceEntry> = world
             .service_entries()
             .map(|entry| &**entry)
@@ -77,9 +99,11 @@ impl<'a> Mesh<'a> {
             .collect();
         virtual_services.sort_by_key(|service| service.meta.age_order());
         let mut virtual_services_by_host: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut virtual_services_backwards: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (index, service) in virtual_services.iter().enumerate() {
             for host in &service.hosts {
                 virtual_services_by_host.entry(&host.value).or_default().push(index);
+                virtual_services_backwards.entry(backwards(&host.value)).or_default().push(index);
             }
         }
         let client = match audience {
@@ -94,8 +118,14 @@ impl<'a> Mesh<'a> {
             backwards: BTreeMap::new(),
             virtual_services,
             virtual_services_by_host,
+            virtual_services_backwards,
             rules: DestinationRules::new(world, client),
+            rules_by_host: HashMap::new(),
+            workloads: workloads::of(world),
         };
+        for rule in world.destination_rules() {
+            mesh.rules_by_host.entry(&rule.host).or_default().push(rule);
+        }
         for entry in entries {
             let ports = entry.ports.iter().map(|port| Port {
                 number: port.number,
@@ -110,11 +140,23 @@ impl<'a> Mesh<'a> {
                     meta: &entry.meta,
                     export_to: entry.export_to.or(&world.mesh.default_service_export_to),
                     ports: Rc::clone(&ports),
-                    entry,
+                    source: Source::Entry(entry),
                 });
             }
         }
+        for service in world.services() {
+            let default = &world.mesh.default_service_export_to;
+            let export_to = service.export_to.or(default);
+            if is_seen(export_to, &service.meta) {
+                mesh.add(kubernetes(service, export_to));
+            }
+        }
         mesh
+    }
+
+    /// Whether the audience sees a resource.
+    pub(super) fn is_seen(&self, export_to: &ExportTo, meta: &Meta) -> bool {
+        is_seen(self.audience, export_to, meta)
     }
 
     fn add(&mut self, service: Service<'a>) {
@@ -122,6 +164,11 @@ impl<'a> Mesh<'a> {
         self.by_host.entry(Arc::clone(&service.host)).or_default().push(index);
         self.backwards.entry(backwards(&service.host)).or_default().push(index);
         self.services.push(service);
+    }
+
+    /// Who sees a VirtualService.
+    pub(super) fn export_of(&self, service: &'a VirtualService) -> (&'a ExportTo, &'a Meta) {
+        (service.export_to.or(&self.world.mesh.default_virtual_service_export_to), &service.meta)
     }
 
     /// The services of exactly this host.
@@ -178,17 +225,69 @@ impl<'a> Mesh<'a> {
         let suffixes = name.char_indices().skip(1 + from).filter_map(|(start, _)| name.get(start..));
         let wildcards =
             suffixes.flat_map(|suffix| self.virtual_services_of(&format!("*{suffix}")).collect::<Vec<_>>());
-        let mut covering: Vec<_> = self.virtual_services_of(name).chain(wildcards).collect();
-        covering.dedup_by_key(|service| std::ptr::from_ref(*service));
-        covering
+        distinct(self.virtual_services_of(name).chain(wildcards))
     }
 
-    /// Who is asked, for messages: `no ServiceEntry …`.
+    /// For TLS and TCP: those, and when this one is a wildcard, all with a host that it covers (Istio's
+    /// Name.Matches asks both ways).
+    pub(super) fn virtual_services_matching(&self, name: &str) -> Vec<&'a VirtualService> {
+        let covered = name.strip_prefix('*').map(|suffix| {
+            let end = backwards(suffix);
+            let from = self.virtual_services_backwards.range(end.clone()..);
+            from.take_while(move |(host, _)| host.starts_with(&*end)).flat_map(|(_, indices)| indices)
+        });
+        let covered =
+            covered.into_iter().flatten().filter_map(|index| self.virtual_services.get(*index).copied());
+        distinct(self.virtual_services_covering(name).into_iter().chain(covered))
+    }
+
+    /// The DestinationRules with exactly this host, of any namespace.
+    pub(super) fn rules_of_host(&self, host: &str) -> impl Iterator<Item = &'a DestinationRule> {
+        self.rules_by_host.get(host).into_iter().flatten().copied()
+    }
+
+    /// A Service's host, while the input has no Service at all: nobody can tell what the cluster has.
+    pub(super) fn may_be_elsewhere(&self, host: &str) -> bool {
+        host.ends_with(".svc.cluster.local") && self.world.services().next().is_none()
+    }
+
+    /// Who is asked, for messages: `no ServiceEntry or Service …`.
     pub(super) fn nobody(&self) -> &'static str {
         match self.audience {
-            Audience::Mesh => "no ServiceEntry",
-            Audience::Client(_) => "no ServiceEntry that is seen from here",
+            Audience::Mesh => "no ServiceEntry or Service",
+            Audience::Client(_) => "no ServiceEntry or Service that is seen from here",
         }
+    }
+}
+
+/// Each once, the oldest first.
+fn distinct<'a>(services: impl Iterator<Item = &'a VirtualService>) -> Vec<&'a VirtualService> {
+    let mut services: Vec<_> = services.collect();
+    services.sort_by_key(|service| service.meta.age_order());
+    services.dedup_by_key(|service| std::ptr::from_ref(*service));
+    services
+}
+
+fn is_seen(audience: Audience<'_>, export_to: &ExportTo, meta: &Meta) -> bool {
+    match audience {
+        Audience::Mesh => true,
+        Audience::Client(namespace) => export_to.reaches(meta.namespace(), namespace),
+    }
+}
+
+fn kubernetes<'a>(service: &'a KubernetesService, export_to: &'a ExportTo) -> Service<'a> {
+    let ports = service.ports.iter().map(|port| Port {
+        number: port.number,
+        protocol: port.protocol,
+        has_target: port.target_port.is_some(),
+        position: port.position,
+    });
+    Service {
+        host: format!("{}.{}.svc.cluster.local", service.meta.name(), service.meta.namespace()).into(),
+        meta: &service.meta,
+        export_to,
+        ports: ports.collect(),
+        source: Source::Kubernetes(service),
     }
 }
 

@@ -4,16 +4,22 @@
 //! The rules hold for the mesh, whoever the client is; a lookup that needs a client takes one of the
 //! resource's own namespace. For one client, only what it sees counts.
 
+mod annotations;
 mod destination_rules;
 mod destinations;
 mod findings;
 mod gateway_routes;
+mod gateway_workloads;
 mod gateways;
+mod known_annotations;
+mod kubernetes_services;
 mod mesh;
 mod ports;
 mod reachability;
 mod service_entries;
+mod sidecars;
 mod virtual_services;
+mod workloads;
 
 use findings::Findings;
 use mesh::Mesh;
@@ -35,16 +41,23 @@ pub fn find(world: &World, audience: Audience<'_>) -> Vec<Diagnostic> {
     let mesh = Mesh::new(world, audience);
     let mut findings = Findings::default();
     service_entries::check(&mesh, &mut findings);
+    workloads::check_service_entries(&mesh, &mut findings);
     ports::check_addresses_required(&mesh, &mut findings);
     destination_rules::check(&mesh, &mut findings);
     virtual_services::check(&mesh, &mut findings);
     match audience {
         Audience::Mesh => {
+            virtual_services::check_left_over(&mesh, &mut findings);
             ports::check(&mesh, &mut findings);
             destinations::check(&mesh, &mut findings);
             reachability::check(&mesh, &mut findings);
             gateways::check(&mesh, &mut findings);
             gateway_routes::check(&mesh, &mut findings);
+            gateway_workloads::check(&mesh, &mut findings);
+            sidecars::check(&mesh, &mut findings);
+            annotations::check(&mesh, &mut findings);
+            workloads::check_users(&mesh, &mut findings);
+            kubernetes_services::check(&mesh, &mut findings);
         }
         Audience::Client(namespace) => mesh::check_visible(world, namespace, &mut findings),
     }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::findings::{Findings, at, named};
-use super::mesh::{Mesh, Port, Service, overlap};
+use super::mesh::{Mesh, Port, Service, Source, overlap};
+use crate::resource::service::ServiceType;
 use crate::resource::service_entry::Protocol;
 use crate::resource::{Diagnostic, code};
 
@@ -44,11 +45,14 @@ fn claims<'a>(mesh: &'a Mesh<'a>) -> impl Iterator<Item = Claim<'a>> {
 
 /// Istio gives such entries addresses of its own when it answers the pods' DNS.
 pub(super) fn check_addresses_required(mesh: &Mesh<'_>, findings: &mut Findings) {
+    if mesh.world.mesh.dns_gives_addresses {
+        return;
+    }
     let mut last = None;
     for claim in claims(mesh) {
-        let entry = claim.service.entry;
+        let Some(entry) = claim.service.entry() else { continue };
         let opaque = matches!(claim.port.protocol, Protocol::Tcp | Protocol::Auto);
-        if !opaque || !entry.addresses.is_empty() {
+        if !opaque || !entry.addresses.is_empty() || !entry.allocated_addresses.is_empty() {
             continue;
         }
         // Each port of an entry once, whatever the number of its hosts.
@@ -108,11 +112,23 @@ const COMPARED_MAX: usize = 64;
 
 fn places(claim: &Claim<'_>) -> Vec<Place> {
     let number = claim.port.number;
-    if claim.port.protocol.is_http() || claim.service.entry.addresses.is_empty() {
+    if claim.port.protocol.is_http() {
         return vec![(None, number)];
     }
-    let single = claim.service.entry.addresses.iter().filter(|range| range.value.is_single_host());
-    single.map(|range| (Some(range.value.address), number)).collect()
+    match claim.service.source {
+        Source::Entry(entry) if entry.addresses.is_empty() => vec![(None, number)],
+        Source::Entry(entry) => {
+            let single = entry.addresses.iter().filter(|range| range.value.is_single_host());
+            single.map(|range| (Some(range.value.address), number)).collect()
+        }
+        // Nobody knows its addresses beforehand.
+        Source::Kubernetes(service) if matches!(service.kind, ServiceType::ExternalName(_)) => {
+            vec![(None, number)]
+        }
+        Source::Kubernetes(service) => {
+            service.cluster_ips.iter().map(|address| (Some(*address), number)).collect()
+        }
+    }
 }
 
 /// Whether nothing but the address tells its connections from others.
@@ -141,7 +157,10 @@ fn taken(claim: &Claim<'_>, first: &Claim<'_>) -> Diagnostic {
         "{} comes first by age and name and takes every TCP connection to port {number}: none ever reaches {}",
         first.service.meta.key, claim.service.meta.key
     );
-    claim.finding(&code::EGR0110, message).effect(effect)
+    claim
+        .finding(&code::EGR0110, message)
+        .effect(effect)
+        .mend("give each an address of its own (addresses), or have names learned (`exec --capture-dns`)")
 }
 
 fn shared_with_server_first(claim: &Claim<'_>, first: &Claim<'_>) -> Diagnostic {

@@ -6,14 +6,11 @@ use crate::resource::service_entry::{Protocol, Resolution};
 use crate::resource::{ServiceEntry, code};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
-    let mut last = None;
-    for service in &mesh.services {
-        // The hosts of an entry follow each other.
-        if last != Some(&service.meta.key) {
-            check_ports(service.entry, findings);
-            check_endpoints(service.entry, findings);
-        }
-        last = Some(&service.meta.key);
+    for entry in mesh.world.service_entries().filter(|entry| {
+        mesh.is_seen(entry.export_to.or(&mesh.world.mesh.default_service_export_to), &entry.meta)
+    }) {
+        check_ports(entry, findings);
+        check_endpoints(entry, findings);
     }
 }
 
@@ -34,14 +31,11 @@ fn check_ports(entry: &ServiceEntry, findings: &mut Findings) {
 }
 
 fn check_endpoints(entry: &ServiceEntry, findings: &mut Findings) {
-    if !entry.endpoints.is_empty() {
+    if !entry.endpoints.is_empty() || entry.workload_selector.is_some() {
         return;
     }
     if entry.resolution == Resolution::Static {
         let message = "resolution STATIC without endpoints: there is nobody to send to".to_owned();
         findings.push(about(&code::EGR0103, &entry.meta, "spec.resolution", message));
-    } else if entry.workload_selector.is_some() {
-        let message = "no workloads are known here, so that workloadSelector gives no endpoint".to_owned();
-        findings.push(about(&code::EGR0103, &entry.meta, "spec.workloadSelector", message));
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::findings::{Findings, at, named};
 use super::mesh::{Mesh, overlap};
-use crate::resource::{Position, VirtualService, code};
+use crate::resource::virtual_service::is_for_mesh;
+use crate::resource::{Position, VirtualService, code, host};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for service in mesh.world.virtual_services() {
@@ -49,7 +50,7 @@ fn check_acts(
     (position, field): &Place,
     findings: &mut Findings,
 ) {
-    if service.http.is_empty() || mesh.matching(host).next().is_some() {
+    if service.http.is_empty() || mesh.matching(host).next().is_some() || mesh.may_be_elsewhere(host) {
         return;
     }
     let nobody = mesh.nobody();
@@ -85,9 +86,7 @@ fn check_first(
     let mut earlier =
         mesh.virtual_services_of(host).take_while(|earlier| earlier.meta.key != service.meta.key);
     let is_seen = mesh.virtual_services_of(host).any(|seen| seen.meta.key == service.meta.key);
-    let meets = |earlier: &&VirtualService| {
-        overlap((&earlier.export_to, &earlier.meta), (&service.export_to, &service.meta))
-    };
+    let meets = |earlier: &&VirtualService| overlap(mesh.export_of(earlier), mesh.export_of(service));
     let Some(first) = earlier.find(meets).filter(|_| is_seen) else { return };
     let message = format!(
         "The VirtualServices {}/{},{}/{} associated with mesh gateway define the same host {host}",
@@ -104,4 +103,39 @@ fn check_first(
             ))
             .mend("merge them into one"),
     );
+}
+
+/// Tls routes replace what a service says of its port, also for names that no `sniHosts` takes.
+pub(super) fn check_left_over(mesh: &Mesh<'_>, findings: &mut Findings) {
+    for service in &mesh.services {
+        for port in service.ports.iter().filter(|port| port.protocol.is_tls()) {
+            let mut first = None;
+            let mut whole = false;
+            for virtual_service in mesh.virtual_services_matching(&service.host) {
+                if !overlap(mesh.export_of(virtual_service), (service.export_to, service.meta)) {
+                    continue;
+                }
+                for (index, route) in virtual_service.tls.iter().enumerate() {
+                    let applying = route.matches.iter().filter(|condition| {
+                        condition.port.is_none_or(|wanted| wanted == port.number)
+                            && is_for_mesh(&condition.source.gateways)
+                    });
+                    for condition in applying {
+                        first.get_or_insert((virtual_service, index, route.position));
+                        whole |= condition.sni_hosts.iter().any(|sni| host::matches(sni, &service.host));
+                    }
+                }
+            }
+            let Some((by, index, position)) = first.filter(|_| !whole) else { continue };
+            let message = format!(
+                "TLS routes replace what {} says of port {}: server names of {} that no sniHosts names are treated as \
+                 unknown hosts there",
+                service.meta.key, port.number, service.host
+            );
+            findings.push(
+                at(&code::EGR0116, &by.meta, position, format!("spec.tls[{index}].match"), message)
+                    .mend(format!("a rule with sniHosts [\"{}\"] keeps them", service.host)),
+            );
+        }
+    }
 }

@@ -13,7 +13,7 @@ use super::l4_routes::{Chain, L4Routes};
 use super::registry::{Bind, Registry, Service};
 use super::routes::Routes;
 use crate::resource::service_entry::{AddressRange, Protocol, ServicePort};
-use crate::resource::{Diagnostic, Level};
+use crate::resource::{Diagnostic, Level, code};
 use crate::snapshot::{CidrChain, HostMap, Listener, OutboundTrafficPolicy, TcpRoute};
 
 pub(super) struct Listeners<'a> {
@@ -165,7 +165,7 @@ impl Draft {
             self.first.described(),
             if self.listener.server_first { self.first.port.protocol } else { owner.port.protocol },
         );
-        findings.push(owner.finding(Level::Error, message));
+        findings.push(owner.finding(&code::EGR0115, Level::Error, message));
         false
     }
 
@@ -251,9 +251,11 @@ impl Owner {
         format!("{} of {} ({})", self.service.host, meta.key, meta.origin)
     }
 
-    fn finding(&self, level: Level, message: String) -> Diagnostic {
+    fn finding(&self, code: &'static code::Code, level: Level, message: String) -> Diagnostic {
         let index = self.service.entry.ports.iter().position(|port| *port == self.port).unwrap_or(0);
-        self.service.entry.meta.finding(level, self.port.position, &format!("spec.ports[{index}]"), message)
+        let field = format!("spec.ports[{index}]");
+        let finding = self.service.entry.meta.finding(level, self.port.position, &field, message);
+        Diagnostic { code: Some(code.id), ..finding }
     }
 
     /// `first` takes what no learned name tells it from.
@@ -265,7 +267,7 @@ impl Owner {
             self.service.host,
             first.described(),
         );
-        self.finding(Level::Info, message)
+        self.finding(&code::EGR0110, Level::Info, message)
     }
 
     /// `first` has what this one wants, too.
@@ -277,6 +279,6 @@ impl Owner {
             self.service.host,
             first.described(),
         );
-        self.finding(Level::Error, message)
+        self.finding(&code::EGR0110, Level::Error, message)
     }
 }

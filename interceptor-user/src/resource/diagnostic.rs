@@ -154,14 +154,20 @@ fn index(one_based: u32) -> usize {
 
 /// Longest line of a file that is shown whole.
 const LINE_CHARACTERS_MAX: usize = 160;
+/// Of a longer one as many are shown before the place.
+const CHARACTERS_BEFORE: usize = 60;
 
 fn excerpt(line: &str, position: Position, start: &str, end: &str) -> String {
     let column = index(position.column);
-    if column >= LINE_CHARACTERS_MAX {
-        return String::new();
+    let left_out =
+        if column < LINE_CHARACTERS_MAX - CHARACTERS_BEFORE { 0 } else { column - CHARACTERS_BEFORE };
+    let shown = line.chars().skip(left_out).take(LINE_CHARACTERS_MAX);
+    let mut shown: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut column = column - left_out;
+    if left_out > 0 {
+        shown.insert(0, '…');
+        column += 1;
     }
-    let shown: String =
-        line.chars().take(LINE_CHARACTERS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let room = shown.chars().count().saturating_sub(column).max(1);
     let length = usize::try_from(position.length).unwrap_or(1).clamp(1, room);
     let number = position.line.to_string();

@@ -33,6 +33,8 @@ pub struct MeshConfig {
     pub h2_upgrade: Option<H2Upgrade>,
     /// tlsDefaults.minProtocolVersion is TLSV1_3.
     pub tls_1_3_only: bool,
+    /// Istio answers the pods' DNS and gives hosts without addresses one: proxyMetadata of defaultConfig.
+    pub dns_gives_addresses: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +74,7 @@ impl Default for MeshConfig {
             tcp_keepalive: TcpKeepalive::default(),
             h2_upgrade: None,
             tls_1_3_only: false,
+            dns_gives_addresses: false,
         }
     }
 }
@@ -167,11 +170,12 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
     let json =
         mesh.get("accessLogEncoding").and_then(|field| field.one_of(&[("TEXT", false), ("JSON", true)]));
     let retries = mesh.get("defaultHttpRetryPolicy").and_then(|field| retries::read(&field));
-    let headers = mesh
-        .get("defaultConfig")
-        .and_then(|field| field.object())
-        .and_then(|config| config.open().get("proxyHeaders").and_then(|field| field.object()))
+    let proxy = mesh.get("defaultConfig").and_then(|field| field.object()).map(Object::open);
+    let headers = proxy
+        .as_ref()
+        .and_then(|proxy| proxy.get("proxyHeaders").and_then(|field| field.object()))
         .map(|headers| read_proxy_headers(&headers));
+    let metadata = proxy.as_ref().and_then(|proxy| proxy.get("proxyMetadata")?.object());
     MeshConfig {
         outbound_traffic_policy: policy,
         access_log_file: mesh.text("accessLogFile").filter(|path| !path.is_empty()),
@@ -193,6 +197,7 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
             .unwrap_or_default(),
         h2_upgrade: mesh.get("h2UpgradePolicy").and_then(|field| connection_pool::read_h2_upgrade(&field)),
         tls_1_3_only: read_min_version(mesh, "tlsDefaults") == Some(true),
+        dns_gives_addresses: metadata.is_some_and(|metadata| gives_addresses(&metadata.open_quietly())),
     }
 }
 
@@ -205,6 +210,12 @@ fn read_min_version(mesh: &Object<'_>, name: &'static str) -> Option<bool> {
 fn default_export_to(mesh: &Object<'_>, name: &'static str) -> ExportTo {
     let given = mesh.get(name).map_or(ExportTo::Unset, |field| visibility::read_field(&field));
     given.or(&ExportTo::All).clone()
+}
+
+fn gives_addresses(metadata: &Object<'_>) -> bool {
+    let is_on = |name| metadata.peek(name).is_some_and(|value| matches!(value, "true" | "1"));
+    is_on("ISTIO_META_DNS_CAPTURE")
+        && (is_on("ISTIO_META_DNS_AUTO_ALLOCATE") || is_on("PILOT_ENABLE_IP_AUTOALLOCATE"))
 }
 
 fn read_proxy_headers(headers: &Object<'_>) -> ProxyHeaders {

@@ -288,7 +288,9 @@ fn short_names_are_of_the_rules_namespace() {
     let config = with("  host: httpbin\n  trafficPolicy: {tls: {mode: SIMPLE}}");
     let found = config.found();
     assert!(
-        found.contains("no ServiceEntry that is seen from here has host httpbin.default.svc.cluster.local"),
+        found.contains(
+            "no ServiceEntry or Service that is seen from here has host httpbin.default.svc.cluster.local"
+        ),
         "{found}"
     );
 }

@@ -99,7 +99,10 @@ fn without_learned_names_the_oldest_takes_the_port() {
     let (snapshot, findings) = compiled(&yaml, &CompileSettings::default());
     assert_eq!(ask(&snapshot, "203.0.113.9:5432", None, &["younger.test"]), "outbound|5432||older.test");
     let found = shown(&findings);
-    assert!(found.contains("error: ServiceEntry default/a") && found.contains("--capture-dns"), "{found}");
+    assert!(
+        found.contains("error: [EGR0110] ServiceEntry default/a") && found.contains("--capture-dns"),
+        "{found}"
+    );
 }
 
 #[test]
@@ -166,8 +169,11 @@ fn server_first_protocols_share_a_port_with_each_other() {
         assert_eq!(ask(&snapshot, "203.0.113.9:27017", None, &[name]), expected);
     }
     let found = shown(&findings);
-    assert!(found.contains("error: ServiceEntry default/c: spec.ports[0]: conflict happens"), "{found}");
-    assert!(!found.contains("error: ServiceEntry default/b"), "{found}");
+    assert!(
+        found.contains("error: [EGR0115] ServiceEntry default/c: spec.ports[0]: conflict happens"),
+        "{found}"
+    );
+    assert!(!found.contains("error: [EGR0115] ServiceEntry default/b"), "{found}");
 }
 
 /// The same host twice is a conflict that no name resolves.
@@ -178,7 +184,9 @@ fn one_host_of_two_entries_is_still_an_error() {
     let (_, findings) = compiled(&yaml, &learned(OutboundTrafficPolicy::AllowAny, false));
     let found = shown(&findings);
     assert!(
-        found.contains("error: ServiceEntry default/a: spec.ports[0]: port 5432 of same.test is left out"),
+        found.contains(
+            "error: [EGR0110] ServiceEntry default/a: spec.ports[0]: port 5432 of same.test is left out"
+        ),
         "{found}"
     );
 }

@@ -1,0 +1,144 @@
+//! Rules about annotations of istio.io: on the wrong kind, unknown, wrong, deprecated, alpha.
+
+use super::findings::{Findings, at};
+use super::known_annotations::{KNOWN, Known, Stage};
+use super::mesh::Mesh;
+use crate::resource::{
+    Annotation, Annotations, ClientPolicy, Diagnostic, Kind, Labels, Meta, POLICY, Resource, code,
+};
+use crate::workload::RedirectPolicy;
+
+pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
+    for resource in mesh.world.resources.values() {
+        let meta = resource.meta();
+        let labels = &meta.labels;
+        check_each(&On { meta, place: "", kind: meta.key.kind }, &meta.annotations, labels, findings);
+        if let Resource::PodTemplate(template) = resource {
+            let in_job = meta.key.kind == Kind::CronJob;
+            let place = if in_job { "spec.jobTemplate.spec.template." } else { "spec.template." };
+            let on = On { meta, place, kind: Kind::Pod };
+            check_each(&on, &template.annotations, &template.labels, findings);
+        }
+    }
+}
+
+/// Whose annotations: of a resource, or of the pods that it makes.
+struct On<'a> {
+    meta: &'a Meta,
+    place: &'a str,
+    kind: Kind,
+}
+
+impl On<'_> {
+    fn finding(
+        &self,
+        code: &'static code::Code,
+        name: &str,
+        annotation: &Annotation,
+        message: String,
+    ) -> Diagnostic {
+        let field = format!("{}metadata.annotations[{name}]", self.place);
+        at(code, self.meta, annotation.key_position, field, message)
+    }
+}
+
+fn check_each(on: &On<'_>, annotations: &Annotations, labels: &Labels, findings: &mut Findings) {
+    for (name, annotation) in annotations {
+        let name = &**name;
+        if name == POLICY {
+            check_policy(on, annotation, findings);
+            continue;
+        }
+        if !is_of_istio(name) {
+            continue;
+        }
+        let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
+            findings.push(unknown(on, name, annotation));
+            continue;
+        };
+        let replaced = known.replaced_by_label.filter(|label| labels.contains_key(*label));
+        if known.deprecated && replaced.is_none() {
+            findings.push(deprecated(on, known, annotation));
+        }
+        if known.kinds.is_empty() {
+            continue;
+        }
+        if !known.kinds.contains(&on.kind.name()) {
+            findings.push(misplaced(on, known, annotation));
+            continue;
+        }
+        if let Err(error) = RedirectPolicy::from_annotations([(name, &*annotation.value)]) {
+            let message = format!("Invalid annotation {name}: {}", error.cause);
+            findings.push(on.finding(&code::IST0125, name, annotation, message));
+        } else if known.stage == Stage::Alpha && !known.deprecated {
+            let message = format!(
+                "Annotation \"{name}\" is part of an alpha-phase feature and may be incompletely supported"
+            );
+            findings.push(on.finding(&code::IST0136, name, annotation, message));
+        }
+    }
+}
+
+/// In the namespace of Istio's names, or documented by it.
+fn is_of_istio(name: &str) -> bool {
+    name == "kubernetes.io/ingress.class"
+        || name
+            .split_once('/')
+            .is_some_and(|(prefix, _)| prefix == "istio.io" || prefix.ends_with(".istio.io"))
+}
+
+fn check_policy(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) {
+    if !matches!(on.kind, Kind::Pod | Kind::Namespace) {
+        let message = format!("Misplaced annotation: {POLICY} can only be applied to Pod, Namespace");
+        findings.push(on.finding(&code::IST0107, POLICY, annotation, message));
+    } else if let Err(error) = ClientPolicy::parse(&annotation.value) {
+        let message = format!("Invalid annotation {POLICY}: {error}");
+        findings.push(on.finding(&code::IST0125, POLICY, annotation, message).effect("it changes nothing"));
+    }
+}
+
+fn unknown(on: &On<'_>, name: &str, annotation: &Annotation) -> Diagnostic {
+    let finding = on.finding(&code::IST0108, name, annotation, format!("Unknown annotation: {name}"));
+    let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '_'], "");
+    let (_, own) = name.split_once('/').unwrap_or(("", name));
+    let meant = KNOWN.iter().find(|known| {
+        let (_, other) = known.name.split_once('/').unwrap_or(("", known.name));
+        plain(known.name) == plain(name)
+            || plain(other) == plain(own)
+            || plain(other) == format!("{}s", plain(own))
+    });
+    match meant {
+        Some(known) => finding.mend(format!("did you mean {}?", known.name)),
+        None => finding,
+    }
+}
+
+fn deprecated(on: &On<'_>, known: &Known, annotation: &Annotation) -> Diagnostic {
+    let instead = known.replaced_by_label.map(|label| format!(" in favor of the \"{label}\" label"));
+    let message = format!(
+        "Annotation \"{}\" has been deprecated{} and may not work in future Istio versions",
+        known.name,
+        instead.unwrap_or_default()
+    );
+    let finding = on.finding(&code::IST0135, known.name, annotation, message);
+    match known.replaced_by_label {
+        Some(label) => finding.mend(format!("use the label {label}")),
+        None => finding,
+    }
+}
+
+fn misplaced(on: &On<'_>, known: &Known, annotation: &Annotation) -> Diagnostic {
+    let message =
+        format!("Misplaced annotation: {} can only be applied to {}", known.name, known.kinds.join(", "));
+    let finding = on.finding(&code::IST0107, known.name, annotation, message);
+    let makes_pods = matches!(
+        on.kind,
+        Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job | Kind::CronJob
+    );
+    if makes_pods && known.kinds.contains(&"Pod") {
+        return finding
+            .effect(format!("what stands on the {} reaches no pod", on.kind))
+            .mend("move it to spec.template.metadata.annotations");
+    }
+    finding
+}

@@ -1,0 +1,395 @@
+//! Findings about pods, Services, secrets, annotations and Sidecars.
+
+use crate::support::{check, dr, gateway, host, istio, to, vs};
+
+fn service(name: &str, spec: &str) -> String {
+    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+    format!(
+        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{{spec}}}}}\n"
+    )
+}
+
+fn pod(name: &str, metadata: &str, spec: &str) -> String {
+    format!("---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}{metadata}}}, spec: {{{spec}}}}}\n")
+}
+
+fn labelled(name: &str, labels: &str) -> String {
+    pod(name, &format!(", labels: {{{labels}}}"), "containers: []")
+}
+
+fn deployment(metadata: &str, template: &str) -> String {
+    format!(
+        "---\n{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: d{metadata}}}, spec: {{template: {{metadata: \
+         {{{template}}}, spec: {{containers: [{{name: c}}]}}}}}}}}\n"
+    )
+}
+
+fn annotated(name: &str, value: &str) -> String {
+    format!("annotations: {{{name}: '{value}'}}")
+}
+
+const EXCLUDE: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
+const ALPHA: &str =
+    "Info IST0136 Deployment default/d | traffic.sidecar.istio.io/excludeOutboundIPRanges | alpha-phase";
+
+/// Findings about annotations are at the value; these ask for the key.
+fn at_value(expected: &str, value: &str) -> String {
+    expected.replace(&format!("| {EXCLUDE} |"), &format!("| '{value}' |"))
+}
+
+#[test]
+fn ist0107_misplaced() {
+    check(
+        &deployment(&format!(", {}", annotated(EXCLUDE, "10.0.0.0/8")), ""),
+        &[
+            "Warning IST0107 Deployment default/d | '10.0.0.0/8' | can only be applied to Pod; reaches no pod; spec.template.metadata.annotations",
+        ],
+    );
+    check(&deployment("", &annotated(EXCLUDE, "10.0.0.0/8")), &[&at_value(ALPHA, "10.0.0.0/8")]);
+    check(
+        &deployment(&format!(", {}", annotated("egress.interceptor.io/policy", "strict")), ""),
+        &["Warning IST0107 Deployment default/d | 'strict' | Pod, Namespace"],
+    );
+    check(&deployment("", &annotated("egress.interceptor.io/policy", "strict")), &[]);
+}
+
+#[test]
+fn ist0108_unknown() {
+    check(
+        &deployment("", &annotated("traffic.sidecar.istio.io/excludeOutboundIPRange", "10.0.0.0/8")),
+        &[&format!(
+            "Warning IST0108 Deployment default/d | '10.0.0.0/8' | Unknown annotation; did you mean {EXCLUDE}?"
+        )],
+    );
+    check(&deployment("", &annotated("example.com/excludeOutboundIPRange", "10.0.0.0/8")), &[]);
+}
+
+#[test]
+fn ist0125_invalid() {
+    for (value, words) in [
+        ("10.10.0.4", "write 10.10.0.4/32"),
+        ("10.0.0.0/8,", "extra comma"),
+        ("example.com", "not an IP range"),
+    ] {
+        check(
+            &deployment("", &annotated(EXCLUDE, value)),
+            &[&format!(
+                "Warning IST0125 Deployment default/d | '{value}' | Invalid annotation {EXCLUDE}; {words}; refuses to create the pod"
+            )],
+        );
+    }
+    check(
+        &pod(
+            "p",
+            &format!(", {}", annotated("egress.interceptor.io/policy", "registry_only")),
+            "containers: []",
+        ),
+        &["Warning IST0125 Pod default/p | 'registry_only' | did you mean `REGISTRY_ONLY`?"],
+    );
+}
+
+#[test]
+fn ist0135_deprecated() {
+    let inject = annotated("sidecar.istio.io/inject", "true");
+    check(
+        &pod("p", &format!(", {inject}"), "containers: []"),
+        &[
+            "Info IST0135 Pod default/p | 'true' | deprecated in favor of the \"sidecar.istio.io/inject\" label",
+        ],
+    );
+    check(
+        &pod("p", &format!(", {inject}, labels: {{sidecar.istio.io/inject: 'true'}}"), "containers: []"),
+        &[],
+    );
+}
+
+#[test]
+fn ist0136_alpha() {
+    check(&deployment("", &annotated(EXCLUDE, "10.0.0.0/8")), &[&at_value(ALPHA, "10.0.0.0/8")]);
+    check(&deployment("", &annotated("proxy.istio.io/config", "{}")), &[]);
+}
+
+#[test]
+fn ist0144_user_1337() {
+    check(
+        &pod(
+            "p",
+            "",
+            "securityContext: {runAsUser: 1337}, containers: [{name: c, securityContext: {runAsUser: 1337}}]",
+        ),
+        &[
+            "Warning IST0144 Pod default/p | 1337 | User ID (UID) 1337",
+            "Warning IST0144 Pod default/p | 1337 | User ID (UID) 1337",
+        ],
+    );
+    check(
+        &pod(
+            "p",
+            "",
+            "securityContext: {runAsUser: 1338}, containers: [{name: istio-proxy, securityContext: {runAsUser: 1337}}]",
+        ),
+        &[],
+    );
+}
+
+#[test]
+fn ist0110_sidecars_for_one_workload() {
+    let sidecar = |name: &str, labels: &str| {
+        istio(
+            "Sidecar",
+            name,
+            &format!("workloadSelector: {{labels: {{{labels}}}}}, egress: [{{hosts: ['*/*']}}]"),
+        )
+    };
+    let pods = labelled("p", "app: x, v: one");
+    check(
+        &format!("{pods}{}{}", sidecar("a", "app: x"), sidecar("b", "v: one")),
+        &[
+            "Error IST0110 Sidecar default/b | b | The Sidecars [a b] in namespace \"default\" select the same workload pod \"p\"; Sidecar default/a (f.yaml:4:1) comes first",
+        ],
+    );
+    check(&format!("{pods}{}{}", sidecar("a", "app: x"), sidecar("x/b", "v: one")), &[]);
+    check(
+        &format!("{pods}{}{}{}", labelled("q", "app: y"), sidecar("a", "app: x"), sidecar("b", "app: y")),
+        &[],
+    );
+}
+
+#[test]
+fn ist0111_sidecars_for_all() {
+    let sidecar = |name: &str| istio("Sidecar", name, "egress: [{hosts: ['*/*']}]");
+    check(
+        &format!("{}{}", sidecar("a"), sidecar("b")),
+        &[
+            "Error IST0111 Sidecar default/b | b | The Sidecars [a b] in namespace \"default\" have no workload selector; never acts",
+        ],
+    );
+    check(&format!("{}{}", sidecar("a"), sidecar("x/b")), &[]);
+}
+
+#[test]
+fn ist0101_selectors() {
+    let sidecar = istio("Sidecar", "a", "workloadSelector: {labels: {app: x}}, egress: [{hosts: ['*/*']}]");
+    check(
+        &format!("{sidecar}{}", labelled("p", "app: y")),
+        &[
+            "Error IST0101 Sidecar default/a | labels | Referenced selector not found: \"app=x\"; acts on nobody",
+        ],
+    );
+    check(&format!("{sidecar}{}", labelled("p", "app: x")), &[]);
+    // Without any pod in the input nobody knows.
+    check(&sidecar, &[]);
+    let gateway = gateway(
+        "g",
+        "selector: {istio: e}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]",
+    );
+    check(
+        &format!("{gateway}{}", labelled("p", "istio: f")),
+        &[
+            "Error IST0101 Gateway default/g | selector | Referenced selector not found: \"istio=e\"; nobody listens",
+        ],
+    );
+    check(&format!("{gateway}{}", labelled("p", "istio: e")), &[]);
+}
+
+#[test]
+fn ist0167_ambient() {
+    let sidecar = istio("Sidecar", "a", "workloadSelector: {labels: {app: x}}, egress: [{hosts: ['*/*']}]");
+    check(
+        &format!("{sidecar}{}", labelled("p", "app: x, istio.io/dataplane-mode: ambient")),
+        &["Warning IST0167 Sidecar default/a | a | selected workload is in ambient mode"],
+    );
+    let namespace = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: default, labels: {istio.io/dataplane-mode: ambient}}}\n";
+    check(
+        &format!("{namespace}{sidecar}{}", labelled("p", "app: x")),
+        &["Warning IST0167 Sidecar default/a | a | ambient"],
+    );
+    check(&format!("{namespace}{sidecar}{}", labelled("p", "app: x, istio.io/dataplane-mode: none")), &[]);
+}
+
+#[test]
+fn egr0114_outbound_policy_without_mode() {
+    let sidecar = |policy: &str| {
+        istio("Sidecar", "a", &format!("egress: [{{hosts: ['*/*']}}], outboundTrafficPolicy: {policy}"))
+    };
+    check(&sidecar("{}"), &["Warning EGR0114 Sidecar default/a | { | means REGISTRY_ONLY; ALLOW_ANY"]);
+    check(&sidecar("{mode: ALLOW_ANY}"), &[]);
+}
+
+#[test]
+fn ist0118_port_names() {
+    let named = |port: &str| service("s", &format!("ports: [{{port: 8080, {port}}}]"));
+    for port in ["name: web", "name: httpx", "appProtocol: example.com/x"] {
+        check(
+            &named(port),
+            &["Info IST0118 Service default/s | PLACE | naming convention of Istio port; first bytes"
+                .replace(
+                    "PLACE",
+                    match port {
+                        "name: web" => "web",
+                        "name: httpx" => "httpx",
+                        _ => "{",
+                    },
+                )
+                .as_str()],
+        );
+    }
+    for port in [
+        "name: http",
+        "name: http-web",
+        "name: tcp-db",
+        "name: web, appProtocol: http",
+        "name: dns, protocol: UDP",
+    ] {
+        check(&named(port), &[]);
+    }
+    check(&service("kube-system/s", "ports: [{port: 8080, name: web}]"), &[]);
+}
+
+#[test]
+fn ist0150_external_names() {
+    let external = |port: &str| {
+        service(
+            "s",
+            &format!("type: ExternalName, externalName: a.com, ports: [{{port: 8080, name: {port}}}]"),
+        )
+    };
+    for port in ["web", "tcp"] {
+        check(
+            &external(port),
+            &[&format!(
+                "Warning IST0150 Service default/s | {port} | Port name for ExternalName service is invalid"
+            )],
+        );
+    }
+    check(&external("http"), &[]);
+}
+
+#[test]
+fn egr0101_services() {
+    check(
+        &service("s", "clusterIP: None, ports: [{port: 443, name: http-web}]"),
+        &["Error EGR0101 Service default/s | http-web | plain HTTP"],
+    );
+    check(&service("s", "ports: [{port: 443, name: http-web}]"), &[]);
+    check(&service("s", "clusterIP: None, ports: [{port: 443, name: https-web}]"), &[]);
+}
+
+/// Services of Kubernetes are hosts, too.
+#[test]
+fn services_are_destinations() {
+    let rule = |host: &str| vs("v", &format!("hosts: [a.com], http: [{{{}}}]", to(host, 80)));
+    let yaml = |destination: &str| {
+        format!(
+            "{}{}{}{}",
+            host("a", "a.com"),
+            service("web", "ports: [{port: 80, name: http}]"),
+            rule(destination),
+            dr("r", "host: web")
+        )
+    };
+    for destination in ["web", "web.default.svc.cluster.local"] {
+        check(&yaml(destination), &[]);
+    }
+    check(
+        &yaml("wep"),
+        &[
+            "Error IST0101 VirtualService default/v | wep | Referenced host not found: \"wep.default.svc.cluster.local\"",
+        ],
+    );
+}
+
+#[test]
+fn ist0173_pods() {
+    let base = |labels: &str| {
+        format!(
+            "{}{}{}",
+            service("web", "selector: {app: web}, ports: [{port: 80, name: http}]"),
+            labelled("p", labels),
+            dr("r", "host: web, subsets: [{name: s, labels: {v: one}}]")
+        )
+    };
+    check(
+        &base("app: web, v: two"),
+        &[
+            "Error IST0173 DestinationRule default/r | labels | subset s selects no endpoint of web.default.svc.cluster.local",
+        ],
+    );
+    check(&base("app: web, v: one"), &[]);
+    // Nobody knows the pods of the Service.
+    check(&base("app: other"), &[]);
+}
+
+fn tls_gateway(mode: &str) -> String {
+    gateway(
+        "g",
+        &format!(
+            "selector: {{istio: e}}, servers: [{{port: {{number: 443, name: https, protocol: HTTPS}}, hosts: ['*'], tls: {{mode: {mode}, credentialName: cert}}}}]"
+        ),
+    )
+}
+
+fn secret(name: &str, keys: &[&str]) -> String {
+    let keys: Vec<String> = keys.iter().map(|key| format!("{key}: eA==")).collect();
+    format!(
+        "---\n{{apiVersion: v1, kind: Secret, metadata: {{name: {name}}}, data: {{{}}}}}\n",
+        keys.join(", ")
+    )
+}
+
+#[test]
+fn ist0101_secrets() {
+    check(
+        &format!("{}{}", tls_gateway("SIMPLE"), secret("other", &["tls.crt", "tls.key"])),
+        &[
+            "Error IST0101 Gateway default/g | cert | Referenced credentialName not found: \"cert\"; TLS is reset; (default)",
+        ],
+    );
+    check(&format!("{}{}", tls_gateway("SIMPLE"), secret("cert", &["tls.crt", "tls.key"])), &[]);
+    check(&tls_gateway("SIMPLE"), &[]);
+}
+
+#[test]
+fn ist0161_secrets_without_keys() {
+    check(
+        &format!("{}{}", tls_gateway("SIMPLE"), secret("cert", &["tls.crt"])),
+        &["Error IST0161 Gateway default/g | cert | is invalid; has no tls.crt and tls.key"],
+    );
+    check(
+        &format!("{}{}", tls_gateway("MUTUAL"), secret("cert", &["tls.crt", "tls.key"])),
+        &["Error IST0161 Gateway default/g | cert | has no ca.crt"],
+    );
+    check(&format!("{}{}", tls_gateway("MUTUAL"), secret("cert", &["cert", "key", "cacert"])), &[]);
+    check(
+        &format!(
+            "{}{}{}",
+            tls_gateway("MUTUAL"),
+            secret("cert", &["tls.crt", "tls.key"]),
+            secret("cert-cacert", &["cacert"])
+        ),
+        &[],
+    );
+}
+
+#[test]
+fn ist0162_ports_of_the_gateways_service() {
+    let base = |port: &str| {
+        format!(
+            "{}{}{}",
+            gateway(
+                "g",
+                "selector: {istio: e}, servers: [{port: {number: 8443, name: tls, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUGH}}]"
+            ),
+            labelled("p", "istio: e"),
+            service("egress", &format!("selector: {{istio: e}}, ports: [{{name: tls, {port}}}]"))
+        )
+    };
+    check(
+        &base("port: 443"),
+        &[
+            "Warning IST0162 Gateway default/g | 8443 | target port (port 8443) that is not defined in the Service",
+        ],
+    );
+    check(&base("port: 8443"), &[]);
+    check(&base("port: 443, targetPort: 8443"), &[]);
+}

@@ -1,0 +1,14 @@
+//! What `interceptor analyze` finds: for every code the exact findings of some YAML, and YAML that looks alike
+//! and is right.
+
+mod command;
+mod destination_rules;
+mod gateways;
+mod kubernetes;
+mod mutations;
+mod output;
+mod schema;
+mod seeds;
+mod service_entries;
+mod support;
+mod virtual_services;
