@@ -283,6 +283,13 @@ fn strict_refuses_a_host_that_does_not_fit() -> anyhow::Result<()> {
         .flags(&["--capture-dns", "--strict"])
         .curl(&["http://hbchen.com/"])?;
     assert_eq!(run.http()?.status, 200);
+    // Also on a port that nobody declared.
+    let forged = ["--resolve", "hbchen.com:8080:203.0.113.20", "http://hbchen.com:8080/"];
+    for (url, status) in [(&forged[..], 403), (&["http://hbchen.com:8080/"], 200)] {
+        let run = pod.interceptor()?.config(config)?.flags(&["--strict"]).curl(url)?;
+        assert_eq!(run.http()?.status, status, "{url:?}");
+        assert_eq!(run.line()?.cluster, "PassthroughCluster");
+    }
     // With resolution DNS the proxy goes where it knows the host to be: the wrong address does not matter.
     let forged = ["--resolve", "www.google.com:80:203.0.113.51", "http://www.google.com/"];
     let run = pod.interceptor()?.config(config)?.flags(&["--strict"]).stats().curl(&forged)?;
@@ -310,6 +317,36 @@ fn strict_does_not_believe_a_name_server_of_the_workload() -> anyhow::Result<()>
         let run = pod.interceptor()?.stats().flags(flags).run(&command)?;
         assert_eq!(lines(&run).last().map(String::as_str), Some(code), "{flags:?} {}", run.text());
         assert_eq!(run.stats()?["proxy"]["names_matched"], matched, "{:#}", run.stats()?);
+    }
+    Ok(())
+}
+
+/// Nor does it select a service by what such a server says.
+#[test]
+fn strict_does_not_select_by_a_name_server_of_the_workload() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let (older, evil) = (greeter(world, 7004, "older")?, greeter(world, 7004, "evil")?);
+    let wildcard =
+        service_entry("'*.younger.test'", 2021, 7004).replace("name: '*.younger.test'", "name: younger");
+    let config = service_entry(&older.name(), 2020, 7004) + &wildcard.replace("DNS", "NONE");
+    let liar = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 123));
+    let record = Record { name: "a.younger.test".into(), address: evil.address.ip(), ttl_s: 60 };
+    let _dns = Dns::start(&world.outside, liar, &[record])?;
+    let pod = world.pod()?;
+    let ask = format!("udp {liar} {}", query("a.younger.test", 1, false));
+    let script = format!("{ASK}\nsys.argv[1:] = ['{}']\n{GREET}", evil.address);
+    let command = python(&script, &[&ask]);
+    for (flags, expected) in
+        [(&["--capture-dns"][..], "evil"), (&["--capture-dns", "--strict"], "ConnectionResetError")]
+    {
+        let run = pod.interceptor()?.config(&config)?.registry_only().flags(flags).run(&command)?;
+        assert_eq!(
+            lines(&run).last().map(String::as_str),
+            Some(expected),
+            "{flags:?} {} {}",
+            run.text(),
+            run.stderr
+        );
     }
     Ok(())
 }

@@ -111,13 +111,13 @@ impl LearnedNames {
         self.shard(address).load().get(&address).cloned()
     }
 
-    /// Those of the names that still hold, the last learned first.
-    pub fn held<'a>(&self, names: &'a Names) -> impl Iterator<Item = &'a Arc<str>> {
-        let now = self.now();
-        names.held(now, false).map(|name| &name.name)
+    /// Those of the names that still hold, the last learned first; `trusted_only`: those that a server gave which we ask,
+    /// too.
+    pub fn held<'a>(&self, names: &'a Names, trusted_only: bool) -> impl Iterator<Item = &'a Arc<str>> {
+        names.held(self.now(), trusted_only).map(|name| &name.name)
     }
 
-    /// Whether `name` was given for the address; `trusted_only`: by a server that we ask, too.
+    /// Whether `name` was given for the address; `trusted_only` as above.
     pub fn has(&self, names: &Names, name: &str, trusted_only: bool) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name);
         let now = self.now();

@@ -25,8 +25,6 @@ use super::Resolver;
 use super::answer::{self, Asked};
 use super::learned::LearnedNames;
 
-/// Upstream sockets at one time. What finds no room is lost, as the network loses datagrams.
-const FLOWS_MAX: usize = 1024;
 /// Questions of one client socket that wait for answers; answers to older ones are not learned.
 const QUESTIONS_MAX: usize = 64;
 /// How long a socket is kept after its last question was answered.
@@ -46,6 +44,8 @@ pub struct RelayOptions {
     /// Knows which servers are to be trusted.
     pub resolver: Resolver,
     pub learned: Arc<LearnedNames>,
+    /// Upstream sockets at one time. What finds no room is lost, as the network loses datagrams.
+    pub flows_max: usize,
 }
 
 impl fmt::Debug for RelayOptions {
@@ -71,12 +71,14 @@ impl Relay {
         drop(entered);
         let (stop, stopped) = oneshot::channel();
         let (server_of, resolver, learned) = (options.server_of, options.resolver, options.learned);
+        let flows_max = options.flows_max;
         let thread = std::thread::Builder::new().name("dns-relay".into()).spawn(move || {
             let shared = Rc::new(Shared {
                 server_of,
                 resolver,
                 learned,
                 flows_open: Cell::new(0),
+                flows_max,
                 buffer: RefCell::new(vec![0; DATAGRAM_MAX]),
             });
             LocalSet::new().block_on(&runtime, async move {
@@ -103,6 +105,7 @@ struct Shared {
     resolver: Resolver,
     learned: Arc<LearnedNames>,
     flows_open: Cell<usize>,
+    flows_max: usize,
     /// For whoever reads: nobody holds it while waiting.
     buffer: RefCell<Vec<u8>>,
 }
@@ -174,7 +177,7 @@ impl StandIn {
         if let Some(flow) = self.flows.borrow().get(&client) {
             return Some(Rc::clone(flow));
         }
-        if self.shared.flows_open.get() >= FLOWS_MAX {
+        if self.shared.flows_open.get() >= self.shared.flows_max {
             return None;
         }
         let server = (self.shared.server_of)(self.index)?;
@@ -256,3 +259,6 @@ fn connected(server: SocketAddr) -> io::Result<UdpSocket> {
     socket.connect(server)?;
     UdpSocket::from_std(socket)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,9 @@ use crate::telemetry::{AccessLog, AccessLogTarget};
 /// How long bytes that the command has sent may take to reach their destination after its end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Sockets of the command that ask name servers at one time.
+const DNS_FLOWS_MAX: usize = 1024;
+
 #[derive(Debug)]
 pub(super) enum Carrier {
     Own { proxy: Box<Proxy>, changes: Changes, relay: Option<Relay> },
@@ -120,8 +123,14 @@ fn relay(
     let ipv4_sockets = queries.v4.len();
     let server_of = interception.name_servers(ipv4_sockets);
     let sockets = queries.v4.into_iter().chain(queries.v6).collect();
-    Relay::start(RelayOptions { sockets, server_of, resolver: resolver.clone(), learned })
-        .context("can't start the relay of DNS queries")
+    Relay::start(RelayOptions {
+        sockets,
+        server_of,
+        resolver: resolver.clone(),
+        learned,
+        flows_max: DNS_FLOWS_MAX,
+    })
+    .context("can't start the relay of DNS queries")
 }
 
 /// The command line wins over the mesh configuration.

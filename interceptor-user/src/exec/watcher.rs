@@ -20,7 +20,7 @@ use super::signals;
 
 pub(crate) const SUBCOMMAND: &str = "__watch";
 
-/// Hooks are fewer than ten; the kernel passes up to 253 descriptors at once.
+/// Hooks are some twenty; the kernel passes up to 253 descriptors at once.
 const DESCRIPTORS_MAX: usize = 64;
 
 /// An answer's first byte, before the path of the cgroups or the reason why there are none.

@@ -44,15 +44,16 @@ enum Way {
 }
 
 /// The way of a connection that speaks `protocol`.
-fn decide(worker: &Worker, listener: &Listener, downstream: &Downstream, protocol: &Protocol) -> Way {
+fn decide(worker: &Worker, active: &Active, downstream: &Downstream, protocol: &Protocol) -> Way {
     let first = match protocol {
         Protocol::Tls(hello) => snapshot::FirstBytes::Tls { sni: hello.sni.as_deref() },
         Protocol::Http1 { minor } => snapshot::FirstBytes::Http1 { minor: *minor },
         Protocol::Http2 => snapshot::FirstBytes::Http2,
         Protocol::Opaque => snapshot::FirstBytes::Opaque,
     };
+    let listener = listener(active, downstream);
     let address = downstream.original_dst.ip();
-    let destination = Destination { address, names: &worker.names.names_of(listener, address) };
+    let destination = Destination { address, names: &worker.names.names_of(active, listener, address) };
     match snapshot::decision::decide(listener, destination, first) {
         Decision::Http(version, _) => Way::Http(version),
         Decision::Route(route) => Way::Opaque(OpaqueTarget::Route(Arc::clone(route))),
@@ -81,6 +82,21 @@ fn is_original_dst(target: &OpaqueTarget) -> bool {
     }
 }
 
+/// Where the policy is strict, HTTP is read for its Host also on ports that nobody declared.
+fn checked(way: Way, active: &Active, protocol: &Protocol) -> Way {
+    match (way, protocol) {
+        (Way::Opaque(OpaqueTarget::OriginalDst), Protocol::Http1 { minor: 1.. })
+            if active.snapshot.strict =>
+        {
+            Way::Http(http::Version::Http1)
+        }
+        (Way::Opaque(OpaqueTarget::OriginalDst), Protocol::Http2) if active.snapshot.strict => {
+            Way::Http(http::Version::Http2)
+        }
+        (way, _) => way,
+    }
+}
+
 /// Whether the server name fits the address that was asked for, or need not.
 async fn names_fit(worker: &Worker, active: &Active, downstream: &Downstream, target: &OpaqueTarget) -> bool {
     let Some(name) = downstream.requested_server_name.as_deref() else { return true };
@@ -97,7 +113,7 @@ async fn names_fit(worker: &Worker, active: &Active, downstream: &Downstream, ta
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
     let active = worker.active.load_full();
     let listener = listener(&active, &downstream);
-    let opaque = decide(&worker, listener, &downstream, &Protocol::Opaque);
+    let opaque = decide(&worker, &active, &downstream, &Protocol::Opaque);
 
     if !depends_on_bytes(&active, listener, &opaque) {
         return match opaque {
@@ -119,7 +135,8 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
     if let Protocol::Tls(hello) = &protocol {
         downstream.requested_server_name.clone_from(&hello.sni);
     }
-    match decide(&worker, self::listener(&active, &downstream), &downstream, &protocol) {
+    let way = decide(&worker, &active, &downstream, &protocol);
+    match checked(way, &active, &protocol) {
         Way::Http(version) => {
             drop((ahead, active));
             http::serve(&worker, stream, downstream, version).await;

@@ -44,14 +44,15 @@ enum Fit {
 }
 
 impl NameKnowledge {
-    /// What the workload's DNS answers call `address`, the last learned first.
-    pub(crate) fn names_of(&self, listener: &Listener, address: IpAddr) -> Vec<Arc<str>> {
+    /// What the workload's DNS answers call `address`, the last learned first. Where the policy is strict, only servers that
+    /// we would ask ourselves are believed: a workload can run its own.
+    pub(crate) fn names_of(&self, active: &Active, listener: &Listener, address: IpAddr) -> Vec<Arc<str>> {
         let Some(learned) = self.learned.as_ref().filter(|_| listener.depends_on_names()) else {
             return Vec::new();
         };
         let Some(names) = learned.names(address) else { return Vec::new() };
         learned.used(&names);
-        learned.held(&names).cloned().collect()
+        learned.held(&names, active.snapshot.strict).cloned().collect()
     }
 
     /// Counts whether a claim fits, and says whether it may go on. Waits for nothing unless the policy is strict.
@@ -83,7 +84,7 @@ impl NameKnowledge {
             return if literal == address { Fit::Fits } else { Fit::DoesNot };
         }
         let names = self.learned.as_ref().and_then(|learned| Some((learned, learned.names(address)?)));
-        // Where it decides, only servers that we would ask ourselves are believed: a workload can run its own.
+        // As in `names_of`.
         let is_given = |(learned, names): &(&Arc<LearnedNames>, Arc<Names>)| {
             learned.has(names, claim.name, active.snapshot.strict)
         };
