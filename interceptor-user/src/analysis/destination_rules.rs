@@ -108,7 +108,7 @@ fn check_tls_inside_tls(rule: &Arc<DestinationRule>, mesh: &Mesh<'_>, findings: 
                     None => None,
                     Some(name) => Some(rule.subsets.iter().find(|subset| &*subset.name == name)?),
                 };
-                let tls = merged.policy_of(target.port, subset).tls?;
+                let tls = merged.policy_of(target.port, subset.map(|subset| &**subset)).tls?;
                 (tls.mode != TlsMode::Disable).then_some(tls)
             });
             let Some(tls) = wrapped else { continue };

@@ -95,11 +95,15 @@ impl Clusters {
 
 impl ServiceClusters {
     fn new(mesh: &MeshConfig, service: &Service, rule: Option<&MergedRule>) -> Self {
-        let subsets = || rule.map(|rule| &rule.subsets).into_iter().flatten();
-        let ports = &service.entry.ports;
+        let subsets = || rule.map(|rule| &rule.subsets).into_iter().flatten().map(|subset| &**subset);
+        let (ports, source) = (&service.entry.ports, source(service, rule));
         let clusters = ports.iter().flat_map(|port| {
             let each = [None].into_iter().chain(subsets().map(Some));
-            each.filter_map(move |subset| cluster(mesh, service, port, rule, subset).map(Arc::new))
+            let source = &source;
+            each.filter_map(move |subset| {
+                let cluster = cluster(mesh, service, port, rule, subset)?;
+                Some(Arc::new(Cluster { source: Some(Arc::clone(source)), ..cluster }))
+            })
         });
         let rules = rule.map(|rule| rule.rules.clone()).unwrap_or_default();
         Self { entry: Arc::clone(&service.entry), clusters: clusters.collect(), rules }
@@ -133,7 +137,6 @@ fn cluster(
         hash_key: load_balancing::hash_key(&balancing),
         warmup: load_balancing::warmup(&balancing),
         outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
-        source: Some(source(service, rule)),
         ..Cluster::new(name, Arc::clone(&service.host), port.number, discovery)
     };
     let protocol = (port.protocol.is_http(), port.protocol.is_http2());

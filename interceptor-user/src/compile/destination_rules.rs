@@ -14,8 +14,8 @@ pub(crate) struct MergedRule {
     /// The oldest first.
     pub(crate) rules: Vec<Arc<DestinationRule>>,
     export_to: ExportTo,
-    pub(super) policy: TrafficPolicy,
-    pub(crate) subsets: Vec<Subset>,
+    pub(super) policy: Arc<TrafficPolicy>,
+    pub(crate) subsets: Vec<Arc<Subset>>,
 }
 
 impl MergedRule {
@@ -23,19 +23,19 @@ impl MergedRule {
         Self {
             rules: vec![Arc::clone(rule)],
             export_to: export_to.clone(),
-            policy: rule.policy.clone(),
+            policy: Arc::clone(&rule.policy),
             subsets: rule.subsets.clone(),
         }
     }
 
     /// Subsets are united, the first of each name stays; the first policy stays.
     fn add(&mut self, rule: &Arc<DestinationRule>) {
-        if self.policy == TrafficPolicy::default() {
-            self.policy = rule.policy.clone();
+        if *self.policy == TrafficPolicy::default() {
+            self.policy = Arc::clone(&rule.policy);
         }
         for subset in &rule.subsets {
             if !self.subsets.iter().any(|known| known.name == subset.name) {
-                self.subsets.push(subset.clone());
+                self.subsets.push(Arc::clone(subset));
             }
         }
         self.rules.push(Arc::clone(rule));
@@ -48,10 +48,10 @@ impl MergedRule {
 
     /// What holds for a port of a subset, or of the service itself.
     pub(crate) fn policy_of(&self, port: u16, subset: Option<&Subset>) -> Blocks {
-        let mut blocks = self.policy.ports.get(&port).unwrap_or(&self.policy.blocks).clone();
+        let mut blocks = self.policy.ports.get(&port).map_or(&self.policy.blocks, |blocks| blocks).clone();
         let Some(subset) = subset else { return blocks };
         if let Some(whole) = subset.policy.ports.get(&port) {
-            return whole.clone();
+            return (**whole).clone();
         }
         let own = &subset.policy.blocks;
         blocks.load_balancer = own.load_balancer.clone().or(blocks.load_balancer);

@@ -1,8 +1,9 @@
 //! A snapshot in force, with the runtimes of its clusters. A reload makes a new one; clusters that it
-//! does not change keep their runtime, and with it their endpoints, load and pools.
+//! does not change keep their runtime, and with it their endpoints, load and pools. A cluster that nobody
+//! has used yet has none: of ten thousand services a node's workloads use a few.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::upstream::{ClusterRuntime, RuntimeId, random};
@@ -15,30 +16,54 @@ const PASSTHROUGH_HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Active {
     pub snapshot: Arc<Snapshot>,
-    pub clusters: HashMap<ClusterName, Arc<ClusterRuntime>>,
+    clusters: Arc<HashMap<ClusterName, Arc<Slot>>>,
     /// PassthroughCluster: connections and requests to the destination that they asked for.
     pub passthrough: Arc<ClusterRuntime>,
-    live: HashSet<RuntimeId>,
+    resolver: Resolver,
+    /// The runtimes that were there when this was built and live on.
+    kept: HashSet<RuntimeId>,
+    /// Whatever comes from here on is younger than this.
+    first_new: RuntimeId,
+}
+
+/// A cluster, and its runtime once somebody uses it.
+#[derive(Debug)]
+struct Slot {
+    cluster: Arc<Cluster>,
+    runtime: OnceLock<Arc<ClusterRuntime>>,
 }
 
 impl Active {
     pub fn build(snapshot: Arc<Snapshot>, previous: Option<&Self>, resolver: &Resolver) -> Self {
-        let new = |cluster| Arc::new(ClusterRuntime::new(cluster, resolver));
-        let passthrough = previous
-            .map_or_else(|| new(Arc::new(passthrough())), |previous| Arc::clone(&previous.passthrough));
-        let clusters: HashMap<_, _> = snapshot
-            .clusters
-            .iter()
-            .map(|(name, cluster)| {
-                let kept = previous
-                    .and_then(|previous| previous.clusters.get(name))
-                    .filter(|runtime| runtime.cluster() == cluster);
-                let runtime = kept.map_or_else(|| new(Arc::clone(cluster)), Arc::clone);
-                (name.clone(), runtime)
-            })
-            .collect();
-        let live = clusters.values().chain([&passthrough]).map(|runtime| runtime.id()).collect();
-        Self { snapshot, clusters, passthrough, live }
+        let passthrough = previous.map_or_else(
+            || Arc::new(ClusterRuntime::new(Arc::new(passthrough()), resolver)),
+            |previous| Arc::clone(&previous.passthrough),
+        );
+        let clusters = match previous {
+            Some(previous) if Arc::ptr_eq(&previous.snapshot.clusters, &snapshot.clusters) => {
+                Arc::clone(&previous.clusters)
+            }
+            Some(_) | None => {
+                let slot = |(name, cluster): (&ClusterName, &Arc<Cluster>)| {
+                    let kept = previous.and_then(|previous| previous.clusters.get(name));
+                    let kept = kept.filter(|slot| slot.cluster == *cluster).map(Arc::clone);
+                    let new = || Arc::new(Slot { cluster: Arc::clone(cluster), runtime: OnceLock::new() });
+                    (name.clone(), kept.unwrap_or_else(new))
+                };
+                Arc::new(snapshot.clusters.iter().map(slot).collect())
+            }
+        };
+        let first_new = RuntimeId::next();
+        let used = clusters.values().filter_map(|slot| slot.runtime.get());
+        let kept = used.chain([&passthrough]).map(|runtime| runtime.id()).collect();
+        Self { snapshot, clusters, passthrough, resolver: resolver.clone(), kept, first_new }
+    }
+
+    /// What is known of a cluster in use: its endpoints, load and health.
+    pub fn runtime(&self, name: &ClusterName) -> Option<&Arc<ClusterRuntime>> {
+        let slot = self.clusters.get(name)?;
+        let new = || Arc::new(ClusterRuntime::new(Arc::clone(&slot.cluster), &self.resolver));
+        Some(slot.runtime.get_or_init(new))
     }
 
     /// One of a route's clusters, by weight: its name, and its runtime unless there is no such cluster.
@@ -49,11 +74,11 @@ impl Active {
     ) -> Option<(&'a ClusterName, Option<&'a Arc<ClusterRuntime>>)> {
         let chosen = &choose(clusters)?.cluster;
         let exists = chosen.cluster.is_some();
-        Some((&chosen.name, exists.then(|| self.clusters.get(&chosen.name)).flatten()))
+        Some((&chosen.name, exists.then(|| self.runtime(&chosen.name)).flatten()))
     }
 
     pub(crate) fn is_live(&self, runtime: RuntimeId) -> bool {
-        self.live.contains(&runtime)
+        runtime >= self.first_new || self.kept.contains(&runtime)
     }
 }
 

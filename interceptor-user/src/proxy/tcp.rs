@@ -272,7 +272,7 @@ pub(super) fn runtime<'a>(active: &'a Active, target: &OpaqueTarget) -> Option<&
     match target {
         OpaqueTarget::OriginalDst => Some(&active.passthrough),
         OpaqueTarget::Route(route) => match &route.clusters[..] {
-            [only] => active.clusters.get(&only.cluster.name).map(|runtime| &**runtime),
+            [only] => active.runtime(&only.cluster.name).map(|runtime| &**runtime),
             _ => None,
         },
     }

@@ -284,7 +284,10 @@ impl<'a> Field<'a> {
         };
         let field =
             |(index, node)| Field { reader: self.reader, node, path: format!("{}[{index}]", self.path) };
-        items.iter().enumerate().map(field).filter_map(&mut decode).collect()
+        let mut list: Vec<T> = items.iter().enumerate().map(field).filter_map(&mut decode).collect();
+        // Room for four is made at first, and most lists have one element: there are thousands of them.
+        list.shrink_to_fit();
+        list
     }
 
     pub(super) fn texts(&self) -> Vec<Arc<str>> {

@@ -21,8 +21,8 @@ pub struct DestinationRule {
     /// Completed when it was a short name.
     pub host: Arc<str>,
     pub host_position: Position,
-    pub policy: TrafficPolicy,
-    pub subsets: Vec<Subset>,
+    pub policy: Arc<TrafficPolicy>,
+    pub subsets: Vec<Arc<Subset>>,
     pub export_to: ExportTo,
     /// Meant for some workloads only, none of which is known here.
     pub workload_selector: bool,
@@ -41,7 +41,8 @@ pub struct Subset {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficPolicy {
     pub blocks: Blocks,
-    pub ports: BTreeMap<u16, Blocks>,
+    /// Boxed: a node of the map has room for eleven.
+    pub ports: BTreeMap<u16, Box<Blocks>>,
     pub extras: Extras,
 }
 
@@ -55,7 +56,7 @@ pub struct Extras {
 
 impl TrafficPolicy {
     fn asks_for_tls(&self) -> bool {
-        let mut blocks = self.ports.values().chain([&self.blocks]);
+        let mut blocks = self.ports.values().map(|blocks| &**blocks).chain([&self.blocks]);
         blocks.any(|blocks| blocks.tls.as_ref().is_some_and(|tls| tls.mode != TlsMode::Disable))
     }
 }
@@ -71,7 +72,7 @@ pub struct Blocks {
 
 pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     let policy = spec.get("trafficPolicy").and_then(|field| read_policy(&field)).unwrap_or_default();
-    let subsets = spec.list("subsets", |item| read_subset(&item));
+    let subsets = spec.list("subsets", |item| read_subset(&item).map(Arc::new));
     let export_to = visibility::read(spec);
     let workload_selector = spec.get("workloadSelector");
     for (index, subset) in subsets.iter().enumerate() {
@@ -100,7 +101,7 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
         meta,
         host,
         host_position,
-        policy,
+        policy: Arc::new(policy),
         subsets,
         export_to,
         workload_selector,
@@ -145,7 +146,7 @@ fn read_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
     });
     let mut by_port = BTreeMap::new();
     for (port, blocks) in ports {
-        if by_port.insert(port, blocks).is_some() {
+        if by_port.insert(port, Box::new(blocks)).is_some() {
             field.error(format!("portLevelSettings has port {port} twice"));
         }
     }

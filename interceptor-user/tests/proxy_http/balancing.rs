@@ -45,7 +45,8 @@ fn statuses(proxy: &Proxy, requests: usize) -> Vec<u16> {
 }
 
 fn endpoints(proxy: &Proxy) -> HashMap<SocketAddr, EndpointStatus> {
-    let runtime = &proxy.active().clusters[&ClusterName::outbound(80, "", HOST)];
+    let active = proxy.active();
+    let runtime = active.runtime(&ClusterName::outbound(80, "", HOST)).expect("the cluster");
     runtime.endpoints().into_iter().map(|endpoint| (endpoint.address, endpoint)).collect()
 }
 

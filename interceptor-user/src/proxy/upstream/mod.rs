@@ -46,8 +46,16 @@ use bounds::{ConnectionSlot, Usage};
 use pool::Wanted;
 
 /// Tells one life of a cluster from the next: a changed cluster is a new runtime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RuntimeId(u64);
+
+impl RuntimeId {
+    /// Greater than all before.
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// A cluster in use.
 #[derive(Debug)]
@@ -95,9 +103,8 @@ struct Connected {
 
 impl ClusterRuntime {
     pub fn new(cluster: Arc<Cluster>, resolver: &Resolver) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
-            id: RuntimeId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            id: RuntimeId::next(),
             endpoints: endpoints::Endpoints::new(&cluster, resolver),
             tls: cluster.tls.as_ref().map(tls::TlsClient::new),
             usage: Usage::new(&cluster.bounds),

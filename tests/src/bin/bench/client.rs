@@ -27,6 +27,8 @@ pub(crate) enum Order {
     Download { address: SocketAddrV4, bytes: u64 },
     /// Opens connections, sends one HTTP request on each, and keeps them.
     Hold { address: SocketAddrV4, host: String, count: usize },
+    /// Sends requests on one connection until one is answered with this status.
+    Until { address: SocketAddrV4, host: String, status: u16 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -175,7 +177,26 @@ fn obey(order: Order, held: &mut Vec<TcpStream>) -> anyhow::Result<Answer> {
             }
             Ok(Answer::Held)
         }
+        Order::Until { address, host, status } => until(address, &host, status),
     }
+}
+
+/// Requests one after the other; those of another status are as good as the one waited for, only earlier.
+fn until(address: SocketAddrV4, host: &str, status: u16) -> anyhow::Result<Answer> {
+    let mut socket = TcpStream::connect_timeout(&SocketAddr::V4(address), DEADLINE)
+        .with_context(|| format!("cannot connect to {address}"))?;
+    socket.set_read_timeout(Some(DEADLINE)).context("cannot set a timeout")?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let wanted = format!("HTTP/1.1 {status} ");
+    let started = Instant::now();
+    while started.elapsed() < DEADLINE {
+        socket.write_all(request.as_bytes()).context("cannot send a request")?;
+        let head = interceptor_tests::read_head(&mut socket).context("no response")?;
+        if head.starts_with(&wanted) {
+            return Ok(Answer::Held);
+        }
+    }
+    bail!("no request to {host} was answered {status}")
 }
 
 /// Times connect() alone, each on a new socket. Sockets are kept until the server has closed a batch of them; then

@@ -11,6 +11,7 @@ mod machine;
 mod peers;
 mod report;
 mod row;
+mod scale;
 mod sink;
 mod window;
 mod workload;

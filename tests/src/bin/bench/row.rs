@@ -79,16 +79,14 @@ impl<'lab> Running<'lab> {
             Row::Nginx => Some(peers::nginx(lab, place, &dir, job)?),
             Row::Haproxy => Some(peers::haproxy(lab, place, &dir, job)?),
         };
-        let command = if row == Row::Interceptor {
-            dir.write("resources.yaml", RESOURCES.replace("CA_FILE", &lab.ca.root().display().to_string()))?;
-            let mut command = place.netns.command(&interceptor()?);
-            command.args(["exec", "--outbound-traffic-policy", "REGISTRY_ONLY", "-c"]);
-            command.arg(dir.join("resources.yaml")).arg("--").args(client_words()?);
-            command
-        } else {
-            client(place)?
-        };
+        let command = if row == Row::Interceptor { intercepted(lab, place, &dir)? } else { client(place)? };
         Self::start(command, lab, place, daemon, None, dir)
+    }
+
+    /// Starts the interceptor with its resources and whatever else is in `dir`.
+    pub(crate) fn configured(lab: &'lab Lab, places: &'lab Places, dir: Dir) -> anyhow::Result<Self> {
+        let place = places.of(Row::Interceptor);
+        Self::start(intercepted(lab, place, &dir)?, lab, place, None, None, dir)
     }
 
     /// Starts the client with `command`; its proxy is `daemon`, or what the command puts around the client.
@@ -109,6 +107,15 @@ impl<'lab> Running<'lab> {
         };
         Ok(Self { client, proxy, lab, place, _daemon: daemon, _cgroup: cgroup, _dir: dir })
     }
+}
+
+/// The client below `interceptor exec`, by the resources in `dir`, to which this adds the server's.
+fn intercepted(lab: &Lab, place: &Place, dir: &Dir) -> anyhow::Result<Command> {
+    dir.write("resources.yaml", RESOURCES.replace("CA_FILE", &lab.ca.root().display().to_string()))?;
+    let mut command = place.netns.command(&interceptor()?);
+    command.args(["exec", "--outbound-traffic-policy", "REGISTRY_ONLY", "-c"]);
+    command.arg(dir.path()).arg("--").args(client_words()?);
+    Ok(command)
 }
 
 pub(crate) fn exe() -> anyhow::Result<PathBuf> {

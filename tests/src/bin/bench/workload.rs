@@ -6,6 +6,7 @@ use crate::lab::Lab;
 use crate::peers::Job;
 use crate::report::Figures;
 use crate::row::{Places, Row, Running};
+use crate::scale;
 use crate::window::Seen;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -22,6 +23,8 @@ pub(crate) enum Workload {
     Download,
     /// Memory of the proxy, at rest and with idle connections
     Memory,
+    /// Ten services, and ten thousand
+    Scale,
 }
 
 /// How much is done in one round.
@@ -39,8 +42,15 @@ pub(crate) type Column = (&'static str, &'static str, usize);
 const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
 
 impl Workload {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Connect, Self::Keepalive, Self::Close, Self::Originate, Self::Download, Self::Memory];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::Keepalive,
+        Self::Close,
+        Self::Originate,
+        Self::Download,
+        Self::Memory,
+        Self::Scale,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -50,6 +60,7 @@ impl Workload {
             Self::Originate => "originate",
             Self::Download => "download",
             Self::Memory => "memory",
+            Self::Scale => "scale",
         }
     }
 
@@ -63,6 +74,9 @@ impl Workload {
             }
             Self::Download => "Opaque TCP, one stream from the server",
             Self::Memory => "Memory of the proxy, and for each of 1,000 idle HTTP connections",
+            Self::Scale => {
+                "Many services, each with a ServiceEntry, a VirtualService and a DestinationRule; HTTP/1.1 as above"
+            }
         }
     }
 
@@ -98,13 +112,23 @@ impl Workload {
                 ("idle_pss_kib", "PSS KiB/connection", 2),
                 ("redirected", "redirected", 0),
             ],
+            Self::Scale => &[
+                ("start_ms", "start ms", 0),
+                ("rss_mib", "RSS MiB", 1),
+                ("pss_mib", "PSS MiB", 1),
+                ("change_ms", "a change in effect after ms", 0),
+                ("change_cpu_ms", "CPU ms/change", 0),
+                ("requests_per_s", "requests/s", 0),
+                ("cpu_us", "CPU µs/request", 1),
+                ("cpu_user_us", "user", 1),
+            ],
         }
     }
 
     /// The figure that says what a row costs its proxy.
     pub(crate) fn cost(self) -> Option<&'static str> {
         match self {
-            Self::Connect | Self::Memory => None,
+            Self::Connect | Self::Memory | Self::Scale => None,
             Self::Keepalive | Self::Close | Self::Originate => Some("cpu_us"),
             Self::Download => Some("cpu_s_per_gib"),
         }
@@ -136,6 +160,13 @@ impl Workload {
             }),
             Self::Download => each(&|row| carry::download(start(row, Job::Opaque)?, row, effort)),
             Self::Memory => each(&|row| carry::memory(start(row, Job::Plain)?, row)),
+            Self::Scale => scale::SERVICES
+                .iter()
+                .map(|count| {
+                    let measured = scale::measure(&stage.lab, &stage.places, *count, effort);
+                    (format!("{count} services"), measured)
+                })
+                .collect(),
         }
     }
 }

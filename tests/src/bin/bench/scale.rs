@@ -1,0 +1,110 @@
+//! What many services cost: starting, memory, a change until it is in effect, and each request.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use interceptor_tests::Dir;
+
+use crate::carry::{self, Keep};
+use crate::client::{Answer, Order};
+use crate::cpu;
+use crate::lab::Lab;
+use crate::peers::Job;
+use crate::row::{self, Places, Row, Running};
+use crate::window::Window;
+use crate::workload::{Effort, Measured};
+
+/// The rows.
+pub(crate) const SERVICES: [usize; 2] = [10, 10_000];
+
+/// Services in one file.
+const PER_FILE: usize = 100;
+/// How often a service is changed: each change until its effect is seen.
+const CHANGES: u16 = 5;
+/// What the changed service answers at first; each change adds one.
+const STATUS: u16 = 200;
+
+pub(crate) fn measure(lab: &Lab, places: &Places, count: usize, effort: Effort) -> anyhow::Result<Measured> {
+    let dir = Dir::new()?;
+    for file in 0..count.div_ceil(PER_FILE) {
+        dir.write(&file_name(file), services(file, count, STATUS))?;
+    }
+    let path = dir.path().to_owned();
+    let started = Instant::now();
+    let mut running = Running::configured(lab, places, dir)?;
+    let start_ms = started.elapsed().as_secs_f64() * 1e3;
+    let memory = cpu::memory(&running.proxy)?;
+
+    // The last file, so that whoever reads them in order reads all others first.
+    let file = count.div_ceil(PER_FILE) - 1;
+    let changed = file * PER_FILE;
+    let window = Window::begin([&running])?;
+    let mut change_ms = 0.0;
+    for change in 1..=CHANGES {
+        let status = STATUS + change;
+        let next = path.join("next");
+        std::fs::write(&next, services(file, count, status)).context("cannot write a file")?;
+        let began = Instant::now();
+        std::fs::rename(&next, path.join(file_name(file))).context("cannot rename a file")?;
+        let (address, host) = (row::address(Row::Interceptor, Job::Plain), host(changed));
+        match running.client.order(&Order::Until { address, host, status })? {
+            Answer::Held => change_ms += began.elapsed().as_secs_f64() * 1e3 / f64::from(CHANGES),
+            other @ (Answer::Ready { .. }
+            | Answer::Connected { .. }
+            | Answer::Loaded(_)
+            | Answer::Downloaded { .. }
+            | Answer::Failed(_)) => bail!("the client answered {other:?}"),
+        }
+    }
+    let seen = window.end([&running])?;
+    let change_cpu_ms = seen.proxy.total_us() / 1e3 / f64::from(CHANGES);
+
+    let mut measured = carry::requests(running, Row::Interceptor, Job::Plain, Keep::Open, effort)?;
+    measured.figures.extend([
+        ("start_ms", start_ms),
+        ("rss_mib", memory.rss_kib / 1024.0),
+        ("pss_mib", memory.pss_kib / 1024.0),
+        ("change_ms", change_ms),
+        ("change_cpu_ms", change_cpu_ms),
+    ]);
+    Ok(measured)
+}
+
+fn file_name(file: usize) -> String {
+    format!("services-{file:05}.yaml")
+}
+
+fn host(number: usize) -> String {
+    format!("service-{number}.example.com")
+}
+
+/// The resources of one file's services; the first of them answers with `status` itself.
+fn services(file: usize, count: usize, status: u16) -> String {
+    let first = file * PER_FILE;
+    let mut text = String::new();
+    for number in first..count.min(first + PER_FILE) {
+        let host = host(number);
+        let routes = if number == first {
+            format!("  - directResponse: {{status: {status}}}\n")
+        } else {
+            format!(
+                "  - match:\n    - uri:\n        prefix: /v1\n    timeout: 3s\n    route:\n    - destination:\n        \
+                 host: {host}\n        subset: tls\n        port:\n          number: 443\n  - timeout: 5s\n    route:\n    \
+                 - destination:\n        host: {host}\n        port:\n          number: 80\n"
+            )
+        };
+        let written = write!(
+            text,
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: service-{number}\nspec:\n  \
+             hosts:\n  - {host}\n  ports:\n  - number: 80\n    name: http\n    protocol: HTTP\n  - number: 443\n    name: \
+             https\n    protocol: HTTPS\n  resolution: DNS\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+             metadata:\n  name: service-{number}\nspec:\n  hosts:\n  - {host}\n  http:\n{routes}---\napiVersion: \
+             networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: service-{number}\nspec:\n  host: {host}\n  \
+             subsets:\n  - name: tls\n    trafficPolicy:\n      portLevelSettings:\n      - port:\n          number: 443\n        \
+             tls:\n          mode: SIMPLE\n"
+        );
+        written.expect("a String takes what is written");
+    }
+    text
+}
