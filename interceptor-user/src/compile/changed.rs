@@ -1,6 +1,6 @@
 //! Which parts of a compile a changed world concerns.
 
-use crate::resource::{Kind, ResourceKey, World};
+use crate::resource::{Kind, Resource, ResourceKey, World};
 
 /// What has to be looked at again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -8,10 +8,13 @@ pub(super) struct Changed {
     pub(super) registry: bool,
     pub(super) rules: bool,
     pub(super) virtual_services: bool,
+    /// A VirtualService with tls or tcp routes came, went or changed.
+    pub(super) l4_routes: bool,
 }
 
 impl Changed {
-    pub(super) const ALL: Self = Self { registry: true, rules: true, virtual_services: true };
+    pub(super) const ALL: Self =
+        Self { registry: true, rules: true, virtual_services: true, l4_routes: true };
 
     /// What is different between two worlds. Unchanged resources are the same `Arc`s mostly, so that this
     /// compares pointers.
@@ -29,13 +32,18 @@ impl Changed {
             let come = order.is_ge().then(|| new.next()).flatten();
             match (gone, come) {
                 (Some((_, old)), Some((_, new))) if old == new => {}
-                (Some((key, _)), _) | (None, Some((key, _))) => changed.note(key),
                 (None, None) => return changed,
+                (gone, come) => {
+                    gone.into_iter().chain(come).for_each(|(key, resource)| changed.note(key, resource))
+                }
             }
         }
     }
 
-    fn note(&mut self, key: &ResourceKey) {
+    fn note(&mut self, key: &ResourceKey, resource: &Resource) {
+        if let Resource::VirtualService(service) = resource {
+            self.l4_routes |= !service.tls.is_empty() || !service.tcp.is_empty();
+        }
         match key.kind {
             Kind::VirtualService => self.virtual_services = true,
             Kind::DestinationRule => self.rules = true,

@@ -18,12 +18,12 @@ use crate::snapshot::{
 };
 
 /// Every cluster by name, and what each was made from.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Clusters {
     by_name: Arc<HashMap<ClusterName, Arc<Cluster>>>,
-    by_host: HashMap<Arc<str>, Vec<ServiceClusters>>,
+    by_host: Arc<HashMap<Arc<str>, Vec<ServiceClusters>>>,
     /// Hosts whose services or clusters are not those of the compile before.
-    changed_hosts: HashSet<Arc<str>>,
+    changed_hosts: Arc<HashSet<Arc<str>>>,
 }
 
 /// The clusters of a service, and all that they depend on beside MeshConfig.
@@ -68,12 +68,16 @@ impl Clusters {
             let cluster = Cluster::allow_any_dynamic_dns();
             by_name.insert(cluster.name.clone(), Arc::new(cluster));
         }
-        for (host, before) in previous.into_iter().flat_map(|previous| &previous.by_host) {
+        for (host, before) in previous.into_iter().flat_map(|previous| &*previous.by_host) {
             if by_host.get(host).map_or(0, Vec::len) != before.len() {
                 changed_hosts.insert(Arc::clone(host));
             }
         }
-        Self { by_name: Arc::new(by_name), by_host, changed_hosts }
+        Self {
+            by_name: Arc::new(by_name),
+            by_host: Arc::new(by_host),
+            changed_hosts: Arc::new(changed_hosts),
+        }
     }
 
     /// Whether the services and clusters of a host are those of the compile before.
@@ -86,6 +90,11 @@ impl Clusters {
         let name = ClusterName::outbound(port, subset, host);
         let cluster = self.by_name.get(&name).cloned();
         ClusterRef { name, cluster }
+    }
+
+    /// The same, for a compile of the same services and rules.
+    pub(super) fn unchanged(&self) -> Self {
+        Self { changed_hosts: Arc::default(), ..self.clone() }
     }
 
     pub(super) fn by_name(&self) -> Arc<HashMap<ClusterName, Arc<Cluster>>> {

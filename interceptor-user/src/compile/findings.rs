@@ -40,6 +40,11 @@ impl Findings {
         (done, found.into_iter().collect())
     }
 
+    /// Takes over what was found elsewhere.
+    pub(super) fn extend(&self, found: impl IntoIterator<Item = Diagnostic>) {
+        self.0.borrow_mut().extend(found);
+    }
+
     pub(super) fn into_sorted(self) -> Vec<Diagnostic> {
         let mut findings: Vec<Diagnostic> = self.0.into_inner().into_iter().collect();
         findings.sort_by(|a, b| (&a.origin, a.level, a).cmp(&(&b.origin, b.level, b)));

@@ -27,8 +27,8 @@ pub(super) struct Listeners<'a> {
     by_port: HashMap<u16, Draft>,
 }
 
-type ByAddress = HashMap<(IpAddr, u16), Arc<Listener>>;
-type ByPort = HashMap<u16, Arc<Listener>>;
+pub(super) type ByAddress = HashMap<(IpAddr, u16), Arc<Listener>>;
+pub(super) type ByPort = HashMap<u16, Arc<Listener>>;
 
 /// A listener in the making.
 struct Draft {
@@ -81,6 +81,17 @@ impl<'a> Listeners<'a> {
                 }
             }
         }
+    }
+
+    /// The listeners of a compile in which services, rules and routes of TLS and TCP were the same: with the
+    /// HTTP routes of now.
+    pub(super) fn with_routes(previous: &ByPort, routes: &Routes<'_>) -> ByPort {
+        let with_routes = |(port, listener): (&u16, &Arc<Listener>)| {
+            let http = listener.http.as_ref().map(|_| routes.table_of_port(*port));
+            let new = Listener { http, ..(**listener).clone() };
+            (*port, Arc::new(new))
+        };
+        previous.iter().map(with_routes).collect()
     }
 
     fn add_http(&mut self, owner: &Owner) {

@@ -23,6 +23,8 @@ use std::sync::Arc;
 use changed::Changed;
 use clusters::Clusters;
 use destination_rules::DestinationRules;
+use findings::Findings;
+use listeners::Listeners;
 use registry::Registry;
 use routes::Translations;
 use virtual_services::VirtualServices;
@@ -89,8 +91,11 @@ struct Previous {
     registry: Arc<Registry>,
     rules: Arc<DestinationRules>,
     virtual_services: Arc<VirtualServices>,
-    clusters: Arc<Clusters>,
+    clusters: Clusters,
     translations: Translations,
+    snapshot: Snapshot,
+    /// What was found out about routes of TLS and TCP.
+    l4_findings: Vec<Diagnostic>,
 }
 
 impl Compiler {
@@ -107,7 +112,7 @@ impl Compiler {
         let previous = self.previous.as_ref().filter(|previous| previous.world.mesh == world.mesh);
         let changed = previous.map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
         let client = &settings.client;
-        let findings = findings::Findings::default();
+        let findings = Findings::default();
         let (policy, strict) = policy::of(world, settings, &findings);
         let registry = match previous {
             Some(previous) if !changed.registry => Arc::clone(&previous.registry),
@@ -121,12 +126,13 @@ impl Compiler {
             Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
             Some(_) | None => Arc::new(VirtualServices::new(world, &client.namespace)),
         };
-        let clusters = Arc::new(Clusters::new(
-            (&world.mesh, policy),
-            &registry,
-            &rules,
-            previous.map(|previous| &*previous.clusters),
-        ));
+        let clusters = match previous {
+            Some(previous) if !changed.registry && !changed.rules => previous.clusters.unchanged(),
+            Some(_) | None => {
+                let before = previous.map(|previous| &previous.clusters);
+                Clusters::new((&world.mesh, policy), &registry, &rules, before)
+            }
+        };
         let translator = http_routes::Translator {
             registry: &registry,
             clusters: &clusters,
@@ -136,12 +142,29 @@ impl Compiler {
         };
         let translations = previous.map(|previous| &previous.translations);
         let routes = routes::Routes::new(policy, &translator, &virtual_services, translations);
-        let l4_routes = l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
-        let names = settings.learned_names;
-        let mut listeners =
-            listeners::Listeners::new((policy, strict), names, &routes, &l4_routes, &findings);
-        listeners.add_all(&registry);
-        let (by_address, by_port) = listeners.finish();
+        let same_l4 = previous.filter(|_| !changed.registry && !changed.rules && !changed.l4_routes);
+        // Routes of one address are those of one service, which its listener does not tell.
+        let same_l4 = same_l4
+            .filter(|previous| previous.snapshot.by_address.values().all(|listener| listener.http.is_none()));
+        let (by_address, by_port, l4_findings) = match same_l4 {
+            Some(previous) => {
+                let by_port = Listeners::with_routes(&previous.snapshot.by_port, &routes);
+                (previous.snapshot.by_address.clone(), by_port, previous.l4_findings.clone())
+            }
+            None => {
+                let l4_findings = Findings::default();
+                let translator = http_routes::Translator { findings: &l4_findings, ..translator };
+                let l4_routes =
+                    l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
+                let names = settings.learned_names;
+                let mut listeners =
+                    Listeners::new((policy, strict), names, &routes, &l4_routes, &l4_findings);
+                listeners.add_all(&registry);
+                let (by_address, by_port) = listeners.finish();
+                (by_address, by_port, l4_findings.into_sorted())
+            }
+        };
+        findings.extend(l4_findings.iter().cloned());
         let translations = routes.into_translations();
         let snapshot = Snapshot {
             outbound_traffic_policy: policy,
@@ -152,8 +175,16 @@ impl Compiler {
             virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
             clusters: clusters.by_name(),
         };
-        let world = world.clone();
-        self.previous = Some(Previous { world, registry, rules, virtual_services, clusters, translations });
+        self.previous = Some(Previous {
+            world: world.clone(),
+            registry,
+            rules,
+            virtual_services,
+            clusters,
+            translations,
+            snapshot: snapshot.clone(),
+            l4_findings,
+        });
         (snapshot, findings.into_sorted())
     }
 }
