@@ -227,7 +227,9 @@ fn an_expired_certificate_is_refused() {
 fn an_unknown_issuer_is_refused_unless_verification_is_off() {
     let authority = Authority::new();
     let upstream = Authority::serve(authority.issue(&[HOST], |_| {}), None);
-    let strict = proxy(&upstream, simple(CaSource::File(Authority::new().file())));
+    // Its file is read when it is needed first.
+    let other = Authority::new();
+    let strict = proxy(&upstream, simple(CaSource::File(other.file())));
     assert_unverified(&strict.get("/"), &strict, "unknown issuer");
     // Signed by none of the system's roots.
     let system = proxy(&upstream, simple(CaSource::System));
