@@ -51,8 +51,7 @@ pub static HANDOVERS_OPEN: HashMap<u64, u64> = HashMap::with_max_entries(WORKLOA
 /// Programs → agent: the name servers that workloads whose DNS is captured have asked, each in the slot that its stand-in
 /// on loopback names. An entry stays as it is.
 #[map]
-pub static NAME_SERVERS: HashMap<NameServerKey, Ip16> =
-    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+pub static NAME_SERVERS: HashMap<NameServerKey, Ip16> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 /// Storage of connecting sockets.
 #[btf_map]
