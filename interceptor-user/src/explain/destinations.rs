@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use super::explanation::{Explanation, Lookup, Outcome, Place, Step};
-use super::{Context, TcpRoute, considered, outcome, places, words};
+use super::{Context, TcpRoute, considered, outcome, places, settings, words};
 use crate::proxy::upstream::UpstreamError;
 use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
 use crate::snapshot::{
-    CaSource, Cluster, ClusterName, Discovery, Forward, LoadBalancer, Route, TlsOrigination,
-    TlsOriginationMode, UpstreamProtocol, WeightedCluster,
+    CaSource, Cluster, ClusterName, Discovery, Forward, Route, TlsOrigination, TlsOriginationMode,
+    WeightedCluster,
 };
 
 /// To the address that was asked for.
@@ -71,6 +71,7 @@ pub(super) fn forward(
         ),
     );
     step.by.extend(route.source.as_ref().map(|source| context.place_of_source(source)));
+    step.notes.extend(route.changes.as_deref().map(words::changes));
     explanation.steps.push(step);
 }
 
@@ -124,7 +125,7 @@ fn cluster_step(
             considered::destination_rules(context, &cluster.host, &source.service, &source.destination_rules);
         step.passed_over.extend(considered::service_entries(context, &cluster.host, cluster.port));
     }
-    step.notes.push(settings(cluster));
+    step.notes.extend(settings::told(cluster));
     step.notes.extend(strict_note(context).filter(|_| cluster.is_original_dst()));
     step
 }
@@ -134,25 +135,6 @@ fn strict_note(context: Context<'_>) -> Option<String> {
     context.snapshot.strict.then(|| {
         "the policy is strict: unless DNS gives the name this address, HTTP gets 403 and anything else is reset (UAEX)".into()
     })
-}
-
-/// How connections to its endpoints are made.
-fn settings(cluster: &Cluster) -> String {
-    let protocol = match cluster.protocol {
-        UpstreamProtocol::Http1 => "HTTP/1.1",
-        UpstreamProtocol::Http2 => "HTTP/2",
-    };
-    let balancer = match cluster.load_balancer {
-        LoadBalancer::LeastRequest => "LEAST_REQUEST",
-        LoadBalancer::RoundRobin => "ROUND_ROBIN",
-        LoadBalancer::Random => "RANDOM",
-        LoadBalancer::RingHash { .. } => "ring hash",
-        LoadBalancer::Maglev { .. } => "Maglev",
-    };
-    format!(
-        "requests go as {protocol}; load balancing {balancer}; connect timeout {:?}",
-        cluster.connect_timeout
-    )
 }
 
 /// A cluster that a route names and nothing declares.

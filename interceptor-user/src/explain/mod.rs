@@ -12,6 +12,7 @@ mod listener;
 mod outcome;
 mod places;
 mod request;
+mod settings;
 mod target;
 mod text;
 mod words;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::snapshot::{RetryOn, RetryPolicy};
+use crate::snapshot::{Changes, HeaderChanges, PathRewrite, RetryOn, RetryPolicy};
 
 /// The first few of a list, and how many more there are.
 const FEW: usize = 5;
@@ -53,4 +53,27 @@ fn retry_on(on: &RetryOn) -> String {
     let names = named.into_iter().filter(|(is_on, _)| *is_on).map(|(_, name)| name.to_owned());
     let codes = on.status_codes.iter().map(ToString::to_string);
     names.chain(grpc).chain(codes).collect::<Vec<_>>().join(",")
+}
+
+/// What a route changes in requests and responses.
+pub(super) fn changes(changes: &Changes) -> String {
+    let path = changes.path.as_ref().map(|path| match path {
+        PathRewrite::Prefix { replacement, .. } => format!("the matched prefix becomes {replacement}"),
+        PathRewrite::Whole(path) => format!("the path becomes {path}"),
+        PathRewrite::Regex { pattern, replacement } => format!("in the path {pattern} becomes {replacement}"),
+    });
+    let authority = changes.authority.as_ref();
+    let authority =
+        authority.map(|host| format!("the Host becomes {}", String::from_utf8_lossy(host.as_bytes())));
+    let request = headers("request", &changes.request);
+    let response = headers("response", &changes.response);
+    path.into_iter().chain(authority).chain(request).chain(response).collect::<Vec<_>>().join("; ")
+}
+
+fn headers(of: &str, changes: &HeaderChanges) -> Option<String> {
+    let removed = changes.remove.iter().map(|name| format!("-{name}"));
+    let added = changes.add.iter().map(|(name, _)| format!("+{name}"));
+    let set = changes.set.iter().map(|(name, _)| format!("={name}"));
+    let all: Vec<String> = removed.chain(added).chain(set).collect();
+    (!all.is_empty()).then(|| format!("{of} headers {}", all.join(", ")))
 }
