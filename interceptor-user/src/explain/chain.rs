@@ -55,7 +55,7 @@ pub(super) fn step(
     {
         let names = listener.tls.iter().count();
         if names > 0 {
-            step.notes.push(format!("{name} is none of the {names} server names of this listener"));
+            step.notes.push(format!("server names of this listener: {names}, none fits {name}"));
         }
     }
     step

@@ -107,7 +107,7 @@ listener      0.0.0.0_443: services on port 443 share it, whatever the address
                 by ServiceEntry default/google spec.ports[0] (001-02.yaml:10:5)
 chain         TLS for edition.cnn.com: no chain takes it, so that the policy decides (REGISTRY_ONLY): closed
                 the policy is that of --outbound-traffic-policy
-                edition.cnn.com is none of the 1 server names of this listener
+                server names of this listener: 1, none fits edition.cnn.com
 client sees   the connection is reset before the handshake
 access log    cluster BlackHoleCluster, route -, flags UH, details -
 ",
