@@ -4,7 +4,7 @@ use super::address::Chosen;
 use super::considered;
 use super::explanation::{PassedOver, Step};
 use super::{Context, words};
-use crate::resource::{Resource, ResourceKey, host};
+use crate::resource::ResourceKey;
 use crate::snapshot::{Listener, OutboundTrafficPolicy};
 
 /// More services than this are counted, not named.
@@ -36,19 +36,10 @@ pub(super) fn step(context: Context<'_>, to: &Chosen, listener: &Listener) -> St
 fn name_services(context: Context<'_>, to: &Chosen, is_own: bool, step: &mut Step) {
     let (port, name) = (context.question.target.port, &context.question.target.host);
     let mut services: Vec<&ResourceKey> = context.services_on(port).into_iter().collect();
-    let entry = |key: &ResourceKey| match context.world.resources.get(key) {
-        Some(Resource::ServiceEntry(entry)) => Some(entry),
-        Some(_) | None => None,
-    };
     services.retain(|key| {
-        entry(key).is_none_or(|entry| {
-            let has_it = entry.addresses.iter().any(|range| range.value.address == to.address);
-            !is_own || has_it
-        })
+        !is_own || context.declared(key).is_none_or(|service| service.addresses.contains(&to.address))
     });
-    let is_meant = |key: &ResourceKey| {
-        entry(key).is_some_and(|entry| entry.hosts.iter().any(|host| host::matches(&host.value, name)))
-    };
+    let is_meant = |key: &ResourceKey| context.declared(key).is_some_and(|service| service.has(name));
     services.sort_by_key(|key| !is_meant(key));
     let meant = services.iter().filter(|key| is_meant(key)).count();
     let named = services.len().min(if meant > 0 { meant.min(NAMED_MAX) } else { NAMED_MAX });

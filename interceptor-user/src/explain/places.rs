@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::Context;
 use super::explanation::Place;
 use super::target::Spoken;
-use crate::resource::service_entry::{Protocol, ServiceEntry};
+use crate::resource::service_entry::Protocol;
 use crate::resource::{Meta, Position, Resource, ResourceKey, VirtualService, host};
 use crate::snapshot::{Rule, Source};
 
@@ -57,14 +57,47 @@ impl Context<'_> {
 
     /// The place of a port in the service that has it.
     pub(super) fn place_of_port(&self, key: &ResourceKey, port: u16) -> Place {
-        let Some(Resource::ServiceEntry(entry)) = self.world.resources.get(key) else {
-            return self.place_of(key);
-        };
-        match entry.ports.iter().position(|known| known.number == port) {
-            Some(index) => {
-                place(&entry.meta, Some(format!("spec.ports[{index}]")), entry.ports[index].position)
+        let Some(service) = self.declared(key) else { return self.place_of(key) };
+        match service.ports.iter().position(|(number, _, _)| *number == port) {
+            Some(index) => place(service.meta, Some(format!("spec.ports[{index}]")), service.ports[index].2),
+            None => whole(service.meta),
+        }
+    }
+
+    /// What a ServiceEntry or a Kubernetes Service says.
+    pub(super) fn declared(&self, key: &ResourceKey) -> Option<Declared<'_>> {
+        match self.world.resources.get(key) {
+            Some(Resource::ServiceEntry(entry)) => Some(Declared {
+                meta: &entry.meta,
+                hosts: entry.hosts.iter().map(|host| host.value.to_string()).collect(),
+                ports: entry.ports.iter().map(|port| (port.number, port.protocol, port.position)).collect(),
+                addresses: entry
+                    .addresses
+                    .iter()
+                    .filter(|range| range.value.is_single_host())
+                    .map(|range| range.value.address)
+                    .collect(),
+            }),
+            Some(Resource::Service(service)) => {
+                let (name, home) = (service.meta.name(), service.meta.namespace());
+                let mut hosts = vec![
+                    format!("{name}.{home}.svc.cluster.local"),
+                    format!("{name}.{home}.svc"),
+                    format!("{name}.{home}"),
+                ];
+                hosts.extend((*home == self.settings.client.namespace).then(|| name.to_string()));
+                Some(Declared {
+                    meta: &service.meta,
+                    hosts,
+                    ports: service
+                        .ports
+                        .iter()
+                        .map(|port| (port.number, port.protocol, port.position))
+                        .collect(),
+                    addresses: service.cluster_ips.clone(),
+                })
             }
-            None => whole(&entry.meta),
+            Some(_) | None => None,
         }
     }
 
@@ -80,14 +113,25 @@ impl Context<'_> {
         clusters.map(|cluster| cluster.port).collect()
     }
 
-    /// The entries that the client sees with this host on this port, in the order of their names.
-    fn entries_of(&self, name: &str, port: u16) -> impl Iterator<Item = &ServiceEntry> {
-        let keys = self.services_on(port).into_iter();
-        let entries = keys.filter_map(|key| match self.world.resources.get(key) {
-            Some(Resource::ServiceEntry(entry)) => Some(&**entry),
-            Some(_) | None => None,
-        });
-        entries.filter(move |entry| entry.hosts.iter().any(|host| host::matches(&host.value, name)))
+    /// The services that the client sees with this host on this port, in the order of their names.
+    fn services_of(&self, name: &str, port: u16) -> impl Iterator<Item = Declared<'_>> {
+        let services = self.services_on(port).into_iter().filter_map(|key| self.declared(key));
+        services.filter(move |service| service.has(name))
+    }
+}
+
+/// What a service says of itself, whatever its kind.
+pub(super) struct Declared<'a> {
+    pub(super) meta: &'a Meta,
+    /// Those that the client may use, perhaps with wildcards.
+    hosts: Vec<String>,
+    ports: Vec<(u16, Protocol, Position)>,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl Declared<'_> {
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.hosts.iter().any(|host| host::matches(host, name))
     }
 }
 
@@ -118,8 +162,8 @@ fn rule_in(service: &VirtualService, rule: Rule) -> (String, Position) {
 
 /// What a service that the client sees declares for a host and port.
 pub(super) fn declared_protocol(context: Context<'_>, name: &str, port: u16) -> Option<(Spoken, String)> {
-    let entry = context.entries_of(name, port).next()?;
-    let protocol = entry.ports.iter().find(|known| known.number == port)?.protocol;
+    let service = context.services_of(name, port).next()?;
+    let protocol = service.ports.iter().find(|(number, _, _)| *number == port)?.1;
     let spoken = if protocol.is_http() {
         Spoken::Http
     } else if protocol.is_tls() {
@@ -129,13 +173,12 @@ pub(super) fn declared_protocol(context: Context<'_>, name: &str, port: u16) -> 
     } else {
         Spoken::Tcp
     };
-    Some((spoken, format!("as {} declares port {port}; --protocol says otherwise", entry.meta.key)))
+    Some((spoken, format!("as {} declares port {port}; --protocol says otherwise", service.meta.key)))
 }
 
 /// The address that a service gives a host.
 pub(super) fn virtual_address(context: Context<'_>, name: &str, port: u16) -> Option<(IpAddr, ResourceKey)> {
-    context.entries_of(name, port).find_map(|entry| {
-        let single = entry.addresses.iter().find(|range| range.value.is_single_host())?;
-        Some((single.value.address, entry.meta.key.clone()))
-    })
+    context
+        .services_of(name, port)
+        .find_map(|service| Some((*service.addresses.first()?, service.meta.key.clone())))
 }

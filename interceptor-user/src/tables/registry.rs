@@ -65,20 +65,25 @@ pub fn registry(world: &World, snapshot: &Snapshot, filter: &RegistryFilter) -> 
 
 fn row(world: &World, key: &ResourceKey, host: &str, port: u16) -> RegistryRow {
     let resource = world.resources.get(key);
-    let entry = match resource {
-        Some(Resource::ServiceEntry(entry)) => Some(entry),
-        Some(_) | None => None,
+    let (protocol, resolution, addresses) = match resource {
+        Some(Resource::ServiceEntry(entry)) => (
+            entry.ports.iter().find(|known| known.number == port).map(|port| port.protocol),
+            entry.resolution.to_string(),
+            entry.addresses.iter().map(|range| range.value.to_string()).collect(),
+        ),
+        Some(Resource::Service(service)) => (
+            service.ports.iter().find(|known| known.number == port).map(|port| port.protocol),
+            String::new(),
+            service.cluster_ips.iter().map(ToString::to_string).collect(),
+        ),
+        Some(_) | None => (None, String::new(), Vec::new()),
     };
-    let declared = entry.and_then(|entry| entry.ports.iter().find(|known| known.number == port));
-    let protocol = declared.map(|port| port.protocol).filter(|protocol| *protocol != Protocol::Auto);
     RegistryRow {
         host: host.to_owned(),
         port,
         protocol: protocol.map(|protocol| name_of_protocol(protocol).to_owned()).unwrap_or_default(),
-        resolution: entry.map(|entry| entry.resolution.to_string()).unwrap_or_default(),
-        addresses: entry
-            .map(|entry| entry.addresses.iter().map(|range| range.value.to_string()).collect())
-            .unwrap_or_default(),
+        resolution,
+        addresses,
         service: name_of(key),
         kind: key.kind.to_string(),
         at: resource.map(|resource| resource.meta().origin.to_string()),
