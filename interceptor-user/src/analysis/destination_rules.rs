@@ -1,7 +1,9 @@
 //! Rules about DestinationRules: hosts, TLS that can't be or should not be, subsets without endpoints.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use super::Audience;
 use super::findings::{Findings, about, at};
 use super::mesh::{Mesh, Service, Source};
 use crate::compile::destination_rules::MergedRule;
@@ -13,10 +15,14 @@ use crate::resource::virtual_service::is_for_mesh;
 use crate::resource::{Labels, code, host};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
+    let credentials_dir = match mesh.audience {
+        Audience::Mesh => None,
+        Audience::Client(client) => client.credentials_dir.as_deref(),
+    };
     for rule in mesh.world.destination_rules() {
         each_block(rule, &mut |blocks, port, field| {
             if let Some(tls) = &blocks.tls {
-                check_tls(rule, tls, port, &format!("{field}.tls"), findings);
+                check_tls((rule, credentials_dir), tls, port, &format!("{field}.tls"), findings);
             }
         });
         if mesh.matching(&rule.host).next().is_none() {
@@ -43,13 +49,13 @@ fn each_block(rule: &DestinationRule, visit: &mut dyn FnMut(&Blocks, Option<u16>
 }
 
 fn check_tls(
-    rule: &DestinationRule,
+    (rule, credentials_dir): (&DestinationRule, Option<&Path>),
     tls: &ClientTls,
     port: Option<u16>,
     field: &str,
     findings: &mut Findings,
 ) {
-    if let Some(problem) = tls::problem(tls) {
+    if let Some(problem) = tls::problem(tls, credentials_dir) {
         let finding = at(&code::EGR0104, &rule.meta, tls.position, field, problem);
         findings.push(match tls.mode {
             TlsMode::IstioMutual => finding.mend("use SIMPLE, or MUTUAL with certificates as files"),

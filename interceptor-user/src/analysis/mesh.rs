@@ -108,7 +108,7 @@ impl<'a> Mesh<'a> {
         }
         let client = match audience {
             Audience::Mesh => &world.mesh.root_namespace,
-            Audience::Client(namespace) => &Arc::from(namespace),
+            Audience::Client(client) => &client.namespace,
         };
         let mut mesh = Self {
             world,
@@ -271,7 +271,7 @@ fn distinct<'a>(services: impl Iterator<Item = &'a VirtualService>) -> Vec<&'a V
 fn is_seen(audience: Audience<'_>, export_to: &ExportTo, meta: &Meta) -> bool {
     match audience {
         Audience::Mesh => true,
-        Audience::Client(namespace) => export_to.reaches(meta.namespace(), namespace),
+        Audience::Client(client) => export_to.reaches(meta.namespace(), &client.namespace),
     }
 }
 

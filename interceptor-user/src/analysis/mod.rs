@@ -24,6 +24,7 @@ mod workloads;
 use findings::Findings;
 use mesh::Mesh;
 
+use crate::compile::Client;
 use crate::resource::{Diagnostic, World};
 
 /// For whom the resources are looked at.
@@ -31,9 +32,9 @@ use crate::resource::{Diagnostic, World};
 pub enum Audience<'a> {
     /// Everybody: all rules.
     Mesh,
-    /// A client in this namespace, whose snapshot is compiled, too: what compiling tells is not told again, and
+    /// This client, whose snapshot is compiled, too: what compiling tells is not told again, and
     /// nothing is said of gateways and of what only a whole cluster can tell.
-    Client(&'a str),
+    Client(&'a Client),
 }
 
 /// Every finding, by place.
@@ -59,7 +60,7 @@ pub fn find(world: &World, audience: Audience<'_>) -> Vec<Diagnostic> {
             workloads::check_users(&mesh, &mut findings);
             kubernetes_services::check(&mesh, &mut findings);
         }
-        Audience::Client(namespace) => mesh::check_visible(world, namespace, &mut findings),
+        Audience::Client(client) => mesh::check_visible(world, &client.namespace, &mut findings),
     }
     findings.into_sorted()
 }

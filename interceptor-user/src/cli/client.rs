@@ -1,6 +1,7 @@
 //! Who the client is: flags that every command shares which compiles resources for one.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::compile::Client;
@@ -23,6 +24,13 @@ pub(super) struct ClientFlags {
     /// An annotation of the client, such as traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.0/8; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_annotation, help_heading = CLIENT)]
     annotations: Vec<Pair>,
+
+    /// Where credentialName finds its secret: DIR/NAME holds tls.crt, tls.key and ca.crt, or cert, key and cacert
+    ///
+    /// A CA may also be in DIR/NAME-cacert, a list of revoked certificates beside it as ca.crl or crl. Files that
+    /// change are read again. Without the directory, what needs a credential answers 503.
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = CLIENT)]
+    credentials_dir: Option<PathBuf>,
 }
 
 /// A name and its value.
@@ -38,6 +46,7 @@ impl ClientFlags {
         Client {
             labels: labels.collect(),
             policy: policy.unwrap_or_default(),
+            credentials_dir: self.credentials_dir.clone(),
             ..Client::in_namespace(&namespace)
         }
     }

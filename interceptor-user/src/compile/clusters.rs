@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::connection_pool;
@@ -16,6 +17,14 @@ use crate::resource::{DestinationRule, MeshConfig, ServiceEntry};
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, DnsTarget, Endpoint, OutboundTrafficPolicy,
 };
+
+/// What all clusters depend on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Common<'a> {
+    pub(super) mesh: &'a MeshConfig,
+    /// Of the client.
+    pub(super) credentials_dir: Option<&'a Path>,
+}
 
 /// Every cluster by name, and what each was made from.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +46,7 @@ struct ServiceClusters {
 impl Clusters {
     /// What did not change since `previous`, compiled from the same MeshConfig, is the same [`Arc`].
     pub(super) fn new(
-        (mesh, policy): (&MeshConfig, OutboundTrafficPolicy),
+        (common, policy): (Common<'_>, OutboundTrafficPolicy),
         registry: &Registry,
         rules: &DestinationRules,
         previous: Option<&Self>,
@@ -55,7 +64,7 @@ impl Clusters {
                 Some(before) => before.clone(),
                 None => {
                     changed_hosts.insert(Arc::clone(&service.host));
-                    ServiceClusters::new(mesh, service, rule)
+                    ServiceClusters::new(common, service, rule)
                 }
             };
             for cluster in &*made.clusters {
@@ -103,14 +112,14 @@ impl Clusters {
 }
 
 impl ServiceClusters {
-    fn new(mesh: &MeshConfig, service: &Service, rule: Option<&MergedRule>) -> Self {
+    fn new(common: Common<'_>, service: &Service, rule: Option<&MergedRule>) -> Self {
         let subsets = || rule.map(|rule| &rule.subsets).into_iter().flatten().map(|subset| &**subset);
         let (ports, source) = (&service.entry.ports, source(service, rule));
         let clusters = ports.iter().flat_map(|port| {
             let each = [None].into_iter().chain(subsets().map(Some));
             let source = &source;
             each.filter_map(move |subset| {
-                let cluster = cluster(mesh, service, port, rule, subset)?;
+                let cluster = cluster(common, service, port, rule, subset)?;
                 Some(Arc::new(Cluster { source: Some(Arc::clone(source)), ..cluster }))
             })
         });
@@ -125,7 +134,7 @@ impl ServiceClusters {
 
 /// One cluster; `None` when nobody can say where its endpoints are.
 fn cluster(
-    mesh: &MeshConfig,
+    common: Common<'_>,
     service: &Service,
     port: &ServicePort,
     rule: Option<&MergedRule>,
@@ -141,7 +150,7 @@ fn cluster(
     let extras = rule.map(|rule| rule.extras_of(subset)).unwrap_or_default();
     let name = ClusterName::outbound(port.number, subset_name, &service.host);
     let cluster = Cluster {
-        tls: rule.and_then(|rule| tls::origination(rule, &blocks, &service.entry)),
+        tls: rule.and_then(|rule| tls::origination(common, rule, &blocks, &service.entry)),
         load_balancer: load_balancing::policy(&balancing),
         hash_key: load_balancing::hash_key(&balancing),
         warmup: load_balancing::warmup(&balancing),
@@ -149,7 +158,7 @@ fn cluster(
         ..Cluster::new(name, Arc::clone(&service.host), port.number, discovery)
     };
     let protocol = (port.protocol.is_http(), port.protocol.is_http2());
-    Some(connection_pool::apply(cluster, mesh, &pool, top, extras, protocol))
+    Some(connection_pool::apply(cluster, common.mesh, &pool, top, extras, protocol))
 }
 
 fn source(service: &Service, rule: Option<&MergedRule>) -> Arc<ClusterSource> {

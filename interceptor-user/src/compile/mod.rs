@@ -18,6 +18,7 @@ mod routes;
 pub(crate) mod tls;
 mod virtual_services;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use changed::Changed;
@@ -41,12 +42,19 @@ pub struct Client {
     pub labels: Labels,
     /// What its own annotation says; its namespace's counts where this says nothing.
     pub policy: ClientPolicy,
+    /// Where credentialName finds the secrets of its namespace: directories of files.
+    pub credentials_dir: Option<PathBuf>,
 }
 
 impl Client {
     /// A workload without labels.
     pub fn in_namespace(namespace: &str) -> Self {
-        Self { namespace: namespace.into(), labels: Labels::new(), policy: ClientPolicy::default() }
+        Self {
+            namespace: namespace.into(),
+            labels: Labels::new(),
+            policy: ClientPolicy::default(),
+            credentials_dir: None,
+        }
     }
 
     /// Whether it has all of these labels.
@@ -130,7 +138,9 @@ impl Compiler {
             Some(previous) if !changed.registry && !changed.rules => previous.clusters.unchanged(),
             Some(_) | None => {
                 let before = previous.map(|previous| &previous.clusters);
-                Clusters::new((&world.mesh, policy), &registry, &rules, before)
+                let credentials_dir = client.credentials_dir.as_deref();
+                let common = clusters::Common { mesh: &world.mesh, credentials_dir };
+                Clusters::new((common, policy), &registry, &rules, before)
             }
         };
         let translator = http_routes::Translator {

@@ -1,15 +1,18 @@
 //! TLS towards endpoints, from a DestinationRule. Asked for and impossible: a reason, never plaintext.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use super::clusters::Common;
 use super::destination_rules::MergedRule;
 use crate::resource::ServiceEntry;
 use crate::resource::client_tls::{ClientTls, TlsMode};
 use crate::resource::destination_rule::Blocks;
-use crate::snapshot::{CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode};
+use crate::snapshot::{CaSource, ClientIdentity, Credential, TlsOrigination, TlsOriginationMode};
 
 /// What a cluster with this policy does.
 pub(super) fn origination(
+    Common { mesh, credentials_dir }: Common<'_>,
     rule: &MergedRule,
     blocks: &Blocks,
     entry: &ServiceEntry,
@@ -38,38 +41,81 @@ pub(super) fn origination(
     let named = &tls.subject_alt_names;
     let subject_alt_names = if named.is_empty() { &entry.subject_alt_names } else { named };
     let subject_alt_names = if tls.insecure_skip_verify { Vec::new() } else { subject_alt_names.clone() };
+    // Istio has the Host verified by the rule's names alone, before the entry's take their place.
+    let verify_host = named.is_empty() && tls.sni.is_none() && !subject_alt_names.is_empty();
+    let (credential, problem) = match (&tls.credential_name, credentials_dir) {
+        (Some(name), Some(directory)) => match credential(name, directory, tls.mode) {
+            Ok(credential) => (Some(credential), None),
+            Err(problem) => (None, Some(problem)),
+        },
+        _ => (None, problem(tls, credentials_dir)),
+    };
     let impossible =
-        problem(tls).map(|problem| -> Arc<str> { format!("{}: {problem}", rule.rules[0].meta.key).into() });
+        problem.map(|problem| -> Arc<str> { format!("{}: {problem}", rule.rules[0].meta.key).into() });
     Some(TlsOrigination {
         mode,
         sni: tls.sni.clone(),
         subject_alt_names,
+        verify_host,
         ca,
         ca_crl: tls.ca_crl.clone(),
         identity,
+        credential,
+        tls_1_3_only: mesh.tls_1_3_only,
         impossible,
     })
 }
 
 /// Why TLS can't be made as asked.
-pub(crate) fn problem(tls: &ClientTls) -> Option<String> {
-    if tls.mode == TlsMode::Disable {
-        return None;
-    }
-    if let Some(name) = &tls.credential_name {
-        return Some(format!(
-            "credentialName {name} names a Kubernetes secret, which can't be read here; give clientCertificate, \
-             privateKey and caCertificates as files"
-        ));
-    }
-    match tls.mode {
-        TlsMode::IstioMutual => {
+pub(crate) fn problem(tls: &ClientTls, credentials_dir: Option<&Path>) -> Option<String> {
+    match (tls.mode, &tls.credential_name) {
+        (TlsMode::Disable, _) => None,
+        (TlsMode::IstioMutual, _) => {
             Some("mode ISTIO_MUTUAL needs a mesh identity, which there is none of here".into())
         }
-        TlsMode::Mutual if tls.client_certificate.is_none() => {
+        (TlsMode::Simple | TlsMode::Mutual, Some(name)) => match credentials_dir {
+            Some(directory) => credential(name, directory, tls.mode).err(),
+            None => Some(format!(
+                "credentialName {name} names a Kubernetes secret, which can't be read here; give \
+                 --credentials-dir DIR with its files in DIR/{}, or clientCertificate, privateKey and \
+                 caCertificates as files",
+                name.rsplit('/').next().unwrap_or_default()
+            )),
+        },
+        (TlsMode::Mutual, None) if tls.client_certificate.is_none() => {
             Some("client certificate required for mutual tls".into())
         }
-        TlsMode::Mutual if tls.private_key.is_none() => Some("private key required for mutual tls".into()),
-        TlsMode::Mutual | TlsMode::Simple | TlsMode::Disable => None,
+        (TlsMode::Mutual, None) if tls.private_key.is_none() => {
+            Some("private key required for mutual tls".into())
+        }
+        (TlsMode::Mutual | TlsMode::Simple, None) => None,
     }
+}
+
+/// Where the files of `credentialName` are: those of a secret, of its `-cacert` sibling, or of a ConfigMap.
+fn credential(name: &Arc<str>, directory: &Path, mode: TlsMode) -> Result<Credential, String> {
+    const CACERT: &str = "-cacert";
+    let config_map = name.strip_prefix("configmap://");
+    let plain = config_map.or_else(|| name.strip_prefix("kubernetes://")).unwrap_or(name);
+    // What is put behind a directory must not lead out of it.
+    let is_name = |name: &str| {
+        !name.starts_with('.')
+            && !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.'))
+    };
+    if !is_name(plain) {
+        return Err(format!("credentialName {name} is not the name of a secret"));
+    }
+    if config_map.is_some() && mode == TlsMode::Mutual {
+        return Err(format!("credentialName {name}: a ConfigMap holds no client certificate"));
+    }
+    let own = directory.join(plain);
+    let ca_directories = if config_map.is_some() || plain.ends_with(CACERT) {
+        vec![own.clone()]
+    } else {
+        vec![directory.join(format!("{plain}{CACERT}")), own.clone()]
+    };
+    Ok(Credential { name: Arc::clone(name), directory: own, ca_directories })
 }

@@ -89,7 +89,7 @@ fn tell(
     texts: &Texts,
     told: &mut Findings,
 ) {
-    let client = Audience::Client(&settings.client.namespace);
+    let client = Audience::Client(&settings.client);
     let mut diagnostics = known.concat();
     diagnostics.extend(analysis::find(world, client));
     told.tell(diagnostics, texts);

@@ -108,6 +108,16 @@ pub struct ClientIdentity {
     pub private_key: PathBuf,
 }
 
+/// credentialName: files that are named like the keys of a Kubernetes secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Credential {
+    pub name: Arc<str>,
+    /// `tls.crt` and `tls.key`, or `cert` and `key`.
+    pub directory: PathBuf,
+    /// `ca.crt` or `cacert`, with `ca.crl` or `crl`: the first of these directories that has one.
+    pub ca_directories: Vec<PathBuf>,
+}
+
 /// TLS towards the endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsOrigination {
@@ -117,10 +127,16 @@ pub struct TlsOrigination {
     /// Accepted subject alternative names, exact. Empty: with `sni` unset the certificate must be
     /// valid for the request's Host, with `sni` set for `sni`.
     pub subject_alt_names: Vec<Arc<str>>,
+    /// The certificate must be valid for the request's Host beside one of `subject_alt_names`.
+    pub verify_host: bool,
     pub ca: CaSource,
     /// A PEM file of revoked certificates; every certificate of a chain must be covered by it.
     pub ca_crl: Option<PathBuf>,
     pub identity: Option<ClientIdentity>,
+    /// Instead of `ca` unless nothing is verified, `ca_crl` and, with mode MUTUAL, `identity`.
+    pub credential: Option<Credential>,
+    /// Nothing below TLS 1.3; otherwise nothing below 1.2.
+    pub tls_1_3_only: bool,
     /// Set when the policy asks for TLS that cannot be made (a mode or a source that is not
     /// available): every request is answered 503 with this reason. Never plaintext.
     pub impossible: Option<Arc<str>>,
@@ -133,9 +149,12 @@ impl TlsOrigination {
             mode: TlsOriginationMode::Simple,
             sni: None,
             subject_alt_names: Vec::new(),
+            verify_host: false,
             ca: CaSource::System,
             ca_crl: None,
             identity: None,
+            credential: None,
+            tls_1_3_only: false,
             impossible: None,
         }
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
-    CaSource, ClientIdentity, Cluster, ClusterName, Discovery, DnsFamily, DnsTarget, Endpoint,
+    CaSource, ClientIdentity, Cluster, ClusterName, Credential, Discovery, DnsFamily, DnsTarget, Endpoint,
     TlsOrigination, TlsOriginationMode, UpstreamProtocol,
 };
 pub use connection_pool::{

@@ -1,8 +1,9 @@
 //! DestinationRules: which one a cluster gets and what it says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use interceptor_user::compile::Client;
 use interceptor_user::snapshot::{CaSource, Cluster, ClusterName, Discovery, LoadBalancer, UpstreamProtocol};
 
 use crate::support::{Config, allow_any, in_namespace};
@@ -293,4 +294,78 @@ fn short_names_are_of_the_rules_namespace() {
         ),
         "{found}"
     );
+}
+
+#[test]
+fn credentials_are_looked_for_in_their_directory() {
+    let tls = |tls: &str| {
+        let yaml = ENTRY.replace("SERVICE", "default")
+            + &rule("default", "dr", &format!("  host: a.example.com\n  trafficPolicy: {{tls: {{{tls}}}}}"));
+        let client = Client { credentials_dir: Some("/secrets".into()), ..Client::default() };
+        let config = crate::support::for_client(&yaml, client);
+        let tls = cluster(&config, 80, "").tls.clone().expect("TLS");
+        (tls, config.found())
+    };
+    for (given, directory, ca_directories) in [
+        ("my-secret", "/secrets/my-secret", &["/secrets/my-secret-cacert", "/secrets/my-secret"][..]),
+        (
+            "kubernetes://my-secret",
+            "/secrets/my-secret",
+            &["/secrets/my-secret-cacert", "/secrets/my-secret"],
+        ),
+        ("my-secret-cacert", "/secrets/my-secret-cacert", &["/secrets/my-secret-cacert"]),
+        ("configmap://bundle", "/secrets/bundle", &["/secrets/bundle"]),
+    ] {
+        let (tls, found) = tls(&format!("mode: SIMPLE, credentialName: '{given}'"));
+        assert_eq!(tls.impossible, None, "{given}");
+        let credential = tls.credential.expect("a credential");
+        assert_eq!((&*credential.name, &*credential.directory), (given, Path::new(directory)));
+        assert_eq!(credential.ca_directories, ca_directories.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert!(!found.contains("credentialName"), "{found}");
+    }
+    for (given, expected) in [
+        ("mode: SIMPLE, credentialName: ../other", "is not the name of a secret"),
+        ("mode: SIMPLE, credentialName: a/b", "is not the name of a secret"),
+        ("mode: SIMPLE, credentialName: ..", "is not the name of a secret"),
+        ("mode: MUTUAL, credentialName: 'configmap://bundle'", "holds no client certificate"),
+    ] {
+        let (tls, found) = tls(given);
+        let impossible = tls.impossible.expect("a reason");
+        assert!(impossible.contains(expected) && found.contains(expected), "{impossible} {found}");
+    }
+}
+
+/// The Host is verified by what the rule says; the entry's names come in addition.
+#[test]
+fn who_is_verified() {
+    for (rule, names, verify_host) in [
+        ("mode: SIMPLE", &["san.example.com"][..], true),
+        ("mode: SIMPLE, sni: sni.example.com", &["san.example.com"], false),
+        ("mode: SIMPLE, subjectAltNames: [own.example.com]", &["own.example.com"], false),
+        ("mode: SIMPLE, subjectAltNames: ['spiffe://td/ns/a/sa/b']", &["spiffe://td/ns/a/sa/b"], false),
+        ("mode: SIMPLE, insecureSkipVerify: true", &[], false),
+    ] {
+        let config = with(&format!("  host: a.example.com\n  trafficPolicy: {{tls: {{{rule}}}}}"));
+        let tls = cluster(&config, 80, "").tls.as_ref().expect("TLS");
+        let found: Vec<&str> = tls.subject_alt_names.iter().map(|name| &**name).collect();
+        assert_eq!((&found[..], tls.verify_host), (names, verify_host), "{rule}");
+    }
+}
+
+#[test]
+fn the_lowest_version_of_tls_is_the_meshs() {
+    for (mesh, expected) in [
+        ("{}", false),
+        ("tlsDefaults: {minProtocolVersion: TLSV1_2}", false),
+        ("tlsDefaults: {minProtocolVersion: TLSV1_3}", true),
+    ] {
+        let yaml = ENTRY.replace("SERVICE", "default")
+            + &rule("default", "dr", "  host: a.example.com\n  trafficPolicy: {tls: {mode: SIMPLE}}");
+        let config = in_namespace(&yaml, mesh, "default");
+        assert_eq!(
+            cluster(&config, 80, "").tls.as_ref().map(|tls| tls.tls_1_3_only),
+            Some(expected),
+            "{mesh}"
+        );
+    }
 }

@@ -34,7 +34,7 @@ fn compiled(names: &[&str], policy: OutboundTrafficPolicy) -> Config {
     };
     let (snapshot, more) = interceptor_user::compile::compile(&world, &settings);
     findings.extend(more);
-    findings.extend(interceptor_user::analysis::find(&world, Audience::Client("default")));
+    findings.extend(interceptor_user::analysis::find(&world, Audience::Client(&settings.client)));
     Config { snapshot, findings }
 }
 

@@ -22,12 +22,21 @@ pub(crate) fn compiled(yaml: &str, policy: OutboundTrafficPolicy) -> Config {
     assert!(errors.is_empty(), "{errors:#?}");
     let settings = CompileSettings { outbound_traffic_policy: Some(policy), ..CompileSettings::default() };
     let (snapshot, more) = compile(&world, &settings);
-    let told = find(&world, Audience::Client(&settings.client.namespace));
+    let told = find(&world, Audience::Client(&settings.client));
     Config { snapshot, findings: findings.into_iter().chain(more).chain(told).collect() }
 }
 
 pub(crate) fn allow_any(yaml: &str) -> Config {
     compiled(yaml, OutboundTrafficPolicy::AllowAny)
+}
+
+/// For this client.
+pub(crate) fn for_client(yaml: &str, client: Client) -> Config {
+    let (world, findings) = world(yaml);
+    let settings = CompileSettings { client, ..CompileSettings::default() };
+    let (snapshot, more) = compile(&world, &settings);
+    let told = find(&world, Audience::Client(&settings.client));
+    Config { snapshot, findings: findings.into_iter().chain(more).chain(told).collect() }
 }
 
 /// With a MeshConfig and in a namespace.
@@ -39,7 +48,7 @@ pub(crate) fn in_namespace(yaml: &str, mesh: &str, namespace: &str) -> Config {
     let settings = CompileSettings { client: Client::in_namespace(namespace), ..CompileSettings::default() };
     let (snapshot, more) = compile(&world, &settings);
     findings.extend(more);
-    findings.extend(find(&world, Audience::Client(namespace)));
+    findings.extend(find(&world, Audience::Client(&settings.client)));
     Config { snapshot, findings }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use interceptor_user::snapshot::{
-    CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode, UpstreamProtocol,
+    CaSource, ClientIdentity, Credential, TlsOrigination, TlsOriginationMode, UpstreamProtocol,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
@@ -127,15 +127,7 @@ fn answer(client: &mut Client<StreamOwned<ServerConnection, TcpStream>>) {
 }
 
 fn simple(ca: CaSource) -> TlsOrigination {
-    TlsOrigination {
-        mode: TlsOriginationMode::Simple,
-        sni: None,
-        subject_alt_names: Vec::new(),
-        ca,
-        ca_crl: None,
-        identity: None,
-        impossible: None,
-    }
+    TlsOrigination { ca, ..TlsOrigination::simple() }
 }
 
 /// Any server will do.
@@ -199,6 +191,52 @@ fn declared_alternative_names_replace_the_host() {
     assert_eq!((reply.status(), reply.text().as_str()), (200, HOST));
     let proxy = proxy(&upstream, with_names(&["first.example.com"]));
     assert_unverified(&proxy.get("/"), &proxy, "not valid for name \"first.example.com\"");
+}
+
+#[test]
+fn uris_are_compared_as_they_are() {
+    const OURS: &str = "spiffe://cluster.local/ns/egress/sa/server";
+    let authority = Authority::new();
+    let uri = |params: &mut CertificateParams| {
+        params.subject_alt_names = vec![rcgen::SanType::URI(OURS.try_into().unwrap())];
+    };
+    let upstream = Authority::serve(authority.issue(&[], uri), None);
+    let with_names = |names: &[&str], list: Option<PathBuf>| TlsOrigination {
+        subject_alt_names: names.iter().map(|name| (*name).into()).collect(),
+        ca_crl: list,
+        ..simple(CaSource::File(authority.file()))
+    };
+    for list in [None, Some(authority.revoke(&[8], 3000))] {
+        for names in [&[OURS][..], &["other.example.com", OURS], &["spiffe://a/b", OURS]] {
+            assert_eq!(proxy(&upstream, with_names(names, list.clone())).get("/").status(), 200, "{names:?}");
+        }
+        let other = "spiffe://cluster.local/ns/egress/sa/server2";
+        let proxy = proxy(&upstream, with_names(&[other], list));
+        assert_unverified(&proxy.get("/"), &proxy, &format!("not valid for name \"{other}\""));
+    }
+}
+
+#[test]
+fn an_entrys_names_hold_beside_the_host() {
+    let authority = Authority::new();
+    for (certificate, reason) in [
+        (&[HOST, "san.example.com"][..], None),
+        (&["san.example.com"], Some(HOST)),
+        (&[HOST], Some("san.example.com")),
+    ] {
+        let upstream = Authority::serve(authority.issue(certificate, |_| {}), None);
+        let tls = TlsOrigination {
+            subject_alt_names: vec!["san.example.com".into()],
+            verify_host: true,
+            ..simple(CaSource::File(authority.file()))
+        };
+        let proxy = proxy(&upstream, tls);
+        let reply = proxy.get("/");
+        match reason {
+            None => assert_eq!(reply.status(), 200),
+            Some(name) => assert_unverified(&reply, &proxy, &format!("not valid for name \"{name}\"")),
+        }
+    }
 }
 
 #[test]
@@ -373,4 +411,128 @@ fn http2_is_negotiated_where_the_cluster_speaks_it() {
         assert_eq!(config.start().get("/").status(), 503);
     }
     assert_eq!(*seen.lock().unwrap(), [None, Some(b"h2".to_vec())]);
+}
+
+/// A directory of credentials with a secret's files.
+fn secret(authority: &Authority, directory: &str, files: &[(&str, &str)]) -> Credential {
+    let root = authority.folder.path().join("credentials");
+    let own = root.join(directory);
+    std::fs::create_dir_all(&own).unwrap();
+    for (name, text) in files {
+        std::fs::write(own.join(name), text).unwrap();
+    }
+    let name = directory.strip_suffix("-cacert").unwrap_or(directory);
+    Credential {
+        name: name.into(),
+        directory: root.join(name),
+        ca_directories: vec![root.join(format!("{name}-cacert")), root.join(name)],
+    }
+}
+
+fn with_credential(credential: Credential, mode: TlsOriginationMode) -> TlsOrigination {
+    TlsOrigination { mode, credential: Some(credential), ..TlsOrigination::simple() }
+}
+
+#[test]
+fn credentials_are_files_named_like_a_secrets_keys() {
+    let authority = Authority::new();
+    let upstream = Authority::serve(authority.issue(&[HOST], |_| {}), Some(&authority));
+    let (ca, client) = (authority.issuer.pem(), authority.issue(&["client"], |_| {}).pem);
+    let of_tls = [("tls.crt", &*client.0), ("tls.key", &client.1), ("ca.crt", &ca)];
+    let opaque = [("cert", &*client.0), ("key", &client.1), ("cacert", &ca)];
+    for files in [of_tls, opaque] {
+        let credential = secret(&authority, "whole", &files);
+        let reply = proxy(&upstream, with_credential(credential, TlsOriginationMode::Mutual)).get("/");
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        std::fs::remove_dir_all(authority.folder.path().join("credentials/whole")).unwrap();
+    }
+    // The CA in a secret of its own goes before one beside the certificate.
+    secret(&authority, "split", &[("tls.crt", &client.0), ("tls.key", &client.1), ("ca.crt", "garbage")]);
+    let credential = secret(&authority, "split-cacert", &[("cacert", &ca)]);
+    assert_eq!(
+        proxy(&upstream, with_credential(credential, TlsOriginationMode::Mutual)).get("/").status(),
+        200
+    );
+    // SIMPLE shows no certificate, though there is one.
+    let simple = secret(&authority, "simple", &of_tls);
+    let reply = proxy(&upstream, with_credential(simple, TlsOriginationMode::Simple)).get("/");
+    assert!(reply.text().contains("TLSV1_ALERT_CERTIFICATE_REQUIRED"), "{}", reply.text());
+}
+
+#[test]
+fn what_a_credential_revokes_is_refused() {
+    let authority = Authority::new();
+    let serial = |params: &mut CertificateParams| params.serial_number = Some(7_u64.into());
+    let upstream = Authority::serve(authority.issue(&[HOST], serial), None);
+    let (ca, list) = (authority.issuer.pem(), std::fs::read_to_string(authority.revoke(&[7], 3000)).unwrap());
+    for files in [[("ca.crt", &*ca), ("ca.crl", &list)], [("cacert", &ca), ("crl", &list)]] {
+        let credential = secret(&authority, files[0].0, &files);
+        let proxy = proxy(&upstream, with_credential(credential, TlsOriginationMode::Simple));
+        assert_unverified(&proxy.get("/"), &proxy, "evoked");
+    }
+}
+
+#[test]
+fn a_credential_that_is_not_there_is_told_and_nothing_is_sent() {
+    let authority = Authority::new();
+    let upstream = Upstream::echo();
+    let client = authority.issue(&["client"], |_| {}).pem;
+    let empty = secret(&authority, "empty", &[]);
+    let half = secret(&authority, "half", &[("tls.crt", &client.0), ("key", &client.1)]);
+    let no_ca = secret(&authority, "no-ca", &[("tls.crt", &client.0), ("tls.key", &client.1)]);
+    for (credential, mode, reason) in [
+        (empty.clone(), TlsOriginationMode::Simple, "credentialName empty: no ca.crt or cacert in "),
+        (
+            empty,
+            TlsOriginationMode::Mutual,
+            "credentialName empty: no tls.crt and tls.key, or cert and key, in ",
+        ),
+        (
+            half,
+            TlsOriginationMode::Mutual,
+            "credentialName half: no tls.crt and tls.key, or cert and key, in ",
+        ),
+        (no_ca, TlsOriginationMode::Mutual, "credentialName no-ca: no ca.crt or cacert in "),
+    ] {
+        let proxy = proxy(&upstream, with_credential(credential, mode));
+        let reply = proxy.get("/");
+        assert!(reply.status() == 503 && reply.text().contains(reason), "{}", reply.text());
+        let record = proxy.records.only();
+        assert_eq!(record.text("response_flags"), "UF");
+        assert!(record.text("upstream_transport_failure_reason").starts_with(reason));
+    }
+    assert_eq!(upstream.connections(), 0);
+}
+
+/// Also one that comes later than the proxy.
+#[test]
+fn a_credential_that_changes_is_read_again() {
+    let authority = Authority::new();
+    let upstream = Authority::serve(authority.issue(&[HOST], |_| {}), None);
+    let credential = secret(&authority, "late", &[]);
+    let proxy = proxy(&upstream, with_credential(credential, TlsOriginationMode::Simple));
+    assert_eq!(proxy.get("/").status(), 503);
+    secret(&authority, "late-cacert", &[("ca.crt", &authority.issuer.pem())]);
+    eventually("the CA is used", || proxy.get("/").status() == 200);
+}
+
+#[test]
+fn tls_1_2_is_refused_where_1_3_is_wanted() {
+    let authority = Authority::new();
+    let issued = authority.issue(&[HOST], |_| {});
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.certificate], issued.key)
+        .unwrap();
+    let config = Arc::new(config);
+    let upstream = Upstream::start(move |client, _| {
+        let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        answer(&mut Client::over(StreamOwned::new(connection, client.stream)));
+    });
+    let with = |tls_1_3_only| TlsOrigination { tls_1_3_only, ..simple(CaSource::File(authority.file())) };
+    assert_eq!(proxy(&upstream, with(false)).get("/").status(), 200);
+    let reply = proxy(&upstream, with(true)).get("/");
+    assert!(reply.text().contains("TLSV1_ALERT_PROTOCOL_VERSION"), "{}", reply.text());
 }

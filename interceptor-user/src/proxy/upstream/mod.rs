@@ -157,9 +157,12 @@ impl ClusterRuntime {
         let name = downstream.requested_server_name.as_deref();
         let host = if self.cluster.host.starts_with('*') { name } else { Some(&*self.cluster.host) };
         let host = tls.server_name(host.unwrap_or_default());
+        let purpose = match self.cluster.protocol {
+            UpstreamProtocol::Http1 => tls::Purpose::Opaque,
+            UpstreamProtocol::Http2 => tls::Purpose::Http2,
+        };
         let connect = async {
-            let (mut stream, peer) =
-                self.dial_tls(tls, &pick, host, self.cluster.protocol, downstream).await?;
+            let (mut stream, peer) = self.dial_tls(tls, &pick, host, purpose, downstream).await?;
             if let Some(tunnel) = &self.cluster.tunnel {
                 tunnel::open(&mut stream, tunnel).await?;
             }
@@ -236,7 +239,11 @@ impl ClusterRuntime {
             return Ok(Connected { local: stream.local_addr().ok(), io: UpstreamIo::Plain(stream), peer });
         };
         let server_name = wanted.server_name.unwrap_or_default();
-        let connect = self.dial_tls(tls, pick, server_name, wanted.protocol, wanted.downstream);
+        let purpose = match wanted.protocol {
+            UpstreamProtocol::Http1 => tls::Purpose::Http1,
+            UpstreamProtocol::Http2 => tls::Purpose::Http2,
+        };
+        let connect = self.dial_tls(tls, pick, server_name, purpose, wanted.downstream);
         let (stream, peer) = self.in_time(connect).await?;
         let local = stream.get_ref().0.local_addr().ok();
         Ok(Connected { io: UpstreamIo::Tls(Box::new(stream)), peer, local })
@@ -248,10 +255,10 @@ impl ClusterRuntime {
         tls: &tls::TlsClient,
         pick: &Pick,
         server_name: &str,
-        protocol: UpstreamProtocol,
+        purpose: tls::Purpose,
         downstream: &Downstream,
     ) -> Result<(TlsStream<TcpStream>, SocketAddr), UpstreamError> {
-        let config = tls.config(protocol)?;
+        let config = tls.config(purpose)?;
         let (stream, peer) = self.dial(pick, downstream).await?;
         let stream = tls::TlsClient::handshake(config, stream, server_name, peer).await?;
         Ok((stream, peer))

@@ -69,6 +69,7 @@ fn of_certificate(error: &CertificateError) -> String {
             "certificate not signed by the CA whose name it bears: set caCertificates to the CA that signed it"
                 .to_owned()
         }
+        CertificateError::Other(reason) => reason.to_string(),
         other => other.to_string(),
     }
 }

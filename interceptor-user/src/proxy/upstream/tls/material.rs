@@ -20,7 +20,7 @@ impl FileVersions {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.modified().ok()?, metadata.len()))
         };
-        Self(super::files(origination).map(|path| version(path)).collect())
+        Self(super::files(origination).map(|path| version(&path)).collect())
     }
 }
 

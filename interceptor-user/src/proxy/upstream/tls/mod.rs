@@ -1,6 +1,7 @@
 //! TLS towards a cluster's endpoints: made from files once, made again when they change, and never
 //! replaced by plaintext when it cannot be made.
 
+mod credential;
 mod failure;
 mod material;
 mod verify;
@@ -19,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::UpstreamError;
-use crate::snapshot::{CaSource, TlsOrigination, UpstreamProtocol};
+use crate::snapshot::{CaSource, TlsOrigination};
 pub(crate) use failure::of_io_error;
 use material::FileVersions;
 
@@ -45,9 +46,19 @@ struct State {
 /// By what the connection is for.
 #[derive(Clone, Debug)]
 struct Configs {
+    opaque: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
-    /// Offers `h2`.
     http2: Arc<ClientConfig>,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Bytes without a Host that a certificate could be for.
+    Opaque,
+    Http1,
+    /// Offers `h2`.
+    Http2,
 }
 
 impl TlsClient {
@@ -66,11 +77,12 @@ impl TlsClient {
     }
 
     /// Why there can be no TLS, before a connection is opened for it.
-    pub(super) fn config(&self, protocol: UpstreamProtocol) -> Result<Arc<ClientConfig>, UpstreamError> {
+    pub(super) fn config(&self, purpose: Purpose) -> Result<Arc<ClientConfig>, UpstreamError> {
         self.look_for_changes();
-        match (&self.state.load().configs, protocol) {
-            (Ok(configs), UpstreamProtocol::Http1) => Ok(Arc::clone(&configs.http1)),
-            (Ok(configs), UpstreamProtocol::Http2) => Ok(Arc::clone(&configs.http2)),
+        match (&self.state.load().configs, purpose) {
+            (Ok(configs), Purpose::Opaque) => Ok(Arc::clone(&configs.opaque)),
+            (Ok(configs), Purpose::Http1) => Ok(Arc::clone(&configs.http1)),
+            (Ok(configs), Purpose::Http2) => Ok(Arc::clone(&configs.http2)),
             (Err(reason), _) => Err(UpstreamError::TlsUnavailable(Arc::clone(reason))),
         }
     }
@@ -120,6 +132,17 @@ fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
     if let Some(reason) = &origination.impossible {
         return Err(reason.to_string());
     }
+    let found = credential::found(origination)?;
+    let origination = found.as_ref().unwrap_or(origination);
+    let http1 = config(origination, origination.verify_host)?;
+    let opaque =
+        if origination.verify_host { Arc::new(config(origination, false)?) } else { Arc::new(http1.clone()) };
+    let mut http2 = http1.clone();
+    http2.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Configs { opaque, http1: Arc::new(http1), http2: Arc::new(http2) })
+}
+
+fn config(origination: &TlsOrigination, verify_host: bool) -> Result<ClientConfig, String> {
     static PROVIDER: LazyLock<Arc<rustls::crypto::CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     let provider = Arc::clone(&PROVIDER);
@@ -129,24 +152,27 @@ fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
         CaSource::Unverified => None,
     };
     let revoked = origination.ca_crl.as_deref().map(material::revocations).transpose()?;
-    let verifier = verify::Verifier::new(&provider, roots, revoked, &origination.subject_alt_names)?;
+    let names = verify::Names { declared: &origination.subject_alt_names, verify_host };
+    let verifier = verify::Verifier::new(&provider, roots, revoked, names)?;
+    let versions: &[&rustls::SupportedProtocolVersion] = if origination.tls_1_3_only {
+        &[&rustls::version::TLS13]
+    } else {
+        &[&rustls::version::TLS13, &rustls::version::TLS12]
+    };
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .with_protocol_versions(versions)
         .map_err(|error| error.to_string())?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    let http1 = match &origination.identity {
+    match &origination.identity {
         Some(identity) => {
             let (chain, key) = material::identity(identity)?;
             builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("client certificate {}: {error}", identity.certificate.display()))?
+                .map_err(|error| format!("client certificate {}: {error}", identity.certificate.display()))
         }
-        None => builder.with_no_client_auth(),
-    };
-    let mut http2 = http1.clone();
-    http2.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Configs { http1: Arc::new(http1), http2: Arc::new(http2) })
+        None => Ok(builder.with_no_client_auth()),
+    }
 }
 
 /// What is not a name is verified, and fails, as the address that was connected to.
@@ -155,13 +181,14 @@ fn server_name(name: &str, peer: IpAddr) -> ServerName<'static> {
     ServerName::try_from(name.to_owned()).unwrap_or(ServerName::IpAddress(peer.into()))
 }
 
-/// Files that the TLS of a cluster is made of.
-fn files(origination: &TlsOrigination) -> impl Iterator<Item = &PathBuf> {
+/// Files that the TLS of a cluster is made of, those of a credential that may be there among them.
+fn files(origination: &TlsOrigination) -> impl Iterator<Item = PathBuf> {
     let ca = match &origination.ca {
         CaSource::File(path) => Some(path),
         CaSource::System | CaSource::Unverified => None,
     };
     let identity =
         origination.identity.iter().flat_map(|identity| [&identity.certificate, &identity.private_key]);
-    ca.into_iter().chain(&origination.ca_crl).chain(identity)
+    let named = ca.into_iter().chain(&origination.ca_crl).chain(identity).cloned();
+    named.chain(origination.credential.iter().flat_map(credential::candidates))
 }

@@ -10,17 +10,66 @@ use rustls::crypto::{
 };
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+
+/// Whom the certificate has to be for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names<'a> {
+    /// One of these; none: the name of the handshake.
+    pub(super) declared: &'a [Arc<str>],
+    /// The name of the handshake in any case.
+    pub(super) verify_host: bool,
+}
 
 #[derive(Debug)]
 pub(super) struct Verifier {
     /// `None` is insecureSkipVerify.
     roots: Option<Arc<RootCertStore>>,
     /// Empty: the name of the handshake.
-    names: Vec<ServerName<'static>>,
+    names: Vec<Name>,
+    verify_host: bool,
     /// Verifies against `caCrl`, too.
     with_revocation: Option<Arc<WebPkiServerVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// A subject alternative name.
+#[derive(Debug)]
+enum Name {
+    /// Of a host, which a certificate may cover with a wildcard, or an address.
+    Server(ServerName<'static>),
+    /// `spiffe://…`, compared byte for byte.
+    Uri(Arc<str>),
+}
+
+impl Name {
+    fn new(name: &Arc<str>) -> Result<Self, String> {
+        if name.contains("://") {
+            return Ok(Self::Uri(Arc::clone(name)));
+        }
+        ServerName::try_from(name.to_string()).map(Self::Server).map_err(|_invalid| {
+            format!("subjectAltNames: {name} is neither a DNS name nor an address nor a URI")
+        })
+    }
+
+    fn verify(&self, end_entity: &CertificateDer<'_>) -> Result<(), Error> {
+        match self {
+            Self::Server(name) => verify_server_name(&ParsedCertificate::try_from(end_entity)?, name),
+            Self::Uri(uri) => {
+                let bad_encoding = |_error| Error::InvalidCertificate(CertificateError::BadEncoding);
+                let certificate = webpki::EndEntityCert::try_from(end_entity).map_err(bad_encoding)?;
+                if certificate.valid_uri_names().any(|name| name == &**uri) {
+                    return Ok(());
+                }
+                let reason = format!("certificate not valid for name \"{uri}\"");
+                Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::from(Box::<
+                    dyn std::error::Error + Send + Sync,
+                >::from(
+                    reason
+                ))))))
+            }
+        }
+    }
 }
 
 impl Verifier {
@@ -28,20 +77,45 @@ impl Verifier {
         provider: &Arc<CryptoProvider>,
         roots: Option<Arc<RootCertStore>>,
         revoked: Option<Vec<CertificateRevocationListDer<'static>>>,
-        subject_alt_names: &[Arc<str>],
+        Names { declared, verify_host }: Names<'_>,
     ) -> Result<Self, String> {
-        let name = |name: &Arc<str>| {
-            ServerName::try_from(name.to_string())
-                .map_err(|_invalid| format!("subjectAltNames: {name} is neither a DNS name nor an address"))
-        };
-        let names = subject_alt_names.iter().map(name).collect::<Result<_, _>>()?;
+        let names = declared.iter().map(Name::new).collect::<Result<_, _>>()?;
         let with_revocation = match (&roots, revoked) {
             (Some(roots), Some(revoked)) => Some(with_revocation(roots, provider, revoked)?),
             (None, Some(_)) => return Err("caCrl needs a server that is verified".into()),
             (_, None) => None,
         };
         let algorithms = provider.signature_verification_algorithms;
-        Ok(Self { roots, names, with_revocation, algorithms })
+        Ok(Self { roots, names, verify_host, with_revocation, algorithms })
+    }
+
+    /// The signatures up to a root, the dates, and that nothing is revoked.
+    fn verify_chain(
+        &self,
+        roots: &RootCertStore,
+        (end_entity, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let Some(verifier) = &self.with_revocation else {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            let algorithms = self.algorithms.all;
+            return verify_server_cert_signed_by_trust_anchor(
+                &certificate,
+                roots,
+                intermediates,
+                now,
+                algorithms,
+            );
+        };
+        match verifier.verify_server_cert(end_entity, intermediates, server_name, &[], now) {
+            // The name is looked at last, when all else is in order; which names count is decided elsewhere.
+            Ok(_)
+            | Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -69,25 +143,14 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
-        if let Some(verifier) = &self.with_revocation {
-            let verify = |name| verifier.verify_server_cert(end_entity, intermediates, name, &[], now);
-            let (last, others) = self.names.split_last().unwrap_or((server_name, &[]));
-            return others.iter().find_map(|name| verify(name).ok()).map_or_else(|| verify(last), Ok);
+        self.verify_chain(roots, (end_entity, intermediates), server_name, now)?;
+        if self.names.is_empty() || self.verify_host {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         }
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &certificate,
-            roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
-        let Some((last, others)) = self.names.split_last() else {
-            verify_server_name(&certificate, server_name)?;
-            return Ok(ServerCertVerified::assertion());
-        };
-        if !others.iter().any(|name| verify_server_name(&certificate, name).is_ok()) {
-            verify_server_name(&certificate, last)?;
+        if let Some((last, others)) = self.names.split_last()
+            && !others.iter().any(|name| name.verify(end_entity).is_ok())
+        {
+            last.verify(end_entity)?;
         }
         Ok(ServerCertVerified::assertion())
     }
