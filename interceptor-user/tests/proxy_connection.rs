@@ -13,8 +13,9 @@ use interceptor_user::dns::Resolver;
 use interceptor_user::proxy::stats::ProxyCounters;
 use interceptor_user::proxy::{Intercepted, Proxy, ProxyOptions};
 use interceptor_user::snapshot::{
-    AccessLogEncoding, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, HashKey, Listener,
-    LoadBalancer, OutboundTrafficPolicy, OutlierDetection, RouteTable, Snapshot, TcpRoute, TlsOrigination,
+    AccessLogEncoding, Bounds, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, HashKey,
+    Listener, LoadBalancer, OutboundTrafficPolicy, OutlierDetection, RouteTable, Snapshot, TcpRoute,
+    TlsOrigination, Tunnel, TunnelMethod,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
@@ -478,4 +479,89 @@ fn an_endpoint_that_refuses_connections_is_ejected() {
     });
     let refused = reached(&running, 20).iter().filter(|server| server.is_none()).count();
     assert_eq!(refused, 3);
+}
+
+/// A snapshot whose port 7000 is a TCP service.
+fn with_tcp_port(cluster: Cluster) -> Snapshot {
+    let mut snapshot = Snapshot::empty(OutboundTrafficPolicy::RegistryOnly);
+    let cluster = Arc::new(cluster);
+    let mut listener = Listener::new("0.0.0.0_7000".into(), OutboundTrafficPolicy::RegistryOnly);
+    let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
+    listener.tcp = Some(Arc::new(route));
+    snapshot.by_port.insert(7000, Arc::new(listener));
+    Arc::make_mut(&mut snapshot.clusters).insert(cluster.name.clone(), cluster);
+    snapshot
+}
+
+#[test]
+fn an_opaque_connection_beyond_the_bound_is_closed() {
+    let (address, serving) = server(banner_then_echo);
+    let bounds = Bounds { connections: Some(1), ..Bounds::default() };
+    let snapshot = with_tcp_port(Cluster { bounds, ..Cluster::clone(&cluster("a.example.com", address)) });
+    let running = Running::start(snapshot, Some("192.0.2.1:7000".parse().unwrap()));
+    let mut first = running.connect();
+    read_banner(&mut first);
+    let mut second = running.connect();
+    assert_reset(&mut second);
+    first.shutdown(std::net::Shutdown::Write).unwrap();
+    first.read_to_end(&mut Vec::new()).unwrap();
+    serving.join().unwrap();
+    let (records, _) = running.end();
+    let refused: Vec<_> = records.iter().filter(|record| record["response_flags"] == "UO").collect();
+    assert_eq!((records.len(), refused.len()), (2, 1), "{records:#?}");
+    assert_eq!(refused[0]["upstream_host"], serde_json::Value::Null);
+    assert_eq!(refused[0]["upstream_cluster"], format!("outbound|{}||a.example.com", address.port()));
+}
+
+#[test]
+fn an_opaque_connection_ends_after_its_duration() {
+    let (address, serving) = server(banner_then_echo);
+    let tcp_max_connection_duration = Some(Duration::from_millis(200));
+    let snapshot = with_tcp_port(Cluster {
+        tcp_max_connection_duration,
+        ..Cluster::clone(&cluster("a.example.com", address))
+    });
+    let running = Running::start(snapshot, Some("192.0.2.1:7000".parse().unwrap()));
+    let mut client = running.connect();
+    read_banner(&mut client);
+    let started = Instant::now();
+    assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 0);
+    assert!(started.elapsed() < PATIENCE);
+    serving.join().unwrap();
+    let (records, _) = running.end();
+    assert_eq!(records[0]["response_flags"], "DT", "{records:#?}");
+}
+
+#[test]
+fn a_proxy_is_asked_for_the_target_and_its_refusal_is_told() {
+    for (answer, expected) in [
+        (&b"HTTP/1.1 200 OK\r\n\r\n220 ready\r\n"[..], None),
+        (
+            b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+            Some("CONNECT b.example.com:443: the proxy answered HTTP/1.1 407 Proxy Authentication Required"),
+        ),
+    ] {
+        let (address, serving) = server(move |mut stream| {
+            let mut request = [0; 63];
+            stream.read_exact(&mut request).unwrap();
+            assert!(request.starts_with(b"CONNECT b.example.com:443 HTTP/1.1\r\n"), "{request:?}");
+            stream.write_all(answer).unwrap();
+            stream.read_to_end(&mut Vec::new()).unwrap();
+        });
+        let tunnel = Tunnel { method: TunnelMethod::Connect, target: "b.example.com:443".into() };
+        let cluster = Cluster { tunnel: Some(tunnel), ..Cluster::clone(&cluster("a.example.com", address)) };
+        let running = Running::start(with_tcp_port(cluster), Some("192.0.2.1:7000".parse().unwrap()));
+        let mut client = running.connect();
+        match expected {
+            None => read_banner(&mut client),
+            Some(_) => assert_reset(&mut client),
+        }
+        drop(client);
+        serving.join().unwrap();
+        let (records, _) = running.end();
+        let flags = if expected.is_some() { "UF,URX" } else { "-" };
+        assert_eq!(records[0]["response_flags"], flags, "{records:#?}");
+        assert_eq!(records[0]["upstream_transport_failure_reason"].as_str(), expected);
+        assert_eq!(records[0]["upstream_host"], address.to_string());
+    }
 }
