@@ -56,7 +56,7 @@ fn each_use(mesh: &Mesh<'_>, service: &VirtualService, visit: &mut dyn FnMut(&Us
             HttpAction::Route(destinations) => {
                 each(destinations, &entrance, &format!("spec.http[{index}]"));
             }
-            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } | HttpAction::Delegate => {}
+            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } | HttpAction::Delegate { .. } => {}
         }
     }
     for (index, route) in service.tls.iter().enumerate() {

@@ -218,6 +218,6 @@ fn routes_to_subset(service: &VirtualService, host: &str) -> bool {
         HttpAction::Route(destinations) => {
             destinations.iter().any(|destination| *destination.host == *host && destination.subset.is_some())
         }
-        HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } | HttpAction::Delegate => false,
+        HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } | HttpAction::Delegate { .. } => false,
     })
 }

@@ -326,6 +326,8 @@ pub(super) fn check_visible(world: &World, namespace: &str, findings: &mut Findi
     for resource in world.resources.values() {
         let export_to = match resource {
             Resource::ServiceEntry(entry) => entry.export_to.or(&mesh.default_service_export_to),
+            // Its roots see a delegate, whatever the client.
+            Resource::VirtualService(service) if service.is_delegate() => continue,
             Resource::VirtualService(service) => {
                 service.export_to.or(&mesh.default_virtual_service_export_to)
             }

@@ -16,7 +16,7 @@ pub(super) fn of(route: &HttpRoute, condition: Option<&HttpMatch>) -> Option<Arc
         HttpAction::Route(_)
         | HttpAction::Redirect(_)
         | HttpAction::DirectResponse { .. }
-        | HttpAction::Delegate => None,
+        | HttpAction::Delegate { .. } => None,
     };
     let mut changes = Changes::default();
     let rewrite = route.rewrite.as_ref();
@@ -33,6 +33,16 @@ pub(super) fn of(route: &HttpRoute, condition: Option<&HttpMatch>) -> Option<Arc
     (changes != Changes::default()).then(|| Arc::new(changes))
 }
 
+/// What one destination of several changes.
+pub(super) fn of_destination(headers: &Headers) -> Option<Arc<Changes>> {
+    let mut changes = Changes::default();
+    add(&mut changes.request, &headers.request);
+    add(&mut changes.response, &headers.response);
+    let authority = headers.authority.as_ref();
+    changes.authority = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+    (changes != Changes::default()).then(|| Arc::new(changes))
+}
+
 fn add(changes: &mut HeaderChanges, operations: &HeaderOperations) {
     changes.remove.extend(operations.remove.iter().cloned());
     changes.add.extend(operations.add.iter().cloned());
@@ -44,16 +54,26 @@ fn path_rewrite(rewrite: &Rewrite, condition: Option<&HttpMatch>) -> Option<Path
     if let Some((pattern, replacement)) = &rewrite.regex {
         return Some(PathRewrite::Regex { pattern: pattern.0.clone(), replacement: (&**replacement).into() });
     }
-    let replacement: Box<str> = (&**rewrite.uri.as_ref()?).into();
-    Some(match condition.and_then(|condition| condition.uri.as_ref()) {
+    Some(prefix_rewrite(rewrite.uri.as_ref()?, condition))
+}
+
+fn prefix_rewrite(replacement: &str, condition: Option<&HttpMatch>) -> PathRewrite {
+    let replacement: Box<str> = replacement.into();
+    match condition.and_then(|condition| condition.uri.as_ref()) {
         Some(StringMatch::Prefix(prefix)) => PathRewrite::Prefix { bytes: prefix.len(), replacement },
         None | Some(StringMatch::Present) => PathRewrite::Prefix { bytes: 1, replacement },
         Some(StringMatch::Exact(_) | StringMatch::Regex(_)) => PathRewrite::Whole(replacement),
-    })
+    }
 }
 
 /// A redirect of requests that came in on `listener_port`.
-pub(super) fn redirect(redirect: &virtual_service::Redirect, listener_port: u16) -> Redirect {
+pub(super) fn redirect(
+    redirect: &virtual_service::Redirect,
+    condition: Option<&HttpMatch>,
+    listener_port: u16,
+) -> Redirect {
+    let whole = redirect.uri.as_ref().map(|uri| PathRewrite::Whole((&**uri).into()));
+    let prefix = redirect.uri_prefix.as_ref().map(|prefix| prefix_rewrite(prefix, condition));
     let port = if redirect.port_of_request { Some(listener_port) } else { redirect.port };
     let scheme = redirect.scheme.as_deref().unwrap_or("http");
     let own_port = |port: &u16| matches!((*port, scheme), (80, "http") | (443, "https"));
@@ -62,6 +82,6 @@ pub(super) fn redirect(redirect: &virtual_service::Redirect, listener_port: u16)
         scheme: redirect.scheme.clone(),
         authority: redirect.authority.clone(),
         port: port.filter(|port| !own_port(port)),
-        path: redirect.uri.clone(),
+        path: whole.or(prefix),
     }
 }

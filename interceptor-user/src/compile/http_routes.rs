@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use super::Client;
-use super::changes;
 use super::clusters::Clusters;
 use super::findings::Findings;
 use super::registry::Registry;
-use super::retries;
+use super::{Client, changes, http_filters, retries};
 use crate::resource::virtual_service::{
     Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, is_for_mesh,
 };
-use crate::resource::{Level, Retries, VirtualService, string_match};
+use crate::resource::{Level, Meta, Retries, VirtualService, string_match};
 use crate::snapshot::{
-    ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Route, RouteAction, RouteMatch, Rule,
-    Source, StringMatch, WeightedCluster,
+    ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Mirror, Route, RouteAction, RouteMatch,
+    Rule, Source, StringMatch, WeightedCluster,
 };
 
 /// What translating a VirtualService needs to know.
@@ -35,6 +33,21 @@ struct Place<'a> {
     route: &'a HttpRoute,
     index: usize,
     port: u16,
+}
+
+impl Place<'_> {
+    /// Whose text the route is: its delegate's, if it came from one.
+    fn meta(&self) -> &Meta {
+        self.route.written.as_ref().map_or(&self.service.meta, |(meta, _)| meta)
+    }
+
+    fn index(&self) -> usize {
+        self.route.written.as_ref().map_or(self.index, |(_, index)| *index)
+    }
+
+    fn field(&self, name: &str) -> String {
+        format!("spec.http[{}].{name}", self.index())
+    }
 }
 
 impl Translator<'_> {
@@ -72,7 +85,10 @@ impl Translator<'_> {
     }
 
     fn route(&self, place: Place<'_>, condition: Option<(usize, &HttpMatch)>) -> Option<Route> {
-        let rule = Rule::Http { route: place.index, condition: condition.map(|(number, _)| number) };
+        // A delegate's matches are merged with its root's: no single one is in the text.
+        let number =
+            condition.map(|(number, _)| number).filter(|_| place.meta().key == place.service.meta.key);
+        let rule = Rule::Http { route: place.index(), condition: number };
         let condition = condition.map(|(_, condition)| condition);
         let mut name = place.route.name.as_deref().unwrap_or_default().to_owned();
         if let Some(of_match) = condition.and_then(|condition| condition.name.as_deref()) {
@@ -83,20 +99,20 @@ impl Translator<'_> {
             matches: condition.and_then(route_match).into_iter().collect(),
             action: self.action(place, condition)?,
             changes: changes::of(place.route, condition),
-            source: Some(Source::rule(&place.service.meta.key, rule)),
+            source: Some(Source::rule(&place.meta().key, rule)),
         })
     }
 
     fn action(&self, place: Place<'_>, condition: Option<&HttpMatch>) -> Option<RouteAction> {
-        self.report_not_applied(place);
         match &place.route.action {
-            HttpAction::Delegate => None,
+            // What could be found for it stands in its place already.
+            HttpAction::Delegate { .. } => None,
             HttpAction::DirectResponse { status, body } => {
                 let body = bytes::Bytes::copy_from_slice(body);
                 Some(RouteAction::DirectResponse(Arc::new(DirectResponse { status: *status, body })))
             }
             HttpAction::Redirect(redirect) => {
-                Some(RouteAction::Redirect(Arc::new(changes::redirect(redirect, place.port))))
+                Some(RouteAction::Redirect(Arc::new(changes::redirect(redirect, condition, place.port))))
             }
             HttpAction::Route(destinations) => self.forward(place, condition, destinations),
         }
@@ -108,12 +124,7 @@ impl Translator<'_> {
         condition: Option<&HttpMatch>,
         destinations: &[Destination],
     ) -> Option<RouteAction> {
-        let clusters = self.weighted(
-            place.service,
-            destinations,
-            place.port,
-            &format!("spec.http[{}].route", place.index),
-        );
+        let clusters = self.weighted(place.meta(), destinations, place.port, &place.field("route"));
         let path = condition.map_or_else(|| "/*".to_owned(), operation_path);
         let operation = match &clusters[..] {
             [] => return None,
@@ -124,19 +135,30 @@ impl Translator<'_> {
             _ => format!("{}:{}{path}", place.service.meta.name(), place.port),
         };
         let retries = place.route.retries.as_ref().or(self.default_retries);
+        let timeout = place.route.timeout.filter(|timeout| !timeout.is_zero());
         Some(RouteAction::Forward(Arc::new(Forward {
-            clusters,
-            timeout: place.route.timeout,
-            retries: retries::policy(retries),
-            decorator_operation: operation.into(),
+            timeout,
+            retries: retries::policy(retries, timeout),
+            fault: place.route.fault.as_ref().and_then(http_filters::fault),
+            cors: place.route.cors.as_ref().map(|policy| Box::new(http_filters::cors(policy))),
+            mirrors: self.mirrors(place),
+            ..Forward::to(clusters, operation.into())
         })))
+    }
+
+    fn mirrors(&self, place: Place<'_>) -> Vec<Mirror> {
+        let mirror = |(destination, percentage)| Mirror {
+            cluster: self.destination(place.meta(), destination, place.port, &place.field("mirror")),
+            share: http_filters::share(percentage),
+        };
+        place.route.mirroring.all().map(mirror).collect()
     }
 
     /// The clusters of a list of destinations. The weight of a single one counts for nothing; of several,
     /// those without weight get nothing.
     pub(super) fn weighted(
         &self,
-        service: &VirtualService,
+        meta: &Meta,
         destinations: &[Destination],
         listener_port: u16,
         field: &str,
@@ -144,15 +166,17 @@ impl Translator<'_> {
         let single = destinations.len() == 1;
         let used = destinations.iter().filter(|destination| single || destination.weight > 0);
         used.map(|destination| WeightedCluster {
-            cluster: self.destination(service, destination, listener_port, field),
+            cluster: self.destination(meta, destination, listener_port, &format!("{field}.destination")),
             weight: if single { 1 } else { destination.weight },
+            // A single one's are among the route's own.
+            changes: if single { None } else { changes::of_destination(&destination.headers) },
         })
         .collect()
     }
 
     fn destination(
         &self,
-        service: &VirtualService,
+        meta: &Meta,
         destination: &Destination,
         listener_port: u16,
         field: &str,
@@ -162,15 +186,7 @@ impl Translator<'_> {
         let subset = destination.subset.as_deref().unwrap_or_default();
         let cluster = self.clusters.named(port, subset, host);
         let report = |message: String| {
-            let field = format!("{field}.destination");
-            self.findings.coded(
-                "IST0101",
-                &service.meta,
-                Level::Error,
-                destination.position,
-                &field,
-                message,
-            );
+            self.findings.coded("IST0101", meta, Level::Error, destination.position, field, message);
         };
         match &cluster.cluster {
             Some(found) => {
@@ -180,7 +196,7 @@ impl Translator<'_> {
                         "{host} has resolution NONE and no targetPort: connections to port {listener_port} keep that \
                          port and never reach {port}; use resolution DNS, or set targetPort: {port}"
                     );
-                    self.findings.about(&service.meta, Level::Error, destination.position, field, message);
+                    self.findings.about(meta, Level::Error, destination.position, field, message);
                 }
             }
             None if self.registry.of_host(host).next().is_none() => report(format!(
@@ -196,20 +212,6 @@ impl Translator<'_> {
             )),
         }
         cluster
-    }
-
-    /// Headers of one destination of several would need to follow the choice.
-    fn report_not_applied(&self, place: Place<'_>) {
-        let HttpAction::Route(destinations) = &place.route.action else { return };
-        for destination in destinations.iter().filter(|_| destinations.len() > 1) {
-            if !destination.headers.is_empty() {
-                let message = "`headers` of one destination among several is not applied yet: headers are sent as \
-                               they came; give them to the route as a whole";
-                let field = format!("spec.http[{}].route", place.index);
-                let meta = &place.service.meta;
-                self.findings.about(meta, Level::Warning, destination.position, &field, message.into());
-            }
-        }
     }
 }
 
@@ -259,7 +261,7 @@ fn route_match(condition: &HttpMatch) -> Option<RouteMatch> {
     (built != RouteMatch::default()).then_some(built)
 }
 
-fn string(value: &string_match::StringMatch) -> StringMatch {
+pub(super) fn string(value: &string_match::StringMatch) -> StringMatch {
     match value {
         string_match::StringMatch::Exact(text) => StringMatch::Exact((&**text).into()),
         string_match::StringMatch::Prefix(text) => StringMatch::Prefix((&**text).into()),

@@ -68,7 +68,7 @@ impl L4Routes<'_> {
                 let applying = conditions.filter(|(_, condition)| self.matches(condition, port.number));
                 for (number, condition) in applying {
                     let clusters = self.translator.weighted(
-                        virtual_service,
+                        &virtual_service.meta,
                         &tls.destinations,
                         port.number,
                         &format!("{field}.route"),
@@ -130,7 +130,7 @@ impl L4Routes<'_> {
                 }
                 let field = format!("{field}.route");
                 let clusters =
-                    self.translator.weighted(virtual_service, &tcp.destinations, port.number, &field);
+                    self.translator.weighted(&virtual_service.meta, &tcp.destinations, port.number, &field);
                 if clusters.is_empty() {
                     continue;
                 }

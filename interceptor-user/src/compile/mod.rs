@@ -5,8 +5,10 @@ mod changed;
 mod changes;
 mod clusters;
 mod connection_pool;
+mod delegates;
 pub(crate) mod destination_rules;
 mod findings;
+mod http_filters;
 mod http_routes;
 mod l4_routes;
 mod listeners;
@@ -134,6 +136,7 @@ impl Compiler {
             Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
             Some(_) | None => Arc::new(VirtualServices::new(world, &client.namespace)),
         };
+        virtual_services.report(&findings);
         let clusters = match previous {
             Some(previous) if !changed.registry && !changed.rules => previous.clusters.unchanged(),
             Some(_) | None => {

@@ -7,25 +7,20 @@ use crate::snapshot::{RetryOn, RetryPolicy};
 
 const DEFAULT_ATTEMPTS: u32 = 2;
 const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
-const DEFAULT_INTERVAL: Duration = Duration::from_millis(25);
 
-/// What a route gets; `None` in is a route (and mesh) that says nothing, `None` out is no retries.
-pub(super) fn policy(retries: Option<&Retries>) -> Option<RetryPolicy> {
+/// What a route with this timeout gets; `None` in is a route (and mesh) that says nothing, `None` out is no
+/// retries. A try that may take as long as all of them is bounded by the route's timeout alone.
+pub(super) fn policy(retries: Option<&Retries>, timeout: Option<Duration>) -> Option<RetryPolicy> {
     let Some(retries) = retries else {
-        return Some(RetryPolicy {
-            attempts: DEFAULT_ATTEMPTS,
-            retry_on: retry_on(DEFAULT_RETRY_ON),
-            per_try_timeout: None,
-            base_interval: DEFAULT_INTERVAL,
-        });
+        return Some(RetryPolicy::new(DEFAULT_ATTEMPTS, retry_on(DEFAULT_RETRY_ON)));
     };
+    let conditions = retries.retry_on.as_deref().filter(|text| !text.is_empty());
+    let policy = RetryPolicy::new(retries.attempts, retry_on(conditions.unwrap_or(DEFAULT_RETRY_ON)));
     (retries.attempts > 0).then(|| RetryPolicy {
-        attempts: retries.attempts,
-        retry_on: retry_on(
-            retries.retry_on.as_deref().filter(|text| !text.is_empty()).unwrap_or(DEFAULT_RETRY_ON),
-        ),
-        per_try_timeout: retries.per_try_timeout,
-        base_interval: retries.backoff.unwrap_or(DEFAULT_INTERVAL),
+        per_try_timeout: retries.per_try_timeout.filter(|of_try| timeout.is_none_or(|all| *of_try < all)),
+        avoid_previous_hosts: retries.avoid_previous_hosts,
+        base_interval: retries.backoff.unwrap_or(policy.base_interval),
+        ..policy
     })
 }
 
@@ -41,6 +36,7 @@ fn retry_on(text: &str) -> RetryOn {
             "reset" => on.reset = true,
             "reset-before-request" => on.reset_before_request = true,
             "retriable-4xx" => on.retriable_4xx = true,
+            "envoy-ratelimited" => on.rate_limited = true,
             "cancelled" => on.grpc_statuses.push(1),
             "deadline-exceeded" => on.grpc_statuses.push(4),
             "resource-exhausted" => on.grpc_statuses.push(8),

@@ -177,9 +177,8 @@ impl<'a> Routes<'a> {
     fn kept(&self, key: &(ResourceKey, u16), service: &Arc<VirtualService>) -> Option<Translation> {
         let before = self.previous?.routes.get(key)?;
         let clusters = self.translator.clusters;
-        let same = before.service == *service
-            && !service.delegates()
-            && service.destination_hosts().all(|host| clusters.is_unchanged(host));
+        let same =
+            before.service == *service && service.destination_hosts().all(|host| clusters.is_unchanged(host));
         let before = same.then(|| before.clone())?;
         before.findings.iter().for_each(|finding| self.translator.findings.push(finding.clone()));
         Some(before)
@@ -187,11 +186,10 @@ impl<'a> Routes<'a> {
 
     fn default_route(&self, service: &Service, port: u16) -> Route {
         let cluster = self.translator.clusters.named(port, "", &service.host);
+        let clusters = vec![WeightedCluster::new(cluster, 1)];
         let forward = Forward {
-            clusters: vec![WeightedCluster { cluster, weight: 1 }],
-            timeout: None,
-            retries: super::retries::policy(self.translator.default_retries),
-            decorator_operation: format!("{}:{port}/*", service.host).into(),
+            retries: super::retries::policy(self.translator.default_retries, None),
+            ..Forward::to(clusters, format!("{}:{port}/*", service.host).into())
         };
         Route {
             source: Some(Source::whole(&service.entry.meta.key)),

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::delegates::{self, Delegates};
+use super::findings::Findings;
 use super::registry::backwards;
-use crate::resource::{VirtualService, World};
+use crate::resource::{Diagnostic, VirtualService, World};
 
 /// VirtualServices by age; indices into `all` are in that order.
 #[derive(Debug, Default)]
@@ -17,16 +19,20 @@ pub(super) struct VirtualServices {
     lengths: Vec<usize>,
     /// Hosts spelled backwards, so that those with a common end stand together.
     backwards: BTreeMap<String, Vec<usize>>,
+    /// What was wrong with delegates.
+    findings: Vec<Diagnostic>,
 }
 
 impl VirtualServices {
     pub(super) fn new(world: &World, namespace: &str) -> Self {
         let default = &world.mesh.default_virtual_service_export_to;
+        let findings = Findings::default();
+        let delegates = Delegates { world, findings: &findings };
         let mut all: Vec<Arc<VirtualService>> = world
             .virtual_services()
-            .filter(|service| service.binds_mesh())
+            .filter(|service| service.binds_mesh() && !service.is_delegate())
             .filter(|service| service.export_to.or(default).reaches(service.meta.namespace(), namespace))
-            .cloned()
+            .map(|service| delegates.resolve(service))
             .collect();
         all.sort_by(|a, b| a.meta.age_order().cmp(&b.meta.age_order()));
         let mut index = Self::default();
@@ -45,7 +51,14 @@ impl VirtualServices {
         index.lengths.sort_unstable_by(|a, b| b.cmp(a));
         index.lengths.dedup();
         index.all = all;
+        delegates::report_unused(world, &findings);
+        index.findings = findings.into_sorted();
         index
+    }
+
+    /// Tells what was found out when this was made.
+    pub(super) fn report(&self, findings: &Findings) {
+        self.findings.iter().for_each(|finding| findings.push(finding.clone()));
     }
 
     /// For HTTP: the oldest that names the host; else the oldest with the longest wildcard that matches it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::upstream::{ClusterRuntime, RuntimeId, random};
 use crate::dns::Resolver;
-use crate::snapshot::{Cluster, ClusterName, Discovery, Snapshot, WeightedCluster};
+use crate::snapshot::{Cluster, ClusterName, ClusterRef, Discovery, Snapshot, WeightedCluster};
 
 /// Shorter than Istio's hour: each destination is a pool of its own, and most are asked once.
 const PASSTHROUGH_HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -66,15 +66,20 @@ impl Active {
         Some(slot.runtime.get_or_init(new))
     }
 
-    /// One of a route's clusters, by weight: its name, and its runtime unless there is no such cluster.
-    /// `None` when the route names none.
+    /// One of a route's clusters, by weight, and its runtime unless there is no such cluster. `None` when
+    /// the route names none.
     pub(crate) fn choose<'a>(
         &'a self,
         clusters: &'a [WeightedCluster],
-    ) -> Option<(&'a ClusterName, Option<&'a Arc<ClusterRuntime>>)> {
-        let chosen = &choose(clusters)?.cluster;
-        let exists = chosen.cluster.is_some();
-        Some((&chosen.name, exists.then(|| self.runtime(&chosen.name)).flatten()))
+    ) -> Option<(&'a WeightedCluster, Option<&'a Arc<ClusterRuntime>>)> {
+        let chosen = choose(clusters)?;
+        Some((chosen, self.runtime_of(&chosen.cluster)))
+    }
+
+    /// `None` when there is no such cluster.
+    pub(crate) fn runtime_of(&self, cluster: &ClusterRef) -> Option<&Arc<ClusterRuntime>> {
+        let exists = cluster.cluster.is_some();
+        exists.then(|| self.runtime(&cluster.name)).flatten()
     }
 
     pub(crate) fn is_live(&self, runtime: RuntimeId) -> bool {

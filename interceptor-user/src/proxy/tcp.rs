@@ -118,10 +118,10 @@ pub(super) async fn connect(
             (ClusterName(ClusterName::PASSTHROUGH.into()), Some(Arc::clone(&active.passthrough)))
         }
         OpaqueTarget::Route(route) => {
-            let Some((name, runtime)) = active.choose(&route.clusters) else {
+            let Some((chosen, runtime)) = active.choose(&route.clusters) else {
                 return Err(ConnectFailure { error: None, cluster: ClusterName("-".into()) });
             };
-            (name.clone(), runtime.cloned())
+            (chosen.cluster.name.clone(), runtime.cloned())
         }
     };
     let Some(runtime) = runtime else {

@@ -246,6 +246,17 @@ impl<'a> Field<'a> {
         self.integer(1..=65535).and_then(|number| u16::try_from(number).ok())
     }
 
+    /// A number, whole or not.
+    pub(super) fn number(&self) -> Option<f64> {
+        let (Value::Plain(text) | Value::Text(text)) = &self.node.value else {
+            return self.expected("a number");
+        };
+        match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Some(number),
+            Ok(_) | Err(_) => self.expected("a number"),
+        }
+    }
+
     pub(super) fn boolean(&self) -> Option<bool> {
         match &self.node.value {
             Value::Plain(text) => match &**text {

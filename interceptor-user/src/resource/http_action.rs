@@ -19,9 +19,9 @@ pub(super) fn read_redirect(field: &Field<'_>) -> Option<Redirect> {
     let derive = redirect
         .get("derivePort")
         .and_then(|field| field.one_of(&[("FROM_PROTOCOL_DEFAULT", false), ("FROM_REQUEST_PORT", true)]));
-    redirect.not_applied(&["uriPrefix"], "the path is kept as it came");
     let read = Redirect {
         uri: redirect.text("uri").filter(|uri| !uri.is_empty()),
+        uri_prefix: redirect.text("uriPrefix").filter(|prefix| !prefix.is_empty()),
         authority: redirect.text("authority").filter(|authority| !authority.is_empty()),
         scheme: redirect
             .get("scheme")
@@ -31,7 +31,11 @@ pub(super) fn read_redirect(field: &Field<'_>) -> Option<Redirect> {
         port_of_request: derive.unwrap_or(false),
         code: code?,
     };
+    if read.uri.is_some() && read.uri_prefix.is_some() {
+        field.error("redirect cannot contain both uri and uriPrefix");
+    }
     if read.uri.is_none()
+        && read.uri_prefix.is_none()
         && read.authority.is_none()
         && read.scheme.is_none()
         && !redirect.has("port")

@@ -99,6 +99,12 @@ impl<'a> Object<'a> {
         self.entries.iter().any(|entry| &*entry.key == name && !matches!(entry.value.value, Value::Null))
     }
 
+    /// A list that is there and holds nothing.
+    pub(super) fn is_empty_list(&self, name: &str) -> bool {
+        let is_it = |entry: &Entry| matches!(&entry.value.value, Value::Sequence(items) if items.is_empty());
+        self.entries.iter().any(|entry| &*entry.key == name && is_it(entry))
+    }
+
     /// Fields that exist in Istio's API and change nothing here yet; `consequence` finishes the sentence.
     pub(super) fn not_applied(&self, names: &[&'static str], consequence: &str) {
         for name in names {

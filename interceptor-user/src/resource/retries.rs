@@ -12,13 +12,16 @@ pub struct Retries {
     pub per_try_timeout: Option<Duration>,
     /// Envoy's conditions, separated by commas; `None` for Istio's defaults.
     pub retry_on: Option<Arc<str>>,
+    /// retryIgnorePreviousHosts: another try goes to another endpoint.
+    pub avoid_previous_hosts: bool,
     /// First interval of the back-off.
     pub backoff: Option<Duration>,
 }
 
 pub(super) fn read(field: &Field<'_>) -> Option<Retries> {
     let retries = field.object()?;
-    retries.ignore(&["retryRemoteLocalities", "retryIgnorePreviousHosts"]);
+    // Whether another locality is tried follows from the endpoints that are there.
+    retries.ignore(&["retryRemoteLocalities"]);
     let attempts =
         retries.get("attempts").and_then(|field| field.integer(i64::from(i32::MIN)..=i64::from(i32::MAX)));
     let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0);
@@ -30,6 +33,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Retries> {
         attempts,
         per_try_timeout,
         retry_on: retries.get("retryOn").and_then(|field| read_retry_on(&field)),
+        avoid_previous_hosts: retries.boolean("retryIgnorePreviousHosts").unwrap_or(true),
         backoff: retries
             .get("backoff")
             .and_then(|field| field.duration())
@@ -38,7 +42,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Retries> {
 }
 
 fn read_retry_on(field: &Field<'_>) -> Option<Arc<str>> {
-    const CONDITIONS: [&str; 20] = [
+    const CONDITIONS: [&str; 16] = [
         "5xx",
         "gateway-error",
         "reset",
@@ -55,10 +59,6 @@ fn read_retry_on(field: &Field<'_>) -> Option<Arc<str>> {
         "internal",
         "resource-exhausted",
         "unavailable",
-        "unknown",
-        "aborted",
-        "data-loss",
-        "permission-denied",
     ];
     let text = field.text()?;
     for condition in text.split(',').map(str::trim) {

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cors::CorsPolicy;
 use super::decode::{Field, Spanned};
 use super::diagnostic::Position;
+use super::fault::Fault;
 use super::headers::{self, Headers};
-use super::http_action::{read_direct_response, read_redirect, read_rewrite};
 use super::meta::Meta;
+use super::mirrors::Mirroring;
 use super::object::Object;
-use super::retries::{self, Retries};
+use super::retries::Retries;
 use super::service_entry::AddressRange;
-use super::string_match::{self, StringMatch};
+use super::string_match::StringMatch;
 use super::visibility::{self, ExportTo};
-use super::{host, virtual_service_rules};
+use super::{host, http_route, virtual_service_rules};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualService {
@@ -45,18 +47,19 @@ impl Eq for Pattern {}
 pub const MESH: &str = "mesh";
 
 impl VirtualService {
-    /// The hosts that its http routes send requests to.
+    /// The hosts that its http routes send requests and copies of them to.
     pub fn destination_hosts(&self) -> impl Iterator<Item = &Arc<str>> {
         let destinations = self.http.iter().filter_map(|route| match &route.action {
             HttpAction::Route(destinations) => Some(destinations),
-            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } | HttpAction::Delegate => None,
+            HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } | HttpAction::Delegate { .. } => None,
         });
-        destinations.flatten().map(|destination| &destination.host)
+        let mirrors = self.http.iter().flat_map(|route| route.mirroring.all()).map(|(mirror, _)| mirror);
+        destinations.flatten().chain(mirrors).map(|destination| &destination.host)
     }
 
-    /// Whether it takes routes from other VirtualServices.
-    pub fn delegates(&self) -> bool {
-        self.http.iter().any(|route| matches!(route.action, HttpAction::Delegate))
+    /// Without hosts of its own it is there for others to delegate to.
+    pub fn is_delegate(&self) -> bool {
+        self.hosts.is_empty()
     }
 
     /// Whether it acts on traffic from applications.
@@ -75,11 +78,17 @@ pub struct HttpRoute {
     pub name: Option<Arc<str>>,
     pub matches: Vec<HttpMatch>,
     pub action: HttpAction,
+    /// Zero is none, where a delegate has it instead of its root's.
     pub timeout: Option<Duration>,
     pub retries: Option<Retries>,
+    pub fault: Option<Fault>,
+    pub mirroring: Mirroring,
+    pub cors: Option<CorsPolicy>,
     pub rewrite: Option<Rewrite>,
     pub headers: Headers,
     pub position: Position,
+    /// The resource that it is written in, and its number there, when that is not where it stands.
+    pub written: Option<(Arc<Meta>, usize)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,8 +99,11 @@ pub enum HttpAction {
         status: u16,
         body: Vec<u8>,
     },
-    /// Not read here; the route can't act.
-    Delegate,
+    /// To the routes of another VirtualService, in the same namespace unless one is named.
+    Delegate {
+        name: Arc<str>,
+        namespace: Option<Arc<str>>,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,6 +144,8 @@ pub struct Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     pub uri: Option<Arc<str>>,
+    /// Instead of the part of the path that was matched.
+    pub uri_prefix: Option<Arc<str>>,
     pub authority: Option<Arc<str>>,
     pub scheme: Option<Arc<str>>,
     pub port: Option<u16>,
@@ -178,11 +192,12 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> VirtualService {
         let host = host::read(&item)?;
         Some(Spanned { value: host::complete(&host.value, &namespace), position: host.position })
     });
+    let is_delegate = hosts.is_empty();
     let service = VirtualService {
         hosts,
         gateways: spec.texts("gateways"),
         export_to: visibility::read(spec),
-        http: spec.list("http", |item| read_http(&item, &namespace)),
+        http: spec.list("http", |item| http_route::read(&item, &namespace, is_delegate)),
         tls: spec.list("tls", |item| {
             let route = item.object()?;
             let matches = route.list("match", |item| read_l4_match(&item, true));
@@ -201,82 +216,7 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> VirtualService {
     service
 }
 
-fn read_http(item: &Field<'_>, namespace: &Arc<str>) -> Option<HttpRoute> {
-    let route = item.object()?;
-    virtual_service_rules::check_combination(&route);
-    let consequence = "requests are answered as if it were absent";
-    let not_applied = [
-        "mirror",
-        "mirrors",
-        "mirrorPercent",
-        "mirrorPercentage",
-        "mirror_percent",
-        "corsPolicy",
-        "websocketUpgrade",
-    ];
-    route.not_applied(&not_applied, consequence);
-    route.not_applied(&["fault"], "no delay and no abort is injected, requests go to their destination");
-    let action = read_action(&route, namespace);
-    Some(HttpRoute {
-        name: route.text("name"),
-        matches: route.list("match", |item| read_http_match(&item)),
-        action,
-        timeout: route.get("timeout").and_then(|field| read_timeout(&field)),
-        retries: route.get("retries").and_then(|field| retries::read(&field)),
-        rewrite: route.get("rewrite").and_then(|field| read_rewrite(&field)),
-        headers: headers::read(&route),
-        position: item.position(),
-    })
-}
-
-fn read_action(route: &Object<'_>, namespace: &Arc<str>) -> HttpAction {
-    let destinations = read_destinations(route, namespace);
-    let redirect = route.get("redirect").and_then(|field| read_redirect(&field));
-    let direct_response = route.get("directResponse").and_then(|field| read_direct_response(&field));
-    if let Some(delegate) = route.get("delegate") {
-        delegate.warning("`delegate` is not applied yet: this route is left out");
-        return HttpAction::Delegate;
-    }
-    match (redirect, direct_response) {
-        (Some(redirect), _) => HttpAction::Redirect(redirect),
-        (None, Some(response)) => response,
-        (None, None) => HttpAction::Route(destinations),
-    }
-}
-
-/// 0 turns it off, as the API says.
-fn read_timeout(field: &Field<'_>) -> Option<Duration> {
-    let timeout = field.duration()?;
-    if timeout.is_zero() { None } else { retries::at_least_a_millisecond(field) }
-}
-
-fn read_http_match(item: &Field<'_>) -> Option<HttpMatch> {
-    let object = item.object()?;
-    object.ignore(&["statPrefix"]);
-    let string = |name| object.get(name).and_then(|field| string_match::read(&field));
-    let strings = |name: &'static str| -> Vec<(Arc<str>, StringMatch)> {
-        let entries = object.get(name).map(|field| field.entries()).unwrap_or_default();
-        let pair =
-            |(key, value): (Spanned<&str>, Field<'_>)| Some((key.value.into(), string_match::read(&value)?));
-        entries.into_iter().filter_map(pair).collect()
-    };
-    Some(HttpMatch {
-        name: object.text("name"),
-        uri: string("uri"),
-        scheme: string("scheme"),
-        method: string("method"),
-        authority: string("authority"),
-        headers: headers::matched(&object, "headers", strings("headers")),
-        without_headers: headers::matched(&object, "withoutHeaders", strings("withoutHeaders")),
-        query_params: strings("queryParams"),
-        ignore_uri_case: object.boolean("ignoreUriCase").unwrap_or(false),
-        port: object.get("port").and_then(|field| field.port()),
-        source: read_source(&object),
-        position: item.position(),
-    })
-}
-
-fn read_source(object: &Object<'_>) -> SourceMatch {
+pub(super) fn read_source(object: &Object<'_>) -> SourceMatch {
     SourceMatch {
         gateways: object.texts("gateways"),
         labels: object.get("sourceLabels").map(|field| field.text_map()).unwrap_or_default(),
@@ -311,27 +251,33 @@ fn read_l4_match(item: &Field<'_>, tls: bool) -> Option<L4Match> {
     })
 }
 
-fn read_destinations(route: &Object<'_>, namespace: &Arc<str>) -> Vec<Destination> {
+pub(super) fn read_destinations(route: &Object<'_>, namespace: &Arc<str>) -> Vec<Destination> {
     route.list("route", |item| {
         let weighted = item.object()?;
         let weight = weighted.get("weight").map_or(Some(0), |field| field.integer(0..=i64::from(i32::MAX)));
         let headers = headers::read(&weighted);
-        let field = weighted.require("destination")?;
-        let destination = field.object()?;
-        let subset = destination.text("subset").filter(|subset| !subset.is_empty());
-        let port = destination.get("port").and_then(|field| field.object()?.require("number")?.port());
-        let host = destination.require("host").and_then(|field| host::read(&field));
-        let host = host?.value;
-        if &*host == "*" {
-            field.error("invalid destination host *: expected the host of a ServiceEntry");
-        }
-        Some(Destination {
-            host: host::complete(&host, namespace),
-            subset,
-            port,
-            weight: weight.and_then(|weight| u32::try_from(weight).ok())?,
-            headers,
-            position: field.position(),
-        })
+        let destination = read_destination(&weighted.require("destination")?, namespace)?;
+        let weight = weight.and_then(|weight| u32::try_from(weight).ok())?;
+        Some(Destination { weight, headers, ..destination })
+    })
+}
+
+/// A destination on its own: without weight and headers.
+pub(super) fn read_destination(field: &Field<'_>, namespace: &Arc<str>) -> Option<Destination> {
+    let destination = field.object()?;
+    let subset = destination.text("subset").filter(|subset| !subset.is_empty());
+    let port = destination.get("port").and_then(|field| field.object()?.require("number")?.port());
+    let host = destination.require("host").and_then(|field| host::read(&field));
+    let host = host?.value;
+    if &*host == "*" {
+        field.error("invalid destination host *: expected the host of a ServiceEntry");
+    }
+    Some(Destination {
+        host: host::complete(&host, namespace),
+        subset,
+        port,
+        weight: 0,
+        headers: Headers::default(),
+        position: field.position(),
     })
 }

@@ -1,13 +1,22 @@
 //! What Istio's webhook refuses in a VirtualService, in its words.
 
+use super::headers::Headers;
 use super::host;
 use super::object::Object;
-use super::virtual_service::{Destination, HttpAction, VirtualService};
+use super::virtual_service::{Destination, HttpAction, Rewrite, SourceMatch, VirtualService};
 
 pub(super) fn check(service: &VirtualService, spec: &Object<'_>) {
     let field = spec.field();
-    if !spec.has("hosts") || (service.hosts.is_empty() && !field.is_wrong()) {
-        field.error("virtual service must have at least one host");
+    if service.is_delegate() && !field.is_wrong() {
+        for (is_there, what) in [
+            (!service.gateways.is_empty(), "gateways"),
+            (!service.tls.is_empty(), "tls route"),
+            (!service.tcp.is_empty(), "tcp route"),
+        ] {
+            if is_there {
+                field.error(format!("delegate virtual service must have no {what} specified"));
+            }
+        }
     }
     if service.http.is_empty() && service.tls.is_empty() && service.tcp.is_empty() && !field.is_wrong() {
         field.error("http, tcp or tls must be provided in virtual service");
@@ -71,11 +80,22 @@ fn check_weights(destinations: &[Destination], spec: &Object<'_>, path: &str) {
 }
 
 /// Actions of an HTTP route that exclude each other.
-pub(super) fn check_combination(route: &Object<'_>) {
+pub(super) fn check_combination(route: &Object<'_>, is_delegate: bool) {
     let field = route.field();
-    let has = |name| route.has(name);
-    let actions = ["route", "redirect", "directResponse", "delegate"].iter().filter(|name| has(name)).count();
-    if actions == 0 {
+    let has = |name: &str| route.has(name) && !(name == "route" && route.is_empty_list(name));
+    if has("delegate") && !is_delegate {
+        let name = route.peek("name").unwrap_or_default();
+        for other in ["redirect", "route", "directResponse"] {
+            if route.has(other) {
+                field.error(format!("root HTTP route {name} must not specify {other}"));
+            }
+        }
+        return;
+    }
+    if has("delegate") {
+        field.error("delegate HTTP route cannot contain delegate");
+    }
+    if !["route", "redirect", "directResponse", "delegate"].iter().any(|name| has(name)) {
         field.error("HTTP route, redirect or direct_response is required");
     }
     for (one, other, message) in [
@@ -84,6 +104,7 @@ pub(super) fn check_combination(route: &Object<'_>) {
         ("rewrite", "redirect", "HTTP route rule cannot contain both rewrite and redirect"),
         ("route", "directResponse", "HTTP route cannot contain both route and direct_response"),
         ("fault", "directResponse", "HTTP route cannot contain both fault and direct_response"),
+        ("rewrite", "directResponse", "HTTP route rule cannot contain both rewrite and direct_response"),
         ("redirect", "directResponse", "HTTP route cannot contain both redirect and direct_response"),
         ("mirror", "mirrors", "HTTP route cannot contain both mirror and mirrors"),
     ] {
@@ -91,4 +112,30 @@ pub(super) fn check_combination(route: &Object<'_>) {
             field.error(message);
         }
     }
+}
+
+/// The authority is rewritten in one place.
+pub(super) fn check_authority(rewrite: Option<&Rewrite>, headers: &Headers, route: &Object<'_>) {
+    let of_rewrite = rewrite.and_then(|rewrite| rewrite.authority.as_ref());
+    if let (Some(have), Some(set)) = (of_rewrite, &headers.authority) {
+        route.field().error(format!(
+            "authority header cannot be set multiple times: have {have:?}, attempting to set {set:?}"
+        ));
+    }
+}
+
+/// Namespaces and labels that no client can have.
+pub(super) fn check_source(source: &SourceMatch, condition: &Object<'_>) {
+    if let Some(namespace) = source.namespace.as_ref().filter(|namespace| !is_label_name(namespace)) {
+        condition.field().error(format!("sourceNamespace match {namespace} is invalid"));
+    }
+}
+
+/// DNS-1123: what a namespace can be called.
+fn is_label_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= 63
+        && name.chars().all(|c| plain(c) || c == '-')
+        && name.starts_with(plain)
+        && name.ends_with(plain)
 }

@@ -107,8 +107,8 @@ pub struct Redirect {
     pub authority: Option<Arc<str>>,
     /// Not set for a scheme's own port.
     pub port: Option<u16>,
-    /// Instead of the path; the query stays unless this has one.
-    pub path: Option<Arc<str>>,
+    /// The query stays unless this brings one.
+    pub path: Option<PathRewrite>,
 }
 
 impl Redirect {
@@ -123,9 +123,10 @@ impl Redirect {
             (None, None) => authority,
         };
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let path = match (&self.path, target.query()) {
+        let path = self.path.as_ref().map(|path| path.path(target.path()));
+        let path = match (path, target.query()) {
             (Some(path), Some(query)) if !path.contains('?') => format!("{path}?{query}"),
-            (Some(path), _) => path.to_string(),
+            (Some(path), _) => path,
             (None, _) => target.path_and_query().map_or("/", PathAndQuery::as_str).to_owned(),
         };
         format!("{scheme}://{host}{port}{path}")
@@ -174,12 +175,26 @@ mod tests {
         let none = Redirect { status: 301, scheme: None, authority: None, port: None, path: None };
         for (redirect, authority, target, expected) in [
             (
-                Redirect { path: Some("/new".into()), ..none.clone() },
+                Redirect { path: Some(PathRewrite::Whole("/new".into())), ..none.clone() },
                 "a.com",
                 "/old?q=1",
                 "http://a.com/new?q=1",
             ),
-            (Redirect { path: Some("/n?x".into()), ..none.clone() }, "a.com", "/old?q=1", "http://a.com/n?x"),
+            (
+                Redirect { path: Some(PathRewrite::Whole("/n?x".into())), ..none.clone() },
+                "a.com",
+                "/old?q=1",
+                "http://a.com/n?x",
+            ),
+            (
+                Redirect {
+                    path: Some(PathRewrite::Prefix { bytes: 4, replacement: "/new".into() }),
+                    ..none.clone()
+                },
+                "a.com",
+                "/old/a?q=1",
+                "http://a.com/new/a?q=1",
+            ),
             (
                 Redirect { authority: Some("b.com".into()), ..none.clone() },
                 "a.com:81",

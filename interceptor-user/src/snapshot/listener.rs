@@ -38,7 +38,7 @@ pub struct TcpRoute {
 
 impl TcpRoute {
     pub fn to(cluster: ClusterRef) -> Self {
-        Self::new(vec![WeightedCluster { cluster, weight: 1 }])
+        Self::new(vec![WeightedCluster::new(cluster, 1)])
     }
 
     pub fn new(clusters: Vec<WeightedCluster>) -> Self {

@@ -8,7 +8,9 @@
 pub mod changes;
 pub mod cluster;
 pub mod connection_pool;
+pub mod cors;
 pub mod decision;
+pub mod fault;
 pub mod host_map;
 pub mod listener;
 pub mod load_balancing;
@@ -29,14 +31,16 @@ pub use cluster::{
 pub use connection_pool::{
     Bounds, Http2Keepalive, ProxyProtocol, RetryBudget, TcpKeepalive, Tunnel, TunnelMethod,
 };
+pub use cors::Cors;
 pub use decision::{Decision, Destination, FirstBytes, HttpVersion};
+pub use fault::{AbortStatus, Fault, Share};
 pub use host_map::HostMap;
 pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
 pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
 pub use request::Refusal;
 pub use route::{
-    ClusterRef, DirectResponse, Forward, HeaderMatch, Mismatch, RequestFacts, RetryOn, RetryPolicy, Route,
-    RouteAction, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
+    ClusterRef, DirectResponse, Forward, HeaderMatch, Mirror, Mismatch, RequestFacts, RetryOn, RetryPolicy,
+    Route, RouteAction, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
 };
 pub use source::{ClusterSource, Rule, Source};
 

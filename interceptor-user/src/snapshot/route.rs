@@ -10,6 +10,8 @@ use regex::Regex;
 use super::OutboundTrafficPolicy;
 use super::changes::{Changes, Redirect};
 use super::cluster::{Cluster, ClusterName};
+use super::cors::Cors;
+use super::fault::{Fault, Share};
 use super::host_map::HostMap;
 use super::source::Source;
 
@@ -33,6 +35,21 @@ pub struct WeightedCluster {
     pub cluster: ClusterRef,
     /// Relative; the sum over a route is never zero.
     pub weight: u32,
+    /// What this destination changes, before the route's own changes.
+    pub changes: Option<Arc<Changes>>,
+}
+
+impl WeightedCluster {
+    pub fn new(cluster: ClusterRef, weight: u32) -> Self {
+        Self { cluster, weight, changes: None }
+    }
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    pub cluster: ClusterRef,
+    pub share: Share,
 }
 
 /// StringMatch: exact, prefix, or RE2 on the whole value; `Present` for an empty match on a header.
@@ -237,10 +254,25 @@ pub struct RetryOn {
     pub reset_before_request: bool,
     /// 409.
     pub retriable_4xx: bool,
+    /// Answers with `x-envoy-ratelimited`, which are else not tried again for whatever reason.
+    pub rate_limited: bool,
     /// Statuses given by number, and `retriable-status-codes`.
     pub status_codes: Vec<u16>,
     /// grpc-status values: cancelled 1, deadline-exceeded 4, resource-exhausted 8, internal 13, unavailable 14.
     pub grpc_statuses: Vec<u8>,
+}
+
+impl RetryPolicy {
+    /// Istio's defaults but for these.
+    pub fn new(attempts: u32, retry_on: RetryOn) -> Self {
+        Self {
+            attempts,
+            retry_on,
+            per_try_timeout: None,
+            avoid_previous_hosts: true,
+            base_interval: Duration::from_millis(25),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +281,8 @@ pub struct RetryPolicy {
     pub attempts: u32,
     pub retry_on: RetryOn,
     pub per_try_timeout: Option<Duration>,
+    /// Another try goes to another endpoint, if there is one.
+    pub avoid_previous_hosts: bool,
     /// First interval of the exponential back-off with full jitter; 25 ms, at most ten times that.
     pub base_interval: Duration,
 }
@@ -263,12 +297,23 @@ pub struct Forward {
     pub retries: Option<RetryPolicy>,
     /// `x-envoy-decorator-operation`: `host:port/*`.
     pub decorator_operation: Arc<str>,
+    pub fault: Option<Fault>,
+    pub cors: Option<Box<Cors>>,
+    pub mirrors: Vec<Mirror>,
 }
 
 impl Forward {
     /// To `clusters`, without timeout and retries.
     pub fn to(clusters: Vec<WeightedCluster>, decorator_operation: Arc<str>) -> Self {
-        Self { clusters, timeout: None, retries: None, decorator_operation }
+        Self {
+            clusters,
+            timeout: None,
+            retries: None,
+            decorator_operation,
+            fault: None,
+            cors: None,
+            mirrors: Vec::new(),
+        }
     }
 }
 
@@ -369,7 +414,7 @@ fn dynamic_dns() -> RouteAction {
     let cluster = Arc::new(Cluster::allow_any_dynamic_dns());
     let to = ClusterRef { name: cluster.name.clone(), cluster: Some(cluster) };
     let operation = ClusterName::ALLOW_ANY_DYNAMIC_DNS.into();
-    RouteAction::Forward(Arc::new(Forward::to(vec![WeightedCluster { cluster: to, weight: 1 }], operation)))
+    RouteAction::Forward(Arc::new(Forward::to(vec![WeightedCluster::new(to, 1)], operation)))
 }
 
 /// The host of an authority: without its port, without the brackets of an IPv6 address.

@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod connection_pool;
+mod delegates;
 mod destination_rule;
+mod http_filters;
 mod incremental;
 mod kinds;
 mod learned_names;

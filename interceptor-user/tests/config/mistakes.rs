@@ -218,7 +218,25 @@ fn virtual_service(spec: &str) -> String {
 fn virtual_services() {
     let route = "route: [{destination: {host: b}}]";
     for (spec, expected) in [
-        (format!("  http: [{{{route}}}]"), "virtual service must have at least one host"),
+        (
+            format!("  gateways: [mesh]\n  http: [{{{route}}}]"),
+            "delegate virtual service must have no gateways specified",
+        ),
+        (
+            format!("  tls: [{{match: [{{sniHosts: [b.com]}}], {route}}}]"),
+            "delegate virtual service must have no tls route specified",
+        ),
+        (format!("  tcp: [{{{route}}}]"), "delegate virtual service must have no tcp route specified"),
+        ("  http: [{delegate: {name: other}}]".into(), "delegate HTTP route cannot contain delegate"),
+        (
+            format!("  hosts: [a.com]\n  http: [{{name: n, delegate: {{name: other}}, {route}}}]"),
+            "root HTTP route n must not specify route",
+        ),
+        (
+            "  hosts: [a.com]\n  http: [{delegate: {name: other}, redirect: {uri: /}}]".into(),
+            "must not specify redirect",
+        ),
+        ("  hosts: [a.com]\n  http: [{delegate: {}}]".into(), "which VirtualService is meant?"),
         ("  hosts: [a.com]".into(), "http, tcp or tls must be provided in virtual service"),
         (
             format!("  hosts: ['*']\n  http: [{{{route}}}]"),
@@ -301,15 +319,106 @@ fn virtual_services() {
         let said = said(&virtual_service(&spec), false);
         assert!(said.contains(expected), "{spec}: {said}");
     }
-    check(
-        &virtual_service(&format!(
-            "  hosts: [a.com]\n  http: [{{{route}, fault: {{abort: {{httpStatus: 500}}}}}}]"
-        )),
-        true,
-        &[
-            "warning: VirtualService default/x: spec.http[0].fault: `fault` is not applied yet: no delay and no abort is injected",
-        ],
-    );
+}
+
+/// What a route does beside forwarding, and what cannot be done.
+#[test]
+fn http_routes() {
+    for (parts, expected) in [
+        ("fault: {}", "HTTP fault injection must have an abort and/or a delay"),
+        (
+            "fault: {abort: {httpStatus: 500, percentage: {value: 101}}}",
+            "percentage 101 is neither 0.0, nor in range [0.0001, 100.0]",
+        ),
+        (
+            "fault: {abort: {httpStatus: 500, percentage: {value: 0.00001}}}",
+            "percentage 0.00001 is neither 0.0, nor in range [0.0001, 100.0]",
+        ),
+        (
+            "fault: {abort: {httpStatus: 500, percentage: 10}}",
+            "spec.http[0].fault.abort.percentage: expected a mapping such as {value: 10}",
+        ),
+        (
+            "fault: {delay: {fixedDelay: 5, percentage: {value: 1}}}",
+            "spec.http[0].fault.delay.fixedDelay: expected a duration such as 3s",
+        ),
+        ("fault: {delay: {fixedDelay: 1us, percentage: {value: 1}}}", "duration must be greater than 1ms"),
+        ("fault: {delay: {percentage: {value: 1}}}", "`fixedDelay` is missing"),
+        ("fault: {delay: {exponentialDelay: 1s}}", "exponentialDelay not supported yet"),
+        ("fault: {abort: {httpStatus: 199}}", "HTTP status 199 is not in range 200-599"),
+        ("fault: {abort: {httpStatus: 600}}", "HTTP status 600 is not in range 200-599"),
+        ("fault: {abort: {grpcStatus: NOPE}}", "gRPC status \"NOPE\" is not supported"),
+        ("fault: {abort: {http2Error: x}}", "HTTP/2 abort fault injection not supported yet"),
+        ("mirrorPercentage: {value: 101}", "mirror_percentage must have a max value of 100 (it has 101)"),
+        ("mirrorPercentage: {value: -1}", "mirror_percentage must have a min value of 0 (it has -1)"),
+        ("mirrorPercent: 101", "expected a whole number from 0 to 100"),
+        ("mirrors: [{percentage: {value: 5}}]", "destination is required for mirrors"),
+        ("mirrors: [{destination: {host: b}, percentage: {value: 200}}]", "percentage 200 is neither 0.0"),
+        (
+            "mirror: {host: b}, mirrors: [{destination: {host: b}}]",
+            "HTTP route cannot contain both mirror and mirrors",
+        ),
+        ("mirror: {subset: v1}", "spec.http[0].mirror: `host` is missing"),
+        ("corsPolicy: {allowOrigins: [{exact: ''}]}", "'' is not a valid match type for CORS allow origins"),
+        ("corsPolicy: {allowOrigins: [{}]}", "'' is not a valid match type for CORS allow origins"),
+        ("corsPolicy: {allowOrigins: [{regex: '('}]}", "Istio uses RE2 style regex-based match"),
+        ("corsPolicy: {allowMethods: [FETCH]}", "\"FETCH\" is not a supported HTTP method"),
+        ("corsPolicy: {allowHeaders: ['a b']}", "header name \"a b\" is not a valid header name"),
+        ("corsPolicy: {maxAge: 1500ms}", "max_age duration is accurate only to seconds precision"),
+        ("corsPolicy: {unmatchedPreflights: DROP}", "`DROP` is not one of"),
+        (
+            "rewrite: {authority: a}, headers: {request: {set: {Host: b}}}",
+            "authority header cannot be set multiple times: have \"a\", attempting to set \"b\"",
+        ),
+        ("match: [{sourceNamespace: Not_One}]", "sourceNamespace match Not_One is invalid"),
+        ("match: [{headers: {x: {prefix: ''}}}]", "prefix must not be empty"),
+    ] {
+        let route = format!("{{route: [{{destination: {{host: b}}}}], {parts}}}");
+        let said = said(&virtual_service(&format!("  hosts: [a.com]\n  http: [{route}]")), false);
+        assert!(said.contains(expected), "{parts}: {said}");
+    }
+    for (route, expected) in [
+        ("{route: []}", "HTTP route, redirect or direct_response is required"),
+        ("{redirect: {uri: /a, uriPrefix: /b}}", "redirect cannot contain both uri and uriPrefix"),
+        ("{redirect: {redirectCode: 302}}", "redirect must specify URI, authority, scheme, or port"),
+        (
+            "{directResponse: {status: 200}, rewrite: {uri: /}}",
+            "HTTP route rule cannot contain both rewrite and direct_response",
+        ),
+        (
+            "{directResponse: {status: 200}, fault: {abort: {httpStatus: 500, percentage: {value: 1}}}}",
+            "HTTP route cannot contain both fault and direct_response",
+        ),
+        (
+            "{redirect: {uri: /}, fault: {abort: {httpStatus: 500, percentage: {value: 1}}}}",
+            "HTTP route cannot contain both fault and redirect",
+        ),
+    ] {
+        let said = said(&virtual_service(&format!("  hosts: [a.com]\n  http: [{route}]")), false);
+        assert!(said.contains(expected), "{route}: {said}");
+    }
+    for (parts, expected) in [
+        (
+            "fault: {abort: {httpStatus: 500}}",
+            "warning: VirtualService default/x: spec.http[0].fault.abort: `percentage` is missing, which means 0",
+        ),
+        (
+            "fault: {abort: {percentage: {value: 100}}}",
+            "warning: VirtualService default/x: spec.http[0].fault.abort: abort configured, but error type not set",
+        ),
+        (
+            "mirror: {host: b}, mirrorPercent: 5",
+            "warning: VirtualService default/x: spec.http[0].mirrorPercent: using deprecated setting \"mirrorPercent\"",
+        ),
+    ] {
+        let route = format!("{{route: [{{destination: {{host: b}}}}], {parts}}}");
+        check(&virtual_service(&format!("  hosts: [a.com]\n  http: [{route}]")), true, &[expected]);
+    }
+    // Fields of old that change nothing are no mistakes.
+    let harmless = "websocketUpgrade: true, retries: {attempts: 1, retryRemoteLocalities: true, \
+                    retryIgnorePreviousHosts: false, retryOn: 'reset,retriable-headers,http3-post-connect-failure,503'}";
+    let route = format!("{{route: [{{destination: {{host: b}}}}], {harmless}}}");
+    check(&virtual_service(&format!("  hosts: [a.com]\n  http: [{route}]")), true, &[]);
 }
 
 fn destination_rule(spec: &str) -> String {

@@ -70,7 +70,7 @@ fn redirects_are_answered() {
         scheme: Some("https".into()),
         authority: None,
         port: None,
-        path: Some("/moved".into()),
+        path: Some(PathRewrite::Whole("/moved".into())),
     };
     let config = Config::new(&[upstream.address]);
     let proxy = Config { changes: Some(changes()), redirect: Some(redirect), ..config }.start();

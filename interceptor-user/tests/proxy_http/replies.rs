@@ -91,7 +91,7 @@ fn a_cluster_that_does_not_exist_is_503_nc() {
     let mut config = Config::new(&[]);
     let name = ClusterName::outbound(80, "v9", HOST);
     let cluster = ClusterRef { name, cluster: None };
-    config.forward.clusters.push(WeightedCluster { cluster, weight: 1 });
+    config.forward.clusters.push(WeightedCluster::new(cluster, 1));
     let proxy = config.start();
     let reply = proxy.get("/");
     assert_eq!((reply.status(), reply.body.len()), (503, 0));

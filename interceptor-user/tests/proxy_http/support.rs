@@ -471,10 +471,8 @@ impl Config {
 
     pub(crate) fn retries(mut self, attempts: u32, retry_on: RetryOn) -> Self {
         self.forward.retries = Some(RetryPolicy {
-            attempts,
-            retry_on,
-            per_try_timeout: None,
             base_interval: Duration::from_millis(1),
+            ..RetryPolicy::new(attempts, retry_on)
         });
         self
     }
@@ -484,7 +482,7 @@ impl Config {
         let cluster = Arc::new(self.cluster);
         let reference = ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) };
         if self.forward.clusters.is_empty() {
-            self.forward.clusters.push(WeightedCluster { cluster: reference, weight: 1 });
+            self.forward.clusters.push(WeightedCluster::new(reference, 1));
         }
         let mut table = RouteTable::new("80".into(), self.policy);
         let action = match self.redirect {

@@ -19,7 +19,7 @@ use super::log::RequestLog;
 use super::reply::Reply;
 use super::tap::BodyReading;
 use super::upload::{ContinueGate, RequestBody, Upload};
-use super::{Connection, Version, retry, upgrade};
+use super::{Connection, Version, grpc, retry, upgrade};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::pool::{Lease, Wanted};
 use crate::proxy::upstream::{
@@ -39,9 +39,28 @@ pub(super) struct Exchange<'a> {
     pub(super) runtime: &'a Arc<ClusterRuntime>,
     /// `None` for PassthroughCluster: no timeout, no retries.
     pub(super) forward: Option<&'a Forward>,
-    /// What the route changes in request and response.
-    pub(super) changes: Option<&'a Changes>,
+    /// What is changed in request and response.
+    pub(super) changes: RouteChanges<'a>,
     pub(super) host: &'a HeaderValue,
+}
+
+/// What a route changes, and before it the destination that was chosen among several: the route has the
+/// last word, as in Envoy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RouteChanges<'a> {
+    pub(super) of_destination: Option<&'a Changes>,
+    pub(super) of_route: Option<&'a Changes>,
+}
+
+impl<'a> RouteChanges<'a> {
+    fn in_order(self) -> impl Iterator<Item = &'a Changes> {
+        self.of_destination.into_iter().chain(self.of_route)
+    }
+
+    pub(super) fn authority(self) -> Option<&'a HeaderValue> {
+        let of_route = self.of_route.and_then(|changes| changes.authority.as_ref());
+        of_route.or_else(|| self.of_destination?.authority.as_ref())
+    }
 }
 
 /// How a try ended.
@@ -66,7 +85,7 @@ pub(super) async fn forward(
     let client_upgrade = carriage.upgrade.then(|| hyper::upgrade::on(&mut request));
     let gate = expects_continue(&request).then(|| Arc::new(ContinueGate::default()));
     let (mut parts, incoming) = request.into_parts();
-    if let Some(changes) = exchange.changes {
+    for changes in exchange.changes.in_order() {
         headers::change_request(&mut parts, changes, exchange.settings);
     }
     let retries = exchange.forward.and_then(|forward| forward.retries.as_ref());
@@ -76,10 +95,8 @@ pub(super) async fn forward(
         log.track(upload);
     }
     log.set_http(|http| http.request_id = request_id(&parts));
-    let mut deadline = exchange
-        .forward
-        .and_then(|forward| forward.timeout)
-        .map(|timeout| Deadline::new(timeout, upload.clone()));
+    let mut deadline =
+        timeout(exchange.forward, &parts, &log).map(|timeout| Deadline::new(timeout, upload.clone()));
 
     let hash_key = exchange.runtime.cluster().hash_key.as_ref();
     let RequestHash { hash, set_cookie } = hash_key.map_or_else(RequestHash::default, |key| {
@@ -145,6 +162,13 @@ pub(super) async fn forward(
     }
 }
 
+/// The route's timeout, or the client's own if it speaks gRPC and waits less long (max_grpc_timeout).
+fn timeout(forward: Option<&Forward>, parts: &Parts, log: &RequestLog) -> Option<Duration> {
+    let of_route = forward?.timeout;
+    let of_client = if log.is_grpc() { grpc::timeout(&parts.headers) } else { None };
+    of_route.into_iter().chain(of_client).min()
+}
+
 /// An upstream's answer on its way to the client.
 struct Answer {
     response: Response<Incoming>,
@@ -157,7 +181,7 @@ impl Answer {
     fn respond(self, exchange: Exchange<'_>, started: Instant, log: RequestLog) -> Response<ResponseBody> {
         let (mut parts, incoming) = self.response.into_parts();
         headers::prepare_response(&mut parts.headers, exchange.settings, started.elapsed(), false);
-        if let Some(changes) = exchange.changes {
+        for changes in exchange.changes.in_order() {
             changes.response.apply(&mut parts.headers);
         }
         parts.version = match exchange.connection.version {
@@ -283,12 +307,12 @@ impl Tries<'_> {
     }
 
     async fn lease(&mut self, fresh: bool) -> Result<Lease, UpstreamError> {
-        let Exchange { connection, settings, runtime, forward, host, changes: _ } = self.exchange;
+        let Exchange { connection, settings, runtime, forward, host, .. } = self.exchange;
         let name = host_of(host.to_str().unwrap_or_default());
         let selection = Selection {
             original_dst: connection.downstream.original_dst,
             name: Some(name),
-            avoid: &self.tried,
+            avoid: if avoid_tried(forward) { &self.tried } else { &[] },
             hash: self.hash,
         };
         self.watched = Watched::default();
@@ -376,6 +400,11 @@ fn outcome(end: &TryEnd) -> Option<Outcome> {
         TryEnd::PerTryTimeout => Some(Outcome::TimedOut),
         TryEnd::ClientGone => None,
     }
+}
+
+fn avoid_tried(forward: Option<&Forward>) -> bool {
+    let retries = forward.and_then(|forward| forward.retries.as_ref());
+    retries.is_none_or(|policy| policy.avoid_previous_hosts)
 }
 
 fn wants_retry(policy: &RetryPolicy, end: &TryEnd) -> bool {

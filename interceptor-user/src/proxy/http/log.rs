@@ -9,9 +9,9 @@ use http::header::{HOST, HeaderName, USER_AGENT};
 use http::uri::Authority;
 use http::{HeaderMap, Request, StatusCode, Version};
 
-use super::Connection;
 use super::tap::Answering;
 use super::upload::Upload;
+use super::{Connection, grpc};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::worker::Worker;
 use crate::telemetry::{AccessRecord, HttpRecord};
@@ -21,6 +21,7 @@ use crate::telemetry::{AccessRecord, HttpRecord};
 pub(super) struct RequestLog {
     open: Option<Box<Open>>,
     answering: Option<Answering>,
+    is_grpc: bool,
 }
 
 #[derive(Debug)]
@@ -29,6 +30,8 @@ struct Open {
     started: Instant,
     record: AccessRecord,
     upload: Option<Rc<Upload>>,
+    /// A fault held it up, which is told however it ends.
+    delayed: bool,
 }
 
 impl RequestLog {
@@ -36,8 +39,9 @@ impl RequestLog {
     pub(super) fn new<B>(connection: &Connection, request: &Request<B>) -> Self {
         let worker = &connection.worker;
         let answering = Some(connection.tap.answering());
+        let is_grpc = grpc::is_grpc(request.headers());
         if !worker.access_log.enabled() {
-            return Self { open: None, answering };
+            return Self { open: None, answering, is_grpc };
         }
         let text = |name: HeaderName| header_text(request.headers(), name);
         let downstream = &connection.downstream;
@@ -62,8 +66,14 @@ impl RequestLog {
             response_code_details: Some("downstream_remote_disconnect".into()),
             ..downstream.record()
         };
-        let open = Open { worker: Rc::clone(worker), started: Instant::now(), record, upload: None };
-        Self { open: Some(Box::new(open)), answering }
+        let started = Instant::now();
+        let open = Open { worker: Rc::clone(worker), started, record, upload: None, delayed: false };
+        Self { open: Some(Box::new(open)), answering, is_grpc }
+    }
+
+    /// Whether replies of our own are gRPC's.
+    pub(super) fn is_grpc(&self) -> bool {
+        self.is_grpc
     }
 
     pub(super) fn set(&mut self, change: impl FnOnce(&mut AccessRecord)) {
@@ -80,11 +90,19 @@ impl RequestLog {
 
     /// The reply is about to be sent.
     pub(super) fn replied(&mut self, code: u16, flags: ResponseFlags, details: Cow<'static, str>) {
-        self.set(|record| {
-            record.response_code = code;
-            record.response_flags = flags;
-            record.response_code_details = Some(details);
-        });
+        let Some(open) = &mut self.open else { return };
+        open.record.response_code = code;
+        open.record.response_flags =
+            if open.delayed { flags.with(ResponseFlag::DelayInjected) } else { flags };
+        open.record.response_code_details = Some(details);
+    }
+
+    /// A fault holds the request up.
+    pub(super) fn delayed(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.delayed = true;
+            open.record.response_flags.insert(ResponseFlag::DelayInjected);
+        }
     }
 
     pub(super) fn sent(&mut self, bytes: usize) {

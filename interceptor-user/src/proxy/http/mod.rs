@@ -6,9 +6,12 @@
 //! and trailers of HTTP/1 messages that do not announce them in a Trailer header.
 
 pub(crate) mod body;
+mod cors;
 mod deadline;
 mod failure;
+mod fault;
 mod forward;
+mod grpc;
 mod headers;
 mod log;
 pub mod path;

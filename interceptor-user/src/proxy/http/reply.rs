@@ -4,14 +4,16 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, SERVER};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::body::ResponseBody;
-use super::headers;
 use super::log::RequestLog;
+use super::{grpc, headers};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::{ResetReason, UpstreamError};
-use crate::snapshot::{DirectResponse, ProxyHeaders, Refusal};
+use crate::snapshot::{AbortStatus, DirectResponse, ProxyHeaders, Refusal};
+
+const PREFLIGHT_DETAILS: &str = "cors_response";
 
 const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
@@ -27,7 +29,10 @@ pub(super) struct Reply {
     flags: ResponseFlags,
     details: Cow<'static, str>,
     transport_failure_reason: Option<Cow<'static, str>>,
-    location: Option<Box<HeaderValue>>,
+    /// What it adds to its head.
+    headers: Option<Box<HeaderMap>>,
+    /// What a gRPC client is told, when it does not follow from the status.
+    grpc_status: Option<u8>,
     /// x-envoy-overloaded: the cluster's bounds, not the upstream.
     overloaded: bool,
 }
@@ -40,7 +45,8 @@ impl Reply {
             flags,
             details: Cow::Borrowed(details),
             transport_failure_reason: None,
-            location: None,
+            headers: None,
+            grpc_status: None,
             overloaded: false,
         }
     }
@@ -66,13 +72,39 @@ impl Reply {
 
     /// Sends the client elsewhere.
     pub(super) fn redirect(status: u16, location: &str) -> Self {
+        let location = HeaderValue::from_str(location).ok();
         Self {
-            location: HeaderValue::from_str(location).ok().map(Box::new),
+            headers: location.map(|location| Box::new(HeaderMap::from_iter([(LOCATION, location)]))),
             ..Self::empty(
                 StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY),
                 ResponseFlags::NONE,
                 "direct_response",
             )
+        }
+    }
+
+    /// An injected fault.
+    pub(super) fn fault(status: AbortStatus) -> Self {
+        let (status, grpc_status) = match status {
+            AbortStatus::Http(status) => (StatusCode::from_u16(status).ok(), None),
+            AbortStatus::Grpc(status) => (None, Some(status)),
+        };
+        Self {
+            body: Bytes::from_static(b"fault filter abort"),
+            grpc_status,
+            ..Self::empty(
+                status.unwrap_or(StatusCode::OK),
+                ResponseFlag::FaultInjected.into(),
+                "fault_filter_abort",
+            )
+        }
+    }
+
+    /// The answer to a CORS preflight.
+    pub(super) fn preflight(headers: HeaderMap) -> Self {
+        Self {
+            headers: Some(Box::new(headers)),
+            ..Self::empty(StatusCode::OK, ResponseFlags::NONE, PREFLIGHT_DETAILS)
         }
     }
 
@@ -94,7 +126,8 @@ impl Reply {
             flags: error.flags(),
             details: error.details(),
             transport_failure_reason: error.transport_failure_reason(),
-            location: None,
+            headers: None,
+            grpc_status: None,
             overloaded: error.reset_reason() == Some(ResetReason::Overflow),
         }
     }
@@ -105,28 +138,30 @@ impl Reply {
         self
     }
 
-    pub(super) fn send(self, settings: &ProxyHeaders, mut log: RequestLog) -> Response<ResponseBody> {
+    pub(super) fn send(mut self, settings: &ProxyHeaders, mut log: RequestLog) -> Response<ResponseBody> {
+        let mut headers = self.headers.take().map(|headers| *headers).unwrap_or_default();
+        // A preflight is answered as such whatever the request claims to be.
+        if log.is_grpc() && self.details != PREFLIGHT_DETAILS {
+            let status = self.grpc_status.unwrap_or_else(|| grpc::status_of(self.status));
+            grpc::set_status(&mut headers, status, &std::mem::take(&mut self.body));
+            self.status = StatusCode::OK;
+        } else if !self.body.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
         log.replied(self.status.as_u16(), self.flags, self.details);
         log.set(|record| record.upstream_transport_failure_reason = self.transport_failure_reason);
         let is_protocol_error = self.flags.contains(ResponseFlag::DownstreamProtocolError);
-        let length = self.body.len();
-        let mut response = Response::new(ResponseBody::own(self.body, log));
-        *response.status_mut() = self.status;
-        if is_protocol_error {
-            response.extensions_mut().insert(ProtocolError);
-        }
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        if length > 0 {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
-        if let Some(location) = self.location {
-            headers.insert(LOCATION, *location);
-        }
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.body.len()));
         if self.overloaded && settings.envoy_debug_headers {
             headers.insert(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
         }
         headers.insert(SERVER, headers::own_server(settings));
+        let mut response = Response::new(ResponseBody::own(self.body, log));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        if is_protocol_error {
+            response.extensions_mut().insert(ProtocolError);
+        }
         response
     }
 }

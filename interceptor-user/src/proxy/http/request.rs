@@ -7,12 +7,12 @@ use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
-use super::Connection;
 use super::body::ResponseBody;
-use super::forward::{self, Exchange};
+use super::forward::{self, Exchange, RouteChanges};
 use super::log::RequestLog;
 use super::reply::{ProtocolError, Reply};
 use super::tap::{BodyReading, Framing};
+use super::{Connection, cors, fault};
 use crate::proxy::names::Claim;
 use crate::snapshot::{Refusal, RequestFacts, Route, RouteAction, Snapshot, VirtualHost, request};
 
@@ -82,7 +82,7 @@ async fn route_and_send(
     };
     log.set(|record| record.route_name = Some(Arc::clone(&route.name)).filter(|name| !name.is_empty()));
 
-    let (runtime, forward) = match &route.action {
+    let forward = match &route.action {
         RouteAction::DirectResponse(direct) => {
             return own(route, Reply::direct(direct).send(settings, log));
         }
@@ -90,13 +90,31 @@ async fn route_and_send(
             let location = redirect.location(host.to_str().unwrap_or_default(), request.uri());
             return own(route, Reply::redirect(redirect.status, &location).send(settings, log));
         }
-        RouteAction::Passthrough => (&active.passthrough, None),
-        RouteAction::Forward(forward) => {
-            match active.choose(&forward.clusters).and_then(|(_, runtime)| runtime) {
-                Some(runtime) => (runtime, Some(&**forward)),
-                None => return Reply::refused(Refusal::NoCluster).send(settings, log),
-            }
+        RouteAction::Passthrough => None,
+        RouteAction::Forward(forward) => Some(&**forward),
+    };
+    if let Some(fault) = forward.and_then(|forward| forward.fault.as_ref())
+        && let Some(reply) = Box::pin(fault::inject(fault, &mut log)).await
+    {
+        return reply.send(settings, log);
+    }
+    let mut cors = cors::Verdict::Nothing;
+    if let Some(policy) = forward.and_then(|forward| forward.cors.as_deref()) {
+        cors = cors::verdict(policy, &request);
+        if let cors::Verdict::Preflight(headers) = cors {
+            return Reply::preflight(headers).send(settings, log);
         }
+    }
+    let (runtime, of_destination) = match forward {
+        None => (&active.passthrough, None),
+        Some(forward) => match active.choose(&forward.clusters) {
+            Some((chosen, Some(runtime))) => (runtime, chosen.changes.as_deref()),
+            Some((_, None)) | None => {
+                let mut response = Reply::refused(Refusal::NoCluster).send(settings, log);
+                cors.apply(response.headers_mut());
+                return response;
+            }
+        },
     };
     log.set(|record| record.upstream_cluster = Some(runtime.cluster().name.clone()));
     let claim = Claim {
@@ -108,8 +126,8 @@ async fn route_and_send(
     if !connection.worker.names.admits(&active, claim).await {
         return Reply::refused(Refusal::NameMismatch).send(settings, log);
     }
-    let changes = route.changes.as_deref();
-    let authority = changes.and_then(|changes| changes.authority.as_ref());
+    let changes = RouteChanges { of_destination, of_route: route.changes.as_deref() };
+    let authority = changes.authority();
     if let Some(authority) = authority {
         log.set_http(|http| {
             http.authority = Some(String::from_utf8_lossy(authority.as_bytes()).into_owned())
@@ -117,7 +135,9 @@ async fn route_and_send(
     }
     let host = authority.unwrap_or(&host);
     let exchange = Exchange { connection, settings, runtime, forward, changes, host };
-    forward::forward(exchange, request, reading, log).await
+    let mut response = forward::forward(exchange, request, reading, log).await;
+    cors.apply(response.headers_mut());
+    response
 }
 
 /// A reply of our own, with what the route changes in responses.

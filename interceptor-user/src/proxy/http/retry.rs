@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::proxy::upstream::{ResetReason, UpstreamError, random};
 use crate::snapshot::{RetryOn, RetryPolicy};
+
+/// An upstream that is a proxy, too, has refused the request for being one too many.
+const X_ENVOY_RATELIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 
 /// Envoy's upper bound of the back-off, in multiples of its base.
 const BACK_OFF_GROWTH_MAX: u32 = 10;
@@ -42,6 +45,9 @@ fn on_any_reset(policy: &RetryOn) -> bool {
 
 /// Whether `policy` asks for another try after this answer.
 pub(super) fn on_response(policy: &RetryOn, status: StatusCode, headers: &HeaderMap) -> bool {
+    if headers.contains_key(X_ENVOY_RATELIMITED) {
+        return policy.rate_limited;
+    }
     let code = status.as_u16();
     (policy.server_error && status.is_server_error())
         || (policy.gateway_error && matches!(code, 502..=504))
@@ -176,12 +182,7 @@ mod tests {
 
     #[test]
     fn the_back_off_stays_below_its_bound() {
-        let policy = RetryPolicy {
-            attempts: 9,
-            retry_on: istio_default(),
-            per_try_timeout: None,
-            base_interval: Duration::from_millis(25),
-        };
+        let policy = RetryPolicy::new(9, istio_default());
         for attempt in 1..40 {
             let bound = Duration::from_millis(if attempt == 1 { 25 } else { 250 });
             assert!(back_off(&policy, attempt) < bound, "attempt {attempt}");
