@@ -16,6 +16,9 @@ pub struct WorkerStats {
     names_mismatched: AtomicU64,
     names_unknown: AtomicU64,
     names_refused: AtomicU64,
+    mirrors_sent: AtomicU64,
+    mirrors_failed: AtomicU64,
+    mirrors_given_up: AtomicU64,
 }
 
 /// Sums over all workers, at one moment.
@@ -38,6 +41,11 @@ pub struct ProxyCounters {
     pub names_unknown: u64,
     /// Connections and requests that a strict policy refused.
     pub names_refused: u64,
+    /// Copies of requests that a mirror has answered, whatever its answer.
+    pub mirrors_sent: u64,
+    pub mirrors_failed: u64,
+    /// Copies that were not sent: their request was too large to be kept, or too many were on their way.
+    pub mirrors_given_up: u64,
     #[serde(flatten)]
     pub dns: DnsCounters,
 }
@@ -47,6 +55,18 @@ pub struct ProxyCounters {
 pub(super) struct OpenGuard(Arc<WorkerStats>);
 
 impl WorkerStats {
+    pub(super) fn mirror_sent(&self) {
+        self.mirrors_sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn mirror_failed(&self) {
+        self.mirrors_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn mirror_given_up(&self) {
+        self.mirrors_given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn opened(self: &Arc<Self>) -> OpenGuard {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +97,7 @@ impl WorkerStats {
         self.names_refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn add_to(&self, counters: &mut ProxyCounters) {
+    pub fn add_to(&self, counters: &mut ProxyCounters) {
         counters.connections_accepted += self.accepted.load(Ordering::Relaxed);
         counters.connections_open += self.open.load(Ordering::Relaxed);
         counters.connections_without_original_dst += self.without_original_dst.load(Ordering::Relaxed);
@@ -85,6 +105,9 @@ impl WorkerStats {
         counters.names_matched += self.names_matched.load(Ordering::Relaxed);
         counters.names_mismatched += self.names_mismatched.load(Ordering::Relaxed);
         counters.names_unknown += self.names_unknown.load(Ordering::Relaxed);
+        counters.mirrors_sent += self.mirrors_sent.load(Ordering::Relaxed);
+        counters.mirrors_failed += self.mirrors_failed.load(Ordering::Relaxed);
+        counters.mirrors_given_up += self.mirrors_given_up.load(Ordering::Relaxed);
         counters.names_refused += self.names_refused.load(Ordering::Relaxed);
     }
 }

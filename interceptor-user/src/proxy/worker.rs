@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::active::Active;
 use super::names::NameKnowledge;
+use super::stats::WorkerStats;
 use super::upstream::pool::Pools;
 use crate::telemetry::AccessLog;
 
@@ -50,6 +51,7 @@ pub struct Worker {
     /// The last `active` seen, so that a request costs no count shared by all threads.
     seen: RefCell<Current>,
     pools: Rc<Pools>,
+    copies_on_their_way: Rc<Cell<u32>>,
     draining: Cell<bool>,
     drain: Notify,
 }
@@ -63,6 +65,7 @@ impl Worker {
             access_log,
             names,
             pools: Rc::default(),
+            copies_on_their_way: Rc::default(),
             draining: Cell::new(false),
             drain: Notify::new(),
         });
@@ -82,6 +85,15 @@ impl Worker {
 
     pub(crate) fn pools(&self) -> &Rc<Pools> {
         &self.pools
+    }
+
+    pub(crate) fn stats(&self) -> &WorkerStats {
+        &self.names.stats
+    }
+
+    /// Copies of requests for mirrors that have been sent and not been answered.
+    pub(crate) fn copies_on_their_way(&self) -> &Rc<Cell<u32>> {
+        &self.copies_on_their_way
     }
 
     /// Lets keep-alive connections end after the request they are at.

@@ -11,6 +11,7 @@ mod endpoints;
 mod faults;
 mod framing;
 mod http2;
+mod mirrors;
 mod pooling;
 mod replies;
 mod retries;

@@ -13,6 +13,7 @@ use interceptor_user::proxy::active::Active;
 use interceptor_user::proxy::downstream::Downstream;
 use interceptor_user::proxy::http::{self, Version};
 use interceptor_user::proxy::names::NameKnowledge;
+use interceptor_user::proxy::stats::{ProxyCounters, WorkerStats};
 use interceptor_user::proxy::worker::Worker;
 use interceptor_user::snapshot::{
     AccessLogEncoding, Changes, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
@@ -90,6 +91,7 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) records: Records,
     resolver: Resolver,
+    stats: Arc<WorkerStats>,
     _hosts: tempfile::NamedTempFile,
     active: Arc<ArcSwap<Active>>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -111,7 +113,8 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let names = NameKnowledge { learned: None, resolver: resolver.clone(), stats: Arc::default() };
+        let stats = Arc::<WorkerStats>::default();
+        let names = NameKnowledge { learned: None, resolver: resolver.clone(), stats: Arc::clone(&stats) };
         let drain = Arc::new(tokio::sync::Notify::new());
         let (shared, draining) = (Arc::clone(&active), Arc::clone(&drain));
         let thread = thread::spawn(move || {
@@ -142,6 +145,7 @@ impl Proxy {
             address,
             records,
             resolver,
+            stats,
             _hosts: hosts,
             active,
             stop: Some(stop),
@@ -159,6 +163,12 @@ impl Proxy {
     /// What is in force.
     pub(crate) fn active(&self) -> Arc<Active> {
         self.active.load_full()
+    }
+
+    pub(crate) fn counters(&self) -> ProxyCounters {
+        let mut counters = ProxyCounters::default();
+        self.stats.add_to(&mut counters);
+        counters
     }
 
     pub(crate) fn start_draining(&self) {

@@ -16,10 +16,12 @@ use super::deadline::Deadline;
 use super::failure::{is_client_error, is_disconnect, upstream_error};
 use super::headers::{self, Carriage};
 use super::log::RequestLog;
+use super::mirror::{self, WholeBody};
 use super::reply::Reply;
 use super::tap::BodyReading;
 use super::upload::{ContinueGate, RequestBody, Upload};
 use super::{Connection, Version, grpc, retry, upgrade};
+use crate::proxy::active::Active;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::pool::{Lease, Wanted};
 use crate::proxy::upstream::{
@@ -35,6 +37,7 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exchange<'a> {
     pub(super) connection: &'a Rc<Connection>,
+    pub(super) active: &'a Active,
     pub(super) settings: &'a ProxyHeaders,
     pub(super) runtime: &'a Arc<ClusterRuntime>,
     /// `None` for PassthroughCluster: no timeout, no retries.
@@ -90,9 +93,15 @@ pub(super) async fn forward(
     }
     let retries = exchange.forward.and_then(|forward| forward.retries.as_ref());
     let may_repeat = retries.is_some() || is_idempotent(&parts.method);
-    let upload = Upload::new(incoming, may_repeat, gate.clone(), reading);
+    let copies = mirror::copies(&exchange, &parts, carriage);
+    let upload = Upload::new(incoming, may_repeat || copies.is_some(), gate.clone(), reading);
     if let Some(upload) = &upload {
         log.track(upload);
+    }
+    match (copies, &upload) {
+        (Some(copies), Some(upload)) => upload.copy_when_complete(copies),
+        (Some(copies), None) => copies.send(&WholeBody::default()),
+        (None, _) => {}
     }
     log.set_http(|http| http.request_id = request_id(&parts));
     let mut deadline =
@@ -341,29 +350,11 @@ impl Tries<'_> {
     }
 
     fn request(&mut self, lease: &Lease) -> Request<RequestBody> {
-        let mut request = Request::new(Upload::body(self.upload.as_ref()));
-        *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.headers_mut() = self.parts.headers.clone();
-        *request.extensions_mut() = self.parts.extensions.clone();
+        let body = Upload::body(self.upload.as_ref());
         let Exchange { settings, runtime, host, .. } = self.exchange;
-        let (parts, body) = request.into_parts();
-        let mut parts = parts;
+        let mut parts = self.parts.clone();
         headers::count_attempt(&mut parts.headers, settings, self.attempt);
-        if lease.is_http2() {
-            headers::to_http2(&mut parts.headers, &mut parts.uri, host, runtime.originates_tls());
-            parts.version = http::Version::HTTP_2;
-        } else {
-            let unsized_body = !body.is_end_stream() && body.size_hint().exact().is_none();
-            headers::to_http1(
-                &mut parts.headers,
-                &mut parts.uri,
-                host,
-                self.carriage.chunked || unsized_body,
-            );
-            parts.version = http::Version::HTTP_11;
-        }
-        let mut request = Request::from_parts(parts, body);
+        let mut request = address(parts, body, lease, runtime, (host, self.carriage.chunked));
         if let Some(gate) = &self.gate {
             let on_continue = Arc::clone(gate);
             hyper::ext::on_informational(&mut request, move |response| {
@@ -388,6 +379,25 @@ impl Tries<'_> {
             gate.open();
         }
     }
+}
+
+/// A request as the connection that it goes out on has it.
+pub(super) fn address(
+    mut parts: Parts,
+    body: RequestBody,
+    lease: &Lease,
+    runtime: &ClusterRuntime,
+    (host, chunked): (&HeaderValue, bool),
+) -> Request<RequestBody> {
+    if lease.is_http2() {
+        headers::to_http2(&mut parts.headers, &mut parts.uri, host, runtime.originates_tls());
+        parts.version = http::Version::HTTP_2;
+    } else {
+        let unsized_body = !body.is_end_stream() && body.size_hint().exact().is_none();
+        headers::to_http1(&mut parts.headers, &mut parts.uri, host, chunked || unsized_body);
+        parts.version = http::Version::HTTP_11;
+    }
+    Request::from_parts(parts, body)
 }
 
 /// What a try says of its endpoint.

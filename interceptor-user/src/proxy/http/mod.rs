@@ -14,6 +14,7 @@ mod forward;
 mod grpc;
 mod headers;
 mod log;
+mod mirror;
 pub mod path;
 mod peer;
 mod reply;

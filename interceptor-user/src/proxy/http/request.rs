@@ -134,7 +134,7 @@ async fn route_and_send(
         });
     }
     let host = authority.unwrap_or(&host);
-    let exchange = Exchange { connection, settings, runtime, forward, changes, host };
+    let exchange = Exchange { connection, active: &active, settings, runtime, forward, changes, host };
     let mut response = forward::forward(exchange, request, reading, log).await;
     cors.apply(response.headers_mut());
     response

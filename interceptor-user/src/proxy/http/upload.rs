@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::mirror::{Copies, WholeBody};
 use super::tap::BodyReading;
 
 /// What is kept of a body for another try. A longer body is sent once only.
@@ -21,9 +22,16 @@ const REPLAY_MAX: usize = 64 * 1024;
 /// In how many pieces: each holds more memory than its bytes.
 const REPLAY_CHUNKS_MAX: usize = 256;
 
-/// The body that one try sends.
+/// The body that one try sends, or a copy of the request.
 #[derive(Debug)]
-pub(crate) struct RequestBody(Option<Attempt>);
+pub(crate) struct RequestBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Nothing,
+    Attempt(Attempt),
+    Whole(WholeBody),
+}
 
 #[derive(Debug)]
 struct Attempt {
@@ -43,6 +51,13 @@ pub(crate) struct Upload {
     gate: Option<Arc<ContinueGate>>,
 }
 
+impl RequestBody {
+    /// One that has been read already.
+    pub(super) fn whole(body: WholeBody) -> Self {
+        Self(Source::Whole(body))
+    }
+}
+
 #[derive(Debug)]
 struct State {
     incoming: Incoming,
@@ -57,13 +72,15 @@ struct State {
     broken: bool,
     complete_waker: Option<Waker>,
     reading: Option<BodyReading>,
+    /// Sent once the body is complete.
+    copies: Option<Copies>,
 }
 
 impl Upload {
-    /// `None` for a request without a body. `retries` says whether there may be another try.
+    /// `None` for a request without a body. `keep` says whether it may be needed again.
     pub(super) fn new(
         incoming: Incoming,
-        retries: bool,
+        keep: bool,
         gate: Option<Arc<ContinueGate>>,
         reading: Option<BodyReading>,
     ) -> Option<Rc<Self>> {
@@ -76,12 +93,13 @@ impl Upload {
                 kept: VecDeque::new(),
                 kept_bytes: 0,
                 trailers: None,
-                replayable: retries,
+                replayable: keep,
                 attempt: 0,
                 complete: false,
                 broken: false,
                 complete_waker: None,
                 reading,
+                copies: None,
             }),
             received: Cell::new(0),
             gate,
@@ -90,11 +108,17 @@ impl Upload {
 
     /// The body for the next try; the one before reads no further.
     pub(crate) fn body(upload: Option<&Rc<Self>>) -> RequestBody {
-        RequestBody(upload.map(|upload| {
-            let mut state = upload.state.borrow_mut();
-            state.attempt += 1;
-            Attempt { upload: Rc::clone(upload), number: state.attempt, position: 0, trailers_sent: false }
-        }))
+        let Some(upload) = upload else { return RequestBody(Source::Nothing) };
+        let mut state = upload.state.borrow_mut();
+        state.attempt += 1;
+        let upload = Rc::clone(upload);
+        let number = state.attempt;
+        RequestBody(Source::Attempt(Attempt { upload, number, position: 0, trailers_sent: false }))
+    }
+
+    /// Sends copies of the request once the client has sent all of it.
+    pub(super) fn copy_when_complete(&self, copies: Copies) {
+        self.state.borrow_mut().copies = Some(copies);
     }
 
     /// Body bytes that the client sent.
@@ -132,6 +156,12 @@ impl State {
         }
         if let Some(waker) = self.complete_waker.take() {
             waker.wake();
+        }
+        let Some(copies) = self.copies.take() else { return };
+        if self.replayable {
+            copies.send(&WholeBody { chunks: self.kept.clone(), trailers: self.trailers.clone() });
+        } else {
+            copies.give_up();
         }
     }
 
@@ -211,23 +241,38 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match &mut self.get_mut().0 {
-            Some(attempt) => attempt.poll_frame(cx),
-            None => Poll::Ready(None),
+            Source::Nothing => Poll::Ready(None),
+            Source::Attempt(attempt) => attempt.poll_frame(cx),
+            Source::Whole(body) => {
+                let chunk = body.chunks.pop_front().map(Frame::data);
+                Poll::Ready(chunk.or_else(|| body.trailers.take().map(Frame::trailers)).map(Ok))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|attempt| {
-            let state = attempt.upload.state.borrow();
-            state.attempt == attempt.number
-                && state.complete
-                && attempt.position >= state.kept.len()
-                && (attempt.trailers_sent || state.trailers.is_none())
-        })
+        match &self.0 {
+            Source::Nothing => true,
+            Source::Attempt(attempt) => {
+                let state = attempt.upload.state.borrow();
+                state.attempt == attempt.number
+                    && state.complete
+                    && attempt.position >= state.kept.len()
+                    && (attempt.trailers_sent || state.trailers.is_none())
+            }
+            Source::Whole(body) => body.chunks.is_empty() && body.trailers.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(attempt) = &self.0 else { return SizeHint::with_exact(0) };
+        let attempt = match &self.0 {
+            Source::Nothing => return SizeHint::with_exact(0),
+            Source::Attempt(attempt) => attempt,
+            Source::Whole(body) if body.trailers.is_some() => return SizeHint::default(),
+            Source::Whole(body) => {
+                return SizeHint::with_exact(body.chunks.iter().map(Bytes::len).sum::<usize>() as u64);
+            }
+        };
         let state = attempt.upload.state.borrow();
         let kept: usize = state.kept.iter().skip(attempt.position).map(Bytes::len).sum();
         match state.incoming.size_hint().exact() {
