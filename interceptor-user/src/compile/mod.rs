@@ -32,9 +32,10 @@ use registry::Registry;
 use routes::Translations;
 use virtual_services::VirtualServices;
 
-use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World};
+use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World, mesh_config};
 use crate::snapshot::{
-    AccessLogEncoding, Listener, MeshSettings, OutboundTrafficPolicy, ProxyHeaders, Snapshot,
+    AccessLogEncoding, Listener, MeshSettings, OutboundTrafficPolicy, PathNormalization, ProxyHeaders,
+    Snapshot,
 };
 
 /// The workload that a snapshot is made for.
@@ -213,6 +214,12 @@ fn mesh_settings(mesh: &MeshConfig) -> MeshSettings {
         },
         protocol_detection_timeout: mesh.protocol_detection_timeout,
         dns_refresh_rate: mesh.dns_refresh_rate,
+        path_normalization: match mesh.path_normalization {
+            mesh_config::PathNormalization::None => PathNormalization::None,
+            mesh_config::PathNormalization::Base => PathNormalization::Base,
+            mesh_config::PathNormalization::MergeSlashes => PathNormalization::MergeSlashes,
+            mesh_config::PathNormalization::DecodeAndMergeSlashes => PathNormalization::DecodeAndMergeSlashes,
+        },
         proxy_headers: ProxyHeaders {
             request_id: !headers.request_id_disabled,
             attempt_count: !headers.attempt_count_disabled,

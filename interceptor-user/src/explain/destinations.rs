@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::explanation::{Explanation, Lookup, Outcome, Place, Step};
-use super::{Context, TcpRoute, considered, outcome, places, settings, words};
+use super::{Context, TcpRoute, considered, filters, outcome, places, settings, words};
 use crate::proxy::upstream::UpstreamError;
 use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
@@ -55,6 +55,7 @@ pub(super) fn forward(
     forward: &Forward,
     explanation: &mut Explanation,
 ) {
+    explanation.steps.extend(filters::before(context, route, forward));
     each(context, destination, &forward.clusters, explanation, |cluster, name| match cluster {
         None => outcome::no_cluster(route),
         Some(cluster) => match failure(cluster) {
@@ -73,6 +74,7 @@ pub(super) fn forward(
     step.by.extend(route.source.as_ref().map(|source| context.place_of_source(source)));
     step.notes.extend(route.changes.as_deref().map(words::changes));
     explanation.steps.push(step);
+    explanation.steps.extend(filters::beside(context, route, forward));
 }
 
 /// Tells each cluster that has a share.

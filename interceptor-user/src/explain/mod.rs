@@ -7,6 +7,7 @@ mod chain;
 mod considered;
 mod destinations;
 mod explanation;
+mod filters;
 mod kernel;
 mod listener;
 mod outcome;

@@ -8,7 +8,6 @@ use http::{HeaderValue, Request, Version};
 
 use super::explanation::{Explanation, PassedOver, Step};
 use super::{Context, RequestFacts, considered, destinations, outcome};
-use crate::proxy::http::path;
 use crate::resource::virtual_service::{HttpMatch, SourceMatch, is_for_mesh};
 use crate::resource::{Resource, ResourceKey, VirtualService, host};
 use crate::snapshot::route::host_of;
@@ -66,7 +65,7 @@ fn request(context: Context<'_>) -> Option<Request<()>> {
     *request.version_mut() = Version::HTTP_11;
     *request.method_mut() = question.method.clone();
     *request.uri_mut() = question.target.path_and_query.parse().ok()?;
-    path::normalize(request.uri_mut());
+    context.snapshot.mesh.path_normalization.apply(request.uri_mut());
     request.headers_mut().clone_from(&question.headers);
     if !question.headers.contains_key(HOST) {
         request.headers_mut().insert(HOST, HeaderValue::from_str(&question.target.authority()).ok()?);

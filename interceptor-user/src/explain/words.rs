@@ -41,6 +41,7 @@ fn retry_on(on: &RetryOn) -> String {
         (on.reset, "reset"),
         (on.reset_before_request, "reset-before-request"),
         (on.retriable_4xx, "retriable-4xx"),
+        (on.rate_limited, "envoy-ratelimited"),
     ];
     let grpc = on.grpc_statuses.iter().map(|status| match status {
         1 => "cancelled".to_owned(),

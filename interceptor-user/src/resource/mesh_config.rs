@@ -28,6 +28,7 @@ pub struct MeshConfig {
     pub default_service_export_to: ExportTo,
     pub default_virtual_service_export_to: ExportTo,
     pub default_destination_rule_export_to: ExportTo,
+    pub path_normalization: PathNormalization,
     pub proxy_headers: ProxyHeaders,
     pub tcp_keepalive: TcpKeepalive,
     pub h2_upgrade: Option<H2Upgrade>,
@@ -43,6 +44,15 @@ pub enum OutboundTrafficPolicyMode {
     RegistryOnly,
     /// As ALLOW_ANY, but plain HTTP goes where its Host leads, not to the address asked for.
     AllowAnyDynamicDns,
+}
+
+/// pathNormalization.normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathNormalization {
+    None,
+    Base,
+    MergeSlashes,
+    DecodeAndMergeSlashes,
 }
 
 /// ProxyConfig.proxyHeaders, as far as it is set.
@@ -70,6 +80,7 @@ impl Default for MeshConfig {
             default_service_export_to: ExportTo::All,
             default_virtual_service_export_to: ExportTo::All,
             default_destination_rule_export_to: ExportTo::All,
+            path_normalization: PathNormalization::Base,
             proxy_headers: ProxyHeaders::default(),
             tcp_keepalive: TcpKeepalive::default(),
             h2_upgrade: None,
@@ -190,6 +201,7 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
         default_service_export_to: default_export_to(mesh, "defaultServiceExportTo"),
         default_virtual_service_export_to: default_export_to(mesh, "defaultVirtualServiceExportTo"),
         default_destination_rule_export_to: default_export_to(mesh, "defaultDestinationRuleExportTo"),
+        path_normalization: read_path_normalization(mesh).unwrap_or(defaults.path_normalization),
         proxy_headers: headers.unwrap_or_default(),
         tcp_keepalive: mesh
             .get("tcpKeepalive")
@@ -205,6 +217,16 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
 fn read_min_version(mesh: &Object<'_>, name: &'static str) -> Option<bool> {
     let settings = mesh.get(name)?.object()?.open();
     settings.get("minProtocolVersion")?.one_of(&[("TLS_AUTO", false), ("TLSV1_2", false), ("TLSV1_3", true)])
+}
+
+fn read_path_normalization(mesh: &Object<'_>) -> Option<PathNormalization> {
+    mesh.get("pathNormalization")?.object()?.get("normalization")?.one_of(&[
+        ("DEFAULT", PathNormalization::Base),
+        ("NONE", PathNormalization::None),
+        ("BASE", PathNormalization::Base),
+        ("MERGE_SLASHES", PathNormalization::MergeSlashes),
+        ("DECODE_AND_MERGE_SLASHES", PathNormalization::DecodeAndMergeSlashes),
+    ])
 }
 
 fn default_export_to(mesh: &Object<'_>, name: &'static str) -> ExportTo {

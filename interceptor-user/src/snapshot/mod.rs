@@ -14,6 +14,7 @@ pub mod fault;
 pub mod host_map;
 pub mod listener;
 pub mod load_balancing;
+pub mod path;
 pub mod request;
 pub mod route;
 pub mod source;
@@ -37,6 +38,7 @@ pub use fault::{AbortStatus, Fault, Share};
 pub use host_map::HostMap;
 pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
 pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
+pub use path::PathNormalization;
 pub use request::Refusal;
 pub use route::{
     ClusterRef, DirectResponse, Forward, HeaderMatch, Mirror, Mismatch, RequestFacts, RetryOn, RetryPolicy,
@@ -76,6 +78,7 @@ pub struct MeshSettings {
     /// Lower bound of the interval between two DNS lookups of one name when the answer has no usable
     /// TTL or the lookup failed (MeshConfig.dnsRefreshRate).
     pub dns_refresh_rate: Duration,
+    pub path_normalization: PathNormalization,
     pub proxy_headers: ProxyHeaders,
 }
 
@@ -86,6 +89,7 @@ impl Default for MeshSettings {
             access_log_encoding: AccessLogEncoding::Text,
             protocol_detection_timeout: Duration::ZERO,
             dns_refresh_rate: Duration::from_secs(60),
+            path_normalization: PathNormalization::default(),
             proxy_headers: ProxyHeaders::default(),
         }
     }

@@ -237,3 +237,20 @@ fn retries_and_timeouts() {
     assert!(ignoring("") && ignoring(", retryIgnorePreviousHosts: true"));
     assert!(!ignoring(", retryIgnorePreviousHosts: false"));
 }
+
+#[test]
+fn paths_are_normal_as_the_mesh_has_it() {
+    use interceptor_user::snapshot::PathNormalization::{self, Base, DecodeAndMergeSlashes, MergeSlashes};
+    for (mesh, expected) in [
+        ("{}", Base),
+        ("{pathNormalization: {}}", Base),
+        ("{pathNormalization: {normalization: DEFAULT}}", Base),
+        ("{pathNormalization: {normalization: BASE}}", Base),
+        ("{pathNormalization: {normalization: NONE}}", PathNormalization::None),
+        ("{pathNormalization: {normalization: MERGE_SLASHES}}", MergeSlashes),
+        ("{pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}}", DecodeAndMergeSlashes),
+    ] {
+        let config = crate::support::in_namespace(ENTRIES, mesh, "default");
+        assert_eq!(config.snapshot.mesh.path_normalization, expected, "{mesh}");
+    }
+}

@@ -12,6 +12,7 @@ mod faults;
 mod framing;
 mod http2;
 mod mirrors;
+mod paths;
 mod pooling;
 mod replies;
 mod retries;

@@ -15,8 +15,7 @@ mod grpc;
 mod headers;
 mod log;
 mod mirror;
-pub mod path;
-mod peer;
+pub mod peer;
 mod reply;
 mod request;
 mod retry;
@@ -87,7 +86,7 @@ async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(
     let preserve_case = worker.current().snapshot.mesh.proxy_headers.preserve_http1_header_case;
     let service = service_fn(|mut request| {
         let connection = Rc::clone(connection);
-        path::normalize(request.uri_mut());
+        worker.current().snapshot.mesh.path_normalization.apply(request.uri_mut());
         // Begun before the answer is first worked on: a client may be gone by then.
         let log = RequestLog::new(&connection, &request);
         async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
@@ -114,7 +113,7 @@ async fn serve_http2(io: TokioIo<TcpStream>, connection: &Rc<Connection>) -> Res
     let worker = Rc::clone(&connection.worker);
     let service = service_fn(|mut request| {
         let connection = Rc::clone(connection);
-        path::normalize(request.uri_mut());
+        worker.current().snapshot.mesh.path_normalization.apply(request.uri_mut());
         // Begun before the answer is first worked on: a client may be gone by then.
         let log = RequestLog::new(&connection, &request);
         async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
