@@ -64,7 +64,7 @@ pub(super) fn copies(exchange: &Exchange<'_>, parts: &Parts, carriage: Carriage)
     let forward = exchange.forward.filter(|forward| !forward.mirrors.is_empty() && !carriage.upgrade)?;
     let chosen = forward.mirrors.iter().filter(|mirror| mirror.share.takes(random()));
     let targets: Vec<_> =
-        chosen.filter_map(|mirror| exchange.active.runtime(&mirror.cluster).cloned()).collect();
+        chosen.filter_map(|mirror| exchange.active.runtime_of(&mirror.cluster).cloned()).collect();
     if targets.is_empty() {
         return None;
     }
