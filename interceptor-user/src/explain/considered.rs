@@ -17,8 +17,8 @@ impl Context<'_> {
     }
 
     /// Why a resource is not seen, when that is so.
-    fn not_exported(&self, meta: &Meta, export_to: &ExportTo) -> Option<String> {
-        let seen = export_to.reaches(meta.namespace(), self.namespace());
+    fn not_exported(&self, meta: &Meta, export_to: &ExportTo, default: &ExportTo) -> Option<String> {
+        let seen = export_to.or(default).reaches(meta.namespace(), self.namespace());
         (!seen).then(|| format!("not exported to namespace {}", self.namespace()))
     }
 }
@@ -40,7 +40,9 @@ fn service_entry(context: Context<'_>, entry: &ServiceEntry, name: &str, port: u
     let index = entry.hosts.iter().position(|host| host::matches(&host.value, name))?;
     let field = Some(format!("spec.hosts[{index}]"));
     let place = place(&entry.meta, field, entry.hosts[index].position);
-    if let Some(why) = context.not_exported(&entry.meta, &entry.export_to) {
+    if let Some(why) =
+        context.not_exported(&entry.meta, &entry.export_to, &context.world.mesh.default_service_export_to)
+    {
         return Some(lost(place, why));
     }
     if !entry.ports.iter().any(|known| known.number == port) {
@@ -98,7 +100,11 @@ fn virtual_service(
     let place = place(&service.meta, Some(format!("spec.hosts[{index}]")), service.hosts[index].position);
     let why = if !service.binds_mesh() {
         format!("bound to gateways only ({}), {MESH} is not among them", service.gateways.join(", "))
-    } else if let Some(why) = context.not_exported(&service.meta, &service.export_to) {
+    } else if let Some(why) = context.not_exported(
+        &service.meta,
+        &service.export_to,
+        &context.world.mesh.default_virtual_service_export_to,
+    ) {
         why
     } else if let (Some(chosen), Some(chosen_host)) = (chosen, chosen_host) {
         if chosen_host == host {
@@ -151,7 +157,11 @@ fn destination_rule(
     let place = place(&rule.meta, Some("spec.host".into()), rule.host_position);
     let namespace = rule.meta.namespace();
     let first = acting.first();
-    let why = if let Some(why) = context.not_exported(&rule.meta, &rule.export_to) {
+    let why = if let Some(why) = context.not_exported(
+        &rule.meta,
+        &rule.export_to,
+        &context.world.mesh.default_destination_rule_export_to,
+    ) {
         why
     } else {
         match (turn(context, namespace, service), first) {
