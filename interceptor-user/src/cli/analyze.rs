@@ -155,24 +155,35 @@ fn closing_line(findings: &[Diagnostic], paths: &[PathBuf], failed: bool) -> Str
 /// Where fields are written, in each file that was asked about.
 struct PlacesOfFiles<'a> {
     texts: &'a Texts,
-    known: HashMap<Arc<str>, Option<Places>>,
+    known: HashMap<Arc<str>, PlacesOfFile>,
+}
+
+#[derive(Default)]
+struct PlacesOfFile {
+    places: Option<Places>,
+    /// Whether any resource in it suppresses anything.
+    suppresses: bool,
 }
 
 impl PlacesOfFiles<'_> {
-    fn of(&mut self, finding: &Diagnostic) -> Option<&Places> {
+    fn of(&mut self, finding: &Diagnostic) -> Option<&PlacesOfFile> {
         let file = &finding.origin.as_ref()?.file;
         if !self.known.contains_key(file) {
-            let places = self.texts.of(finding).map(Places::new);
+            let text = self.texts.of(finding);
+            let places = PlacesOfFile {
+                places: text.map(Places::new),
+                suppresses: text.is_some_and(|text| text.contains(report::ANNOTATION)),
+            };
             self.known.insert(Arc::clone(file), places);
         }
-        self.known.get(file)?.as_ref()
+        self.known.get(file)
     }
 
     /// With the place of its field, when that can be found.
     fn placed(&mut self, mut finding: Diagnostic) -> Diagnostic {
         let near = finding.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
-        let field = finding.field.clone();
-        let place = self.of(&finding).and_then(|places| places.find(near, &field));
+        let places = self.of(&finding).and_then(|file| file.places.as_ref());
+        let place = places.and_then(|places| places.find(near, &finding.field));
         if let (Some(place), Some(origin)) = (place, &mut finding.origin) {
             origin.position = place;
         }
@@ -181,12 +192,10 @@ impl PlacesOfFiles<'_> {
 
     /// Whether the resource that it is about says so.
     fn is_suppressed(&mut self, finding: &Diagnostic) -> bool {
-        if !self.texts.of(finding).is_some_and(|text| text.contains(report::ANNOTATION)) {
-            return false;
-        }
         let near = finding.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
+        let Some(file) = self.of(finding).filter(|file| file.suppresses) else { return false };
         let path = format!("metadata.annotations[{}]", report::ANNOTATION);
-        let value = self.of(finding).and_then(|places| places.text(near, &path));
+        let value = file.places.as_ref().and_then(|places| places.text(near, &path));
         value.is_some_and(|value| report::annotated(value, finding))
     }
 }
