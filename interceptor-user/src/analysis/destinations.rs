@@ -22,6 +22,7 @@ struct Use<'a> {
     /// The ports of applications' connections that get here; `None` when applications' never do.
     mesh_ports: Option<BTreeSet<u16>>,
     at_gateway: bool,
+    is_mirror: bool,
 }
 
 /// What a route's matches let in.
@@ -39,14 +40,13 @@ enum Block {
 }
 
 fn each_use(mesh: &Mesh<'_>, service: &VirtualService, visit: &mut dyn FnMut(&Use<'_>)) {
+    let mut one = |destination: &Destination, entrance: &Entrance, field: String, is_mirror: bool| {
+        let mesh_ports = entrance.mesh_ports.clone();
+        visit(&Use { destination, field, mesh_ports, at_gateway: entrance.at_gateway, is_mirror });
+    };
     let mut each = |destinations: &[Destination], entrance: &Entrance, field: &str| {
         for (index, destination) in destinations.iter().enumerate() {
-            visit(&Use {
-                destination,
-                field: format!("{field}.route[{index}].destination"),
-                mesh_ports: entrance.mesh_ports.clone(),
-                at_gateway: entrance.at_gateway,
-            });
+            one(destination, entrance, format!("{field}.route[{index}].destination"), false);
         }
     };
     for (index, route) in service.http.iter().enumerate() {
@@ -68,6 +68,21 @@ fn each_use(mesh: &Mesh<'_>, service: &VirtualService, visit: &mut dyn FnMut(&Us
         let matches = route.matches.iter().map(|condition| (&condition.source, condition.port));
         let entrance = entrance(mesh, service, Block::Tcp, matches.collect());
         each(&route.destinations, &entrance, &format!("spec.tcp[{index}]"));
+    }
+    for (index, route) in service.http.iter().enumerate() {
+        let matches = route.matches.iter().map(|condition| (&condition.source, condition.port));
+        let entrance = entrance(mesh, service, Block::Http, matches.collect());
+        if let Some(mirror) = &route.mirroring.mirror {
+            one(mirror, &entrance, format!("spec.http[{index}].mirror"), true);
+        }
+        for (number, mirror) in route.mirroring.mirrors.iter().enumerate() {
+            one(
+                &mirror.destination,
+                &entrance,
+                format!("spec.http[{index}].mirrors[{number}].destination"),
+                true,
+            );
+        }
     }
 }
 
@@ -152,7 +167,10 @@ fn on(
 
 fn host_not_found(mesh: &Mesh<'_>, service: &VirtualService, use_: &Use<'_>) -> Diagnostic {
     let host = &*use_.destination.host;
-    let finding = on(use_, service, &code::IST0101, "host", format!("Referenced host not found: \"{host}\""));
+    let what = if use_.is_mirror { "mirror host" } else { "host" };
+    let message = format!("Referenced {what} not found: \"{host}\"");
+    let finding = on(use_, service, &code::IST0101, "host", message);
+    let finding = if use_.is_mirror { finding.effect("nothing is mirrored") } else { finding };
     if let Some(hidden) = mesh.of_host(host).next() {
         return finding.mend(format!(
             "{} has it and is not exported to namespace {}: widen its exportTo",

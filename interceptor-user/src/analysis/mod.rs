@@ -5,6 +5,7 @@
 //! resource's own namespace. For one client, only what it sees counts.
 
 mod annotations;
+mod delegates;
 mod destination_rules;
 mod destinations;
 mod findings;
@@ -52,6 +53,7 @@ pub fn find(world: &World, audience: Audience<'_>) -> Vec<Diagnostic> {
             ports::check(&mesh, &mut findings);
             destinations::check(&mesh, &mut findings);
             reachability::check(&mesh, &mut findings);
+            delegates::check(&mesh, &mut findings);
             gateways::check(&mesh, &mut findings);
             gateway_routes::check(&mesh, &mut findings);
             gateway_workloads::check(&mesh, &mut findings);

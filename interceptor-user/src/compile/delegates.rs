@@ -46,7 +46,7 @@ impl Delegates<'_> {
     ) -> Vec<HttpRoute> {
         let report = |message: String| {
             let field = format!("spec.http[{index}].delegate");
-            self.findings.about(&root.meta, Level::Error, route.position, &field, message);
+            self.findings.coded("IST0101", &root.meta, Level::Error, route.position, &field, message);
         };
         let Some(Resource::VirtualService(delegate)) = self.world.resources.get(key) else {
             report(format!(
@@ -102,7 +102,7 @@ pub(super) fn report_unused(world: &World, findings: &Findings) {
     for meta in delegates.map(|service| &service.meta).filter(|meta| !used.contains(&meta.key)) {
         let message = "no hosts: only another VirtualService that delegates to this one could use it, and none does; \
                        give hosts if it is to act itself";
-        findings.about(meta, Level::Warning, meta.origin.position, "spec.hosts", message.into());
+        findings.coded("EGR0121", meta, Level::Warning, meta.origin.position, "spec.hosts", message.into());
     }
 }
 

@@ -196,7 +196,7 @@ impl Translator<'_> {
                         "{host} has resolution NONE and no targetPort: connections to port {listener_port} keep that \
                          port and never reach {port}; use resolution DNS, or set targetPort: {port}"
                     );
-                    self.findings.about(meta, Level::Error, destination.position, field, message);
+                    self.findings.coded("EGR0109", meta, Level::Error, destination.position, field, message);
                 }
             }
             None if self.registry.of_host(host).next().is_none() => report(format!(

@@ -114,7 +114,7 @@ impl L4Routes<'_> {
         );
         let position = by.tls.get(index).map(|tls| tls.position).unwrap_or_default();
         let field = format!("spec.tls[{index}].match");
-        self.translator.findings.about(&by.meta, Level::Warning, position, &field, message);
+        self.translator.findings.coded("EGR0116", &by.meta, Level::Warning, position, &field, message);
     }
 
     /// The chains, and whether they leave nothing to the service's own.

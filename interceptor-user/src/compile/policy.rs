@@ -32,7 +32,7 @@ fn of_namespace(world: &World, name: &str, findings: &Findings) -> ClientPolicy 
     ClientPolicy::parse(&annotation.value).unwrap_or_else(|error| {
         let field = format!("metadata.annotations[{POLICY}]");
         let message = format!("{error}; the annotation changes nothing");
-        findings.about(&namespace.meta, Level::Error, annotation.position, &field, message);
+        findings.coded("IST0125", &namespace.meta, Level::Error, annotation.position, &field, message);
         ClientPolicy::default()
     })
 }

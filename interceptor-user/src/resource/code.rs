@@ -58,7 +58,7 @@ codes! {
         "list endpoints, correct the selector, or use resolution DNS";
     EGR0104 Error TlsImpossible:
         "TLS is asked for that can't be made",
-        "requests get 503: what asks for TLS is never sent in clear (Istio sends plaintext)",
+        "requests get 503: what asks for TLS is never sent in clear",
         "give certificates as files: clientCertificate, privateKey, caCertificates";
     EGR0105 Warning TlsInsideTls:
         "TLS is put around what applications encrypt already",
@@ -124,6 +124,10 @@ codes! {
         "a resource stands twice",
         "the later one is used, as kubectl apply would have it",
         "remove one";
+    EGR0121 Warning UnusedDelegate:
+        "a VirtualService without hosts that nobody delegates to",
+        "its routes act nowhere",
+        "delegate to it, or give it hosts";
     IST0101 Error ReferencedResourceNotFound:
         "something that is referred to does not exist",
         "requests that are sent there get 503 (NC)",

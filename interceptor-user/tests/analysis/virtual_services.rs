@@ -116,6 +116,69 @@ fn ist0101_hosts_and_ports() {
     }
 }
 
+#[test]
+fn ist0101_mirrors_and_delegates() {
+    let a = to("a.com", 80);
+    check(
+        &format!(
+            "{}{}",
+            host("a", "a.com"),
+            http("a.com", &format!("{{{a}, mirror: {{host: b.com, port: {{number: 80}}}}}}"))
+        ),
+        &[
+            "Error IST0101 VirtualService default/v | b.com | Referenced mirror host not found: \"b.com\"; nothing is mirrored",
+        ],
+    );
+    check(
+        &format!(
+            "{}{}",
+            host("a", "a.com"),
+            http(
+                "a.com",
+                &format!("{{{a}, mirrors: [{{destination: {{host: a.com, port: {{number: 81}}}}}}]}}")
+            )
+        ),
+        &["Error IST0101 VirtualService default/v | 81 | Referenced host:port not found"],
+    );
+    let root = http("a.com", "{delegate: {name: d}}");
+    let delegate = |rest: &str| vs("d", &format!("http: [{{{a}}}]{rest}"));
+    let base = format!("{}{root}", host("a", "a.com"));
+    check(
+        &base,
+        &[
+            "Error IST0101 VirtualService default/v | d | Referenced delegate not found: \"default/d\"; left out",
+        ],
+    );
+    check(&format!("{base}{}", delegate("")), &[]);
+    check(
+        &format!("{base}{}", delegate(", exportTo: [elsewhere]")),
+        &[
+            "Error IST0101 VirtualService default/v | d | VirtualService default/d (f.yaml:6:1) is not exported to namespace default",
+        ],
+    );
+    check(
+        &format!(
+            "{base}{}",
+            delegate(", hosts: [a.com], gateways: [mesh]")
+                .replace("hosts: [a.com], gateways: [mesh]", "hosts: [b.a.com]")
+        ),
+        &[
+            "Error IST0101 VirtualService default/v | d | has hosts, so that it is no delegate",
+            "Warning EGR0107 VirtualService default/d | b.a.com | no ServiceEntry or Service has host b.a.com",
+        ],
+    );
+}
+
+#[test]
+fn egr0121_delegates_that_nobody_uses() {
+    let delegate = vs("d", &format!("http: [{{{}}}]", to("a.com", 80)));
+    check(
+        &format!("{}{delegate}", host("a", "a.com")),
+        &["Warning EGR0121 VirtualService default/d | spec | no hosts; none does; give it hosts"],
+    );
+    check(&format!("{}{delegate}{}", host("a", "a.com"), http("a.com", "{delegate: {name: d}}")), &[]);
+}
+
 /// Clients of the rule's namespace must see what it leads to.
 #[test]
 fn ist0101_visibility() {
