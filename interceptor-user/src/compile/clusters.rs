@@ -1,29 +1,26 @@
 //! Clusters: for each port of each service one, and one for each subset.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::Client;
 use super::connection_pool;
 use super::destination_rules::{DestinationRules, MergedRule};
+use super::discovery;
 use super::load_balancing;
+use super::locality;
 use super::registry::{Registry, Service};
 use super::tls;
-use crate::resource::destination_rule::{Blocks, Subset};
-use crate::resource::load_balancer::LoadBalancerSettings;
-use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
+use crate::resource::destination_rule::Subset;
+use crate::resource::service_entry::{ServicePort, WorkloadEntry};
 use crate::resource::{DestinationRule, MeshConfig, ServiceEntry};
-use crate::snapshot::{
-    Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, DnsTarget, Endpoint, OutboundTrafficPolicy,
-};
+use crate::snapshot::{Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, OutboundTrafficPolicy};
 
 /// What all clusters depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Common<'a> {
     pub(super) mesh: &'a MeshConfig,
-    /// Of the client.
-    pub(super) credentials_dir: Option<&'a Path>,
+    pub(super) client: &'a Client,
 }
 
 /// Every cluster by name, and what each was made from.
@@ -143,8 +140,15 @@ fn cluster(
     let subset_name = subset.map(|subset| &*subset.name).unwrap_or_default();
     let blocks = rule.map(|rule| rule.policy_of(port.number, subset)).unwrap_or_default();
     let labels = subset.map(|subset| &subset.labels).filter(|labels| !labels.is_empty());
-    let discovery = discovery(service, port, labels, &blocks)?;
     let balancing = blocks.load_balancer.clone().unwrap_or_default();
+    let ejects = blocks.outlier_detection.is_some();
+    let place = |endpoints: &[&WorkloadEntry]| {
+        locality::placements(&balancing.locality, ejects, common.client, endpoints)
+    };
+    let (discovery, placements) = match balancing.is_passthrough() {
+        true => (Discovery::OriginalDst { port: None }, Vec::new()),
+        false => discovery::of(service, port, labels, place)?,
+    };
     let pool = blocks.connection_pool.clone().unwrap_or_default();
     let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());
     let extras = rule.map(|rule| rule.extras_of(subset)).unwrap_or_default();
@@ -155,6 +159,7 @@ fn cluster(
         hash_key: load_balancing::hash_key(&balancing),
         warmup: load_balancing::warmup(&balancing),
         outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
+        placements,
         ..Cluster::new(name, Arc::clone(&service.host), port.number, discovery)
     };
     let protocol = (port.protocol.is_http(), port.protocol.is_http2());
@@ -164,50 +169,4 @@ fn cluster(
 fn source(service: &Service, rule: Option<&MergedRule>) -> Arc<ClusterSource> {
     let rules = rule.into_iter().flat_map(|rule| &rule.rules).map(|rule| rule.meta.key.clone());
     Arc::new(ClusterSource { service: service.entry.meta.key.clone(), destination_rules: rules.collect() })
-}
-
-/// Where the endpoints come from; `None` when the name of no endpoint is known: no cluster then.
-fn discovery(
-    service: &Service,
-    port: &ServicePort,
-    labels: Option<&BTreeMap<Arc<str>, Arc<str>>>,
-    blocks: &Blocks,
-) -> Option<Discovery> {
-    let entry = &service.entry;
-    if blocks.load_balancer.as_ref().is_some_and(LoadBalancerSettings::is_passthrough) {
-        return Some(Discovery::OriginalDst { port: None });
-    }
-    let default_port = port.target_port.unwrap_or(port.number);
-    let port_of = |endpoint: &WorkloadEntry| endpoint.ports.get(&port.name).copied().unwrap_or(default_port);
-    let selected = |endpoint: &&WorkloadEntry| {
-        labels.is_none_or(|labels| labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)))
-    };
-    let endpoints = entry.endpoints.iter().filter(selected);
-    let names = || -> Vec<DnsTarget> {
-        if entry.endpoints.is_empty() && entry.workload_selector.is_none() && labels.is_none() {
-            return vec![DnsTarget { host: Arc::clone(&service.host), port: default_port, weight: 1 }];
-        }
-        let target = |endpoint: &WorkloadEntry| DnsTarget {
-            host: Arc::clone(&endpoint.address),
-            port: port_of(endpoint),
-            weight: endpoint.weight,
-        };
-        endpoints.clone().map(target).collect()
-    };
-    match entry.resolution {
-        Resolution::None => Some(Discovery::OriginalDst { port: port.target_port }),
-        Resolution::Static => {
-            let endpoint = |endpoint: &WorkloadEntry| {
-                let address: IpAddr = endpoint.address.parse().ok()?;
-                Some(Endpoint {
-                    address: SocketAddr::new(address, port_of(endpoint)),
-                    weight: endpoint.weight,
-                })
-            };
-            Some(Discovery::Static(endpoints.filter_map(endpoint).collect()))
-        }
-        Resolution::Dns => Some(names()).filter(|names| !names.is_empty()).map(Discovery::StrictDns),
-        Resolution::DnsRoundRobin => names().into_iter().next().map(Discovery::LogicalDns),
-        Resolution::DynamicDns => Some(Discovery::DynamicDns { port: Some(default_port) }),
-    }
 }

@@ -7,12 +7,14 @@ mod clusters;
 mod connection_pool;
 mod delegates;
 pub(crate) mod destination_rules;
+mod discovery;
 mod findings;
 mod http_filters;
 mod http_routes;
 mod l4_routes;
 mod listeners;
 mod load_balancing;
+mod locality;
 mod policy;
 mod registry;
 mod retries;
@@ -43,6 +45,8 @@ use crate::snapshot::{
 pub struct Client {
     pub namespace: Arc<str>,
     pub labels: Labels,
+    /// `region/zone/subzone`, as much of it as is known; its label `istio-locality` goes before.
+    pub locality: Arc<str>,
     /// What its own annotation says; its namespace's counts where this says nothing.
     pub policy: ClientPolicy,
     /// Where credentialName finds the secrets of its namespace: directories of files.
@@ -55,8 +59,17 @@ impl Client {
         Self {
             namespace: namespace.into(),
             labels: Labels::new(),
+            locality: "".into(),
             policy: ClientPolicy::default(),
             credentials_dir: None,
+        }
+    }
+
+    fn locality(&self) -> Arc<str> {
+        match self.labels.get("istio-locality") {
+            // A label can't hold slashes.
+            Some(label) => label.replace('.', "/").into(),
+            None => Arc::clone(&self.locality),
         }
     }
 
@@ -142,8 +155,7 @@ impl Compiler {
             Some(previous) if !changed.registry && !changed.rules => previous.clusters.unchanged(),
             Some(_) | None => {
                 let before = previous.map(|previous| &previous.clusters);
-                let credentials_dir = client.credentials_dir.as_deref();
-                let common = clusters::Common { mesh: &world.mesh, credentials_dir };
+                let common = clusters::Common { mesh: &world.mesh, client };
                 Clusters::new((common, policy), &registry, &rules, before)
             }
         };

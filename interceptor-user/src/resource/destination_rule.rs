@@ -155,7 +155,9 @@ fn read_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
 
 fn read_blocks(policy: &Object<'_>) -> Blocks {
     Blocks {
-        load_balancer: policy.get("loadBalancer").and_then(|field| load_balancer::read(&field)),
+        load_balancer: policy
+            .get("loadBalancer")
+            .and_then(|field| load_balancer::read(&field, policy.has("outlierDetection"))),
         outlier_detection: policy.get("outlierDetection").and_then(|field| outlier_detection::read(&field)),
         connection_pool: policy.get("connectionPool").and_then(|field| connection_pool::read(&field)),
         tls: policy.get("tls").and_then(|field| client_tls::read(&field)),

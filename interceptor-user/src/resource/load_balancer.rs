@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::decode::Field;
+use super::locality::{self, LocalitySetting};
 use super::object::Object;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,7 @@ pub struct LoadBalancerSettings {
     /// Instead of `simple`.
     pub consistent_hash: Option<ConsistentHash>,
     pub warmup: Option<Warmup>,
+    pub locality: LocalitySetting,
 }
 
 impl LoadBalancerSettings {
@@ -96,9 +98,8 @@ const MAGLEV_SIZE: u32 = 65537;
 /// Envoy's bound.
 const MAGLEV_SIZE_BOUND: u64 = 5_000_011;
 
-pub(super) fn read(field: &Field<'_>) -> Option<LoadBalancerSettings> {
+pub(super) fn read(field: &Field<'_>, has_outlier_detection: bool) -> Option<LoadBalancerSettings> {
     let settings = field.object()?;
-    settings.ignore(&["localityLbSetting"]);
     let simple = settings.get("simple").and_then(|field| {
         field.one_of(&[
             ("UNSPECIFIED", SimpleLoadBalancer::LeastRequest),
@@ -119,7 +120,11 @@ pub(super) fn read(field: &Field<'_>) -> Option<LoadBalancerSettings> {
     if warmup.is_some() && (!warms_up || consistent_hash.is_some()) {
         field.warning("new endpoints are warmed up with LEAST_REQUEST and ROUND_ROBIN only: no effect here");
     }
-    Some(LoadBalancerSettings { simple, consistent_hash, warmup })
+    let locality = settings
+        .get("localityLbSetting")
+        .and_then(|field| locality::read(&field, has_outlier_detection))
+        .unwrap_or_default();
+    Some(LoadBalancerSettings { simple, consistent_hash, warmup, locality })
 }
 
 fn read_consistent_hash(field: &Field<'_>) -> Option<ConsistentHash> {

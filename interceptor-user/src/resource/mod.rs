@@ -23,6 +23,7 @@ mod http_action;
 mod http_route;
 mod kind;
 pub mod load_balancer;
+pub mod locality;
 pub mod mesh_config;
 mod meta;
 pub mod mirrors;

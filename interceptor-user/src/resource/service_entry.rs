@@ -210,6 +210,8 @@ pub struct WorkloadEntry {
     /// Port numbers by the service's port name.
     pub ports: BTreeMap<Arc<str>, u16>,
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// `region/zone/subzone`, as much of it as is known.
+    pub locality: Arc<str>,
     pub weight: u32,
     pub position: Position,
 }
@@ -324,14 +326,15 @@ pub(super) fn read_workload(endpoint: &Object<'_>) -> Option<WorkloadEntry> {
 
 /// All but the address.
 pub(super) fn read_workload_fields(endpoint: &Object<'_>) -> WorkloadEntry {
-    endpoint.ignore(&["network", "locality", "serviceAccount"]);
+    endpoint.ignore(&["network", "serviceAccount"]);
     let ports = endpoint.get("ports").map(|field| field.entries()).unwrap_or_default();
     let ports =
         ports.into_iter().filter_map(|(name, port)| Some((name.value.into(), port.port()?))).collect();
     let labels = endpoint.get("labels").map(|field| field.text_map()).unwrap_or_default();
     let weight = endpoint.get("weight").and_then(|field| field.unsigned()).filter(|weight| *weight > 0);
+    let locality = endpoint.text("locality").unwrap_or_default();
     let position = endpoint.position();
-    WorkloadEntry { address: "".into(), ports, labels, weight: weight.unwrap_or(1), position }
+    WorkloadEntry { address: "".into(), ports, labels, locality, weight: weight.unwrap_or(1), position }
 }
 
 /// What is wrong with an endpoint's address, whatever the resolution.

@@ -12,6 +12,7 @@ mod incremental;
 mod kinds;
 mod learned_names;
 mod load_balancing;
+mod locality;
 mod mistakes;
 mod order;
 mod policy;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 use interceptor_user::proxy::upstream::EndpointStatus;
 use interceptor_user::snapshot::{
-    ClusterName, Discovery, Endpoint, HashCookie, HashKey, LoadBalancer, OutlierDetection, RetryOn,
+    ClusterName, Discovery, Endpoint, HashCookie, HashKey, LoadBalancer, OutlierDetection, Placement, RetryOn,
 };
 
 use crate::support::{Config, HOST, Proxy, Upstream, eventually, get, refused};
@@ -187,6 +187,18 @@ fn requests_under_way_are_counted() {
     go.send(()).unwrap();
     assert_eq!(client.reply().status(), 200);
     eventually("the request is over", || endpoints(&proxy)[&slow.address].active_requests == 0);
+}
+
+#[test]
+fn those_farther_away_take_over() {
+    let (near, far) = (Upstream::answering(FAILED), Upstream::answering(OK));
+    let mut config = in_turn(&[near.address, far.address], for_long());
+    config.cluster.placements =
+        (0..2).map(|priority| Placement { priority, ..Placement::default() }).collect();
+    let proxy = config.start();
+    assert_eq!(statuses(&proxy, 3), [500; 3]);
+    assert_eq!(far.connections(), 0);
+    assert_eq!(statuses(&proxy, 10), [200; 10]);
 }
 
 /// Some upstreams, and a cluster of them that hashes.
