@@ -33,10 +33,21 @@ struct Slot {
     runtime: OnceLock<Arc<ClusterRuntime>>,
 }
 
+impl Slot {
+    /// What is known of endpoints in use is taken over from a cluster that differs in nothing else.
+    fn new(cluster: &Arc<Cluster>, before: Option<&Arc<Self>>, resolver: &Resolver) -> Self {
+        let used = before.and_then(|before| before.runtime.get());
+        let changed = used.filter(|used| used.cluster().differs_in_endpoints_only(cluster));
+        let runtime =
+            changed.map(|used| Arc::new(ClusterRuntime::new(Arc::clone(cluster), resolver, Some(used))));
+        Self { cluster: Arc::clone(cluster), runtime: runtime.map(OnceLock::from).unwrap_or_default() }
+    }
+}
+
 impl Active {
     pub fn build(snapshot: Arc<Snapshot>, previous: Option<&Self>, resolver: &Resolver) -> Self {
         let passthrough = previous.map_or_else(
-            || Arc::new(ClusterRuntime::new(Arc::new(passthrough()), resolver)),
+            || Arc::new(ClusterRuntime::new(Arc::new(passthrough()), resolver, None)),
             |previous| Arc::clone(&previous.passthrough),
         );
         let clusters = match previous {
@@ -45,10 +56,12 @@ impl Active {
             }
             Some(_) | None => {
                 let slot = |(name, cluster): (&ClusterName, &Arc<Cluster>)| {
-                    let kept = previous.and_then(|previous| previous.clusters.get(name));
-                    let kept = kept.filter(|slot| slot.cluster == *cluster).map(Arc::clone);
-                    let new = || Arc::new(Slot { cluster: Arc::clone(cluster), runtime: OnceLock::new() });
-                    (name.clone(), kept.unwrap_or_else(new))
+                    let before = previous.and_then(|previous| previous.clusters.get(name));
+                    let slot = match before {
+                        Some(before) if before.cluster == *cluster => Arc::clone(before),
+                        Some(_) | None => Arc::new(Slot::new(cluster, before, resolver)),
+                    };
+                    (name.clone(), slot)
                 };
                 Arc::new(snapshot.clusters.iter().map(slot).collect())
             }
@@ -62,7 +75,7 @@ impl Active {
     /// What is known of a cluster in use: its endpoints, load and health.
     pub fn runtime(&self, name: &ClusterName) -> Option<&Arc<ClusterRuntime>> {
         let slot = self.clusters.get(name)?;
-        let new = || Arc::new(ClusterRuntime::new(Arc::clone(&slot.cluster), &self.resolver));
+        let new = || Arc::new(ClusterRuntime::new(Arc::clone(&slot.cluster), &self.resolver, None));
         Some(slot.runtime.get_or_init(new))
     }
 

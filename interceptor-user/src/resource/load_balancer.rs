@@ -94,6 +94,8 @@ impl Warmup {
 const RING_SIZE: u32 = 1024;
 /// Envoy's default of the largest ring, beyond which it refuses a minimum.
 const MINIMUM_RING_SIZE_MAX: u64 = 8 * 1024 * 1024;
+/// More would be memory without use.
+const RING_SIZE_MAX: u32 = 1024 * 1024;
 const MAGLEV_SIZE: u32 = 65537;
 /// Envoy's bound.
 const MAGLEV_SIZE_BOUND: u64 = 5_000_011;
@@ -184,7 +186,11 @@ fn read_ring_size(field: &Field<'_>) -> Option<u32> {
             "ring hash: minimum_ring_size ({size}) > maximum_ring_size ({MINIMUM_RING_SIZE_MAX})"
         ));
     }
-    u32::try_from(size).ok().filter(|size| *size > 0)
+    let size = u32::try_from(size).ok().filter(|size| *size > 0)?;
+    if size > RING_SIZE_MAX && !field.is_wrong() {
+        field.warning(format!("a ring has at most {RING_SIZE_MAX} entries here"));
+    }
+    Some(size.min(RING_SIZE_MAX))
 }
 
 fn read_maglev_size(maglev: &Object<'_>) -> u32 {

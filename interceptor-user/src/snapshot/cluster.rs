@@ -246,6 +246,17 @@ impl Cluster {
         Self::new(name, host, 0, Discovery::DynamicDns { port: None })
     }
 
+    /// Whether everything but the endpoints is the same.
+    pub fn differs_in_endpoints_only(&self, other: &Self) -> bool {
+        *self
+            == Self {
+                discovery: self.discovery.clone(),
+                placements: self.placements.clone(),
+                source: self.source.clone(),
+                ..other.clone()
+            }
+    }
+
     /// Whether `address` may be among the endpoints without a lookup.
     pub fn is_original_dst(&self) -> bool {
         matches!(self.discovery, Discovery::OriginalDst { .. })

@@ -253,6 +253,10 @@ fn what_has_no_effect_is_warned_of() {
             "loadBalancer: {consistentHash: {useSourceIp: true, minimumRingSize: 7}}",
             "consistent hash MinimumRingSize is deprecated",
         ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 8388608}}}",
+            "a ring has at most 1048576 entries here",
+        ),
         ("outlierDetection: {consecutiveErrors: 7}", "outlier detection consecutive errors is deprecated"),
         ("outlierDetection: {consecutive5xErrors: 7}", "did you mean `consecutive5xxErrors`?"),
     ] {

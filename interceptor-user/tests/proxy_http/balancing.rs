@@ -161,6 +161,20 @@ fn an_ejection_outlives_a_reload() {
 }
 
 #[test]
+fn endpoints_that_stay_are_what_they_were() {
+    let (good, bad, other) =
+        (Upstream::answering(OK), Upstream::answering(FAILED), Upstream::answering(FAILED));
+    let proxy = in_turn(&[good.address, bad.address], for_long()).start();
+    statuses(&proxy, 6);
+    assert!(is_ejected(&proxy, bad.address));
+    // One more: it starts anew, and the ejected one stays ejected.
+    proxy.reload(in_turn(&[other.address, good.address, bad.address], for_long()).build(80));
+    assert!(is_ejected(&proxy, bad.address) && !is_ejected(&proxy, other.address));
+    assert_eq!(statuses(&proxy, 20).iter().filter(|status| **status == 500).count(), 3);
+    assert_eq!(endpoints(&proxy).values().filter(|endpoint| endpoint.ejected_for.is_some()).count(), 2);
+}
+
+#[test]
 fn failures_to_connect_count_apart() {
     let (good, nobody) = (Upstream::answering(OK), refused());
     let settings = OutlierDetection { consecutive_local_origin_failures: Some(2), ..for_long() };

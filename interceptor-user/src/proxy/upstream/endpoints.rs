@@ -13,7 +13,7 @@ use super::host_set::{HostSet, Terms};
 use super::names::Names;
 use super::outlier::{Detector, Outcome};
 use crate::dns::Resolver;
-use crate::snapshot::{Cluster, Discovery, DnsTarget, LoadBalancer, Placement, Warmup};
+use crate::snapshot::{Cluster, Discovery, DnsTarget, Endpoint, LoadBalancer, Placement, Warmup};
 
 /// The endpoint for one request.
 #[derive(Debug)]
@@ -86,17 +86,25 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn new(cluster: &Cluster, resolver: &Resolver) -> Self {
+    /// With the hosts of `previous` that it still has.
+    pub(super) fn new(cluster: &Cluster, resolver: &Resolver, previous: Option<&Self>) -> Self {
         let now = Moment::now();
+        let known = previous.map(Self::hosts).unwrap_or_default();
+        let detector = cluster.outlier_detection.map(|settings| Detector::new(settings, now));
+        if let Some(detector) = &detector {
+            detector.take_over(known.iter().map(|host| &host.health));
+        }
         let names = |targets: &[DnsTarget], logical| {
             let placed = targets.iter().cloned().zip(placements(cluster)).collect();
-            Source::Names(Names::new(placed, logical, resolver.clone()))
+            Source::Names(Names::new(placed, logical, resolver.clone(), &known))
         };
         let source = match &cluster.discovery {
             Discovery::OriginalDst { port } => Source::OriginalDst { port: *port },
             Discovery::Static(endpoints) => {
-                let hosts =
-                    endpoints.iter().map(|endpoint| Host::new(endpoint.address, endpoint.weight, now));
+                let hosts = endpoints.iter().map(|Endpoint { address, weight }| {
+                    let kept = known.iter().find(|host| host.is(*address, *weight));
+                    kept.map_or_else(|| Host::new(*address, *weight, now), Arc::clone)
+                });
                 Source::Static(HostSet::new(hosts.zip(placements(cluster))))
             }
             Discovery::StrictDns(targets) => names(targets, false),
@@ -107,7 +115,7 @@ impl Endpoints {
             source,
             load_balancer: cluster.load_balancer,
             warmup: cluster.warmup,
-            detector: cluster.outlier_detection.map(|settings| Detector::new(settings, now)),
+            detector,
             patience: cluster.connect_timeout,
             cursor: AtomicUsize::new(0),
             prefer_v6: AtomicBool::new(false),
@@ -191,6 +199,15 @@ impl Endpoints {
         }
     }
 
+    /// Those that are known now.
+    fn hosts(&self) -> Vec<Arc<Host>> {
+        match &self.source {
+            Source::Static(hosts) => hosts.iter().cloned().collect(),
+            Source::Names(names) => names.seen().iter().cloned().collect(),
+            Source::OriginalDst { .. } | Source::Dynamic { .. } => Vec::new(),
+        }
+    }
+
     fn sweep(&self, detector: &Detector, now: Moment) {
         match &self.source {
             Source::Static(hosts) => detector.sweep(hosts.iter().map(|host| &host.health), now),
@@ -223,11 +240,7 @@ impl Endpoints {
 
     /// Every endpoint that is known now.
     pub(super) fn statuses(&self) -> Vec<EndpointStatus> {
-        match &self.source {
-            Source::Static(hosts) => hosts.iter().map(|host| EndpointStatus::of(host)).collect(),
-            Source::Names(names) => names.seen().iter().map(|host| EndpointStatus::of(host)).collect(),
-            Source::OriginalDst { .. } | Source::Dynamic { .. } => Vec::new(),
-        }
+        self.hosts().iter().map(|host| EndpointStatus::of(host)).collect()
     }
 
     /// Whether `address` is one of the endpoints; `None` when they are not known.

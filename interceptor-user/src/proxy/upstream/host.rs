@@ -29,6 +29,11 @@ impl Host {
         })
     }
 
+    /// Whether it stands for an endpoint of this address and weight.
+    pub(super) fn is(&self, address: SocketAddr, weight: u32) -> bool {
+        self.address == address && self.weight == weight.max(1)
+    }
+
     /// Requests that it has now.
     pub(super) fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)

@@ -99,8 +99,8 @@ impl HostSet {
         self.groups.iter().flat_map(|group| &group.hosts)
     }
 
-    pub(super) fn find(&self, address: SocketAddr) -> Option<&Arc<Host>> {
-        self.iter().find(|host| host.address == address)
+    pub(super) fn find(&self, address: SocketAddr, weight: u32) -> Option<&Arc<Host>> {
+        self.iter().find(|host| host.is(address, weight))
     }
 
     /// Takes over the tables of lists that are the same as before, whatever their order.

@@ -102,10 +102,13 @@ struct Connected {
 }
 
 impl ClusterRuntime {
-    pub fn new(cluster: Arc<Cluster>, resolver: &Resolver) -> Self {
+    /// A cluster with what `previous`, which differs in its endpoints only, knows of those that it still has:
+    /// ejected ones stay ejected, and are no longer new.
+    pub fn new(cluster: Arc<Cluster>, resolver: &Resolver, previous: Option<&Self>) -> Self {
+        let known = previous.map(|previous| &previous.endpoints);
         Self {
             id: RuntimeId::next(),
-            endpoints: endpoints::Endpoints::new(&cluster, resolver),
+            endpoints: endpoints::Endpoints::new(&cluster, resolver, known),
             tls: cluster.tls.as_ref().map(tls::TlsClient::new),
             usage: Usage::new(&cluster.bounds),
             cluster,

@@ -33,8 +33,20 @@ pub(super) struct Hosts {
 }
 
 impl Names {
-    pub(super) fn new(targets: Vec<(DnsTarget, Placement)>, logical: bool, resolver: Resolver) -> Self {
-        Self { targets, logical, resolver, watches: OnceLock::new(), hosts: ArcSwap::default() }
+    /// Addresses that `known` hosts have stay theirs.
+    pub(super) fn new(
+        targets: Vec<(DnsTarget, Placement)>,
+        logical: bool,
+        resolver: Resolver,
+        known: &[Arc<Host>],
+    ) -> Self {
+        let known = |v6| {
+            let family = known.iter().filter(move |host| host.address.is_ipv6() == v6);
+            HostSet::new(family.map(|host| (Arc::clone(host), Placement::default())))
+        };
+        // Of no answer: they are looked through when the first is there.
+        let hosts = Hosts { answers: Vec::new(), v4: known(false), v6: known(true) };
+        Self { targets, logical, resolver, watches: OnceLock::new(), hosts: ArcSwap::from_pointee(hosts) }
     }
 
     /// The hosts as they were when they were last asked for.
@@ -96,7 +108,7 @@ impl Hosts {
                 if (logical && !hosts.is_empty()) || hosts.iter().any(|(host, _)| host.address == address) {
                     continue;
                 }
-                let kept = previous.family(address.is_ipv6()).find(address);
+                let kept = previous.family(address.is_ipv6()).find(address, target.weight);
                 let host = kept.map_or_else(|| Host::new(address, target.weight, now), Arc::clone);
                 hosts.push((host, *placement));
             }

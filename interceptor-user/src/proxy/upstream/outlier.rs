@@ -75,6 +75,11 @@ impl Detector {
         Self { settings, next_sweep, ejected: AtomicUsize::new(0), turn: Mutex::default() }
     }
 
+    /// Hosts that another detection may have ejected are of this one now.
+    pub(super) fn take_over<'a>(&self, hosts: impl Iterator<Item = &'a Health>) {
+        self.ejected.store(hosts.filter(|health| health.is_ejected()).count(), Ordering::Relaxed);
+    }
+
     /// Whether any host may be ejected now.
     pub(super) fn has_ejected(&self) -> bool {
         self.ejected.load(Ordering::Relaxed) > 0

@@ -171,7 +171,7 @@ mod tests {
 
         #[test]
         fn shares_follow_weights(weights in prop::collection::vec(1_u32..8, 2..8)) {
-            let ring = ring(&weighted(&weights), 4096);
+            let ring = ring(&weighted(&weights), 16384);
             let total: u32 = weights.iter().sum();
             let requests = 20_000;
             let mut counts = vec![0_u32; weights.len()];
