@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,6 +31,10 @@ pub(super) struct TappedStream {
     tap: HeadTap,
     /// Runs while the client has finished sending and waits for its answer.
     check: Option<Pin<Box<Sleep>>>,
+    /// Something was written since the last flush: hyper may hold more of it.
+    is_unflushed: bool,
+    /// Who waits for the client's end meanwhile.
+    end_waits: Option<Waker>,
 }
 
 /// What was read since the last request was taken, how it goes on, and whether one is being answered.
@@ -174,18 +178,20 @@ impl Drop for Answering {
 
 impl TappedStream {
     pub(super) fn new(stream: TcpStream, tap: HeadTap) -> Self {
-        Self { stream, tap, check: None }
+        Self { stream, tap, check: None, is_unflushed: false, end_waits: None }
     }
 
     pub(super) fn into_inner(self) -> TcpStream {
         self.stream
     }
 
-    /// The client sends no more. Ready when that is the end; pending while it waits for an answer.
+    /// The client sends no more. Ready when that is the end; pending while it waits for an answer, or for the
+    /// rest of one: hyper breaks off what it has not written when it reads an end.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.tap.is_answering() {
+        if !self.tap.is_answering() && !self.is_unflushed {
             return Poll::Ready(());
         }
+        self.end_waits = Some(cx.waker().clone());
         if let Some(check) = &mut self.check {
             ready!(check.as_mut().poll(cx));
         }
@@ -243,7 +249,9 @@ impl AsyncRead for TappedStream {
 
 impl AsyncWrite for TappedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        this.is_unflushed = true;
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -251,7 +259,9 @@ impl AsyncWrite for TappedStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        this.is_unflushed = true;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -259,7 +269,13 @@ impl AsyncWrite for TappedStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
+        this.is_unflushed = false;
+        if let Some(waits) = this.end_waits.take() {
+            waits.wake();
+        }
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
