@@ -102,9 +102,9 @@ fn what_is_not_found_leaves_out_its_route_only() {
         let config = with(&[root(&format!("{{delegate: {to}}}, {rest}")), other]);
         check(&config, &[("80 http GET http://a.example.com/", "404 rest")]);
         assert!(
-            config
-                .found()
-                .contains(&format!("error: VirtualService default/root: spec.http[0].delegate: {expected}")),
+            config.found().contains(&format!(
+                "error: [IST0101] VirtualService default/root: spec.http[0].delegate: {expected}"
+            )),
             "{}",
             config.found()
         );
@@ -266,7 +266,7 @@ fn findings_name_the_delegate_that_they_are_about() {
         "{found}"
     );
     assert!(
-        found.contains("warning: VirtualService default/idle: spec.hosts: no hosts: only another"),
+        found.contains("warning: [EGR0121] VirtualService default/idle: spec.hosts: no hosts: only another"),
         "{found}"
     );
     assert!(!found.contains("default/api: spec.hosts"), "{found}");

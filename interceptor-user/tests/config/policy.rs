@@ -50,7 +50,7 @@ fn an_annotation_that_cannot_be_read_changes_nothing() {
     assert_eq!((config.snapshot.outbound_traffic_policy, config.snapshot.strict), (AllowAny, false));
     assert!(
         shown(&config.findings).contains(
-            "test.yaml:3:67: error: Namespace web: metadata.annotations[egress.interceptor.io/policy]: \"REGISTRYONLY\" is \
+            "test.yaml:3:67: error: [IST0125] Namespace web: metadata.annotations[egress.interceptor.io/policy]: \"REGISTRYONLY\" is \
              no word of egress.interceptor.io/policy: expected ALLOW_ANY or REGISTRY_ONLY, and strict; did you mean \
              `REGISTRY_ONLY`?; the annotation changes nothing"
         ),
