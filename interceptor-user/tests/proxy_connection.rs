@@ -243,7 +243,7 @@ fn an_upstream_that_refuses_is_a_reset_with_its_reason() {
     assert_eq!(records[0]["response_flags"], "UF,URX");
     assert_eq!(records[0]["upstream_host"], address.to_string());
     assert_eq!(records[0]["upstream_cluster"], "PassthroughCluster");
-    assert_eq!(records[0]["upstream_transport_failure_reason"], "delayed connect error: Connection refused");
+    assert_eq!(records[0]["upstream_transport_failure_reason"], "delayed_connect_error:_Connection_refused");
 }
 
 #[test]
@@ -538,7 +538,7 @@ fn a_proxy_is_asked_for_the_target_and_its_refusal_is_told() {
         (&b"HTTP/1.1 200 OK\r\n\r\n220 ready\r\n"[..], None),
         (
             b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
-            Some("CONNECT b.example.com:443: the proxy answered HTTP/1.1 407 Proxy Authentication Required"),
+            Some("CONNECT_b.example.com:443:_the_proxy_answered_HTTP/1.1_407_Proxy_Authentication_Required"),
         ),
     ] {
         let (address, serving) = server(move |mut stream| {

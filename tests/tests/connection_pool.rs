@@ -186,7 +186,7 @@ fn tls_goes_through_a_proxy_that_is_asked_with_connect() -> anyhow::Result<()> {
     run.expect_code(35)?;
     let line = run.line()?;
     assert_eq!(line.flags, "UF,URX", "{}", line.line);
-    assert_eq!(line.transport_failure, "CONNECT 203.0.113.20:9: the proxy answered HTTP/1.1 403 Forbidden");
+    assert_eq!(line.transport_failure, "CONNECT_203.0.113.20:9:_the_proxy_answered_HTTP/1.1_403_Forbidden");
     Ok(())
 }
 

@@ -129,7 +129,7 @@ fn a_refused_connection_is_503_uf() {
         record.text("response_code_details"),
         "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"
     );
-    assert_eq!(record.text("upstream_transport_failure_reason"), "delayed connect error: Connection refused");
+    assert_eq!(record.text("upstream_transport_failure_reason"), "delayed_connect_error:_Connection_refused");
 }
 
 #[test]

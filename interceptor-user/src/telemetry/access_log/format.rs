@@ -3,6 +3,7 @@
 //! Values that a peer chose can't end a field or a line: what could is escaped, where Envoy writes it as
 //! it came. Everything else is byte for byte the same.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime};
 
@@ -47,7 +48,7 @@ fn append_text(line: &mut Vec<u8>, record: &AccessRecord) -> fmt::Result {
         record.response_flags,
         Bare(record.response_code_details.as_deref()),
         Bare(record.connection_termination_details.as_deref()),
-        Quoted(record.upstream_transport_failure_reason.as_deref()),
+        Bare(record.upstream_transport_failure_reason.as_deref()),
         record.bytes_received,
         record.bytes_sent,
         record.duration.as_millis(),
@@ -102,7 +103,7 @@ struct JsonLine<'a> {
     upstream_local_address: Option<std::net::SocketAddr>,
     #[serde(serialize_with = "header_milliseconds")]
     upstream_service_time: Option<Duration>,
-    upstream_transport_failure_reason: Option<&'a str>,
+    upstream_transport_failure_reason: Option<Cow<'a, str>>,
     user_agent: Option<&'a str>,
     x_forwarded_for: Option<&'a str>,
 }
@@ -132,7 +133,10 @@ impl<'a> JsonLine<'a> {
             upstream_host: record.upstream_host,
             upstream_local_address: record.upstream_local_address,
             upstream_service_time: http.and_then(|http| http.upstream_service_time),
-            upstream_transport_failure_reason: record.upstream_transport_failure_reason.as_deref(),
+            upstream_transport_failure_reason: record
+                .upstream_transport_failure_reason
+                .as_deref()
+                .map(without_spaces),
             user_agent: http.and_then(|http| http.user_agent.as_deref()),
             x_forwarded_for: http.and_then(|http| http.x_forwarded_for.as_deref()),
         }
@@ -189,6 +193,11 @@ impl fmt::Display for Bare<'_> {
         let value = self.0.filter(|value| !value.is_empty()).unwrap_or("-");
         write_escaped(formatter, value, |character| character == ' ')
     }
+}
+
+/// Envoy writes `_` for the spaces of this value in either form.
+fn without_spaces(reason: &str) -> Cow<'_, str> {
+    if reason.contains(' ') { Cow::Owned(reason.replace(' ', "_")) } else { Cow::Borrowed(reason) }
 }
 
 /// A request that could not be read has no method and no path.

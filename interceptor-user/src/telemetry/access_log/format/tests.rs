@@ -169,7 +169,7 @@ fn text_lines_are_envoys() {
         ),
         (
             refused,
-            r#"[2020-08-08T14:41:39.447Z] "GET /headers HTTP/1.1" 503 UF,URX upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_111} - "delayed connect error: 111" 0 1135 72 71 "-" "curl/7.71.1-DEV" "11727077-f912-9635-bb39-e61a0fc6d152" "httpbin.org" "54.236.246.173:80" outbound|80||httpbin.org - [2001:db8::1]:80 192.168.77.112:32790 - default"#,
+            r#"[2020-08-08T14:41:39.447Z] "GET /headers HTTP/1.1" 503 UF,URX upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_111} - "delayed_connect_error:_111" 0 1135 72 71 "-" "curl/7.71.1-DEV" "11727077-f912-9635-bb39-e61a0fc6d152" "httpbin.org" "54.236.246.173:80" outbound|80||httpbin.org - [2001:db8::1]:80 192.168.77.112:32790 - default"#,
         ),
     ];
     for (record, expected) in rows {
