@@ -100,7 +100,7 @@ fn report_unknown_host(rule: &DestinationRule, mesh: &Mesh<'_>, findings: &mut F
 const LOOKED_AT_MAX: usize = 1000;
 
 fn check_tls_inside_tls(rule: &Arc<DestinationRule>, mesh: &Mesh<'_>, findings: &mut Findings) {
-    if rule.refused || rule.workload_selector {
+    if rule.refused || rule.workload_selector.is_some() {
         return;
     }
     let merged = MergedRule::new(rule, &rule.export_to);

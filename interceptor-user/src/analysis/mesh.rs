@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Audience;
 use super::findings::{Findings, about};
 use super::workloads::{self, Workload};
+use crate::compile::Client;
 use crate::compile::destination_rules::DestinationRules;
 use crate::resource::service_entry::{Protocol, Resolution};
 use crate::resource::{
@@ -107,8 +108,8 @@ impl<'a> Mesh<'a> {
             }
         }
         let client = match audience {
-            Audience::Mesh => &world.mesh.root_namespace,
-            Audience::Client(client) => &client.namespace,
+            Audience::Mesh => Client::in_namespace(&world.mesh.root_namespace),
+            Audience::Client(client) => client.clone(),
         };
         let mut mesh = Self {
             world,
@@ -119,7 +120,7 @@ impl<'a> Mesh<'a> {
             virtual_services,
             virtual_services_by_host,
             virtual_services_backwards,
-            rules: DestinationRules::new(world, client),
+            rules: DestinationRules::new(world, &client),
             rules_by_host: HashMap::new(),
             workloads: workloads::of(world),
         };
@@ -317,11 +318,6 @@ fn reach<'a>((export_to, meta): (&'a ExportTo, &'a Meta)) -> Option<Vec<&'a str>
 
 /// What is not exported to the client's namespace does not act, and people who wrote it may wonder why.
 pub(super) fn check_visible(world: &World, namespace: &str, findings: &mut Findings) {
-    for sidecar in world.sidecars() {
-        let message = "a Sidecar does not act here yet".to_owned();
-        let effect = "everything that is exported to the client is seen";
-        findings.push(about(&code::EGR0119, &sidecar.meta, "", message).effect(effect));
-    }
     let mesh = &world.mesh;
     for resource in world.resources.values() {
         let export_to = match resource {

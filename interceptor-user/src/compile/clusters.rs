@@ -53,7 +53,7 @@ impl Clusters {
             HashMap::with_capacity(previous.map_or(0, |previous| previous.by_host.len()));
         let mut changed_hosts = HashSet::new();
         for service in &registry.services {
-            let rule = rules.of(&service.host, service.entry.meta.namespace());
+            let rule = rules.of(&service.host, service.entry.meta.namespace()).or(rules.default_rule());
             let of_host = by_host.entry(Arc::clone(&service.host)).or_default();
             let before =
                 previous.and_then(|previous| previous.by_host.get(&service.host)?.get(of_host.len()));

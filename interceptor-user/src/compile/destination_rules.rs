@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Client;
 use crate::resource::destination_rule::{Blocks, DestinationRule, Extras, Subset, TrafficPolicy};
 use crate::resource::{ExportTo, World};
 use crate::snapshot::HostMap;
@@ -14,6 +15,8 @@ pub(crate) struct MergedRule {
     /// The oldest first.
     pub(crate) rules: Vec<Arc<DestinationRule>>,
     export_to: ExportTo,
+    /// For clients with certain labels, the client's among them: goes before those that are for all.
+    is_selected: bool,
     pub(super) policy: Arc<TrafficPolicy>,
     pub(crate) subsets: Vec<Arc<Subset>>,
 }
@@ -23,9 +26,15 @@ impl MergedRule {
         Self {
             rules: vec![Arc::clone(rule)],
             export_to: export_to.clone(),
+            is_selected: rule.workload_selector.is_some(),
             policy: Arc::clone(&rule.policy),
             subsets: rule.subsets.clone(),
         }
+    }
+
+    fn of_nobody(policy: &TrafficPolicy) -> Self {
+        let (rules, subsets, policy) = (Vec::new(), Vec::new(), Arc::new(policy.clone()));
+        Self { rules, export_to: ExportTo::All, is_selected: false, policy, subsets }
     }
 
     /// Subsets are united, the first of each name stays; the first policy stays.
@@ -87,28 +96,53 @@ pub(crate) struct DestinationRules {
     by_namespace: HashMap<Arc<str>, ByHost>,
     client_namespace: Arc<str>,
     root_namespace: Arc<str>,
+    /// MeshConfig.defaultTrafficPolicy, as a rule of nobody.
+    default: Option<MergedRule>,
 }
 
 impl DestinationRules {
-    pub(crate) fn new(world: &World, client_namespace: &Arc<str>) -> Self {
-        let mut rules: Vec<&Arc<DestinationRule>> =
-            world.destination_rules().filter(|rule| !rule.workload_selector).collect();
+    pub(crate) fn new(world: &World, client: &Client) -> Self {
+        let is_for_client = |rule: &&Arc<DestinationRule>| {
+            rule.workload_selector
+                .as_ref()
+                .is_none_or(|labels| client.has_labels(labels) && *rule.meta.namespace() == client.namespace)
+        };
+        let mut rules: Vec<&Arc<DestinationRule>> = world.destination_rules().filter(is_for_client).collect();
         rules.sort_by_key(|rule| rule.meta.age_order());
         let mut merged: HashMap<(&Arc<str>, &Arc<str>), Vec<MergedRule>> = HashMap::new();
         for rule in rules {
             let same_place = merged.entry((rule.meta.namespace(), &rule.host)).or_default();
+            if rule.workload_selector.is_some() {
+                // Nobody outside its namespace gets it, whatever it says.
+                same_place.push(MergedRule::new(rule, &ExportTo::own_only()));
+                continue;
+            }
             let export_to = rule.export_to.or(&world.mesh.default_destination_rule_export_to);
-            match same_place.iter_mut().find(|known| known.export_to == *export_to) {
+            let alike = |known: &&mut MergedRule| !known.is_selected && known.export_to == *export_to;
+            match same_place.iter_mut().find(alike) {
                 Some(known) => known.add(rule),
                 None => same_place.push(MergedRule::new(rule, export_to)),
             }
         }
+        let base = &world.mesh.default_traffic_policy;
+        let has_base = *base != TrafficPolicy::default();
         let mut by_namespace: HashMap<Arc<str>, ByHost> = HashMap::new();
-        for ((namespace, host), rules) in merged {
+        for ((namespace, host), mut rules) in merged {
+            // The sort is stable: within each the oldest stays first.
+            rules.sort_by_key(|rule| !rule.is_selected);
+            for rule in rules.iter_mut().filter(|_| has_base) {
+                rule.policy = Arc::new(rule.policy.over(base));
+            }
             by_namespace.entry(Arc::clone(namespace)).or_default().insert(host, rules);
         }
         let root_namespace = Arc::clone(&world.mesh.root_namespace);
-        Self { by_namespace, client_namespace: Arc::clone(client_namespace), root_namespace }
+        let default = has_base.then(|| MergedRule::of_nobody(base));
+        Self { by_namespace, client_namespace: Arc::clone(&client.namespace), root_namespace, default }
+    }
+
+    /// What holds for a service that no rule is about.
+    pub(super) fn default_rule(&self) -> Option<&MergedRule> {
+        self.default.as_ref()
     }
 
     /// The rule of a service: the client's namespace is asked first, then the service's, then the

@@ -72,7 +72,7 @@ impl<'a> Listeners<'a> {
 
     pub(super) fn add_all(&mut self, registry: &Registry) {
         for service in &registry.services {
-            for port in &service.entry.ports {
+            for port in service.entry.ports.iter().filter(|port| service.is_listed_on(port)) {
                 let owner = Owner { service: service.clone(), port: port.clone() };
                 if port.protocol.is_http() {
                     self.add_http(&owner);
@@ -96,7 +96,11 @@ impl<'a> Listeners<'a> {
 
     fn add_http(&mut self, owner: &Owner) {
         let routes = self.routes;
-        if let Some(draft) = self.draft_of_port(owner) {
+        let draft = match owner.service.bound_to() {
+            Some(address) => self.draft_of_address(owner, address),
+            None => self.draft_of_port(owner),
+        };
+        if let Some(draft) = draft {
             draft.listener.http.get_or_insert_with(|| routes.table_of_port(owner.port.number));
         }
     }

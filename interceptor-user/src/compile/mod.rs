@@ -11,6 +11,7 @@ mod discovery;
 mod findings;
 mod http_filters;
 mod http_routes;
+pub(crate) mod kubernetes;
 mod l4_routes;
 mod listeners;
 mod load_balancing;
@@ -19,8 +20,10 @@ mod policy;
 mod registry;
 mod retries;
 mod routes;
+pub(crate) mod scope;
 pub(crate) mod tls;
 mod virtual_services;
+mod workloads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use findings::Findings;
 use listeners::Listeners;
 use registry::Registry;
 use routes::Translations;
+use scope::Scope;
 use virtual_services::VirtualServices;
 
 use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World, mesh_config};
@@ -137,22 +141,26 @@ impl Compiler {
         let changed = previous.map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
         let client = &settings.client;
         let findings = Findings::default();
-        let (policy, strict) = policy::of(world, settings, &findings);
+        let scope = Scope::new(world, client);
+        scope.report(&findings);
+        let (policy, strict) = policy::of(world, settings, &scope, &findings);
+        let virtual_services = match previous {
+            Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
+            Some(_) | None => Arc::new(VirtualServices::new(world, &scope)),
+        };
+        // A Sidecar lets in what its VirtualServices lead to.
+        let registry_changed = changed.registry || (scope.narrows() && changed.virtual_services);
         let registry = match previous {
-            Some(previous) if !changed.registry => Arc::clone(&previous.registry),
-            Some(_) | None => Arc::new(Registry::new(world, &client.namespace)),
+            Some(previous) if !registry_changed => Arc::clone(&previous.registry),
+            Some(_) | None => Arc::new(Registry::new(world, &scope, &virtual_services)),
         };
         let rules = match previous {
             Some(previous) if !changed.rules => Arc::clone(&previous.rules),
-            Some(_) | None => Arc::new(DestinationRules::new(world, &client.namespace)),
-        };
-        let virtual_services = match previous {
-            Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
-            Some(_) | None => Arc::new(VirtualServices::new(world, &client.namespace)),
+            Some(_) | None => Arc::new(DestinationRules::new(world, client)),
         };
         virtual_services.report(&findings);
         let clusters = match previous {
-            Some(previous) if !changed.registry && !changed.rules => previous.clusters.unchanged(),
+            Some(previous) if !registry_changed && !changed.rules => previous.clusters.unchanged(),
             Some(_) | None => {
                 let before = previous.map(|previous| &previous.clusters);
                 let common = clusters::Common { mesh: &world.mesh, client };
@@ -168,7 +176,7 @@ impl Compiler {
         };
         let translations = previous.map(|previous| &previous.translations);
         let routes = routes::Routes::new(policy, &translator, &virtual_services, translations);
-        let same_l4 = previous.filter(|_| !changed.registry && !changed.rules && !changed.l4_routes);
+        let same_l4 = previous.filter(|_| !registry_changed && !changed.rules && !changed.l4_routes);
         // Routes of one address are those of one service, which its listener does not tell.
         let same_l4 = same_l4
             .filter(|previous| previous.snapshot.by_address.values().all(|listener| listener.http.is_none()));

@@ -1,8 +1,9 @@
 //! What becomes of hosts that nobody declared, for a client: the command line goes before the client's
-//! annotation, that before its namespace's, that before the mesh's.
+//! annotation, that before its namespace's, that before its Sidecar's, that before the mesh's.
 
 use super::CompileSettings;
 use super::findings::Findings;
+use super::scope::Scope;
 use crate::resource::mesh_config::OutboundTrafficPolicyMode;
 use crate::resource::{ClientPolicy, Level, POLICY, World};
 use crate::snapshot::OutboundTrafficPolicy;
@@ -11,10 +12,12 @@ use crate::snapshot::OutboundTrafficPolicy;
 pub(super) fn of(
     world: &World,
     settings: &CompileSettings,
+    scope: &Scope<'_>,
     findings: &Findings,
 ) -> (OutboundTrafficPolicy, bool) {
     let own = settings.client.policy.within(of_namespace(world, &settings.client.namespace, findings));
-    let mode = own.outbound_traffic_policy.or(world.mesh.outbound_traffic_policy);
+    let of_sidecar = scope.sidecar.as_ref().and_then(|sidecar| sidecar.outbound_traffic_policy);
+    let mode = own.outbound_traffic_policy.or(of_sidecar).or(world.mesh.outbound_traffic_policy);
     let policy = match mode {
         Some(OutboundTrafficPolicyMode::AllowAny) | None => OutboundTrafficPolicy::AllowAny,
         Some(OutboundTrafficPolicyMode::RegistryOnly) => OutboundTrafficPolicy::RegistryOnly,

@@ -1,16 +1,36 @@
-//! The services that a client sees: one for each host of each visible ServiceEntry.
+//! The services that a client sees: one for each host of each visible ServiceEntry and Kubernetes Service.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::resource::service_entry::{AddressRange, ServicePort};
-use crate::resource::{ServiceEntry, World};
+use super::kubernetes;
+use super::scope::{Import, Scope};
+use super::virtual_services::VirtualServices;
+use super::workloads::Workloads;
+use crate::resource::service_entry::{AddressRange, Resolution, ServicePort};
+use crate::resource::{ServiceEntry, VirtualService, World};
 
-/// One host of one ServiceEntry.
+/// One host of one entry, as the client sees it.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub(super) host: Arc<str>,
     pub(super) entry: Arc<ServiceEntry>,
+    listed: Listed,
+    /// The address of the Sidecar's listener that brings it in.
+    bind: Option<IpAddr>,
+    /// Without addresses it takes whole ports.
+    takes_ports: bool,
+}
+
+/// On which ports its connections are recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Listed {
+    All,
+    /// HTTP on these is another listener's.
+    HttpNotOn(Vec<u16>),
+    /// It is there as a VirtualService's destination only.
+    Nowhere,
 }
 
 impl Service {
@@ -18,15 +38,56 @@ impl Service {
         self.entry.ports.iter().find(|port| port.number == number)
     }
 
+    pub(super) fn is_listed_on(&self, port: &ServicePort) -> bool {
+        match &self.listed {
+            Listed::All => true,
+            Listed::HttpNotOn(ports) => !(port.protocol.is_http() && ports.contains(&port.number)),
+            Listed::Nowhere => false,
+        }
+    }
+
+    /// The address that a Sidecar's listener gives it.
+    pub(super) fn bound_to(&self) -> Option<IpAddr> {
+        self.bind
+    }
+
     /// Where connections to it are recognised.
     pub(super) fn binds(&self) -> Vec<Bind> {
-        let binds = self.entry.addresses.iter().map(|range| match range.value {
+        if let Some(address) = self.bind {
+            let prefix_len = if address.is_ipv4() { 32 } else { 128 };
+            return vec![Bind::Address(AddressRange { address, prefix_len })];
+        }
+        let declared = self.entry.addresses.iter().map(|range| match range.value {
             range if range.address.is_unspecified() => Bind::Any,
             range if range.is_single() => Bind::Address(range),
             range => Bind::Range(range),
         });
-        let binds: Vec<Bind> = binds.collect();
-        if binds.is_empty() { vec![Bind::Any] } else { binds }
+        let mut binds: Vec<Bind> = declared.collect();
+        if binds.is_empty() {
+            binds.extend(self.allocated().map(Bind::Address));
+            binds.extend(self.takes_ports.then_some(Bind::Any));
+        }
+        binds
+    }
+
+    /// status.addresses, where there are no others.
+    fn allocated(&self) -> impl Iterator<Item = AddressRange> {
+        let of_host = self.entry.allocated_addresses.iter().filter(|allocated| {
+            self.entry.addresses.is_empty() && allocated.host.as_ref().is_none_or(|host| *host == self.host)
+        });
+        of_host.map(|allocated| {
+            let prefix_len = if allocated.address.is_ipv4() { 32 } else { 128 };
+            AddressRange { address: allocated.address, prefix_len }
+        })
+    }
+
+    /// What a client in `namespace` may write instead of the host.
+    pub(super) fn other_names(&self, namespace: &str) -> Vec<String> {
+        let declared = self.entry.addresses.iter().map(|range| range.value);
+        let addresses = declared.filter(AddressRange::is_single_host).chain(self.allocated());
+        let mut names = kubernetes::aliases(&self.entry, namespace);
+        names.extend(addresses.map(|address| address.to_string()));
+        names
     }
 }
 
@@ -49,23 +110,84 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn new(world: &World, namespace: &str) -> Self {
-        let default = &world.mesh.default_service_export_to;
-        let mut entries: Vec<&Arc<ServiceEntry>> = world
-            .service_entries()
-            .filter(|entry| entry.export_to.or(default).reaches(entry.meta.namespace(), namespace))
-            .collect();
-        entries.sort_by_key(|entry| (**entry.meta.namespace() != *namespace, entry.meta.age_order()));
+    pub(super) fn new(world: &World, scope: &Scope<'_>, virtual_services: &VirtualServices) -> Self {
+        let entries = entries(world, scope);
         let mut registry = Self::default();
-        for entry in entries {
-            for host in &entry.hosts {
-                let index = registry.services.len();
-                registry.by_host.entry(Arc::clone(&host.value)).or_default().push(index);
-                registry.backwards.entry(backwards(&host.value)).or_default().push(index);
-                registry.services.push(Service { host: Arc::clone(&host.value), entry: Arc::clone(entry) });
-            }
+        for entry in &entries {
+            registry.import(entry, world, scope);
+        }
+        if scope.narrows() {
+            registry.add_destinations(&entries, virtual_services);
         }
         registry
+    }
+
+    /// The hosts of an entry that the scope brings in, each as it does.
+    fn import(&mut self, entry: &Arc<ServiceEntry>, world: &World, scope: &Scope<'_>) {
+        // Hosts that come in through the same listener share one entry.
+        let mut trimmed: Vec<(u16, Option<Arc<ServiceEntry>>)> = Vec::new();
+        for host in &entry.hosts {
+            for import in scope.imports(entry.meta.namespace(), &host.value) {
+                let (entry, listed) = match import.port() {
+                    None => {
+                        let elsewhere = scope.ports_with_listeners();
+                        let listed =
+                            if elsewhere.is_empty() { Listed::All } else { Listed::HttpNotOn(elsewhere) };
+                        (Some(Arc::clone(entry)), listed)
+                    }
+                    Some(port) => {
+                        let known = trimmed.iter().find(|(known, _)| *known == port);
+                        let of_port = known.map(|(_, entry)| entry.clone()).unwrap_or_else(|| {
+                            let of_port = on_port(entry, &import, port);
+                            trimmed.push((port, of_port.clone()));
+                            of_port
+                        });
+                        (of_port, Listed::All)
+                    }
+                };
+                let Some(entry) = entry else { continue };
+                let takes_ports = takes_ports(&entry, world);
+                self.add(Service {
+                    host: Arc::clone(&host.value),
+                    entry,
+                    listed,
+                    bind: import.bind(),
+                    takes_ports,
+                });
+            }
+        }
+    }
+
+    /// What VirtualServices lead to has clusters, also when the Sidecar does not name it.
+    fn add_destinations(&mut self, entries: &[Arc<ServiceEntry>], virtual_services: &VirtualServices) {
+        let mut by_host: HashMap<&Arc<str>, &Arc<ServiceEntry>> = HashMap::new();
+        for entry in entries {
+            for host in &entry.hosts {
+                by_host.entry(&host.value).or_insert(entry);
+            }
+        }
+        let hosts = virtual_services.all.iter().flat_map(|service| destination_hosts(service));
+        let mut wanted: Vec<&Arc<str>> = hosts.filter(|host| !self.by_host.contains_key(*host)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        for host in wanted {
+            if let Some((host, entry)) = by_host.get_key_value(host) {
+                self.add(Service {
+                    host: Arc::clone(host),
+                    entry: Arc::clone(entry),
+                    listed: Listed::Nowhere,
+                    bind: None,
+                    takes_ports: false,
+                });
+            }
+        }
+    }
+
+    fn add(&mut self, service: Service) {
+        let index = self.services.len();
+        self.by_host.entry(Arc::clone(&service.host)).or_default().push(index);
+        self.backwards.entry(backwards(&service.host)).or_default().push(index);
+        self.services.push(service);
     }
 
     /// The services of a host, the first having precedence.
@@ -91,6 +213,68 @@ impl Registry {
         let first = ports.next()?;
         ports.all(|port| port == first).then_some(first)
     }
+}
+
+/// What is exported to the client, in order of precedence. Of a host that is a Kubernetes Service, an
+/// entry gives the subjectAltNames alone.
+fn entries(world: &World, scope: &Scope<'_>) -> Vec<Arc<ServiceEntry>> {
+    let workloads = Workloads::new(world);
+    let exported = |entry: &ServiceEntry| scope.is_exported(entry);
+    let of_kubernetes =
+        world.services().map(|service| kubernetes::entry(service, workloads.pods(service.meta.namespace())));
+    let mut of_kubernetes: Vec<ServiceEntry> = of_kubernetes.filter(|entry| exported(entry)).collect();
+    let by_host: HashMap<Arc<str>, usize> = of_kubernetes
+        .iter()
+        .enumerate()
+        .flat_map(|(index, entry)| entry.hosts.iter().map(move |host| (Arc::clone(&host.value), index)))
+        .collect();
+    let mut own: Vec<&Arc<ServiceEntry>> = world.service_entries().filter(|entry| exported(entry)).collect();
+    own.sort_by_key(|entry| order(entry, scope));
+    let mut entries = Vec::with_capacity(own.len() + of_kubernetes.len());
+    for entry in own {
+        let mut taken = entry.hosts.iter().filter_map(|host| by_host.get(&host.value)).peekable();
+        if taken.peek().is_none() {
+            entries.push(workloads.fill(entry));
+            continue;
+        }
+        for index in taken {
+            of_kubernetes[*index].subject_alt_names.extend(entry.subject_alt_names.iter().cloned());
+        }
+        let mut rest = (*workloads.fill(entry)).clone();
+        rest.hosts.retain(|host| !by_host.contains_key(&host.value));
+        entries.push(Arc::new(rest));
+    }
+    entries.extend(of_kubernetes.into_iter().map(Arc::new));
+    entries.sort_by(|a, b| order(a, scope).cmp(&order(b, scope)));
+    entries
+}
+
+/// The client's namespace first, then by age.
+fn order<'a>(entry: &'a ServiceEntry, scope: &Scope<'_>) -> (bool, (Option<&'a str>, &'a str, &'a str)) {
+    (entry.meta.namespace() != scope.namespace(), entry.meta.age_order())
+}
+
+/// An entry as a Sidecar's listener of one port brings it in; `None` when it has no such port.
+fn on_port(entry: &Arc<ServiceEntry>, import: &Import<'_>, port: u16) -> Option<Arc<ServiceEntry>> {
+    let mut port = entry.ports.iter().find(|own| own.number == port)?.clone();
+    port.protocol = import.protocol().unwrap_or(port.protocol);
+    Some(Arc::new(ServiceEntry { ports: vec![port], ..(**entry).clone() }))
+}
+
+/// Where a VirtualService leads.
+fn destination_hosts(service: &VirtualService) -> impl Iterator<Item = &Arc<str>> {
+    let tls = service.tls.iter().map(|route| &route.destinations);
+    let tcp = service.tcp.iter().map(|route| &route.destinations);
+    service.destination_hosts().chain(tls.chain(tcp).flatten().map(|destination| &destination.host))
+}
+
+/// A service without addresses takes every connection of its ports. Kubernetes' own have one, whether
+/// it is known here or not; one that a controller allocated is enough for clients that are told it.
+fn takes_ports(entry: &ServiceEntry, world: &World) -> bool {
+    if kubernetes::is_kubernetes(entry) {
+        return entry.resolution == Resolution::None;
+    }
+    entry.allocated_addresses.is_empty() || !world.mesh.captures_dns()
 }
 
 pub(super) fn backwards(text: &str) -> String {

@@ -74,14 +74,15 @@ impl<'a> Routes<'a> {
         let mut table = RouteTable::new(port.to_string().into(), self.policy);
         let mut acting = BTreeSet::new();
         for service in self.by_port.get(&port).into_iter().flatten() {
-            if !has_http(service, port) {
+            if !has_http(service, port) || !service.port(port).is_some_and(|port| service.is_listed_on(port))
+            {
                 continue;
             }
             let (virtual_host, by) = self.virtual_host(service, port);
             acting.extend(by);
             if table.hosts.insert(&service.host, Arc::clone(&virtual_host)) {
-                for address in service.entry.addresses.iter().filter(|range| range.value.is_single_host()) {
-                    table.hosts.insert(&address.value.to_string(), Arc::clone(&virtual_host));
+                for name in service.other_names(&self.translator.client.namespace) {
+                    table.hosts.insert(&name, Arc::clone(&virtual_host));
                 }
             }
         }
@@ -113,10 +114,11 @@ impl<'a> Routes<'a> {
 
     fn is_on_port(&self, host: &str, port: u16) -> bool {
         let registry = self.translator.registry;
+        let is_listed = |service: &Service| service.port(port).is_some_and(|port| service.is_listed_on(port));
         if host.starts_with('*') {
-            return registry.matching(host).any(|service| service.port(port).is_some());
+            return registry.matching(host).any(is_listed);
         }
-        registry.of_host(host).any(|service| service.port(port).is_some())
+        registry.of_host(host).any(is_listed)
     }
 
     /// One service, whatever the request's Host says: route table `host:port`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::delegates::{self, Delegates};
 use super::findings::Findings;
 use super::registry::backwards;
+use super::scope::Scope;
 use crate::resource::{Diagnostic, VirtualService, World};
 
 /// VirtualServices by age; indices into `all` are in that order.
@@ -24,14 +25,13 @@ pub(super) struct VirtualServices {
 }
 
 impl VirtualServices {
-    pub(super) fn new(world: &World, namespace: &str) -> Self {
-        let default = &world.mesh.default_virtual_service_export_to;
+    pub(super) fn new(world: &World, scope: &Scope<'_>) -> Self {
         let findings = Findings::default();
         let delegates = Delegates { world, findings: &findings };
         let mut all: Vec<Arc<VirtualService>> = world
             .virtual_services()
             .filter(|service| service.binds_mesh() && !service.is_delegate())
-            .filter(|service| service.export_to.or(default).reaches(service.meta.namespace(), namespace))
+            .filter(|service| scope.sees_virtual_service(service))
             .map(|service| delegates.resolve(service))
             .collect();
         all.sort_by(|a, b| a.meta.age_order().cmp(&b.meta.age_order()));

@@ -3,6 +3,7 @@
 use super::Context;
 use super::explanation::{PassedOver, Place};
 use super::places::place;
+use crate::compile::scope::Scope;
 use crate::resource::destination_rule::DestinationRule;
 use crate::resource::virtual_service::MESH;
 use crate::resource::{ExportTo, Meta, ResourceKey, ServiceEntry, VirtualService, host};
@@ -106,6 +107,8 @@ fn virtual_service(
         &context.world.mesh.default_virtual_service_export_to,
     ) {
         why
+    } else if !Scope::new(context.world, &context.settings.client).sees_virtual_service(service) {
+        "the client's Sidecar does not let it in".into()
     } else if let (Some(chosen), Some(chosen_host)) = (chosen, chosen_host) {
         if chosen_host == host {
             format!("{chosen} has {host}, too, and comes first by age and name: for HTTP no other is asked")
@@ -181,7 +184,7 @@ fn destination_rule(
             (Some(_), Some(first)) => {
                 format!("{first} has a more specific host, or the same host and another exportTo or selector")
             }
-            (Some(_), None) if rule.workload_selector => {
+            (Some(_), None) if rule.workload_selector.is_some() => {
                 "its workloadSelector does not select the client".into()
             }
             (Some(_), None) => {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::client_tls::{self, ClientTls, TlsMode};
+use super::client_tls::{self, ClientTls};
 use super::connection_pool::{self, ConnectionPool, RetryBudget};
 use super::decode::Field;
 use super::diagnostic::Position;
 use super::host;
 use super::load_balancer::{self, LoadBalancerSettings};
-use super::meta::Meta;
+use super::meta::{Labels, Meta};
 use super::object::Object;
 use super::outlier_detection::{self, OutlierDetection};
 use super::tunnel::{self, ProxyProtocol, Tunnel};
@@ -24,8 +24,8 @@ pub struct DestinationRule {
     pub policy: Arc<TrafficPolicy>,
     pub subsets: Vec<Arc<Subset>>,
     pub export_to: ExportTo,
-    /// Meant for some workloads only, none of which is known here.
-    pub workload_selector: bool,
+    /// Meant for the clients with these labels in its own namespace, and for nobody else.
+    pub workload_selector: Option<Labels>,
     /// The rule can't be used as written but asks for TLS: nothing may be sent in clear.
     pub refused: bool,
 }
@@ -55,9 +55,26 @@ pub struct Extras {
 }
 
 impl TrafficPolicy {
-    fn asks_for_tls(&self) -> bool {
-        let mut blocks = self.ports.values().map(|blocks| &**blocks).chain([&self.blocks]);
-        blocks.any(|blocks| blocks.tls.as_ref().is_some_and(|tls| tls.mode != TlsMode::Disable))
+    /// What it says, and `base` where it says nothing. A port's settings replace everything.
+    #[must_use]
+    pub fn over(&self, base: &Self) -> Self {
+        let (own, below) = (self.blocks.clone(), &base.blocks);
+        let blocks = Blocks {
+            load_balancer: own.load_balancer.or_else(|| below.load_balancer.clone()),
+            outlier_detection: own.outlier_detection.or_else(|| below.outlier_detection.clone()),
+            connection_pool: own.connection_pool.or_else(|| below.connection_pool.clone()),
+            tls: own.tls.or_else(|| below.tls.clone()),
+        };
+        let mut ports = base.ports.clone();
+        ports.extend(self.ports.iter().map(|(port, blocks)| (*port, blocks.clone())));
+        let (own, below) = (self.extras.clone(), &base.extras);
+        let inherits = own.tunnel.is_none() && own.proxy_protocol.is_none();
+        let extras = Extras {
+            tunnel: own.tunnel.or_else(|| below.tunnel.clone().filter(|_| inherits)),
+            proxy_protocol: own.proxy_protocol.or(below.proxy_protocol.filter(|_| inherits)),
+            retry_budget: own.retry_budget.or(below.retry_budget),
+        };
+        Self { blocks, ports, extras }
     }
 }
 
@@ -74,7 +91,7 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     let policy = spec.get("trafficPolicy").and_then(|field| read_policy(&field)).unwrap_or_default();
     let subsets = spec.list("subsets", |item| read_subset(&item).map(Arc::new));
     let export_to = visibility::read(spec);
-    let workload_selector = spec.get("workloadSelector");
+    let workload_selector = spec.get("workloadSelector").and_then(|field| read_selector(&field));
     for (index, subset) in subsets.iter().enumerate() {
         if subsets[..index].iter().any(|other| other.name == subset.name) {
             let message = format!("duplicate subset names: {}", subset.name);
@@ -84,18 +101,9 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     let asks_for_tls = spec
         .get("trafficPolicy")
         .is_some_and(|field| field.contains("tls", "mode", &|mode| mode != Some("DISABLE")));
-    if let Some(selector) = &workload_selector {
-        selector.warning(if asks_for_tls || subsets.iter().any(|subset| subset.policy.asks_for_tls()) {
-            "no labels are known here, so that a DestinationRule with workloadSelector never acts: its TLS is NOT \
-             applied, requests go as if it was not there"
-        } else {
-            "no labels are known here, so that a DestinationRule with workloadSelector never acts: left out"
-        });
-    }
     let host = spec.require("host").and_then(|field| host::read(&field))?;
     let host_position = host.position;
     let host = host::complete(&host.value, meta.namespace());
-    let workload_selector = workload_selector.is_some();
     let refused = spec.field().is_wrong() && asks_for_tls;
     Some(DestinationRule {
         meta,
@@ -109,6 +117,19 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     })
 }
 
+fn read_selector(field: &Field<'_>) -> Option<Labels> {
+    let labels = field.object()?.get("matchLabels").map(|field| field.text_map()).unwrap_or_default();
+    if labels.is_empty() {
+        field.warning(
+            "workload selector specified without labels: the rule is for every client of its namespace",
+        );
+    }
+    if labels.iter().any(|(name, value)| name.contains('*') || value.contains('*')) {
+        field.error("wildcard is not supported in selector");
+    }
+    Some(labels)
+}
+
 fn read_subset(item: &Field<'_>) -> Option<Subset> {
     let subset = item.object()?;
     let policy = subset.get("trafficPolicy").and_then(|field| read_policy(&field)).unwrap_or_default();
@@ -120,7 +141,7 @@ fn read_subset(item: &Field<'_>) -> Option<Subset> {
 /// What a policy replaces as a whole.
 const BLOCKS: [&str; 4] = ["outlierDetection", "connectionPool", "loadBalancer", "tls"];
 
-fn read_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
+pub(super) fn read_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
     let policy = field.object()?;
     let blocks = read_blocks(&policy);
     let extras = Extras {

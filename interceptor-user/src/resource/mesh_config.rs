@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::code;
 use super::connection_pool::{self, H2Upgrade, TcpKeepalive};
 use super::decode::{Field, Reader};
+use super::destination_rule::{self, TrafficPolicy};
 use super::diagnostic::{Diagnostic, Level, Origin};
 use super::documents::{self, Document};
+use super::meta::{self, Labels};
 use super::object::Object;
 use super::retries::{self, Retries};
 use super::visibility::{self, ExportTo};
@@ -29,7 +31,11 @@ pub struct MeshConfig {
     pub default_virtual_service_export_to: ExportTo,
     pub default_destination_rule_export_to: ExportTo,
     pub path_normalization: PathNormalization,
+    /// What holds where no DestinationRule says anything; never TLS.
+    pub default_traffic_policy: TrafficPolicy,
     pub proxy_headers: ProxyHeaders,
+    /// defaultConfig.proxyMetadata
+    pub proxy_metadata: Labels,
     pub tcp_keepalive: TcpKeepalive,
     pub h2_upgrade: Option<H2Upgrade>,
     /// tlsDefaults.minProtocolVersion is TLSV1_3.
@@ -81,12 +87,23 @@ impl Default for MeshConfig {
             default_virtual_service_export_to: ExportTo::All,
             default_destination_rule_export_to: ExportTo::All,
             path_normalization: PathNormalization::Base,
+            default_traffic_policy: TrafficPolicy::default(),
             proxy_headers: ProxyHeaders::default(),
+            proxy_metadata: Labels::new(),
             tcp_keepalive: TcpKeepalive::default(),
             h2_upgrade: None,
             tls_1_3_only: false,
             dns_gives_addresses: false,
         }
+    }
+}
+
+impl MeshConfig {
+    /// Whether clients are told the addresses that a controller has allocated.
+    pub fn captures_dns(&self) -> bool {
+        self.proxy_metadata
+            .get("ISTIO_META_DNS_CAPTURE")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 }
 
@@ -130,7 +147,7 @@ fn read_document(file: &Arc<str>, document: &Document) -> (Option<MeshConfig>, V
         Some("ConfigMap") => read_config_map(file, &root, &reader),
         Some("IstioOperator") => {
             let spec = root.open_quietly().require("spec")?.object()?.open_quietly();
-            Some(read(&spec.require("meshConfig")?.object()?.open()))
+            Some(read(&spec.require("meshConfig")?.object()?))
         }
         Some(kind) => {
             root.field()
@@ -138,7 +155,7 @@ fn read_document(file: &Arc<str>, document: &Document) -> (Option<MeshConfig>, V
             root.open_quietly();
             None
         }
-        None => Some(read(&root.open())),
+        None => Some(read(&root)),
     });
     let config = config.filter(|_| !reader.is_wrong());
     (config, reader.into_findings())
@@ -160,9 +177,52 @@ fn read_config_map(file: &Arc<str>, root: &Object<'_>, reader: &Reader) -> Optio
     config
 }
 
+/// What MeshConfig has beside what acts here.
+const NOT_USED: [&str; 31] = [
+    "authPolicy",
+    "ca",
+    "caCertificates",
+    "certificates",
+    "configSources",
+    "defaultProviders",
+    "disableEnvoyListenerLog",
+    "discoverySelectors",
+    "enableAutoMtls",
+    "enableEnvoyAccessLogService",
+    "enablePrometheusMerge",
+    "enableTracing",
+    "extensionProviders",
+    "inboundClusterStatName",
+    "inboundTrafficPolicy",
+    "ingressClass",
+    "ingressControllerMode",
+    "ingressSelector",
+    "ingressService",
+    "localityLbSetting",
+    "meshMTLS",
+    "outboundClusterStatName",
+    "proxyHttpPort",
+    "proxyInboundListenPort",
+    "proxyListenPort",
+    "serviceScopeConfigs",
+    "serviceSettings",
+    "thriftConfig",
+    "trustDomain",
+    "trustDomainAliases",
+    "verifyCertificateAtClient",
+];
+
 fn read(mesh: &Object<'_>) -> MeshConfig {
     let defaults = MeshConfig::default();
+    for name in NOT_USED {
+        if let Some(field) = mesh.get(name) {
+            field.info(format!("`{name}` is not used here"));
+        }
+    }
+    mesh.not_applied(&["serviceEntryVisibility"], "exportTo alone says who sees a ServiceEntry");
+    mesh.not_applied(&["accessLogFormat"], "lines have Istio's default format");
     let policy = mesh.get("outboundTrafficPolicy").and_then(|field| field.object()).and_then(|policy| {
+        policy.not_applied(&["tls"], "unknown hosts are reached as applications speak to them");
         // The enum's zero: that is what Istio makes of it.
         let Some(mode) = policy.get("mode") else {
             policy.field().coded_warning(
@@ -182,11 +242,8 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
         mesh.get("accessLogEncoding").and_then(|field| field.one_of(&[("TEXT", false), ("JSON", true)]));
     let retries = mesh.get("defaultHttpRetryPolicy").and_then(|field| retries::read(&field));
     let proxy = mesh.get("defaultConfig").and_then(|field| field.object()).map(Object::open);
-    let headers = proxy
-        .as_ref()
-        .and_then(|proxy| proxy.get("proxyHeaders").and_then(|field| field.object()))
-        .map(|headers| read_proxy_headers(&headers));
-    let metadata = proxy.as_ref().and_then(|proxy| proxy.get("proxyMetadata")?.object());
+    let proxy_part = |name| proxy.as_ref()?.get(name)?.object();
+    let metadata = proxy.as_ref().map(|proxy| meta::labels(proxy, "proxyMetadata")).unwrap_or_default();
     MeshConfig {
         outbound_traffic_policy: policy,
         access_log_file: mesh.text("accessLogFile").filter(|path| !path.is_empty()),
@@ -202,14 +259,21 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
         default_virtual_service_export_to: default_export_to(mesh, "defaultVirtualServiceExportTo"),
         default_destination_rule_export_to: default_export_to(mesh, "defaultDestinationRuleExportTo"),
         path_normalization: read_path_normalization(mesh).unwrap_or(defaults.path_normalization),
-        proxy_headers: headers.unwrap_or_default(),
+        default_traffic_policy: mesh
+            .get("defaultTrafficPolicy")
+            .and_then(|field| read_default_policy(&field))
+            .unwrap_or_default(),
+        proxy_headers: proxy_part("proxyHeaders")
+            .map(|headers| read_proxy_headers(&headers))
+            .unwrap_or_default(),
         tcp_keepalive: mesh
             .get("tcpKeepalive")
             .and_then(|field| connection_pool::read_keepalive(&field))
             .unwrap_or_default(),
         h2_upgrade: mesh.get("h2UpgradePolicy").and_then(|field| connection_pool::read_h2_upgrade(&field)),
         tls_1_3_only: read_min_version(mesh, "tlsDefaults") == Some(true),
-        dns_gives_addresses: metadata.is_some_and(|metadata| gives_addresses(&metadata.open_quietly())),
+        dns_gives_addresses: gives_addresses(&metadata),
+        proxy_metadata: metadata,
     }
 }
 
@@ -229,13 +293,21 @@ fn read_path_normalization(mesh: &Object<'_>) -> Option<PathNormalization> {
     ])
 }
 
+fn read_default_policy(field: &Field<'_>) -> Option<TrafficPolicy> {
+    if field.contains("tls", "mode", &|mode| mode != Some("DISABLE")) {
+        field
+            .error("TLS for every service can't be meant for hosts outside: ask for it in a DestinationRule");
+    }
+    destination_rule::read_policy(field)
+}
+
 fn default_export_to(mesh: &Object<'_>, name: &'static str) -> ExportTo {
     let given = mesh.get(name).map_or(ExportTo::Unset, |field| visibility::read_field(&field));
     given.or(&ExportTo::All).clone()
 }
 
-fn gives_addresses(metadata: &Object<'_>) -> bool {
-    let is_on = |name| metadata.peek(name).is_some_and(|value| matches!(value, "true" | "1"));
+fn gives_addresses(metadata: &Labels) -> bool {
+    let is_on = |name| metadata.get(name).is_some_and(|value| matches!(&**value, "true" | "1"));
     is_on("ISTIO_META_DNS_CAPTURE")
         && (is_on("ISTIO_META_DNS_AUTO_ALLOCATE") || is_on("PILOT_ENABLE_IP_AUTOALLOCATE"))
 }

@@ -40,6 +40,7 @@ pub mod retries;
 mod secret;
 pub mod service;
 pub mod service_entry;
+mod service_entry_rules;
 pub mod sidecar;
 pub mod string_match;
 pub mod tunnel;

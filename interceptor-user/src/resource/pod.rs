@@ -12,7 +12,7 @@ use super::object::Object;
 pub struct Pod {
     pub meta: Meta,
     pub spec: PodSpec,
-    /// As its status tells; empty in a file that people wrote.
+    /// As its status tells; empty when it has ended, and in a file that people wrote.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -44,7 +44,8 @@ pub struct Container {
 
 pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> Pod {
     let status = status.and_then(|field| field.object()).map(Object::open_quietly);
-    let texts = status.map(|status| {
+    let is_over = |status: &Object<'_>| matches!(status.peek("phase"), Some("Succeeded" | "Failed"));
+    let texts = status.filter(|status| !is_over(status)).map(|status| {
         let single = status.get("podIP");
         let each = status.list("podIPs", |item| item.object()?.open_quietly().get("ip"));
         let each = if each.is_empty() { single.into_iter().collect() } else { each };

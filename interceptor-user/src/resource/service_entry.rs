@@ -1,6 +1,6 @@
 //! ServiceEntry: which outside hosts are known, on which ports, and where they are.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use super::diagnostic::Position;
 use super::host;
 use super::meta::{Labels, Meta};
 use super::object::Object;
+use super::service_entry_rules;
 use super::visibility::{self, ExportTo};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,16 +217,8 @@ pub struct WorkloadEntry {
     pub position: Position,
 }
 
-const HOSTS_MAX: usize = 256;
-
 pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> ServiceEntry {
     let hosts = spec.list("hosts", |item| read_host(&item));
-    if !spec.has("hosts") {
-        spec.field().error("service entry must have at least one host");
-    }
-    if hosts.len() > HOSTS_MAX {
-        spec.field().error(format!("more than {HOSTS_MAX} hosts: split it into several entries"));
-    }
     let addresses = spec.list("addresses", |item| {
         let text = item.text()?;
         let range = AddressRange::parse(&text);
@@ -264,7 +257,7 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> 
         location: location.unwrap_or_default(),
         allocated_addresses: status.map(|field| read_allocated(&field)).unwrap_or_default(),
     };
-    validate(&entry, spec);
+    service_entry_rules::check(&entry, spec);
     entry
 }
 
@@ -337,112 +330,10 @@ pub(super) fn read_workload_fields(endpoint: &Object<'_>) -> WorkloadEntry {
     WorkloadEntry { address: "".into(), ports, labels, locality, weight: weight.unwrap_or(1), position }
 }
 
-/// What is wrong with an endpoint's address, whatever the resolution.
-pub(super) fn address_problem(address: &str) -> Option<String> {
-    if address.starts_with("unix:") {
-        return Some(format!("endpoint {address}: unix sockets are not supported yet"));
-    }
-    host::is_not_a_name(address)
-        .then(|| format!("endpoint address `{address}` is neither a host name nor an IP address"))
-}
-
-/// What Istio's webhook refuses, in its words.
-fn validate(entry: &ServiceEntry, spec: &Object<'_>) {
-    let mut names = HashSet::new();
-    let mut numbers = HashSet::new();
-    for (index, port) in entry.ports.iter().enumerate() {
-        let error = |message| spec.error_at(port.position, &format!("ports[{index}]"), message);
-        if !names.insert(&*port.name) {
-            error(format!("service entry port name {:?} already defined", port.name));
-        }
-        if !numbers.insert(port.number) {
-            error(format!("service entry port {} already defined", port.number));
-        }
-    }
-    let ranges_allowed = matches!(entry.resolution, Resolution::None | Resolution::Static);
-    for (index, range) in entry.addresses.iter().enumerate() {
-        if !range.value.is_single() && !ranges_allowed {
-            let message = "CIDR addresses are allowed only for NONE/STATIC resolution types";
-            spec.error_at(range.position, &format!("addresses[{index}]"), message.into());
-        }
-    }
-    validate_endpoints(entry, spec);
-    let wildcard = entry.hosts.iter().find(|host| host.value.starts_with('*'));
-    let resolution = entry.resolution;
-    match (resolution, wildcard) {
-        (Resolution::Dns | Resolution::DnsRoundRobin, Some(host)) if entry.endpoints.is_empty() => {
-            let message = format!(
-                "hosts must be FQDN or contain only prefix wildcards if no endpoints are provided for resolution \
-                 mode {resolution}: `{}` can't be looked up; list endpoints, or use resolution DYNAMIC_DNS (or NONE)",
-                host.value
-            );
-            spec.error_at(host.position, "hosts", message);
-        }
-        (Resolution::DynamicDns, _) => validate_dynamic_dns(entry, spec),
-        (Resolution::None | Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin, _) => {}
-    }
-    let opaque = entry.ports.iter().find(|port| !port.protocol.is_http() && !port.protocol.is_tls());
-    if opaque.is_some() && entry.hosts.len() > 1 && entry.resolution != Resolution::None {
-        spec.error_at(
-            entry.hosts[1].position,
-            "hosts",
-            "multiple hosts provided with non-HTTP, non-TLS ports".into(),
-        );
-    }
-}
-
-fn validate_endpoints(entry: &ServiceEntry, spec: &Object<'_>) {
-    if entry.workload_selector.is_some() && !entry.endpoints.is_empty() {
-        spec.field().error("only one of WorkloadSelector or Endpoints is allowed in Service Entry");
-    }
-    if entry.workload_selector.is_some() && entry.resolution == Resolution::None {
-        spec.field().warning("workloadSelector should not be set when resolution mode is NONE");
-    }
-    if entry.resolution == Resolution::None && !entry.endpoints.is_empty() {
-        spec.error_at(
-            entry.endpoints[0].position,
-            "endpoints",
-            "no endpoints should be provided for resolution type none: use STATIC for addresses or DNS for names".into(),
-        );
-    }
-    if entry.resolution == Resolution::DnsRoundRobin && entry.endpoints.len() > 1 {
-        let message = format!("there must only be 0 or 1 endpoint for resolution mode {}", entry.resolution);
-        spec.error_at(entry.endpoints[1].position, "endpoints", message);
-    }
-    for (index, endpoint) in entry.endpoints.iter().enumerate() {
-        let error = |message| spec.error_at(endpoint.position, &format!("endpoints[{index}]"), message);
-        for name in endpoint.ports.keys() {
-            if !entry.ports.iter().any(|port| port.name == *name) {
-                error(format!("endpoint port {name} is not defined by the service entry"));
-            }
-        }
-        let address = &endpoint.address;
-        let unusable = address_problem(address);
-        if entry.resolution == Resolution::Static
-            && address.parse::<IpAddr>().is_err()
-            && !address.starts_with("unix:")
-        {
-            error(format!(
-                "`{address}` is not an IP address, as resolution STATIC needs; for a name use DNS"
-            ));
-        } else if let Some(problem) = unusable {
-            error(problem);
-        }
-    }
-}
-
-fn validate_dynamic_dns(entry: &ServiceEntry, spec: &Object<'_>) {
-    for host in entry.hosts.iter().filter(|host| !host.value.starts_with('*')) {
-        let message =
-            format!("resolution DYNAMIC_DNS takes wildcard hosts only, not `{}`: use DNS", host.value);
-        spec.error_at(host.position, "hosts", message);
-    }
-    if !entry.addresses.is_empty() || !entry.endpoints.is_empty() {
-        spec.field().error("resolution DYNAMIC_DNS takes neither addresses nor endpoints");
-    }
-    for port in entry.ports.iter().filter(|port| !(port.protocol.is_http() || port.protocol == Protocol::Tls))
-    {
-        let message = "resolution DYNAMIC_DNS takes ports of protocol HTTP, HTTP2, GRPC and TLS only".into();
-        spec.error_at(port.position, "ports", message);
+impl WorkloadEntry {
+    /// An endpoint of weight 1 that nobody wrote.
+    pub(crate) fn at(address: Arc<str>) -> Self {
+        let (ports, labels) = (BTreeMap::new(), Labels::new());
+        Self { address, ports, labels, locality: "".into(), weight: 1, position: Position::default() }
     }
 }

@@ -46,6 +46,10 @@ impl ExportTo {
         }
     }
 
+    pub(crate) fn own_only() -> Self {
+        Self::Only { own: true, namespaces: Vec::new() }
+    }
+
     /// Exactly `.`.
     pub fn is_own_only(&self) -> bool {
         matches!(self, Self::Only { own: true, namespaces } if namespaces.is_empty())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::meta::Meta;
 use super::object::Object;
 use super::service_entry::{self, WorkloadEntry as Endpoint};
+use super::service_entry_rules;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadEntry {
@@ -22,7 +23,7 @@ pub struct WorkloadGroup {
 /// `None` when it has no address.
 pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<WorkloadEntry> {
     let mut endpoint = service_entry::read_workload(spec)?;
-    if let Some(problem) = service_entry::address_problem(&endpoint.address) {
+    if let Some(problem) = service_entry_rules::address_problem(&endpoint.address) {
         spec.field().error(problem);
     }
     for (name, value) in &meta.labels {

@@ -144,7 +144,6 @@ fn metadata() {
 fn service_entries() {
     let http = "  ports: [{number: 80, name: http, protocol: HTTP}]\n";
     for (spec, expected) in [
-        ("  hosts: []\n  resolution: DNS", ""),
         ("  resolution: DNS", "service entry must have at least one host"),
         ("  hosts: ['*']\n", "hostname cannot be wildcard"),
         ("  hosts: [a.*.com]\n", "invalid host a.*.com: `*` may stand only at its start"),
@@ -165,9 +164,24 @@ fn service_entries() {
             "  hosts: [x.com]\n  ports: [{number: 80, name: a, protocol: HTTP}, {number: 81, name: a, protocol: HTTP}]\n",
             "service entry port name \"a\" already defined",
         ),
+        ("  hosts: [x.com]\n  ports: [{number: 80, name: Web, protocol: HTTP}]\n", "invalid port name: Web"),
+        ("  hosts: []\n", "service entry must have at least one host"),
+        (
+            "  hosts: [x.com]\n  ports: [{number: 80, name: a}, {number: 80, name: b}]\n",
+            "port number cannot be duplicated",
+        ),
+        ("  hosts: [x.com]\n  endpoints: [{address: 1.1.1.1}]\n", "NONE mode cannot set endpoints"),
         (
             "  hosts: [x.com]\n  endpoints: [{address: 1.1.1.1}]\n",
             "no endpoints should be provided for resolution type none",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: DNS_ROUND_ROBIN\n  endpoints: [{address: a.x.com}, {address: b.x.com}]\n",
+            "DNS_ROUND_ROBIN mode cannot have multiple endpoints",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  workloadSelector: {labels: {a: b}}\n  endpoints: [{address: 1.1.1.1}]\n",
+            "only one of WorkloadSelector or Endpoints can be set",
         ),
         (
             "  hosts: ['*.x.com']\n  resolution: DNS\n",
@@ -427,26 +441,14 @@ fn destination_rule(spec: &str) -> String {
 
 #[test]
 fn destination_rules() {
-    for (spec, expected) in [
-        (
-            "  host: a.com\n  workloadSelector: {matchLabels: {a: b}}\n  trafficPolicy: {tls: {mode: SIMPLE}}",
-            "its TLS is NOT applied",
-        ),
-        (
-            "  host: a.com\n  workloadSelector: {matchLabels: {a: b}}\n  subsets: [{name: s, trafficPolicy: \
-             {portLevelSettings: [{port: {number: 443}, tls: {mode: MUTUAL}}]}}]",
-            "its TLS is NOT applied",
-        ),
-        (
-            "  host: a.com\n  workloadSelector: {matchLabels: {a: b}}\n  trafficPolicy: {tls: {mode: DISABLE}}",
-            "never acts: left out",
-        ),
-    ] {
-        let said = said(&destination_rule(spec), true);
-        assert!(said.contains(expected), "{spec}: {said}");
-    }
+    let said_of_selector = said(&destination_rule("  host: a.com\n  workloadSelector: {}"), true);
+    assert!(said_of_selector.contains("workload selector specified without labels"), "{said_of_selector}");
     for (spec, expected) in [
         ("  subsets: [{name: a}]", "`host` is missing"),
+        (
+            "  host: a.com\n  workloadSelector: {matchLabels: {a: '*'}}",
+            "wildcard is not supported in selector",
+        ),
         ("  host: a.com\n  subsets: [{name: a}, {name: a}]", "duplicate subset names: a"),
         (
             "  host: a.com\n  trafficPolicy: {tls: {mode: SIMPEL}}",
@@ -598,7 +600,20 @@ fn mesh_configurations() {
     assert!(
         config.proxy_headers.server.as_deref() == Some("envoy") && config.proxy_headers.request_id_disabled
     );
-    assert_eq!(said, "mesh.yaml:2:1: info: MeshConfig: trustDomain: `trustDomain` is not used here");
+    assert_eq!(said, "mesh.yaml:2:14: info: MeshConfig: trustDomain: `trustDomain` is not used here");
+    for (text, expected) in [
+        ("outboundTraficPolicy: {mode: REGISTRY_ONLY}", "left out; did you mean `outboundTrafficPolicy`?"),
+        ("serviceEntryVisibility: {}", "`serviceEntryVisibility` is not applied yet: exportTo alone says"),
+        ("defaultServiceExportTo: ['*', a]", "may only stand alone in exportTo"),
+        (
+            "defaultTrafficPolicy: {tls: {mode: SIMPLE}}",
+            "TLS for every service can't be meant for hosts outside: ask for it in a DestinationRule",
+        ),
+    ] {
+        let (_, findings) = mesh_config::parse(&"mesh.yaml".into(), text);
+        let said: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        assert!(said.iter().any(|line| line.contains(expected)), "{text}: {said:?}");
+    }
     let (config, said) = parse("outboundTrafficPolicy: {}\n");
     let policy = config.and_then(|config| config.outbound_traffic_policy);
     assert_eq!(policy, Some(mesh_config::OutboundTrafficPolicyMode::RegistryOnly));

@@ -1,6 +1,6 @@
 //! The snapshot depends on the resources, not on the order they come in.
 
-use interceptor_user::compile::{CompileSettings, compile};
+use interceptor_user::compile::{Client, CompileSettings, compile};
 use interceptor_user::resource::{World, parse};
 use proptest::prelude::*;
 
@@ -23,8 +23,44 @@ fn documents() -> Vec<String> {
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n{meta}\nspec:\n  host: a.example.com\n  subsets: \
              [{{name: s{index}}}]\n  trafficPolicy: {{connectionPool: {{tcp: {{connectTimeout: {index}5s}}}}}}\n"
         ));
+        documents.push(format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\n{meta}\nspec:\n  egress: [{{hosts: ['ns{}/*', './*']}}]\n",
+            index % 2
+        ));
+        documents.push(format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n{meta}\nspec: {{address: 10.0.0.{index}, labels: {{app: a}}}}\n"
+        ));
+        documents.push(format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: w{index}, namespace: ns{}{time}}}\nspec:\n  \
+             hosts: [w.example.com, s.ns0.svc.cluster.local]\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  resolution: \
+             STATIC\n  workloadSelector: {{labels: {{app: a}}}}\n  subjectAltNames: [n{index}]\n",
+            index % 2
+        ));
+        documents.push(format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p{index}, namespace: ns{}, labels: {{app: a}}}}\nspec: {{}}\nstatus: \
+             {{podIP: 10.1.0.{index}}}\n",
+            index % 2
+        ));
+        documents.push(format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: r{index}, namespace: ns{}{time}}}\nspec:\n  \
+             host: a.example.com\n  workloadSelector: {{matchLabels: {{app: c}}}}\n  trafficPolicy: {{connectionPool: {{tcp: \
+             {{connectTimeout: {index}6s}}}}}}\n",
+            index % 2
+        ));
+    }
+    for (name, address) in [("s", "10.96.0.1"), ("t", "None")] {
+        documents.push(format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: ns0}}\nspec: {{clusterIP: {address}, selector: {{app: \
+             a}}, ports: [{{port: 80, name: http}}, {{port: 90, name: tcp}}]}}\n"
+        ));
     }
     documents
+}
+
+/// Those with and without a Sidecar, and with labels that a rule selects.
+fn clients() -> Vec<Client> {
+    let labels = [("app".into(), "c".into())].into();
+    vec![Client::default(), Client::in_namespace("ns0"), Client { labels, ..Client::in_namespace("ns1") }]
 }
 
 proptest! {
@@ -37,7 +73,9 @@ proptest! {
                     world.resources.insert(resource.meta().key.clone(), resource);
                 }
             }
-            compile(&world, &CompileSettings::default())
+            clients().into_iter().map(|client| {
+                compile(&world, &CompileSettings { client, ..CompileSettings::default() })
+            }).collect::<Vec<_>>()
         };
         prop_assert_eq!(build(&order), build(&documents()));
     }
@@ -50,7 +88,7 @@ proptest! {
     /// Characters that mean something to YAML, in documents that almost are resources.
     #[test]
     fn almost_resources_are_read_without_panic(
-        kind in prop::sample::select(vec!["ServiceEntry", "VirtualService", "DestinationRule", "Gateway"]),
+        kind in prop::sample::select(vec!["ServiceEntry", "VirtualService", "DestinationRule", "Gateway", "Sidecar", "WorkloadEntry", "WorkloadGroup"]),
         text in "[a-z:{}\\[\\], \n\\-&*!|>'\"#%@`0-9]{0,120}",
     ) {
         let text = format!("apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec:\n  {text}");

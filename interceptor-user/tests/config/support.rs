@@ -41,11 +41,16 @@ pub(crate) fn for_client(yaml: &str, client: Client) -> Config {
 
 /// With a MeshConfig and in a namespace.
 pub(crate) fn in_namespace(yaml: &str, mesh: &str, namespace: &str) -> Config {
+    for_client_of_mesh(yaml, mesh, Client::in_namespace(namespace))
+}
+
+/// With a MeshConfig and for a workload.
+pub(crate) fn for_client_of_mesh(yaml: &str, mesh: &str, client: Client) -> Config {
     let (mut world, mut findings) = world(yaml);
     let (mesh, more) = mesh_config::parse(&"mesh.yaml".into(), mesh);
     findings.extend(more);
     world.mesh = mesh.unwrap_or_else(|| panic!("{findings:#?}"));
-    let settings = CompileSettings { client: Client::in_namespace(namespace), ..CompileSettings::default() };
+    let settings = CompileSettings { client, ..CompileSettings::default() };
     let (snapshot, more) = compile(&world, &settings);
     findings.extend(more);
     findings.extend(find(&world, Audience::Client(&settings.client)));
