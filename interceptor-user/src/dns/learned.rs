@@ -232,8 +232,12 @@ impl Names {
             .collect();
         for old in before.into_iter().flat_map(|before| before.held(now, false)) {
             match names.iter_mut().find(|name| name.name == old.name) {
-                // What a trusted server said is not undone by what another repeats.
-                Some(same) => same.is_trusted |= old.is_trusted,
+                // What a trusted server said is not undone by what another repeats, nor made to last.
+                Some(same) if old.is_trusted && !is_trusted => {
+                    same.is_trusted = true;
+                    same.expires = old.expires;
+                }
+                Some(_) => {}
                 None => names.push(old.clone()),
             }
         }

@@ -6,9 +6,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::upstream::{ClusterRuntime, RuntimeId, random};
+use super::upstream::{ClusterRuntime, RuntimeId, TlsClient, random};
 use crate::dns::Resolver;
-use crate::snapshot::{Cluster, ClusterName, ClusterRef, Discovery, Snapshot, WeightedCluster};
+use crate::snapshot::{
+    Cluster, ClusterName, ClusterRef, Discovery, Snapshot, TlsOrigination, WeightedCluster,
+};
 
 /// Shorter than Istio's hour: each destination is a pool of its own, and most are asked once.
 const PASSTHROUGH_HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -17,65 +19,86 @@ const PASSTHROUGH_HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Active {
     pub snapshot: Arc<Snapshot>,
     clusters: Arc<HashMap<ClusterName, Arc<Slot>>>,
+    /// Made where a configuration is taken up, not where a request waits: it reads files. Clusters that
+    /// originate the same TLS share it.
+    tls: Arc<TlsClients>,
     /// PassthroughCluster: connections and requests to the destination that they asked for.
     pub passthrough: Arc<ClusterRuntime>,
     resolver: Resolver,
-    /// The runtimes that were there when this was built and live on.
-    kept: HashSet<RuntimeId>,
-    /// Whatever comes from here on is younger than this.
-    first_new: RuntimeId,
 }
+
+type TlsClients = HashMap<TlsOrigination, Arc<TlsClient>>;
 
 /// A cluster, and its runtime once somebody uses it.
 #[derive(Debug)]
 struct Slot {
     cluster: Arc<Cluster>,
+    tls: Option<Arc<TlsClient>>,
     runtime: OnceLock<Arc<ClusterRuntime>>,
 }
 
 impl Slot {
     /// What is known of endpoints in use is taken over from a cluster that differs in nothing else.
-    fn new(cluster: &Arc<Cluster>, before: Option<&Arc<Self>>, resolver: &Resolver) -> Self {
+    fn new(
+        cluster: &Arc<Cluster>,
+        tls: Option<Arc<TlsClient>>,
+        before: Option<&Arc<Self>>,
+        resolver: &Resolver,
+    ) -> Self {
         let used = before.and_then(|before| before.runtime.get());
         let changed = used.filter(|used| used.cluster().differs_in_endpoints_only(cluster));
-        let runtime =
-            changed.map(|used| Arc::new(ClusterRuntime::new(Arc::clone(cluster), resolver, Some(used))));
-        Self { cluster: Arc::clone(cluster), runtime: runtime.map(OnceLock::from).unwrap_or_default() }
+        let runtime = changed.map(|used| {
+            Arc::new(ClusterRuntime::new(Arc::clone(cluster), tls.clone(), resolver, Some(used)))
+        });
+        Self { cluster: Arc::clone(cluster), tls, runtime: runtime.map(OnceLock::from).unwrap_or_default() }
     }
 }
 
 impl Active {
     pub fn build(snapshot: Arc<Snapshot>, previous: Option<&Self>, resolver: &Resolver) -> Self {
         let passthrough = previous.map_or_else(
-            || Arc::new(ClusterRuntime::new(Arc::new(passthrough()), resolver, None)),
+            || Arc::new(ClusterRuntime::new(Arc::new(passthrough()), None, resolver, None)),
             |previous| Arc::clone(&previous.passthrough),
         );
-        let clusters = match previous {
+        let (clusters, tls) = match previous {
             Some(previous) if Arc::ptr_eq(&previous.snapshot.clusters, &snapshot.clusters) => {
-                Arc::clone(&previous.clusters)
+                (Arc::clone(&previous.clusters), Arc::clone(&previous.tls))
             }
             Some(_) | None => {
+                let mut tls = TlsClients::new();
+                let mut client = |origination: &TlsOrigination| {
+                    let known = tls.get(origination).or_else(|| previous?.tls.get(origination)).cloned();
+                    let client = known.unwrap_or_else(|| Arc::new(TlsClient::new(origination)));
+                    Arc::clone(tls.entry(origination.clone()).or_insert(client))
+                };
                 let slot = |(name, cluster): (&ClusterName, &Arc<Cluster>)| {
                     let before = previous.and_then(|previous| previous.clusters.get(name));
                     let slot = match before {
-                        Some(before) if before.cluster == *cluster => Arc::clone(before),
-                        Some(_) | None => Arc::new(Slot::new(cluster, before, resolver)),
+                        Some(before) if before.cluster == *cluster => {
+                            cluster.tls.as_ref().map(&mut client);
+                            Arc::clone(before)
+                        }
+                        Some(_) | None => {
+                            let tls = cluster.tls.as_ref().map(&mut client);
+                            Arc::new(Slot::new(cluster, tls, before, resolver))
+                        }
                     };
                     (name.clone(), slot)
                 };
-                Arc::new(snapshot.clusters.iter().map(slot).collect())
+                let clusters = snapshot.clusters.iter().map(slot).collect();
+                (Arc::new(clusters), Arc::new(tls))
             }
         };
-        let first_new = RuntimeId::next();
-        let used = clusters.values().filter_map(|slot| slot.runtime.get());
-        let kept = used.chain([&passthrough]).map(|runtime| runtime.id()).collect();
-        Self { snapshot, clusters, passthrough, resolver: resolver.clone(), kept, first_new }
+        Self { snapshot, clusters, tls, passthrough, resolver: resolver.clone() }
     }
 
     /// What is known of a cluster in use: its endpoints, load and health.
     pub fn runtime(&self, name: &ClusterName) -> Option<&Arc<ClusterRuntime>> {
         let slot = self.clusters.get(name)?;
-        let new = || Arc::new(ClusterRuntime::new(Arc::clone(&slot.cluster), &self.resolver, None));
+        let new = || {
+            let tls = slot.tls.clone();
+            Arc::new(ClusterRuntime::new(Arc::clone(&slot.cluster), tls, &self.resolver, None))
+        };
         Some(slot.runtime.get_or_init(new))
     }
 
@@ -95,8 +118,10 @@ impl Active {
         exists.then(|| self.runtime(&cluster.name)).flatten()
     }
 
-    pub(crate) fn is_live(&self, runtime: RuntimeId) -> bool {
-        runtime >= self.first_new || self.kept.contains(&runtime)
+    /// The runtimes in use; those of clusters that are gone or changed are not among them.
+    pub(crate) fn live_runtimes(&self) -> HashSet<RuntimeId> {
+        let used = self.clusters.values().filter_map(|slot| slot.runtime.get());
+        used.chain([&self.passthrough]).map(|runtime| runtime.id()).collect()
     }
 }
 

@@ -125,8 +125,14 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
     let (protocol, ahead) = match first_bytes(active, &stream, &downstream, opaque).await {
         FirstBytes::Spoke(protocol, ahead) => (protocol, ahead),
         FirstBytes::ServerSpoke(target, upstream) => {
+            // It was opened by the configuration of then.
             let active = worker.active.load_full();
-            return tcp::carry(&worker, active, stream, downstream, target, Some(upstream)).await;
+            return match decide(&worker, &active, &downstream, &Protocol::Opaque) {
+                Way::Refuse => tcp::refuse(&worker, stream, &downstream),
+                Way::Opaque(_) | Way::Http(_) => {
+                    tcp::carry(&worker, active, stream, downstream, target, Some(upstream)).await;
+                }
+            };
         }
         FirstBytes::Gone => return tcp::gone(&worker, &downstream),
     };

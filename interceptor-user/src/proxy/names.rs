@@ -51,8 +51,12 @@ impl NameKnowledge {
             return Vec::new();
         };
         let Some(names) = learned.names(address) else { return Vec::new() };
-        learned.used(&names);
-        learned.held(&names, active.snapshot.strict).cloned().collect()
+        let held: Vec<Arc<str>> = learned.held(&names, active.snapshot.strict).cloned().collect();
+        // Use keeps names, and does not bring them back.
+        if !held.is_empty() {
+            learned.used(&names);
+        }
+        held
     }
 
     /// Counts whether a claim fits, and says whether it may go on. Waits for nothing unless the policy is strict.

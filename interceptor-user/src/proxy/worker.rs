@@ -118,6 +118,7 @@ async fn sweep(worker: std::rc::Weak<Worker>) {
         interval.tick().await;
         let Some(worker) = worker.upgrade() else { return };
         let active = worker.current();
-        worker.pools.sweep(|runtime| active.is_live(runtime));
+        let live = active.live_runtimes();
+        worker.pools.sweep(|runtime| live.contains(&runtime));
     }
 }

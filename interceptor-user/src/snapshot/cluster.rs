@@ -84,7 +84,7 @@ pub enum UpstreamProtocol {
 }
 
 /// DestinationRule tls.mode, as far as it originates TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TlsOriginationMode {
     Simple,
     Mutual,
@@ -119,7 +119,7 @@ pub struct Credential {
 }
 
 /// TLS towards the endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TlsOrigination {
     pub mode: TlsOriginationMode,
     /// Sent as SNI when set; otherwise the request's Host (not for addresses).

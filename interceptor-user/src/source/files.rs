@@ -1,6 +1,7 @@
 //! Resources from files, directories and standard input. Only what has changed is read again. A resource
 //! that was good and is written wrongly now keeps its last good form; one that is gone is gone.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
@@ -34,8 +35,8 @@ pub struct FileSource {
     pub(super) paths: Vec<PathBuf>,
     pub(super) mesh_config: Option<PathBuf>,
     default_namespace: Arc<str>,
-    /// Standard input is read once.
-    standard_input: Option<String>,
+    /// Standard input and pipes, which are read once.
+    streams: HashMap<PathBuf, String>,
     world: World,
     diagnostics: Vec<Diagnostic>,
     texts: Texts,
@@ -109,14 +110,17 @@ impl FileSource {
             paths,
             mesh_config,
             default_namespace,
-            standard_input: None,
+            streams: HashMap::new(),
             world: World::default(),
             diagnostics: Vec::new(),
             texts: Texts::default(),
         };
         let found = read::files(&source.paths)?;
-        if source.all_paths().iter().any(|path| read::is_standard_input(path)) {
-            source.standard_input = Some(read::text(Path::new("-"))?);
+        for path in source.all_paths().into_iter().filter(|path| read::is_stream(path)) {
+            if let Entry::Vacant(slot) = source.streams.entry(path) {
+                let text = read::stream(slot.key())?;
+                slot.insert(text);
+            }
         }
         if let (_, Some(error)) = source.take_up(Ok(found), &Touched::All) {
             return Err(error);
@@ -208,10 +212,7 @@ impl FileSource {
     }
 
     fn text(&self, path: &Path) -> Result<String, ReadError> {
-        match &self.standard_input {
-            Some(text) if read::is_standard_input(path) => Ok(text.clone()),
-            Some(_) | None => read::text(path),
-        }
+        self.streams.get(path).map_or_else(|| read::text(path), |text| Ok(text.clone()))
     }
 
     /// Adds what a file holds; what can't be read is told, and given back.

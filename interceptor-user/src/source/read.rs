@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 /// A file larger than this is not configuration.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -21,6 +23,8 @@ pub enum ReadError {
     TooLarge { path: String },
     #[error("{path} is not UTF-8 text")]
     NotText { path: String },
+    #[error("{path} is a pipe, a socket or a device now: expected a regular file")]
+    NotAFile { path: String },
 }
 
 /// The name that a path has in findings.
@@ -67,7 +71,8 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<Found>, ReadError> {
         }
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => walk.directory(path, &metadata, 0)?,
-            Ok(metadata) => walk.file(path.clone(), &metadata),
+            Ok(metadata) if metadata.is_file() => walk.file(path.clone(), &metadata),
+            Ok(_) => walk.files.push((path.clone(), None)),
             // Reading it says what is wrong.
             Err(_) => walk.files.push((path.clone(), None)),
         }
@@ -125,7 +130,7 @@ impl Walk {
         for path in paths.into_iter().filter(|path| !is_hidden(path)) {
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => self.directory(&path, &metadata, depth + 1)?,
-                Ok(metadata) if is_configuration(&path) => self.file(path, &metadata),
+                Ok(metadata) if metadata.is_file() && is_configuration(&path) => self.file(path, &metadata),
                 // Reading it says what is wrong.
                 Err(_) if is_configuration(&path) => self.files.push((path, None)),
                 Ok(_) | Err(_) => {}
@@ -147,18 +152,39 @@ fn is_configuration(path: &Path) -> bool {
     path.extension().is_some_and(known)
 }
 
-/// The text of a file or of standard input.
-pub(super) fn text(path: &Path) -> Result<String, ReadError> {
-    let shown =
-        || if is_standard_input(path) { "standard input".to_owned() } else { path.display().to_string() };
-    let error = |source| ReadError::Read { path: shown(), source };
-    let mut bytes = Vec::new();
+/// Whether a path that was named is read once: standard input, or a pipe of the shell's (`<(command)`).
+pub(super) fn is_stream(path: &Path) -> bool {
+    let is_pipe = || fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+    is_standard_input(path) || is_pipe()
+}
+
+/// The text of a stream, until its end.
+pub(super) fn stream(path: &Path) -> Result<String, ReadError> {
     if is_standard_input(path) {
-        io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(error)?;
-    } else {
-        let file = fs::File::open(path).map_err(error)?;
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(error)?;
+        return bounded(io::stdin().lock(), || "standard input".to_owned());
     }
+    let shown = || path.display().to_string();
+    let file = fs::File::open(path).map_err(|source| ReadError::Read { path: shown(), source })?;
+    bounded(file, shown)
+}
+
+/// The text of a file.
+pub(super) fn text(path: &Path) -> Result<String, ReadError> {
+    let shown = || path.display().to_string();
+    let error = |source| ReadError::Read { path: shown(), source };
+    // What has become a pipe since it was looked at must not be waited for.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(error)?;
+    if !file.metadata().map_err(error)?.is_file() {
+        return Err(ReadError::NotAFile { path: shown() });
+    }
+    bounded(file, shown)
+}
+
+fn bounded(reader: impl Read, shown: impl Fn() -> String) -> Result<String, ReadError> {
+    let mut bytes = Vec::new();
+    let read = reader.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|source| ReadError::Read { path: shown(), source })?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
         return Err(ReadError::TooLarge { path: shown() });
     }

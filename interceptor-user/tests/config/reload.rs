@@ -53,6 +53,25 @@ fn directories_are_read_in_order_without_hidden_files() {
     assert!(findings.is_empty(), "{}", shown(&findings));
 }
 
+/// A pipe in a directory is nobody's configuration and would be waited for; one that is named is read once.
+#[test]
+fn pipes_are_read_when_they_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.yaml"), entry("a", "a.example.com")).unwrap();
+    let pipe = directory.path().join("pipe.yaml");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let (_, world, findings) = FileSource::open(vec![directory.path().into()], None).unwrap();
+    assert_eq!(hosts(&world), ["a.example.com"], "{}", shown(&findings));
+
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, entry("b", "b.example.com")).unwrap()
+    });
+    let (_, world, findings) = FileSource::open(vec![pipe], None).unwrap();
+    writer.join().unwrap();
+    assert_eq!(hosts(&world), ["b.example.com"], "{}", shown(&findings));
+}
+
 #[test]
 fn nothing_at_all_is_pointed_out() {
     let directory = tempfile::tempdir().unwrap();

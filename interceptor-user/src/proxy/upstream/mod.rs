@@ -37,7 +37,7 @@ pub use error::{ConnectError, ResetReason, UpstreamError};
 pub(crate) use hash::RequestHash;
 pub(crate) use io::UpstreamIo;
 pub(crate) use outlier::Outcome;
-pub(crate) use tls::of_io_error as tls_failure;
+pub(crate) use tls::{TlsClient, of_io_error as tls_failure};
 
 use super::downstream::Downstream;
 use crate::dns::Resolver;
@@ -46,12 +46,11 @@ use bounds::{ConnectionSlot, Usage};
 use pool::Wanted;
 
 /// Tells one life of a cluster from the next: a changed cluster is a new runtime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RuntimeId(u64);
 
 impl RuntimeId {
-    /// Greater than all before.
-    pub(crate) fn next() -> Self {
+    fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
@@ -63,7 +62,7 @@ pub struct ClusterRuntime {
     id: RuntimeId,
     cluster: Arc<Cluster>,
     endpoints: endpoints::Endpoints,
-    tls: Option<tls::TlsClient>,
+    tls: Option<Arc<TlsClient>>,
     usage: Usage,
 }
 
@@ -104,12 +103,17 @@ struct Connected {
 impl ClusterRuntime {
     /// A cluster with what `previous`, which differs in its endpoints only, knows of those that it still has:
     /// ejected ones stay ejected, and are no longer new.
-    pub fn new(cluster: Arc<Cluster>, resolver: &Resolver, previous: Option<&Self>) -> Self {
+    pub(crate) fn new(
+        cluster: Arc<Cluster>,
+        tls: Option<Arc<TlsClient>>,
+        resolver: &Resolver,
+        previous: Option<&Self>,
+    ) -> Self {
         let known = previous.map(|previous| &previous.endpoints);
         Self {
             id: RuntimeId::next(),
             endpoints: endpoints::Endpoints::new(&cluster, resolver, known),
-            tls: cluster.tls.as_ref().map(tls::TlsClient::new),
+            tls,
             usage: Usage::new(&cluster.bounds),
             cluster,
         }
@@ -255,7 +259,7 @@ impl ClusterRuntime {
     /// Connects and shakes hands.
     async fn dial_tls(
         &self,
-        tls: &tls::TlsClient,
+        tls: &TlsClient,
         pick: &Pick,
         server_name: &str,
         purpose: tls::Purpose,
@@ -263,7 +267,7 @@ impl ClusterRuntime {
     ) -> Result<(TlsStream<TcpStream>, SocketAddr), UpstreamError> {
         let config = tls.config(purpose)?;
         let (stream, peer) = self.dial(pick, downstream).await?;
-        let stream = tls::TlsClient::handshake(config, stream, server_name, peer).await?;
+        let stream = TlsClient::handshake(config, stream, server_name, peer).await?;
         Ok((stream, peer))
     }
 

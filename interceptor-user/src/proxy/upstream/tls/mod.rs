@@ -29,7 +29,7 @@ const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A cluster's TLS.
 #[derive(Debug)]
-pub(super) struct TlsClient {
+pub(crate) struct TlsClient {
     origination: TlsOrigination,
     state: ArcSwap<State>,
     created: Instant,
@@ -62,7 +62,7 @@ pub(super) enum Purpose {
 }
 
 impl TlsClient {
-    pub(super) fn new(origination: &TlsOrigination) -> Self {
+    pub(crate) fn new(origination: &TlsOrigination) -> Self {
         Self {
             state: ArcSwap::from_pointee(State::load(origination)),
             origination: origination.clone(),
