@@ -45,7 +45,10 @@ fn an_abort_never_reaches_the_server() -> anyhow::Result<()> {
     assert_eq!(answer.header("content-type").as_deref(), Some("text/plain"));
     let line = run.line()?;
     assert_eq!((line.code, line.flags.as_str(), line.details.as_str()), (503, "FI", "fault_filter_abort"));
-    assert_eq!((line.sent, line.upstream_host.as_str(), line.cluster.as_str()), (18, "-", "-"));
+    assert_eq!(
+        (line.sent, line.upstream_host.as_str(), line.cluster.as_str()),
+        (18, "-", "outbound|80||httpbin.org")
+    );
     assert_eq!(line.route, "chosen");
     assert_eq!(world.httpbin.hits(&pod.address).len(), 0);
     Ok(())

@@ -44,7 +44,8 @@ pub struct ProxyCounters {
     /// Copies of requests that a mirror has answered, whatever its answer.
     pub mirrors_sent: u64,
     pub mirrors_failed: u64,
-    /// Copies that were not sent: their request was too large to be kept, or too many were on their way.
+    /// Copies that were not sent: their request was too large to be kept, too many were on their way, or a strict policy
+    /// refused them.
     pub mirrors_given_up: u64,
     #[serde(flatten)]
     pub dns: DnsCounters,

@@ -70,7 +70,7 @@ fn a_preflight_is_answered_here() {
     );
     let record = proxy.records.only();
     assert_eq!(record.end(), (200, "-", "cors_response"));
-    assert_eq!(record.text("upstream_cluster"), "-");
+    assert_eq!(record.text("upstream_cluster"), format!("outbound|80||{HOST}"));
     assert_eq!(upstream.connections(), 0);
 }
 

@@ -1,11 +1,13 @@
 //! Copies of requests: what they look like, and that nobody notices them.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http::HeaderValue;
 use interceptor_user::snapshot::{
-    Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Mirror, RetryOn, Share,
+    Changes, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Mirror, RetryOn, Share,
 };
 
 use crate::support::{Config, HOST, Upstream, eventually, header, refused};
@@ -35,19 +37,31 @@ fn wait(seen: &Seen, count: usize) -> Vec<(String, Vec<u8>)> {
     seen.lock().unwrap().clone()
 }
 
+/// A server that answers nothing.
+fn silent() -> Upstream {
+    Upstream::start(|mut client, _| {
+        client.request();
+        client.read_to_end();
+    })
+}
+
 /// A configuration with a mirror at each of these addresses.
-fn with(upstream: &Upstream, mirrors: &[(std::net::SocketAddr, Share)]) -> Config {
+fn with(upstream: &Upstream, mirrors: &[(SocketAddr, Share)]) -> Config {
     let mut config = Config::new(&[upstream.address]);
-    for (number, (address, share)) in mirrors.iter().enumerate() {
-        let host = format!("mirror-{number}.test");
-        let discovery = Discovery::Static(vec![Endpoint::new(*address)]);
-        let name = ClusterName::outbound(80, "", &host);
-        let cluster = Arc::new(Cluster::new(name.clone(), host.as_str().into(), 80, discovery));
-        Arc::make_mut(&mut config.snapshot.clusters).insert(name.clone(), Arc::clone(&cluster));
-        let cluster = ClusterRef { name, cluster: Some(cluster) };
-        config.forward.mirrors.push(Mirror { cluster, share: *share });
+    for (address, share) in mirrors {
+        mirror(&mut config, Discovery::Static(vec![Endpoint::new(*address)]), *share);
     }
     config
+}
+
+/// One mirror more.
+fn mirror(config: &mut Config, discovery: Discovery, share: Share) {
+    let host = format!("mirror-{}.test", config.forward.mirrors.len());
+    let name = ClusterName::outbound(80, "", &host);
+    let cluster = Arc::new(Cluster::new(name.clone(), host.as_str().into(), 80, discovery));
+    Arc::make_mut(&mut config.snapshot.clusters).insert(name.clone(), Arc::clone(&cluster));
+    let cluster = ClusterRef { name, cluster: Some(cluster) };
+    config.forward.mirrors.push(Mirror { cluster, share });
 }
 
 #[test]
@@ -103,6 +117,62 @@ fn bodies_are_copied_whole() {
 }
 
 #[test]
+fn a_body_in_many_pieces_is_copied_whole() {
+    let upstream = Upstream::echo();
+    let (mirror, seen) = remembering(OK);
+    let proxy = with(&upstream, &[(mirror.address, ALL)]).start();
+    let pieces: Vec<String> = (0..200).map(|number| format!("piece {number};")).collect();
+    let mut client = proxy.client();
+    client.send(format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n"));
+    for piece in &pieces {
+        client.send(format!("{:x}\r\n{piece}\r\n", piece.len()));
+    }
+    client.send("0\r\n\r\n");
+    assert_eq!(client.reply().status(), 200);
+    assert_eq!(String::from_utf8_lossy(&wait(&seen, 1)[0].1), pieces.concat());
+}
+
+#[test]
+fn a_strict_policy_refuses_copies_whose_name_does_not_fit_their_address() {
+    // v4.test is 127.0.0.1 to us, and nobody knows of the other name.
+    for (strict, host, copied) in
+        [(true, "v4.test", true), (true, HOST, false), (false, "v4.test", true), (false, HOST, true)]
+    {
+        let upstream = Upstream::echo();
+        let ((original, seen), (other, seen_other)) = (remembering(OK), remembering(OK));
+        let mut config = with(&upstream, &[(other.address, ALL)]);
+        mirror(&mut config, Discovery::OriginalDst { port: None }, ALL);
+        config.hosts.push("v4.test");
+        config.snapshot.strict = strict;
+        // What the route makes of the name is not the client's word.
+        config.changes =
+            Some(Changes { authority: Some(HeaderValue::from_static("v4.test")), ..Changes::default() });
+        let proxy = config.start_for(original.address);
+        assert_eq!(proxy.exchange(&crate::support::get(host, "/")).status(), 200, "{strict} {host}");
+        let (sent, given_up) = if copied { (2, 0) } else { (1, 1) };
+        eventually(&format!("{strict} {host}: both counted"), || {
+            let counters = proxy.counters();
+            (counters.mirrors_sent, counters.mirrors_given_up) == (sent, given_up)
+        });
+        assert_eq!(original.connections(), usize::from(copied), "{strict} {host}");
+        assert_eq!((seen.lock().unwrap().len(), seen_other.lock().unwrap().len()), (usize::from(copied), 1));
+    }
+}
+
+#[test]
+fn a_mirror_whose_address_is_its_name_is_found_by_the_name_of_the_request() {
+    let upstream = Upstream::echo();
+    let (found, seen) = remembering(OK);
+    let mut config = Config::new(&[upstream.address]);
+    mirror(&mut config, Discovery::DynamicDns { port: Some(found.port()) }, ALL);
+    config.hosts.push("v4.test");
+    let proxy = config.start();
+    assert_eq!(proxy.exchange(&crate::support::get("v4.test", "/")).status(), 200);
+    assert_eq!(header(&wait(&seen, 1)[0].0, "host"), Some("v4.test-shadow"));
+    eventually("it is counted", || proxy.counters().mirrors_sent == 1);
+}
+
+#[test]
 fn what_is_too_large_is_given_up() {
     let upstream = Upstream::echo();
     let (mirror, seen) = remembering(OK);
@@ -123,10 +193,7 @@ fn what_is_too_large_is_given_up() {
 #[test]
 fn a_mirror_that_fails_or_hangs_is_not_noticed() {
     let upstream = Upstream::echo();
-    let silent = Upstream::start(|mut client, _| {
-        client.request();
-        client.read_to_end();
-    });
+    let silent = silent();
     let broken = Upstream::start(|mut client, _| drop(client.request()));
     let proxy = with(&upstream, &[(refused(), ALL), (silent.address, ALL), (broken.address, ALL)]).start();
     let mut client = proxy.client();
@@ -145,10 +212,7 @@ fn a_mirror_that_fails_or_hangs_is_not_noticed() {
 #[test]
 fn copies_on_their_way_are_bounded() {
     let upstream = Upstream::echo();
-    let silent = Upstream::start(|mut client, _| {
-        client.request();
-        client.read_to_end();
-    });
+    let silent = silent();
     let proxy = with(&upstream, &[(silent.address, ALL)]).start();
     let mut client = proxy.client();
     for _ in 0..140 {
@@ -161,10 +225,7 @@ fn copies_on_their_way_are_bounded() {
 #[test]
 fn the_routes_timeout_ends_a_copy() {
     let upstream = Upstream::echo();
-    let silent = Upstream::start(|mut client, _| {
-        client.request();
-        client.read_to_end();
-    });
+    let silent = silent();
     let proxy = with(&upstream, &[(silent.address, ALL)]).timeout(Duration::from_millis(100)).start();
     assert_eq!(proxy.get("/").status(), 200);
     eventually("it is counted", || proxy.counters().mirrors_failed == 1);
@@ -173,20 +234,24 @@ fn the_routes_timeout_ends_a_copy() {
 #[test]
 fn shares_and_missing_clusters() {
     let upstream = Upstream::echo();
-    let (mirror, seen) = remembering(OK);
+    // Copies stay on their way, so that the bound of 128 tells before each answer how many there are.
+    let mirror = silent();
     let mut config = with(&upstream, &[(mirror.address, Share(500_000)), (mirror.address, Share(0))]);
     let name = ClusterName::outbound(80, "gone", HOST);
     config.forward.mirrors.push(Mirror { cluster: ClusterRef { name, cluster: None }, share: ALL });
     let proxy = config.start();
     let mut client = proxy.client();
-    for _ in 0..64 {
+    let mut get = || {
         client.send(crate::support::get(HOST, "/"));
         assert_eq!(client.reply().status(), 200);
-    }
-    let copies = || proxy.counters().mirrors_sent;
-    eventually("some are copied", || copies() > 0);
-    assert!(copies() < 64, "{}", copies());
-    assert!(seen.lock().unwrap().len() < 64);
+    };
+    // 80 of these are copied, give or take 6.
+    (0..160).for_each(|_| get());
+    assert_eq!(proxy.counters().mirrors_given_up, 0);
+    // And 100 of these, which is too many.
+    (0..200).for_each(|_| get());
+    assert!(proxy.counters().mirrors_given_up > 0);
+    eventually("the others are copied", || mirror.connections() == 128);
 }
 
 #[test]
@@ -205,8 +270,16 @@ fn a_request_is_copied_once_however_often_it_is_tried() {
     let proxy = with(&upstream, &[(mirror.address, ALL)]).retries(2, on_503).start();
     let reply = proxy.exchange(&format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 3\r\n\r\nabc"));
     assert_eq!((reply.status(), reply.text().as_str()), (200, "abc"));
-    assert_eq!(wait(&seen, 1), [(seen.lock().unwrap()[0].0.clone(), b"abc".to_vec())]);
-    assert_eq!(proxy.counters().mirrors_sent + proxy.counters().mirrors_given_up, 1);
+    let bodies = |count| wait(&seen, count).into_iter().map(|(_, body)| body).collect::<Vec<_>>();
+    assert_eq!(bodies(1), [b"abc"]);
+    eventually("the copy is answered", || proxy.counters().mirrors_sent == 1);
+    // A copy of a later try would have been sent before this one.
+    let second = format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 3\r\n\r\ndef");
+    assert_eq!(proxy.exchange(&second).text(), "def");
+    assert_eq!(bodies(2), [b"abc", b"def"]);
+    eventually("both are counted", || proxy.counters().mirrors_sent == 2);
+    let counters = proxy.counters();
+    assert_eq!((counters.mirrors_failed, counters.mirrors_given_up), (0, 0));
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub(super) struct Exchange<'a> {
     /// What is changed in request and response.
     pub(super) changes: RouteChanges<'a>,
     pub(super) host: &'a HeaderValue,
+    /// The client's own name for it, without port, whatever the route makes of it.
+    pub(super) claimed: &'a str,
 }
 
 /// What a route changes, and before it the destination that was chosen among several: the route has the

@@ -1,15 +1,14 @@
 //! Copies of requests for other clusters (Envoy's request mirroring): sent once the client has sent its
 //! whole request, and forgotten. A copy costs the request that it is of nothing: it does not wait, its
-//! answer is read to nowhere, its failure is counted. What is too large to be kept whole, and what comes
-//! while too many copies are on their way, is given up and counted.
+//! answer is read to nowhere, its failure is counted. What is too large to be kept whole, what comes while
+//! too many copies are on their way, and what a strict policy refuses, is given up and counted.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{EXPECT, HeaderValue};
 use http::request::Parts;
@@ -19,6 +18,7 @@ use super::forward::{Exchange, address};
 use super::headers::{self, Carriage};
 use super::upload::RequestBody;
 use crate::proxy::downstream::Downstream;
+use crate::proxy::names::Claim;
 use crate::proxy::upstream::pool::Wanted;
 use crate::proxy::upstream::{ClusterRuntime, Selection, random};
 use crate::proxy::worker::Worker;
@@ -27,14 +27,34 @@ use crate::snapshot::route::host_of;
 
 /// Copies that a worker has on their way.
 const COPIES_MAX: u32 = 128;
-/// How long a copy may take in all, where its route has no timeout.
-const COPY_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a copy may take in all, where its route's timeout does not end it before.
+const COPY_TIMEOUT_MAX: Duration = Duration::from_secs(15);
 
 /// A request's body as it was sent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WholeBody {
-    pub(crate) chunks: VecDeque<Bytes>,
+    pub(crate) data: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
+}
+
+impl WholeBody {
+    /// In memory of its own: what was read is a small part of a buffer each, which would live as long.
+    pub(super) fn new<'a>(
+        chunks: impl Iterator<Item = &'a Bytes> + Clone,
+        trailers: Option<HeaderMap>,
+    ) -> Self {
+        let mut data = BytesMut::with_capacity(chunks.clone().map(Bytes::len).sum());
+        chunks.for_each(|chunk| data.extend_from_slice(chunk));
+        Self { data: data.freeze(), trailers }
+    }
+}
+
+/// What came of a copy that did not fail.
+#[derive(Debug)]
+enum Delivery {
+    Answered,
+    /// The client's name for the host does not fit the address, and the policy is strict.
+    Refused,
 }
 
 /// Copies of one request that wait for its end.
@@ -45,7 +65,12 @@ pub(super) struct Copies {
     settings: ProxyHeaders,
     parts: Parts,
     carriage: Carriage,
+    /// The name that the client gave.
+    claimed: Box<str>,
+    /// What the request itself goes to.
     host: HeaderValue,
+    /// What the copies' own header says.
+    shadow: HeaderValue,
     timeout: Duration,
     targets: Vec<Arc<ClusterRuntime>>,
 }
@@ -77,10 +102,17 @@ pub(super) fn copies(exchange: &Exchange<'_>, parts: &Parts, carriage: Carriage)
         settings: exchange.settings.clone(),
         parts,
         carriage,
-        host: shadow(exchange.host),
-        timeout: forward.timeout.unwrap_or(COPY_TIMEOUT),
+        claimed: exchange.claimed.into(),
+        host: exchange.host.clone(),
+        shadow: shadow(exchange.host),
+        timeout: limit(forward.timeout),
         targets,
     })
+}
+
+/// How long a copy may take in all.
+fn limit(of_route: Option<Duration>) -> Duration {
+    of_route.map_or(COPY_TIMEOUT_MAX, |timeout| timeout.min(COPY_TIMEOUT_MAX))
 }
 
 /// `host-shadow:port`, as Envoy names the copies. An address has no such name.
@@ -111,7 +143,8 @@ impl Copies {
                 let _guard = guard;
                 let sent = tokio::time::timeout(copies.timeout, copies.deliver(&target, body)).await;
                 match sent {
-                    Ok(Ok(())) => copies.worker.stats().mirror_sent(),
+                    Ok(Ok(Delivery::Answered)) => copies.worker.stats().mirror_sent(),
+                    Ok(Ok(Delivery::Refused)) => copies.worker.stats().mirror_given_up(),
                     Ok(Err(reason)) => copies.failed(&target, &*reason),
                     Err(elapsed) => copies.failed(&target, &elapsed),
                 }
@@ -129,11 +162,30 @@ impl Copies {
         self.worker.stats().mirror_failed();
     }
 
+    /// Whether a copy may go to the original address, which the request itself need not have gone to.
+    async fn admitted(&self, target: &ClusterRuntime) -> bool {
+        let active = self.worker.current();
+        if !active.snapshot.strict || !target.cluster().is_original_dst() {
+            return true;
+        }
+        let claim = Claim {
+            name: &self.claimed,
+            original_dst: self.downstream.original_dst,
+            runtime: Some(target),
+            uses_original_dst: true,
+        };
+        self.worker.names.admits(&active, claim).await
+    }
+
     async fn deliver(
         &self,
         target: &Arc<ClusterRuntime>,
         body: WholeBody,
-    ) -> Result<(), Box<dyn std::error::Error>> {
+    ) -> Result<Delivery, Box<dyn std::error::Error>> {
+        if !self.admitted(target).await {
+            return Ok(Delivery::Refused);
+        }
+        // Nobody has an address or a certificate for the name of a shadow.
         let name = host_of(self.host.to_str().unwrap_or_default());
         let selection = Selection {
             original_dst: self.downstream.original_dst,
@@ -142,7 +194,6 @@ impl Copies {
             hash: None,
         };
         let pick = target.choose(selection).await?;
-        // Nobody has a certificate for the name of a shadow.
         let host = &*target.cluster().host;
         let server_name = if host.starts_with('*') { name } else { host };
         let wanted = Wanted {
@@ -156,22 +207,45 @@ impl Copies {
         let body = RequestBody::whole(body);
         let mut parts = self.parts.clone();
         headers::count_attempt(&mut parts.headers, &self.settings, 1);
-        let request = address(parts, body, &lease, target, (&self.host, self.carriage.chunked));
+        let request = address(parts, body, &lease, target, (&self.shadow, self.carriage.chunked));
         let response = lease.send(request).await.map_err(|error| error.into_error())?;
         let mut answer = response.into_body();
         while let Some(frame) = answer.frame().await {
             frame?;
         }
         lease.release();
-        Ok(())
+        Ok(Delivery::Answered)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
     use http::HeaderValue;
 
-    use super::shadow;
+    use super::{WholeBody, limit, shadow};
+
+    #[test]
+    fn a_copy_is_over_with_its_route_and_soon() {
+        for (of_route, expected) in [(None, 15_000), (Some(200), 200), (Some(60_000), 15_000)] {
+            let of_route = of_route.map(Duration::from_millis);
+            assert_eq!(limit(of_route), Duration::from_millis(expected), "{of_route:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_body_holds_no_buffer_that_it_was_read_into() {
+        for pieces in [&[(3, 5)][..], &[(0, 2), (100, 101), (8000, 8192)]] {
+            let buffer = Bytes::from(vec![7; 8192]);
+            let chunks: Vec<_> = pieces.iter().map(|&(start, end)| buffer.slice(start..end)).collect();
+            let body = WholeBody::new(chunks.iter(), None);
+            assert_eq!(body.data, chunks.concat());
+            drop(chunks);
+            assert!(buffer.is_unique(), "{pieces:?}");
+        }
+    }
 
     #[test]
     fn shadows() {

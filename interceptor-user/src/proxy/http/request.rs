@@ -93,6 +93,15 @@ async fn route_and_send(
         RouteAction::Passthrough => None,
         RouteAction::Forward(forward) => Some(&**forward),
     };
+    let (runtime, of_destination) = match forward {
+        None => (Some(&active.passthrough), None),
+        Some(forward) => match active.choose(&forward.clusters) {
+            Some((chosen, runtime)) => (runtime, chosen.changes.as_deref()),
+            None => (None, None),
+        },
+    };
+    // Named from here on, whoever answers.
+    log.set(|record| record.upstream_cluster = runtime.map(|runtime| runtime.cluster().name.clone()));
     if let Some(fault) = forward.and_then(|forward| forward.fault.as_ref())
         && let Some(reply) = Box::pin(fault::inject(fault, &mut log)).await
     {
@@ -105,20 +114,14 @@ async fn route_and_send(
             return Reply::preflight(headers).send(settings, log);
         }
     }
-    let (runtime, of_destination) = match forward {
-        None => (&active.passthrough, None),
-        Some(forward) => match active.choose(&forward.clusters) {
-            Some((chosen, Some(runtime))) => (runtime, chosen.changes.as_deref()),
-            Some((_, None)) | None => {
-                let mut response = Reply::refused(Refusal::NoCluster).send(settings, log);
-                cors.apply(response.headers_mut());
-                return response;
-            }
-        },
+    let Some(runtime) = runtime else {
+        let mut response = Reply::refused(Refusal::NoCluster).send(settings, log);
+        cors.apply(response.headers_mut());
+        return response;
     };
-    log.set(|record| record.upstream_cluster = Some(runtime.cluster().name.clone()));
+    let claimed = host_name(&host);
     let claim = Claim {
-        name: host_name(&host),
+        name: claimed,
         original_dst: connection.downstream.original_dst,
         runtime: Some(runtime),
         uses_original_dst: runtime.cluster().is_original_dst(),
@@ -134,7 +137,8 @@ async fn route_and_send(
         });
     }
     let host = authority.unwrap_or(&host);
-    let exchange = Exchange { connection, active: &active, settings, runtime, forward, changes, host };
+    let exchange =
+        Exchange { connection, active: &active, settings, runtime, forward, changes, host, claimed };
     let mut response = forward::forward(exchange, request, reading, log).await;
     cors.apply(response.headers_mut());
     response

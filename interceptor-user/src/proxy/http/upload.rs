@@ -159,7 +159,7 @@ impl State {
         }
         let Some(copies) = self.copies.take() else { return };
         if self.replayable {
-            copies.send(&WholeBody { chunks: self.kept.clone(), trailers: self.trailers.clone() });
+            copies.send(&WholeBody::new(self.kept.iter(), self.trailers.clone()));
         } else {
             copies.give_up();
         }
@@ -244,8 +244,13 @@ impl Body for RequestBody {
             Source::Nothing => Poll::Ready(None),
             Source::Attempt(attempt) => attempt.poll_frame(cx),
             Source::Whole(body) => {
-                let chunk = body.chunks.pop_front().map(Frame::data);
-                Poll::Ready(chunk.or_else(|| body.trailers.take().map(Frame::trailers)).map(Ok))
+                let data = std::mem::take(&mut body.data);
+                let frame = if data.is_empty() {
+                    body.trailers.take().map(Frame::trailers)
+                } else {
+                    Some(Frame::data(data))
+                };
+                Poll::Ready(frame.map(Ok))
             }
         }
     }
@@ -260,7 +265,7 @@ impl Body for RequestBody {
                     && attempt.position >= state.kept.len()
                     && (attempt.trailers_sent || state.trailers.is_none())
             }
-            Source::Whole(body) => body.chunks.is_empty() && body.trailers.is_none(),
+            Source::Whole(body) => body.data.is_empty() && body.trailers.is_none(),
         }
     }
 
@@ -269,9 +274,7 @@ impl Body for RequestBody {
             Source::Nothing => return SizeHint::with_exact(0),
             Source::Attempt(attempt) => attempt,
             Source::Whole(body) if body.trailers.is_some() => return SizeHint::default(),
-            Source::Whole(body) => {
-                return SizeHint::with_exact(body.chunks.iter().map(Bytes::len).sum::<usize>() as u64);
-            }
+            Source::Whole(body) => return SizeHint::with_exact(body.data.len() as u64),
         };
         let state = attempt.upload.state.borrow();
         let kept: usize = state.kept.iter().skip(attempt.position).map(Bytes::len).sum();
