@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::findings::{Findings, about, named};
+use super::findings::{Findings, about, at, named};
 use super::mesh::Mesh;
-use crate::resource::virtual_service::HttpAction;
+use crate::compile::delegates;
+use crate::resource::virtual_service::{HttpAction, HttpRoute};
 use crate::resource::{ResourceKey, VirtualService, code};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
@@ -44,6 +45,8 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
                             named(&delegate.meta),
                             root.meta.namespace()
                         )));
+                    } else {
+                        check_matches(root, (index, route), delegate, findings);
                     }
                 }
             }
@@ -57,5 +60,21 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
             "no hosts: only a VirtualService that delegates to this one could use it, and none does"
                 .to_owned();
         findings.push(about(&code::EGR0121, &delegate.meta, "spec", message));
+    }
+}
+
+/// Routes that are left out: they match what the root's route does not.
+fn check_matches(
+    root: &VirtualService,
+    (index, of_root): (usize, &HttpRoute),
+    delegate: &VirtualService,
+    findings: &mut Findings,
+) {
+    for (number, route) in delegate.http.iter().enumerate() {
+        if delegates::is_conflict(of_root, route) {
+            let message = format!("{} ({})", delegates::conflict(root, index), root.meta.origin);
+            let field = format!("spec.http[{number}].match");
+            findings.push(at(&code::EGR0123, &delegate.meta, route.position, field, message));
+        }
     }
 }

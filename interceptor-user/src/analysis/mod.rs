@@ -14,6 +14,7 @@ mod gateway_workloads;
 mod gateways;
 mod known_annotations;
 mod kubernetes_services;
+mod merged_rules;
 mod mesh;
 mod ports;
 mod reachability;
@@ -46,6 +47,7 @@ pub fn find(world: &World, audience: Audience<'_>) -> Vec<Diagnostic> {
     workloads::check_service_entries(&mesh, &mut findings);
     ports::check_addresses_required(&mesh, &mut findings);
     destination_rules::check(&mesh, &mut findings);
+    merged_rules::check(&mesh, &mut findings);
     virtual_services::check(&mesh, &mut findings);
     match audience {
         Audience::Mesh => {

@@ -75,21 +75,31 @@ impl Delegates<'_> {
                     both.written = Some((Arc::clone(&meta), number));
                     merged.push(both);
                 }
-                None => self.findings.about(
+                None => self.findings.coded(
+                    "EGR0123",
                     &delegate.meta,
                     Level::Warning,
                     of_delegate.position,
                     &format!("spec.http[{number}].match"),
                     format!(
-                        "conflicts with the match of {} (http[{index}]), which delegates to it: there this route is \
-                         left out; every match must be a special case of one of those",
-                        root.meta.key
+                        "{}: there this route is left out; every match must be a special case of one of those",
+                        conflict(root, index)
                     ),
                 ),
             }
         }
         merged
     }
+}
+
+/// What is wrong with a delegate's route that [`is_conflict`].
+pub(crate) fn conflict(root: &VirtualService, index: usize) -> String {
+    format!("conflicts with the match of {} (http[{index}]), which delegates to it", root.meta.key)
+}
+
+/// Whether the delegate's route is left out under the root's.
+pub(crate) fn is_conflict(root: &HttpRoute, delegate: &HttpRoute) -> bool {
+    merge_matches(&root.matches, delegate.matches.clone()).is_none()
 }
 
 /// Those without hosts that nobody delegates to.

@@ -17,7 +17,7 @@ pub(crate) struct MergedRule {
     export_to: ExportTo,
     /// For clients with certain labels, the client's among them: goes before those that are for all.
     is_selected: bool,
-    pub(super) policy: Arc<TrafficPolicy>,
+    pub(crate) policy: Arc<TrafficPolicy>,
     pub(crate) subsets: Vec<Arc<Subset>>,
 }
 
@@ -51,7 +51,7 @@ impl MergedRule {
     }
 
     /// One of the rules can't be used as written and asks for TLS.
-    pub(super) fn refused(&self) -> Option<&Arc<DestinationRule>> {
+    pub(crate) fn refused(&self) -> Option<&Arc<DestinationRule>> {
         self.rules.iter().find(|rule| rule.refused)
     }
 
@@ -89,6 +89,33 @@ impl MergedRule {
     }
 }
 
+type ByPlace<'a> = HashMap<(&'a Arc<str>, &'a Arc<str>), Vec<MergedRule>>;
+
+/// The rules of each namespace and host: those with the same visibility are one, the oldest first.
+pub(crate) fn merge<'a>(
+    world: &'a World,
+    rules: impl Iterator<Item = &'a Arc<DestinationRule>>,
+) -> ByPlace<'a> {
+    let mut rules: Vec<&Arc<DestinationRule>> = rules.collect();
+    rules.sort_by_key(|rule| rule.meta.age_order());
+    let mut merged = ByPlace::new();
+    for rule in rules {
+        let same_place = merged.entry((rule.meta.namespace(), &rule.host)).or_default();
+        if rule.workload_selector.is_some() {
+            // Nobody outside its namespace gets it, whatever it says.
+            same_place.push(MergedRule::new(rule, &ExportTo::own_only()));
+            continue;
+        }
+        let export_to = rule.export_to.or(&world.mesh.default_destination_rule_export_to);
+        let alike = |known: &&mut MergedRule| !known.is_selected && known.export_to == *export_to;
+        match same_place.iter_mut().find(alike) {
+            Some(known) => known.add(rule),
+            None => same_place.push(MergedRule::new(rule, export_to)),
+        }
+    }
+    merged
+}
+
 type ByHost = HostMap<Vec<MergedRule>>;
 
 #[derive(Debug)]
@@ -107,23 +134,7 @@ impl DestinationRules {
                 .as_ref()
                 .is_none_or(|labels| client.has_labels(labels) && *rule.meta.namespace() == client.namespace)
         };
-        let mut rules: Vec<&Arc<DestinationRule>> = world.destination_rules().filter(is_for_client).collect();
-        rules.sort_by_key(|rule| rule.meta.age_order());
-        let mut merged: HashMap<(&Arc<str>, &Arc<str>), Vec<MergedRule>> = HashMap::new();
-        for rule in rules {
-            let same_place = merged.entry((rule.meta.namespace(), &rule.host)).or_default();
-            if rule.workload_selector.is_some() {
-                // Nobody outside its namespace gets it, whatever it says.
-                same_place.push(MergedRule::new(rule, &ExportTo::own_only()));
-                continue;
-            }
-            let export_to = rule.export_to.or(&world.mesh.default_destination_rule_export_to);
-            let alike = |known: &&mut MergedRule| !known.is_selected && known.export_to == *export_to;
-            match same_place.iter_mut().find(alike) {
-                Some(known) => known.add(rule),
-                None => same_place.push(MergedRule::new(rule, export_to)),
-            }
-        }
+        let merged = merge(world, world.destination_rules().filter(is_for_client));
         let base = &world.mesh.default_traffic_policy;
         let has_base = *base != TrafficPolicy::default();
         let mut by_namespace: HashMap<Arc<str>, ByHost> = HashMap::new();

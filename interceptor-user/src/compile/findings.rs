@@ -13,12 +13,7 @@ impl Findings {
         self.0.borrow_mut().insert(finding);
     }
 
-    /// A finding about a place in a resource.
-    pub(super) fn about(&self, meta: &Meta, level: Level, position: Position, field: &str, message: String) {
-        self.push(meta.finding(level, position, field, message));
-    }
-
-    /// As [`Self::about`], with the code that Istio's analyzer gives it.
+    /// A finding about a place in a resource, with the code that the analysis gives it.
     pub(super) fn coded(
         &self,
         code: &'static str,

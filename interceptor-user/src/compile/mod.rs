@@ -5,7 +5,7 @@ mod changed;
 mod changes;
 mod clusters;
 mod connection_pool;
-mod delegates;
+pub(crate) mod delegates;
 pub(crate) mod destination_rules;
 mod discovery;
 mod findings;

@@ -128,6 +128,14 @@ codes! {
         "a VirtualService without hosts that nobody delegates to",
         "its routes act nowhere",
         "delegate to it, or give it hosts";
+    EGR0122 Warning DestinationRuleLeftOut:
+        "a part of a DestinationRule is left out: an older rule for the same host, namespace and exportTo has it, too",
+        "the older rule's part (then by name) holds as a whole, this one changes nothing",
+        "write both into one rule";
+    EGR0123 Warning DelegateConflict:
+        "a delegate's route matches what the route that delegates to it does not",
+        "this route is left out there",
+        "make every match a special case of one of those of the route that delegates";
     IST0101 Error ReferencedResourceNotFound:
         "something that is referred to does not exist",
         "requests that are sent there get 503 (NC)",

@@ -145,3 +145,54 @@ fn ist0174_unknown_hosts() {
     check(&format!("{}{}", host("a", "a.com"), dr("r", "host: '*.com'")), &[]);
     check(&format!("{}{}", host("a", "A.com"), dr("r", "host: a.COM")), &[]);
 }
+
+/// Of rules for one host, namespace and exportTo the first trafficPolicy stays and the first subset of each name.
+#[test]
+fn egr0122_parts_that_another_rule_has_already() {
+    let entry = se("a", "hosts: [a.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS");
+    let both = |first: &str, second: &str| {
+        let rule = |name: &str, rest: &str| dr(name, &format!("host: a.com, {rest}"));
+        format!("{entry}{}{}", rule("one", first), rule("two", second))
+    };
+    let lb = "trafficPolicy: {loadBalancer: {simple: RANDOM}}";
+    let tls = "trafficPolicy: {tls: {mode: SIMPLE}}";
+    let subset = |policy: &str| format!("subsets: [{{name: s{policy}}}]");
+    let place = "DestinationRule default/one (f.yaml:4:1) is for the same host, namespace and exportTo";
+    let is = |level: &str, underlined: &str, what: &str, effect: &str| {
+        format!(
+            "{level} EGR0122 DestinationRule default/two | {underlined} | {what} of this rule is left out; {place}; {effect}"
+        )
+    };
+    let (clear, whole) = ("go in clear where this rule asks for TLS", "changes nothing");
+    let policy = |level: &str, effect: &str| is(level, "trafficPolicy", "trafficPolicy", effect);
+    let of_subset = |level: &str, effect: &str| is(level, "{", "subset s", effect);
+    let on_port =
+        |tls: &str| format!("trafficPolicy: {{portLevelSettings: [{{port: {{number: 80}}, {tls}}}]}}");
+    for (first, second, expected) in [
+        (lb.into(), tls.into(), Some(policy("Error", clear))),
+        (lb.into(), on_port("tls: {mode: SIMPLE}"), Some(policy("Error", clear))),
+        // TLS at the top does not reach a port with settings of its own.
+        (
+            "trafficPolicy: {tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]}"
+                .into(),
+            tls.into(),
+            Some(policy("Error", clear)),
+        ),
+        // A subset stays and loses what it inherited.
+        (lb.into(), format!("{tls}, {}", subset("")), Some(policy("Error", clear))),
+        (subset(""), subset(&format!(", {tls}")), Some(of_subset("Error", clear))),
+        (subset(&format!(", {tls}")), subset(&format!(", {lb}")), Some(of_subset("Warning", whole))),
+        (tls.into(), lb.into(), Some(policy("Warning", whole))),
+        (tls.into(), "trafficPolicy: {tls: {mode: SIMPLE, sni: b.com}}".into(), Some(policy("Warning", whole))),
+        (lb.into(), "trafficPolicy: {tls: {mode: DISABLE}}".into(), Some(policy("Warning", whole))),
+        // Nothing is lost.
+        (lb.into(), lb.into(), None),
+        (tls.into(), tls.into(), None),
+        (subset(""), tls.into(), None),
+        (subset(""), subset(""), None),
+        (lb.into(), format!("{tls}, exportTo: [.]"), None),
+        (lb.into(), format!("{tls}, workloadSelector: {{matchLabels: {{app: a}}}}"), None),
+    ] {
+        check(&both(&first, &second), &expected.as_deref().into_iter().collect::<Vec<_>>());
+    }
+}

@@ -179,6 +179,21 @@ fn egr0121_delegates_that_nobody_uses() {
     check(&format!("{}{delegate}{}", host("a", "a.com"), http("a.com", "{delegate: {name: d}}")), &[]);
 }
 
+#[test]
+fn egr0123_delegates_that_match_more_than_their_root() {
+    let delegate = |uri: &str| vs("d", &format!("http: [{{match: [{{uri: {uri}}}], {}}}]", to("a.com", 80)));
+    let root = http("a.com", "{match: [{uri: {prefix: /a}}], delegate: {name: d}}");
+    check(
+        &format!("{}{root}{}", host("a", "a.com"), delegate("{prefix: /b}")),
+        &[
+            "Warning EGR0123 VirtualService default/d | match | conflicts with the match of VirtualService default/v (http[0]); (f.yaml:4:1); left out there; special case",
+        ],
+    );
+    for right in ["{prefix: /a/b}", "{exact: /a}"] {
+        check(&format!("{}{root}{}", host("a", "a.com"), delegate(right)), &[]);
+    }
+}
+
 /// Clients of the rule's namespace must see what it leads to.
 #[test]
 fn ist0101_visibility() {

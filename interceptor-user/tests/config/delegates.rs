@@ -191,7 +191,7 @@ fn a_conflict_is_told_where_it_can_be_mended() {
         root("{match: [{uri: {exact: /a}}], delegate: {name: api}}"),
         delegate("api", &format!("  http: [{{{TO_B}}}, {{match: [{{uri: {{prefix: /b}}}}], {TO_B}}}]")),
     ]);
-    let expected = "warning: VirtualService default/api: spec.http[1].match: conflicts with the match of \
+    let expected = "warning: [EGR0123] VirtualService default/api: spec.http[1].match: conflicts with the match of \
                     VirtualService default/root (http[0])";
     assert!(config.found().contains(expected), "{}", config.found());
 }
