@@ -4,7 +4,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use interceptor_user::snapshot::{Bounds, LoadBalancer, RetryBudget, RetryOn, UpstreamProtocol};
+use interceptor_user::snapshot::{
+    Bounds, Discovery, Endpoint, LoadBalancer, RetryBudget, RetryOn, Snapshot, UpstreamProtocol,
+};
 
 use crate::support::{Client, Config, HOST, Proxy, Record, Reply, Upstream, eventually, get};
 
@@ -117,6 +119,59 @@ fn so_many_requests_may_wait_for_a_connection() {
     assert_overflow(overflown, &refused);
     assert_eq!(answered.status(), 200);
     assert_eq!(gate.upstream.connections(), 1);
+}
+
+/// A reload that changes nothing but the weight of the gate's endpoint.
+fn reweighted(gate: &Gate, weight: u32, bounds: Bounds) -> Snapshot {
+    let mut config = Config::new(&[]);
+    config.cluster.discovery = Discovery::Static(vec![Endpoint { address: gate.upstream.address, weight }]);
+    config.cluster.bounds = bounds;
+    config.build(80)
+}
+
+#[test]
+fn requests_under_way_count_over_a_reload_of_endpoints() {
+    let gate = Gate::start();
+    let bounds = Bounds { requests: Some(1), ..Bounds::default() };
+    let proxy = gate.proxy(bounds);
+    let mut first = asking(&proxy);
+    gate.arrived();
+    proxy.reload(reweighted(&gate, 2, bounds));
+    assert_overflow(&proxy.get("/"), &proxy.records.only());
+    gate.answer();
+    assert_eq!(first.reply().status(), 200);
+    let mut next = asking(&proxy);
+    gate.arrived();
+    gate.answer();
+    assert_eq!(next.reply().status(), 200);
+}
+
+#[test]
+fn connections_count_over_a_reload_of_endpoints_and_make_room() {
+    let gate = Gate::start();
+    let bounds = Bounds { connections: Some(1), pending_requests: Some(1), ..Bounds::default() };
+    let proxy = gate.proxy(bounds);
+    let mut served = asking(&proxy);
+    gate.arrived();
+    proxy.reload(reweighted(&gate, 2, bounds));
+    // One of two waits, the other is refused: so there is one connection still.
+    let mut clients = [asking(&proxy), asking(&proxy)];
+    let refused = proxy.records.only();
+    assert_eq!(refused.end(), (503, "UO", "upstream_reset_before_response_started{overflow}"));
+    assert_eq!(gate.upstream.connections(), 1);
+    gate.answer();
+    assert_eq!(served.reply().status(), 200);
+    gate.arrived();
+    gate.answer();
+    let mut statuses = clients.each_mut().map(|client| client.reply().status());
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 503]);
+    // The connection is idle now; after another reload it makes room for a new one.
+    proxy.reload(reweighted(&gate, 3, bounds));
+    let mut next = asking(&proxy);
+    gate.arrived();
+    gate.answer();
+    assert_eq!(next.reply().status(), 200);
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Endpoints {
         }
         let names = |targets: &[DnsTarget], logical| {
             let placed = targets.iter().cloned().zip(placements(cluster)).collect();
-            Source::Names(Names::new(placed, logical, resolver.clone(), &known))
+            Source::Names(Names::new(placed, logical, resolver.clone(), previous.map(|_| &*known)))
         };
         let source = match &cluster.discovery {
             Discovery::OriginalDst { port } => Source::OriginalDst { port: *port },

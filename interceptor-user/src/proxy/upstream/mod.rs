@@ -63,7 +63,7 @@ pub struct ClusterRuntime {
     cluster: Arc<Cluster>,
     endpoints: endpoints::Endpoints,
     tls: Option<Arc<TlsClient>>,
-    usage: Usage,
+    usage: Arc<Usage>,
 }
 
 /// An open connection for opaque bytes.
@@ -102,7 +102,8 @@ struct Connected {
 
 impl ClusterRuntime {
     /// A cluster with what `previous`, which differs in its endpoints only, knows of those that it still has:
-    /// ejected ones stay ejected, and are no longer new.
+    /// ejected ones stay ejected, and are no longer new. What `previous` still serves counts towards the
+    /// bounds.
     pub(crate) fn new(
         cluster: Arc<Cluster>,
         tls: Option<Arc<TlsClient>>,
@@ -110,11 +111,13 @@ impl ClusterRuntime {
         previous: Option<&Self>,
     ) -> Self {
         let known = previous.map(|previous| &previous.endpoints);
+        let same_bounds = previous.filter(|previous| previous.cluster.bounds == cluster.bounds);
         Self {
             id: RuntimeId::next(),
             endpoints: endpoints::Endpoints::new(&cluster, resolver, known),
             tls,
-            usage: Usage::new(&cluster.bounds),
+            usage: same_bounds
+                .map_or_else(|| Usage::new(&cluster.bounds).into(), |previous| Arc::clone(&previous.usage)),
             cluster,
         }
     }

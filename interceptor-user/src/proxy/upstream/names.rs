@@ -13,7 +13,7 @@ use crate::dns::{Answer, AnswerState, NameWatch, Resolver};
 use crate::snapshot::{DnsTarget, Placement};
 
 /// The names of a cluster. Asked for from the first request on, so that names which nobody uses cost
-/// no lookups.
+/// no lookups; after a reload of a cluster in use at once.
 #[derive(Debug)]
 pub(super) struct Names {
     targets: Vec<(DnsTarget, Placement)>,
@@ -33,20 +33,27 @@ pub(super) struct Hosts {
 }
 
 impl Names {
-    /// Addresses that `known` hosts have stay theirs.
+    /// Addresses that `known` hosts have stay theirs. Those are of the cluster before a reload, `None` of
+    /// one that is new. It must be alive still: names that both have are watched on, with their answers.
     pub(super) fn new(
         targets: Vec<(DnsTarget, Placement)>,
         logical: bool,
         resolver: Resolver,
-        known: &[Arc<Host>],
+        known: Option<&[Arc<Host>]>,
     ) -> Self {
-        let known = |v6| {
-            let family = known.iter().filter(move |host| host.address.is_ipv6() == v6);
+        let kept = known.filter(|_| !targets.is_empty());
+        let of_family = |v6| {
+            let family = kept.into_iter().flatten().filter(move |host| host.address.is_ipv6() == v6);
             HostSet::new(family.map(|host| (Arc::clone(host), Placement::default())))
         };
         // Of no answer: they are looked through when the first is there.
-        let hosts = Hosts { answers: Vec::new(), v4: known(false), v6: known(true) };
-        Self { targets, logical, resolver, watches: OnceLock::new(), hosts: ArcSwap::from_pointee(hosts) }
+        let hosts = Hosts { answers: Vec::new(), v4: of_family(false), v6: of_family(true) };
+        let hosts = ArcSwap::from_pointee(hosts);
+        let names = Self { targets, logical, resolver, watches: OnceLock::new(), hosts };
+        if known.is_some() {
+            names.hosts();
+        }
+        names
     }
 
     /// The hosts as they were when they were last asked for.
@@ -87,7 +94,12 @@ impl Names {
             return hosts;
         }
         let answers = watches.iter().map(|watch| Arc::clone(&watch.current())).collect();
-        self.hosts.store(Arc::new(Hosts::new(&self.targets, self.logical, answers, &hosts)));
+        let now = Arc::new(Hosts::new(&self.targets, self.logical, answers, &hosts));
+        // Those before a reload may be of other names: not to be used, but to be found by the first answer.
+        if now.is_pending() && !hosts.is_empty() {
+            return Guard::from_inner(now);
+        }
+        self.hosts.store(now);
         self.hosts.load()
     }
 }
@@ -127,10 +139,12 @@ impl Hosts {
         if v6 { &self.v6 } else { &self.v4 }
     }
 
+    fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
     fn is_pending(&self) -> bool {
-        self.v4.is_empty()
-            && self.v6.is_empty()
-            && self.answers.iter().any(|answer| answer.state == AnswerState::Pending)
+        self.is_empty() && self.answers.iter().any(|answer| answer.state == AnswerState::Pending)
     }
 
     /// The family to choose from, and the other one.
@@ -148,3 +162,6 @@ impl Hosts {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
