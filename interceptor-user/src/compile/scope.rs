@@ -16,7 +16,7 @@ pub(crate) struct Scope<'a> {
     pub(super) client: &'a Client,
     mesh: &'a MeshConfig,
     /// `None`: everything that is exported.
-    pub(super) sidecar: Option<Arc<Sidecar>>,
+    pub(crate) sidecar: Option<Arc<Sidecar>>,
 }
 
 /// How a service comes into a client's view.
@@ -62,6 +62,16 @@ impl<'a> Scope<'a> {
             listener.hosts.iter().any(|wanted| wanted.is_of(namespace) && host::matches(&wanted.host, host))
         };
         listeners.iter().filter(brings).map(|listener| Import { listener: Some(listener) }).collect()
+    }
+
+    /// The Sidecar that leaves an exported service's host out.
+    pub(crate) fn left_out_by(&self, namespace: &str, host: &str) -> Option<&Sidecar> {
+        self.sidecar.as_deref().filter(|_| self.imports(namespace, host).is_empty())
+    }
+
+    /// The Sidecar that leaves an exported VirtualService out.
+    pub(crate) fn hides_virtual_service(&self, service: &VirtualService) -> Option<&Sidecar> {
+        self.sidecar.as_deref().filter(|_| !self.sees_virtual_service(service))
     }
 
     /// Whether a Sidecar leaves anything out.

@@ -6,7 +6,8 @@ use super::explanation::Step;
 use super::listener::policy_name;
 use super::places::place;
 use super::{Context, considered};
-use crate::resource::{ClientPolicy, POLICY};
+use crate::compile::scope::Scope;
+use crate::resource::{ClientPolicy, POLICY, Position};
 use crate::snapshot::{Decision, FirstBytes, Listener, TcpRoute, decision};
 
 pub(super) fn step(
@@ -104,6 +105,7 @@ impl Context<'_> {
     /// Who says what becomes of unknown hosts: the order of `compile::policy`.
     pub(super) fn tell_policy_source(&self, step: &mut Step) {
         let client = &self.settings.client;
+        let scope = Scope::new(self.world, client);
         let annotated = self.world.namespaces().find_map(|namespace| {
             let annotation = namespace.meta.annotations.get(POLICY)?;
             let says = ClientPolicy::parse(&annotation.value).ok()?.outbound_traffic_policy.is_some();
@@ -117,6 +119,12 @@ impl Context<'_> {
         } else if let Some(place) = annotated {
             step.by.push(place);
             "its namespace's annotation"
+        } else if let Some(sidecar) =
+            scope.sidecar.as_deref().filter(|sidecar| sidecar.outbound_traffic_policy.is_some())
+        {
+            let field = Some("spec.outboundTrafficPolicy".into());
+            step.by.push(place(&sidecar.meta, field, Position::default()));
+            "the client's Sidecar"
         } else if self.world.mesh.outbound_traffic_policy.is_some() {
             "the mesh configuration"
         } else {

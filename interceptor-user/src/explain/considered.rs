@@ -6,7 +6,7 @@ use super::places::place;
 use crate::compile::scope::Scope;
 use crate::resource::destination_rule::DestinationRule;
 use crate::resource::virtual_service::MESH;
-use crate::resource::{ExportTo, Meta, ResourceKey, ServiceEntry, VirtualService, host};
+use crate::resource::{ExportTo, Meta, ResourceKey, ServiceEntry, Sidecar, VirtualService, host};
 
 fn lost(place: Place, why: impl Into<String>) -> PassedOver {
     PassedOver { place, why: why.into() }
@@ -22,6 +22,11 @@ impl Context<'_> {
         let seen = export_to.or(default).reaches(meta.namespace(), self.namespace());
         (!seen).then(|| format!("not exported to namespace {}", self.namespace()))
     }
+}
+
+fn by_sidecar(sidecar: &Sidecar) -> String {
+    let origin = &sidecar.meta.origin;
+    format!("none of the egress hosts of {} ({origin}) brings it in", sidecar.meta.key)
 }
 
 /// ServiceEntries that have the host and are not asked on this port.
@@ -46,11 +51,15 @@ fn service_entry(context: Context<'_>, entry: &ServiceEntry, name: &str, port: u
     {
         return Some(lost(place, why));
     }
+    let scope = Scope::new(context.world, &context.settings.client);
+    let host = &entry.hosts[index].value;
+    if let Some(sidecar) = scope.left_out_by(entry.meta.namespace(), host) {
+        return Some(lost(place, by_sidecar(sidecar)));
+    }
     if !entry.ports.iter().any(|known| known.number == port) {
         let ports: Vec<String> = entry.ports.iter().map(|port| port.number.to_string()).collect();
         return Some(lost(place, format!("has no port {port} (it has {})", ports.join(", "))));
     }
-    let host = &entry.hosts[index].value;
     let first =
         context.snapshot.clusters.values().find(|cluster| cluster.host == *host && cluster.port == port);
     let why = match first.and_then(|cluster| cluster.source.as_ref()) {
@@ -58,7 +67,7 @@ fn service_entry(context: Context<'_>, entry: &ServiceEntry, name: &str, port: u
             "{} has {host} on port {port}, too, and comes first: the client's namespace, then age, then name",
             source.service
         ),
-        None => "the client's Sidecar does not let it in, or it has no endpoints".into(),
+        None => "nothing says where its endpoints are".into(),
     };
     Some(lost(place, why))
 }
@@ -99,6 +108,7 @@ fn virtual_service(
     let host = most_specific(service, name)?;
     let index = service.hosts.iter().position(|known| *known.value == *host)?;
     let place = place(&service.meta, Some(format!("spec.hosts[{index}]")), service.hosts[index].position);
+    let scope = Scope::new(context.world, &context.settings.client);
     let why = if !service.binds_mesh() {
         format!("bound to gateways only ({}), {MESH} is not among them", service.gateways.join(", "))
     } else if let Some(why) = context.not_exported(
@@ -107,8 +117,8 @@ fn virtual_service(
         &context.world.mesh.default_virtual_service_export_to,
     ) {
         why
-    } else if !Scope::new(context.world, &context.settings.client).sees_virtual_service(service) {
-        "the client's Sidecar does not let it in".into()
+    } else if let Some(sidecar) = scope.hides_virtual_service(service) {
+        by_sidecar(sidecar)
     } else if let (Some(chosen), Some(chosen_host)) = (chosen, chosen_host) {
         if chosen_host == host {
             format!("{chosen} has {host}, too, and comes first by age and name: for HTTP no other is asked")
@@ -132,65 +142,131 @@ pub(super) fn destination_rules(
         .world
         .destination_rules()
         .filter(|rule| !acting.contains(&rule.meta.key) && host::matches(&rule.host, service_host))
-        .map(|rule| destination_rule(context, rule, service, acting))
+        .map(|rule| destination_rule(context, rule, service_host, service, acting))
         .collect();
     passed_over.sort();
     passed_over
 }
 
-/// In which order the namespaces are asked: the client's, the service's, the root.
-fn turn(context: Context<'_>, namespace: &str, service: &ResourceKey) -> Option<u8> {
-    if namespace == context.namespace() {
+/// In which order rules are asked: those of the client's namespace, of the service's, of the root.
+fn turn(context: Context<'_>, rule: &DestinationRule, service: &ResourceKey) -> Option<u8> {
+    let (namespace, root) = (&**rule.meta.namespace(), &*context.world.mesh.root_namespace);
+    if namespace == context.namespace() && (namespace != root || context.is_own_only(rule)) {
         Some(0)
     } else if namespace == &*service.namespace {
         Some(1)
-    } else if namespace == &*context.world.mesh.root_namespace {
+    } else if namespace == root {
         Some(2)
     } else {
         None
     }
 }
 
+impl Context<'_> {
+    fn is_own_only(&self, rule: &DestinationRule) -> bool {
+        rule.workload_selector.is_some()
+            || rule.export_to.or(&self.world.mesh.default_destination_rule_export_to).is_own_only()
+    }
+
+    fn is_selected(&self, rule: &DestinationRule) -> bool {
+        let client = &self.settings.client;
+        rule.workload_selector
+            .as_ref()
+            .is_none_or(|labels| client.has_labels(labels) && *rule.meta.namespace() == client.namespace)
+    }
+}
+
 fn destination_rule(
     context: Context<'_>,
     rule: &DestinationRule,
+    service_host: &str,
     service: &ResourceKey,
     acting: &[ResourceKey],
 ) -> PassedOver {
     let place = place(&rule.meta, Some("spec.host".into()), rule.host_position);
-    let namespace = rule.meta.namespace();
-    let first = acting.first();
-    let why = if let Some(why) = context.not_exported(
-        &rule.meta,
-        &rule.export_to,
-        &context.world.mesh.default_destination_rule_export_to,
-    ) {
+    let default = &context.world.mesh.default_destination_rule_export_to;
+    let why = if !context.is_selected(rule) {
+        "its workloadSelector does not select the client".into()
+    } else if let Some(why) = context
+        .not_exported(&rule.meta, &rule.export_to, default)
+        .filter(|_| rule.workload_selector.is_none())
+    {
         why
     } else {
-        match (turn(context, namespace, service), first) {
-            (None, _) => format!(
-                "namespace {namespace} is not asked: only the client's ({}), the service's ({}) and the root ({}) are",
-                context.namespace(),
-                service.namespace,
-                context.world.mesh.root_namespace
-            ),
-            (Some(own), Some(first))
-                if turn(context, &first.namespace, service).is_some_and(|other| other < own) =>
-            {
-                format!(
-                    "{first} is in a namespace that is asked before {namespace}; rules of two namespaces are not merged"
-                )
-            }
-            (Some(_), Some(first)) => {
-                format!("{first} has a more specific host, or the same host and another exportTo or selector")
-            }
-            (Some(_), None) if rule.workload_selector.is_some() => {
-                "its workloadSelector does not select the client".into()
-            }
-            (Some(_), None) => {
-                "a more specific rule of its namespace is not exported here, so that none acts".into()
-            }
-        }
+        let acting = acting.first().and_then(|key| context.rule(key));
+        hidden(context, rule, service_host, service, acting)
     };
     lost(place, why)
+}
+
+/// Why a rule that the client could get is not the one that acts.
+fn hidden(
+    context: Context<'_>,
+    rule: &DestinationRule,
+    service_host: &str,
+    service: &ResourceKey,
+    acting: Option<&DestinationRule>,
+) -> String {
+    let namespace = rule.meta.namespace();
+    let root = &context.world.mesh.root_namespace;
+    let Some(own) = turn(context, rule, service) else {
+        return format!(
+            "namespace {namespace} is not asked: only the client's ({}), the service's ({}) and the root ({root}) are",
+            context.namespace(),
+            service.namespace,
+        );
+    };
+    if let Some(first) = acting
+        && turn(context, first, service).is_some_and(|other| other < own)
+    {
+        let first_key = &first.meta.key;
+        if first.meta.namespace() == namespace {
+            return format!(
+                "the client is in the root namespace {root}, where rules that are exported to it alone, as {first_key}, \
+                 are asked first"
+            );
+        }
+        return format!(
+            "{first_key} is in a namespace that is asked before {namespace}; rules of two namespaces are not merged"
+        );
+    }
+    match more_specific(context, rule, service_host) {
+        Some(other) if acting.is_some_and(|first| first.meta.key == other.meta.key) => {
+            format!("{} has a more specific host", other.meta.key)
+        }
+        Some(other) => format!(
+            "{} has a more specific host and is not exported to namespace {}, which ends the turn of namespace {namespace}",
+            other.meta.key,
+            context.namespace()
+        ),
+        None => match acting {
+            Some(first) => format!("{} has the same host and another exportTo or selector", first.meta.key),
+            None => "it says nothing of this cluster".into(),
+        },
+    }
+}
+
+/// The rule of the same namespace whose host is the most specific, when that is more specific than this one's.
+fn more_specific<'a>(
+    context: Context<'a>,
+    rule: &DestinationRule,
+    service_host: &str,
+) -> Option<&'a DestinationRule> {
+    let rank = |rule: &DestinationRule| (!rule.host.starts_with('*'), rule.host.len());
+    let default = &context.world.mesh.default_destination_rule_export_to;
+    let candidates = context.world.destination_rules().filter(|other| {
+        other.meta.namespace() == rule.meta.namespace()
+            && context.is_selected(other)
+            && host::matches(&other.host, service_host)
+            && rank(other) > rank(rule)
+    });
+    let seen = |other: &DestinationRule| {
+        other.workload_selector.is_some()
+            || context.not_exported(&other.meta, &other.export_to, default).is_none()
+    };
+    let best = candidates.max_by(|one, other| {
+        let order = |rule: &DestinationRule| (rank(rule), rule.workload_selector.is_some(), seen(rule));
+        order(one).cmp(&order(other)).then_with(|| other.meta.age_order().cmp(&one.meta.age_order()))
+    });
+    best.map(|rule| &**rule)
 }

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use http::Request;
+
 use super::explanation::{Explanation, Lookup, Outcome, Place, Step};
-use super::{Context, TcpRoute, considered, filters, outcome, places, settings, words};
+use super::{Context, TcpRoute, considered, filters, intercepted, merged, outcome, places, settings, words};
 use crate::proxy::upstream::UpstreamError;
 use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
@@ -53,9 +55,24 @@ pub(super) fn forward(
     destination: SocketAddr,
     route: &Route,
     forward: &Forward,
+    request: &Request<()>,
     explanation: &mut Explanation,
 ) {
     explanation.steps.extend(filters::before(context, route, forward));
+    explanation.outcomes = intercepted::outcomes(route, forward, request, || {
+        sent(context, destination, route, forward, explanation);
+        std::mem::take(&mut explanation.outcomes)
+    });
+}
+
+/// What is not answered here.
+fn sent(
+    context: Context<'_>,
+    destination: SocketAddr,
+    route: &Route,
+    forward: &Forward,
+    explanation: &mut Explanation,
+) {
     each(context, destination, &forward.clusters, explanation, |cluster, name| match cluster {
         None => outcome::no_cluster(route),
         Some(cluster) => match failure(cluster) {
@@ -122,9 +139,15 @@ fn cluster_step(
     let mut step = Step::new("cluster", format!("{name}{share}"));
     if let Some(source) = &cluster.source {
         step.by.push(context.place_of_host(&source.service, &cluster.host));
-        step.by.extend(source.destination_rules.iter().map(|key| context.place_of(key)));
-        step.passed_over =
-            considered::destination_rules(context, &cluster.host, &source.service, &source.destination_rules);
+        let rules = merged::rules(context, &source.destination_rules, subset_of(name));
+        step.by.extend(rules.by.iter().map(|key| context.place_of(key)));
+        step.passed_over = rules.passed_over;
+        step.passed_over.extend(considered::destination_rules(
+            context,
+            &cluster.host,
+            &source.service,
+            &source.destination_rules,
+        ));
         step.passed_over.extend(considered::service_entries(context, &cluster.host, cluster.port));
     }
     step.notes.extend(settings::told(cluster));
@@ -137,6 +160,11 @@ fn strict_note(context: Context<'_>) -> Option<String> {
     context.snapshot.strict.then(|| {
         "the policy is strict: unless DNS gives the name this address, HTTP gets 403 and anything else is reset (UAEX)".into()
     })
+}
+
+/// The subset that a cluster is of; empty for the whole service.
+fn subset_of(name: &ClusterName) -> &str {
+    name.0.split('|').nth(2).unwrap_or_default()
 }
 
 /// A cluster that a route names and nothing declares.
@@ -159,6 +187,17 @@ fn missing(context: Context<'_>, name: &ClusterName, share: &str) -> Step {
     }
     let whole = context.snapshot.clusters.get(&ClusterName::outbound(port, "", host));
     let source = whole.and_then(|cluster| cluster.source.as_ref());
+    let declared = source.and_then(|source| merged::subset(context, &source.destination_rules, subset));
+    if let Some((found, place)) = declared {
+        let labels: Vec<String> =
+            found.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        step.notes.push(format!(
+            "the labels of subset {subset} ({}) select no endpoint of {host}",
+            labels.join(",")
+        ));
+        step.by.push(place);
+        return step;
+    }
     step.notes.push(match source {
         Some(source) if !source.destination_rules.is_empty() => {
             let rules: Vec<String> = source.destination_rules.iter().map(ToString::to_string).collect();
@@ -239,9 +278,11 @@ fn tls_step(context: Context<'_>, cluster: &Cluster) -> Option<Step> {
         return Some(Step::new("tls", "none is added: what the application sends goes out as it is"));
     };
     let mut step = Step::new("tls", described(tls));
-    step.by.extend(source.destination_rules.iter().map(|key| context.place_of_tls(key, cluster)));
+    let rules = merged::rules(context, &source.destination_rules, subset_of(&cluster.name));
+    step.by.extend(rules.by.iter().map(|key| context.place_of_tls(key, cluster)));
     if tls.impossible.is_none() {
         step.notes.push(verification(tls));
+        step.notes.extend(unread(tls));
     }
     Some(step)
 }
@@ -274,13 +315,22 @@ fn verification(tls: &TlsOrigination) -> String {
     format!("the server's certificate must be valid for {names}, by {roots}")
 }
 
+/// Files may be missing where the proxy runs.
+fn unread(tls: &TlsOrigination) -> Option<String> {
+    let names_files = matches!(tls.ca, CaSource::File(_)) || tls.mode == TlsOriginationMode::Mutual;
+    names_files.then(|| {
+        "certificate files are not read here: while the proxy can't read one of them, nothing is sent and HTTP gets 503"
+            .into()
+    })
+}
+
 impl Context<'_> {
     /// The place of the TLS settings in a DestinationRule that hold for a cluster.
     fn place_of_tls(&self, key: &ResourceKey, cluster: &Cluster) -> Place {
         let Some(Resource::DestinationRule(rule)) = self.world.resources.get(key) else {
             return self.place_of(key);
         };
-        let subset_name = cluster.name.0.split('|').nth(2).unwrap_or_default();
+        let subset_name = subset_of(&cluster.name);
         let subset = rule.subsets.iter().enumerate().find(|(_, subset)| *subset.name == *subset_name);
         let in_subset = subset.and_then(|(index, subset)| {
             let path = format!("spec.subsets[{index}].trafficPolicy");

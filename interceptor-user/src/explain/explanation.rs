@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::target::Spoken;
 use crate::compile;
+use crate::proxy::outcome::ResponseFlags;
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -108,8 +109,13 @@ pub struct Outcome {
 pub struct Logged {
     pub cluster: String,
     pub route: String,
-    pub flags: String,
+    #[serde(serialize_with = "displayed")]
+    pub flags: ResponseFlags,
     pub details: String,
+}
+
+fn displayed<S: Serializer>(flags: &ResponseFlags, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(flags)
 }
 
 /// A name whose addresses are endpoints.

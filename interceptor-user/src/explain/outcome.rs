@@ -4,6 +4,7 @@ use interceptor_common::verdict::Reason;
 
 use super::explanation::{Logged, Outcome};
 use super::target::Spoken;
+use crate::proxy::http::reply::Reply;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::UpstreamError;
 use crate::snapshot::{ClusterName, DirectResponse, Redirect, Refusal, Route};
@@ -12,12 +13,7 @@ const NOTHING: &str = "-";
 
 fn logged(cluster: &str, route: &str, flags: ResponseFlags, details: &str) -> Option<Logged> {
     let route = if route.is_empty() { NOTHING } else { route };
-    Some(Logged {
-        cluster: cluster.to_owned(),
-        route: route.to_owned(),
-        flags: flags.to_string(),
-        details: details.to_owned(),
-    })
+    Some(Logged { cluster: cluster.to_owned(), route: route.to_owned(), flags, details: details.to_owned() })
 }
 
 fn carried(client_sees: String, access_log: Option<Logged>) -> Outcome {
@@ -76,6 +72,20 @@ pub(super) fn redirect(route: &Route, redirect: &Redirect, location: &str) -> Ou
     let status = http::StatusCode::from_u16(redirect.status).unwrap_or(http::StatusCode::MOVED_PERMANENTLY);
     let log = logged(NOTHING, &route.name, ResponseFlags::NONE, "direct_response");
     Outcome { client_sees: format!("{status} from the proxy, to {location}"), ..answered(status, "", log) }
+}
+
+/// A request that a fault or the CORS policy of its route answers.
+pub(super) fn replied(route: &Route, reply: &Reply, is_grpc: bool) -> Outcome {
+    let log = logged(NOTHING, &route.name, reply.flags, &reply.details);
+    let outcome = answered(reply.status, &String::from_utf8_lossy(&reply.body), log);
+    let Some(status) = reply.grpc_status().filter(|_| is_grpc) else { return outcome };
+    let ok = http::StatusCode::OK;
+    Outcome {
+        carried: status == 0,
+        client_sees: format!("{ok} from the proxy, with grpc-status {status}"),
+        status: Some(ok.as_u16()),
+        ..outcome
+    }
 }
 
 /// A request that goes to a cluster.

@@ -45,7 +45,7 @@ pub(super) fn tell(
     };
     match &route.action {
         RouteAction::Forward(forward) => {
-            destinations::forward(context, destination, route, forward, explanation);
+            destinations::forward(context, destination, route, forward, &request, explanation);
         }
         RouteAction::Passthrough => {
             destinations::passthrough(context, destination, Some(route), explanation);

@@ -151,6 +151,18 @@ spec:
         &["DestinationRule default/d has no subset v2", "by DestinationRule default/d (a.yaml:18:1)"],
     );
     assert!(!with.ask("http://httpbin.org/").is_carried());
+
+    let selecting = rule.replace("name: v1", "name: v2, labels: {version: two}");
+    let endpoints = "  resolution: DNS\n  endpoints: [{address: a.org, labels: {version: one}}]\n";
+    let nobody = format!("{}{selecting}", virtual_service(route)).replace("  resolution: DNS\n", endpoints);
+    tells(
+        &Case::new(&nobody),
+        "http://httpbin.org/",
+        &[
+            "cluster       outbound|80|v2|httpbin.org: there is no such cluster",
+            "the labels of subset v2 (version=two) select no endpoint of httpbin.org",
+        ],
+    );
 }
 
 #[test]
@@ -194,9 +206,28 @@ fn endpoints_and_tls_that_cannot_be_are_told() {
                 host: s.org\n  trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}\n";
     let explanation = Case::new(&format!("{}{rule}", entry("  resolution: DNS\n"))).ask("http://s.org/");
     let outcome = &explanation.outcomes[0];
-    let flags = outcome.access_log.as_ref().map(|log| &*log.flags);
-    assert_eq!((outcome.status, flags), (Some(503), Some("UF")), "{explanation}");
+    let flags = outcome.access_log.as_ref().map(|log| log.flags.to_string());
+    assert_eq!((outcome.status, flags.as_deref()), (Some(503), Some("UF")), "{explanation}");
     assert!(explanation.to_string().contains("tls           asked for and not possible: "), "{explanation}");
+}
+
+#[test]
+fn certificate_files_are_said_to_be_unread() {
+    let case = |tls: &str| {
+        Case::new(&format!(
+            "{HTTPBIN}---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d}}\nspec:\n  \
+             host: httpbin.org\n  trafficPolicy: {{tls: {{mode: {tls}}}}}\n"
+        ))
+    };
+    let unread = "certificate files are not read here";
+    for (tls, says) in [
+        ("SIMPLE", false),
+        ("SIMPLE, caCertificates: /etc/own.pem", true),
+        ("MUTUAL, clientCertificate: /etc/c.pem, privateKey: /etc/k.pem", true),
+    ] {
+        let text = case(tls).ask("http://httpbin.org/").to_string();
+        assert_eq!(text.contains(unread), says, "{tls}\n{text}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::snapshot::Cors;
 
 /// What a policy makes of a request.
 #[derive(Debug)]
-pub(super) enum Verdict<'a> {
+pub(crate) enum Verdict<'a> {
     /// Not from a page of another origin, or from one that may not read the answer.
     Nothing,
     /// The answer is for this origin to read.
@@ -21,7 +21,7 @@ pub(super) enum Verdict<'a> {
     Preflight(HeaderMap),
 }
 
-pub(super) fn verdict<'a, B>(policy: &'a Cors, request: &Request<B>) -> Verdict<'a> {
+pub(crate) fn verdict<'a, B>(policy: &'a Cors, request: &Request<B>) -> Verdict<'a> {
     let headers = request.headers();
     let Some(origin) = headers.get(ORIGIN).filter(|origin| !origin.is_empty()) else {
         return Verdict::Nothing;

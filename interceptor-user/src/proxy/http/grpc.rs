@@ -10,7 +10,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Whether a request is one: `application/grpc`, also with a subtype, but not `application/grpc-web`.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(rest) = headers
         .get(CONTENT_TYPE)
         .and_then(|content_type| content_type.as_bytes().strip_prefix(b"application/grpc"))
@@ -31,7 +31,7 @@ pub(super) fn set_status(headers: &mut HeaderMap, status: u8, message: &[u8]) {
 }
 
 /// The gRPC status of an HTTP status (gRPC's http-grpc-status-mapping).
-pub(super) fn status_of(status: StatusCode) -> u8 {
+pub(crate) fn status_of(status: StatusCode) -> u8 {
     match status.as_u16() {
         400 => 13,
         401 => 16,

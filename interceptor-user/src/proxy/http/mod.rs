@@ -6,17 +6,17 @@
 //! and trailers of HTTP/1 messages that do not announce them in a Trailer header.
 
 pub(crate) mod body;
-mod cors;
+pub(crate) mod cors;
 mod deadline;
 mod failure;
 mod fault;
 mod forward;
-mod grpc;
+pub(crate) mod grpc;
 mod headers;
 mod log;
 mod mirror;
 pub mod peer;
-mod reply;
+pub(crate) mod reply;
 mod request;
 mod retry;
 mod tap;

@@ -23,14 +23,14 @@ pub(super) struct ProtocolError;
 
 /// A reply, and what the log says about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reply {
-    status: StatusCode,
-    body: Bytes,
-    flags: ResponseFlags,
-    details: Cow<'static, str>,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+    pub(crate) flags: ResponseFlags,
+    pub(crate) details: Cow<'static, str>,
     transport_failure_reason: Option<Cow<'static, str>>,
     /// What it adds to its head.
-    headers: Option<Box<HeaderMap>>,
+    pub(crate) headers: Option<Box<HeaderMap>>,
     /// What a gRPC client is told, when it does not follow from the status.
     grpc_status: Option<u8>,
     /// x-envoy-overloaded: the cluster's bounds, not the upstream.
@@ -84,7 +84,7 @@ impl Reply {
     }
 
     /// An injected fault.
-    pub(super) fn fault(status: AbortStatus) -> Self {
+    pub(crate) fn fault(status: AbortStatus) -> Self {
         let (status, grpc_status) = match status {
             AbortStatus::Http(status) => (StatusCode::from_u16(status).ok(), None),
             AbortStatus::Grpc(status) => (None, Some(status)),
@@ -101,7 +101,7 @@ impl Reply {
     }
 
     /// The answer to a CORS preflight.
-    pub(super) fn preflight(headers: HeaderMap) -> Self {
+    pub(crate) fn preflight(headers: HeaderMap) -> Self {
         Self {
             headers: Some(Box::new(headers)),
             ..Self::empty(StatusCode::OK, ResponseFlags::NONE, PREFLIGHT_DETAILS)
@@ -132,6 +132,13 @@ impl Reply {
         }
     }
 
+    /// What a gRPC client is told in place of the HTTP status; a preflight is answered as such whatever the request
+    /// claims to be.
+    pub(crate) fn grpc_status(&self) -> Option<u8> {
+        let is_preflight = self.details == PREFLIGHT_DETAILS;
+        (!is_preflight).then(|| self.grpc_status.unwrap_or_else(|| grpc::status_of(self.status)))
+    }
+
     /// The last of the tries that the retry policy allows.
     pub(super) fn with_flag(mut self, flag: ResponseFlag) -> Self {
         self.flags.insert(flag);
@@ -140,9 +147,7 @@ impl Reply {
 
     pub(super) fn send(mut self, settings: &ProxyHeaders, mut log: RequestLog) -> Response<ResponseBody> {
         let mut headers = self.headers.take().map(|headers| *headers).unwrap_or_default();
-        // A preflight is answered as such whatever the request claims to be.
-        if log.is_grpc() && self.details != PREFLIGHT_DETAILS {
-            let status = self.grpc_status.unwrap_or_else(|| grpc::status_of(self.status));
+        if let Some(status) = self.grpc_status().filter(|_| log.is_grpc()) {
             grpc::set_status(&mut headers, status, &std::mem::take(&mut self.body));
             self.status = StatusCode::OK;
         } else if !self.body.is_empty() {
