@@ -93,11 +93,13 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let resources = arguments.resources.compile()?;
     let target = arguments.target;
-    let resolved = || arguments.resolve.then(|| look_up(&target.host).ok()?.first().copied()).flatten();
+    // A name that is not found has no addresses.
+    let resolved = arguments.resolve.then(|| look_up(&target.host).unwrap_or_default());
+    let first = resolved.as_ref().and_then(|addresses| addresses.first().copied());
     let address = arguments
         .address
         .map(|address| (address, "as asked".to_owned()))
-        .or_else(|| Some((resolved()?, format!("what {} is now", target.host))));
+        .or_else(|| Some((first?, format!("what {} is now", target.host))));
     let mut headers = HeaderMap::new();
     headers.extend(arguments.header.into_iter().map(|(name, value)| (Some(name), value)));
     let question = Question {
@@ -108,6 +110,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Protocol::Tcp => Spoken::Tcp,
         }),
         address,
+        resolved,
         method: arguments.method,
         headers,
         sni: arguments.sni,

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use http::Request;
 
 use super::explanation::{Explanation, Lookup, Outcome, Place, Step};
-use super::{Context, TcpRoute, considered, filters, intercepted, merged, outcome, places, settings, words};
+use super::target::Spoken;
+use super::{
+    Context, TcpRoute, considered, filters, intercepted, merged, outcome, places, settings, strict, words,
+};
 use crate::proxy::upstream::UpstreamError;
 use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
@@ -29,7 +32,11 @@ pub(super) fn passthrough(
     step.notes.extend(strict_note(context));
     explanation.steps.push(step);
     explanation.steps.push(original_address(explanation, destination.port(), destination));
+    let spoken = context.spoken().0;
     explanation.outcomes.push(match route {
+        _ if strict::refuses(context, destination, None) => {
+            outcome::mismatched(ClusterName::PASSTHROUGH, route, spoken)
+        }
         Some(route) => outcome::request_sent(ClusterName::PASSTHROUGH, route),
         None => outcome::bytes_sent(ClusterName::PASSTHROUGH),
     });
@@ -41,7 +48,15 @@ pub(super) fn opaque(
     route: &TcpRoute,
     explanation: &mut Explanation,
 ) {
+    let spoken = context.spoken().0;
     each(context, destination, &route.clusters, explanation, |cluster, name| match cluster {
+        Some(cluster)
+            if spoken == Spoken::Tls
+                && cluster.is_original_dst()
+                && strict::refuses(context, destination, Some(cluster)) =>
+        {
+            outcome::mismatched(name, None, spoken)
+        }
         None => outcome::bytes_failed(name, None),
         Some(cluster) => match failure(cluster) {
             Some(error) => outcome::bytes_failed(name, Some(&error)),
@@ -74,6 +89,11 @@ fn sent(
     explanation: &mut Explanation,
 ) {
     each(context, destination, &forward.clusters, explanation, |cluster, name| match cluster {
+        Some(cluster)
+            if cluster.is_original_dst() && strict::refuses(context, destination, Some(cluster)) =>
+        {
+            outcome::mismatched(name, Some(route), Spoken::Http)
+        }
         None => outcome::no_cluster(route),
         Some(cluster) => match failure(cluster) {
             Some(error) => outcome::request_failed(name, route, &error),

@@ -16,6 +16,7 @@ mod outcome;
 mod places;
 mod request;
 mod settings;
+mod strict;
 mod target;
 mod text;
 mod words;
@@ -44,6 +45,8 @@ pub struct Question {
     pub spoken: Option<Spoken>,
     /// Where the connection goes, and how that is known; `None` when it is not.
     pub address: Option<(IpAddr, String)>,
+    /// What the target's host is looked up to; `None` when it was not.
+    pub resolved: Option<Vec<IpAddr>>,
     pub method: Method,
     /// Those given; Host among them only when it is another than the target's.
     pub headers: HeaderMap,

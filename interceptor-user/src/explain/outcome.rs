@@ -100,6 +100,22 @@ pub(super) fn request_failed(cluster: &str, route: &Route, error: &UpstreamError
     answered(error.status(), &error.body(false), log)
 }
 
+/// A name that a strict policy does not let go to the address that was asked for.
+pub(super) fn mismatched(cluster: &str, route: Option<&Route>, spoken: Spoken) -> Outcome {
+    let refusal = Refusal::NameMismatch;
+    match spoken {
+        Spoken::Http => {
+            let route = route.map(|route| &*route.name).unwrap_or_default();
+            let log = logged(cluster, route, refusal.into(), refusal.details());
+            answered(refusal.status(), refusal.body(), log)
+        }
+        Spoken::Tls | Spoken::Tcp => {
+            let log = logged(cluster, NOTHING, refusal.into(), NOTHING);
+            Outcome { carried: false, ..carried("the connection is reset".into(), log) }
+        }
+    }
+}
+
 /// A connection that goes to a cluster.
 pub(super) fn bytes_sent(cluster: &str) -> Outcome {
     let log = logged(cluster, NOTHING, ResponseFlags::NONE, NOTHING);

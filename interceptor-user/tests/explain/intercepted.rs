@@ -106,3 +106,22 @@ fn preflights() {
         assert_eq!(logged(&aborted), format!("{ABORTED} refused"), "the fault comes first: {row}");
     }
 }
+
+#[test]
+fn strict_names_must_fit_the_address() {
+    let none = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec: {hosts: [a.org], ports: \
+                [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}], resolution: NONE}\n";
+    let http = "outbound|80||a.org default";
+    let rows = [
+        ("http://a.org/", Some("192.0.2.2"), format!("{http} UAEX name_does_not_match_address refused")),
+        ("http://a.org/", Some("192.0.2.1"), format!("{http} - via_upstream")),
+        ("http://a.org/", None, format!("{http} - via_upstream")),
+        ("https://a.org", Some("192.0.2.2"), "outbound|443||a.org - UAEX - refused".to_owned()),
+        ("https://a.org", Some("192.0.2.1"), "outbound|443||a.org - - -".to_owned()),
+        ("https://b.org", Some("192.0.2.2"), "PassthroughCluster - UAEX - refused".to_owned()),
+    ];
+    for (target, resolved, expected) in rows {
+        let explanation = Case::new(none).at("192.0.2.1").strict(resolved).ask(target);
+        assert_eq!(logged(&explanation), expected, "{target} {resolved:?}\n{explanation}");
+    }
+}

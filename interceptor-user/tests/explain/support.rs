@@ -1,6 +1,7 @@
 //! Reads and compiles YAML, and asks.
 
 use std::fs;
+use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use interceptor_user::compile::{Client, CompileSettings, compile};
@@ -16,6 +17,7 @@ pub(crate) struct Case {
     redirect: RedirectPolicy,
     spoken: Option<Spoken>,
     address: Option<String>,
+    resolved: Option<Vec<IpAddr>>,
     method: Method,
     headers: HeaderMap,
 }
@@ -52,6 +54,7 @@ impl Case {
             redirect: RedirectPolicy::default(),
             spoken: None,
             address: None,
+            resolved: None,
             method: Method::GET,
             headers: HeaderMap::new(),
         }
@@ -86,6 +89,13 @@ impl Case {
         self
     }
 
+    /// What DNS says of the target's host, for a strict client.
+    pub(crate) fn strict(mut self, resolved: Option<&str>) -> Self {
+        self.settings.client.policy.strict = true;
+        self.resolved = resolved.map(|address| vec![address.parse().unwrap()]);
+        self
+    }
+
     pub(crate) fn method(mut self, method: Method) -> Self {
         self.method = method;
         self
@@ -106,6 +116,7 @@ impl Case {
             target: target.parse().unwrap(),
             spoken: self.spoken,
             address: self.address.as_ref().map(|address| (address.parse().unwrap(), "as asked".into())),
+            resolved: self.resolved.clone(),
             method: self.method.clone(),
             headers: self.headers.clone(),
             sni: None,
