@@ -4,7 +4,7 @@ use super::findings::{Findings, at};
 use super::known_annotations::{KNOWN, Known, Stage};
 use super::mesh::Mesh;
 use crate::resource::{
-    Annotation, Annotations, ClientPolicy, Diagnostic, Kind, Labels, Meta, POLICY, Resource, code,
+    Annotation, Annotations, ClientPolicy, Diagnostic, Kind, Labels, Level, Meta, POLICY, Resource, code,
 };
 use crate::workload::RedirectPolicy;
 
@@ -93,7 +93,8 @@ fn check_policy(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) {
         findings.push(on.finding(&code::IST0107, POLICY, annotation, message));
     } else if let Err(error) = ClientPolicy::parse(&annotation.value) {
         let message = format!("Invalid annotation {POLICY}: {error}");
-        findings.push(on.finding(&code::IST0125, POLICY, annotation, message).effect("it changes nothing"));
+        let finding = on.finding(&code::IST0125, POLICY, annotation, message);
+        findings.push(Diagnostic { level: Level::Error, ..finding }.effect("it changes nothing"));
     }
 }
 

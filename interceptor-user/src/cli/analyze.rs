@@ -99,7 +99,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let namespace = Arc::clone(&arguments.namespace);
-    let source = FileSource::read(arguments.paths.clone(), arguments.mesh_config.clone(), namespace)?;
+    let (source, failed_to_read) =
+        FileSource::read(arguments.paths.clone(), arguments.mesh_config.clone(), namespace);
     let (world, mut diagnostics, texts) = source.into_parts();
     let mut places = PlacesOfFiles { texts: &texts, known: HashMap::new() };
     let found = analysis::find(&world, Audience::Mesh);
@@ -117,7 +118,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     print(&report::render(&findings, arguments.output, colours));
     let failed = diagnostics.iter().any(|finding| finding.level <= arguments.failure_threshold);
     let closing = closing_line(&diagnostics, &arguments.paths, failed);
-    drop(writeln!(io::stderr(), "{closing}"));
+    let mut stderr = io::stderr().lock();
+    drop(writeln!(stderr, "{closing}"));
+    for error in &failed_to_read {
+        drop(writeln!(stderr, "error: {error}; the rest was analyzed"));
+    }
+    if !failed_to_read.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(if failed { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::code;
 use super::object::Object;
 
 /// What a resource is.
@@ -108,7 +109,8 @@ pub(super) fn of(root: &Object<'_>, api_version: &str, kind: &str) -> Option<Kin
     }
     let known = Kind::ISTIO.iter().find(|known| known.name() == kind).copied();
     if known.is_none() && matches!(kind, "EnvoyFilter" | "ProxyConfig") {
-        root.field().warning(format!("{kind}{name} does not act here: skipped"));
+        let message = format!("{kind}{name} does not act here: skipped");
+        root.field().coded_warning(&code::EGR0119, message);
     } else if known.is_none() {
         let message = format!(
             "unknown kind {kind}{name}: networking.istio.io has ServiceEntry, VirtualService, DestinationRule, \

@@ -114,8 +114,16 @@ pub fn parse(file: &Arc<str>, source: &str) -> (Option<MeshConfig>, Vec<Diagnost
         let message = format!("expected one document with MeshConfig, found {}", documents.len());
         return (None, vec![whole_file(file, message)]);
     };
-    read_document(file, document)
+    let (config, mut findings) = read_document(file, document);
+    for finding in findings.iter_mut().filter(|finding| finding.level == Level::Error) {
+        finding.effect = NOT_USED_AT_ALL.into();
+    }
+    (config, findings)
 }
+
+/// What an error in it leads to.
+const NOT_USED_AT_ALL: &str =
+    "`exec`, `explain` and `config` refuse to start; what runs already keeps its last good settings";
 
 fn whole_file(file: &Arc<str>, message: String) -> Diagnostic {
     Diagnostic {
@@ -125,7 +133,7 @@ fn whole_file(file: &Arc<str>, message: String) -> Diagnostic {
         resource: "MeshConfig".into(),
         field: String::new(),
         message,
-        effect: String::new(),
+        effect: NOT_USED_AT_ALL.into(),
         mend: String::new(),
     }
 }

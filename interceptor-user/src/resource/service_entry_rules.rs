@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use super::code::{self, Code};
 use super::object::Object;
 use super::service_entry::{Protocol, Resolution, ServiceEntry};
+use super::words::shortened;
 use super::{host, meta};
 
 const HOSTS_MAX: usize = 256;
@@ -112,8 +114,8 @@ fn validate_endpoints(entry: &ServiceEntry, spec: &Object<'_>) {
             error(format!(
                 "`{address}` is not an IP address, as resolution STATIC needs; for a name use DNS"
             ));
-        } else if let Some(problem) = unusable {
-            error(problem);
+        } else if let Some((code, problem)) = unusable {
+            spec.coded_error_at(code, endpoint.position, &format!("endpoints[{index}]"), problem);
         }
     }
 }
@@ -135,10 +137,16 @@ fn validate_dynamic_dns(entry: &ServiceEntry, spec: &Object<'_>) {
 }
 
 /// What is wrong with an endpoint's address, whatever the resolution.
-pub(super) fn address_problem(address: &str) -> Option<String> {
+pub(super) fn address_problem(address: &str) -> Option<(&'static Code, String)> {
     if address.starts_with("unix:") {
-        return Some(format!("endpoint {address}: unix sockets are not supported yet"));
+        let message = format!(
+            "endpoint {}: a unix socket is valid in Istio and not supported here: the resource is left out",
+            shortened(address)
+        );
+        return Some((&code::EGR0119, message));
     }
-    host::is_not_a_name(address)
-        .then(|| format!("endpoint address `{address}` is neither a host name nor an IP address"))
+    host::is_not_a_name(address).then(|| {
+        let message = format!("endpoint address `{address}` is neither a host name nor an IP address");
+        (&code::IST0106, message)
+    })
 }

@@ -85,7 +85,10 @@ impl FileSource {
         paths: Vec<PathBuf>,
         mesh_config: Option<PathBuf>,
     ) -> Result<(Self, World, Vec<Diagnostic>), Error> {
-        let source = Self::read(paths, mesh_config, DEFAULT_NAMESPACE.into())?;
+        let (source, failed) = Self::read(paths, mesh_config, DEFAULT_NAMESPACE.into());
+        if let Some(error) = failed.into_iter().next() {
+            return Err(error.into());
+        }
         if let Some(path) = &source.mesh_config {
             let file = read::name_of(path);
             let is_about_it = |finding: &&Diagnostic| {
@@ -100,12 +103,13 @@ impl FileSource {
         Ok((source, world, diagnostics))
     }
 
-    /// Reads everything once, whatever it holds; resources that name no namespace are in `default_namespace`.
+    /// Reads everything once, whatever it holds; resources that name no namespace are in `default_namespace`. Also
+    /// what can't be read, which is not among the findings.
     pub fn read(
         paths: Vec<PathBuf>,
         mesh_config: Option<PathBuf>,
         default_namespace: Arc<str>,
-    ) -> Result<Self, ReadError> {
+    ) -> (Self, Vec<ReadError>) {
         let mut source = Self {
             paths,
             mesh_config,
@@ -115,17 +119,27 @@ impl FileSource {
             diagnostics: Vec::new(),
             texts: Texts::default(),
         };
-        let found = read::files(&source.paths)?;
+        let (mut found, mut failed) = read::files_and_failures(&source.paths);
         for path in source.all_paths().into_iter().filter(|path| read::is_stream(path)) {
             if let Entry::Vacant(slot) = source.streams.entry(path) {
-                let text = read::stream(slot.key())?;
-                slot.insert(text);
+                match read::stream(slot.key()) {
+                    Ok(text) => {
+                        slot.insert(text);
+                    }
+                    Err(error) => {
+                        failed.push(error);
+                        found.retain(|(path, _)| path != slot.key());
+                    }
+                }
             }
         }
-        if let (_, Some(error)) = source.take_up(Ok(found), &Touched::All) {
-            return Err(error);
-        }
-        Ok(source)
+        let (_, unreadable) = source.take_up(Ok(found), &Touched::All);
+        source.diagnostics.retain(|finding| {
+            let file = finding.origin.as_ref().map(|origin| &origin.file);
+            !unreadable.iter().any(|(unreadable, _)| Some(unreadable) == file)
+        });
+        failed.extend(unreadable.into_iter().map(|(_, error)| error));
+        (source, failed)
     }
 
     /// What was read.
@@ -153,20 +167,21 @@ impl FileSource {
         changed
     }
 
-    /// Takes up what the files hold now: whether that is anything new, and the first that could not be read.
+    /// Takes up what the files hold now: whether that is anything new, and which could not be read.
     fn take_up(
         &mut self,
         found: Result<Vec<Found>, ReadError>,
         touched: &Touched,
-    ) -> (bool, Option<ReadError>) {
+    ) -> (bool, Vec<(Arc<str>, ReadError)>) {
         let mut reading = Reading::default();
-        let mut failed = None;
+        let mut failed = Vec::new();
         match found {
             Ok(found) => {
                 let looked_at = parallel::map(&found, |file| self.look_at(file, touched));
                 for ((path, _), held) in found.iter().zip(looked_at) {
-                    let error = self.add(read::name_of(path), held, &mut reading);
-                    failed = failed.or(error);
+                    let file = read::name_of(path);
+                    let error = self.add(Arc::clone(&file), held, &mut reading);
+                    failed.extend(error.map(|error| (file, error)));
                 }
             }
             // The directory can't be listed: nobody knows what it holds now.
@@ -183,8 +198,9 @@ impl FileSource {
         let mesh = self.read_mesh_config(&mut reading);
         if reading.resources.is_empty() && !self.paths.is_empty() && reading.diagnostics.is_empty() {
             let paths: Vec<_> = self.paths.iter().map(|path| path.display().to_string()).collect();
-            let message = format!("no resource was found in {}: every host is unknown", paths.join(", "));
-            reading.diagnostics.push(about(&"".into(), Level::Warning, message));
+            let message = format!("no resource was found in {}", paths.join(", "));
+            let finding = about(&"".into(), Level::Warning, message);
+            reading.diagnostics.push(finding.effect("every host is unknown").mend("check the path"));
         }
         let world = World { mesh, resources: reading.resources };
         let changed = world != self.world || reading.diagnostics != self.diagnostics;

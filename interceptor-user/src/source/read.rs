@@ -63,21 +63,28 @@ pub(super) type Found = (PathBuf, Option<Facts>);
 
 /// The files to read, each once, in order: as given, and those of a directory sorted.
 pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<Found>, ReadError> {
+    let (files, failed) = files_and_failures(paths);
+    failed.into_iter().next().map_or(Ok(files), Err)
+}
+
+/// As [`files`], with those that are there when a directory can't be listed.
+pub(super) fn files_and_failures(paths: &[PathBuf]) -> (Vec<Found>, Vec<ReadError>) {
     let mut walk = Walk::default();
-    for path in paths {
+    let mut given = HashSet::new();
+    for path in paths.iter().filter(|path| given.insert(*path)) {
         if is_standard_input(path) {
             walk.files.push((path.clone(), None));
             continue;
         }
         match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => walk.directory(path, &metadata, 0)?,
+            Ok(metadata) if metadata.is_dir() => walk.directory(path, &metadata, 0),
             Ok(metadata) if metadata.is_file() => walk.file(path.clone(), &metadata),
             Ok(_) => walk.files.push((path.clone(), None)),
             // Reading it says what is wrong.
             Err(_) => walk.files.push((path.clone(), None)),
         }
     }
-    Ok(walk.files)
+    (walk.files, walk.failed)
 }
 
 /// The directories that hold the files, and those below.
@@ -86,7 +93,7 @@ pub(super) fn directories(paths: &[PathBuf]) -> Vec<PathBuf> {
     for path in paths.iter().filter(|path| !is_standard_input(path)) {
         if let Some(metadata) = fs::metadata(path).ok().filter(Metadata::is_dir) {
             // What can't be listed now is reported when its files are read.
-            drop(walk.directory(path, &metadata, 0));
+            walk.directory(path, &metadata, 0);
             continue;
         }
         let real = path.canonicalize().ok();
@@ -106,6 +113,8 @@ struct Walk {
     directories: Vec<PathBuf>,
     /// What was met already, by device and inode: links may lead in circles.
     met: HashSet<(u64, u64)>,
+    /// Directories that can't be listed.
+    failed: Vec<ReadError>,
 }
 
 impl Walk {
@@ -116,27 +125,31 @@ impl Walk {
     }
 
     /// Every `.yaml`, `.yml` and `.json` below; hidden files and editors' backups not.
-    fn directory(&mut self, directory: &Path, metadata: &Metadata, depth: usize) -> Result<(), ReadError> {
+    fn directory(&mut self, directory: &Path, metadata: &Metadata, depth: usize) {
         if depth > DIRECTORY_DEPTH_MAX || !self.met.insert((metadata.dev(), metadata.ino())) {
-            return Ok(());
+            return;
         }
         self.directories.push(directory.to_owned());
-        let error = |source| ReadError::Read { path: directory.display().to_string(), source };
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(directory).map_err(error)? {
-            paths.push(entry.map_err(error)?.path());
-        }
+        let entries =
+            fs::read_dir(directory).and_then(|entries| entries.collect::<Result<Vec<fs::DirEntry>, _>>());
+        let mut paths: Vec<PathBuf> = match entries {
+            Ok(entries) => entries.iter().map(fs::DirEntry::path).collect(),
+            Err(source) => {
+                let path = directory.display().to_string();
+                self.failed.push(ReadError::Read { path, source });
+                return;
+            }
+        };
         paths.sort_unstable();
         for path in paths.into_iter().filter(|path| !is_hidden(path)) {
             match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_dir() => self.directory(&path, &metadata, depth + 1)?,
+                Ok(metadata) if metadata.is_dir() => self.directory(&path, &metadata, depth + 1),
                 Ok(metadata) if metadata.is_file() && is_configuration(&path) => self.file(path, &metadata),
                 // Reading it says what is wrong.
                 Err(_) if is_configuration(&path) => self.files.push((path, None)),
                 Ok(_) | Err(_) => {}
             }
         }
-        Ok(())
     }
 }
 

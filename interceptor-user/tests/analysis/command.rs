@@ -180,6 +180,46 @@ fn mesh_configuration() {
         "{}",
         text(&output.stdout)
     );
+    assert!(text(&output.stdout).contains("run time: `exec`, `explain` and `config` refuse to start;"));
+}
+
+#[test]
+fn nothing_found_may_be_a_mistyped_path() {
+    let directory = directory(&[("config/readme.txt", "")]);
+    let output = analyze(directory.path(), &["config", "--failure-threshold", "Warning"], None);
+    assert_eq!(output.status.code(), Some(79));
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("no resource was found in config\n") && said.contains("mend: check the path"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_can_be_read_is_analyzed_beside_what_cannot() {
+    let directory = directory(&[("bad.yaml", &mistakes())]);
+    fs::write(directory.path().join("image.yaml"), [0xff, 0xfe]).expect("a file");
+    for (arguments, unreadable) in [
+        (["bad.yaml", "nowhere.yaml"], "error: can't read nowhere.yaml: "),
+        (["nowhere.yaml", "bad.yaml"], "error: can't read nowhere.yaml: "),
+        (["bad.yaml", "image.yaml"], "error: image.yaml is not UTF-8 text"),
+    ] {
+        let output = analyze(directory.path(), &arguments, None);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let (said, told) = (text(&output.stdout), text(&output.stderr));
+        assert!(said.contains("[IST0101] (VirtualService default/v bad.yaml:6:"), "{said}");
+        assert!(!said.contains("nowhere") && !said.contains("image.yaml"), "{said}");
+        assert_eq!(told.matches(unreadable).count(), 1, "{told}");
+    }
+}
+
+#[test]
+fn a_path_given_twice_is_read_once() {
+    let directory = directory(&[("config/a.yaml", &host("a", "a.com"))]);
+    for arguments in [["-", "-"], ["config", "config/a.yaml"], ["config/a.yaml", "./config/a.yaml"]] {
+        let output = analyze(directory.path(), &arguments, Some(&host("a", "a.com")));
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), String::new()), "{arguments:?}");
+    }
 }
 
 #[test]

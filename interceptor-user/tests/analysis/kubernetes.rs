@@ -84,7 +84,7 @@ fn ist0125_invalid() {
             &format!(", {}", annotated("egress.interceptor.io/policy", "registry_only")),
             "containers: []",
         ),
-        &["Warning IST0125 Pod default/p | 'registry_only' | did you mean `REGISTRY_ONLY`?"],
+        &["Error IST0125 Pod default/p | 'registry_only' | did you mean `REGISTRY_ONLY`?"],
     );
 }
 

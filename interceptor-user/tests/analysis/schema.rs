@@ -77,6 +77,23 @@ fn egr0116_server_names_left_over() {
     check(&format!("{entry}{}", rule("x.a.com, '*.a.com'")), &[]);
 }
 
+/// Valid with Istio, and refused all the same.
+#[test]
+fn egr0119_what_is_not_supported() {
+    let spec = "hosts: [a.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, endpoints: \
+                [{address: 'unix:///run/a.sock'}]";
+    check(
+        &se("a", spec),
+        &[
+            "Error EGR0119 ServiceEntry default/a | { | unix:///run/a.sock; valid in Istio and not supported here",
+        ],
+    );
+    for kind in ["EnvoyFilter", "ProxyConfig"] {
+        let expected = format!("Warning EGR0119  | {{ | {kind} e does not act here: skipped");
+        check(&crate::support::istio(kind, "e", ""), &[&expected]);
+    }
+}
+
 #[test]
 fn egr0119_what_does_not_act() {
     let sidecar = |policy: &str| {
