@@ -37,7 +37,7 @@ const EXTERNAL: &str = "A proxy of your own";
         Nothing: processes that outlive CMD are killed when it exits, because they would go on without interception. \
         If interceptor itself is killed, even with SIGKILL, connections are refused from then on, CMD and all its \
         descendants are killed, and the cgroup is removed.\n\n\
-        Needs root, or the capabilities BPF, NET_ADMIN, SYS_ADMIN and a cgroup2 directory to write to.\n\n\
+        Needs root, or the capabilities BPF, NET_ADMIN, PERFMON and a cgroup2 directory to write to.\n\n\
         Examples:\n  \
         # One request by the rules of a registry, with the access log on the terminal\n  \
         sudo interceptor exec -c registry.yaml --access-log - -- curl -sS http://httpbin.org/get\n\n  \
