@@ -12,11 +12,12 @@ use crate::resource::client_tls::{ClientTls, TlsMode};
 use crate::resource::destination_rule::{Blocks, DestinationRule, Subset, TrafficPolicy};
 use crate::resource::service_entry::Resolution;
 use crate::resource::virtual_service::is_for_mesh;
-use crate::resource::{Labels, code, host};
+use crate::resource::{Diagnostic, Labels, World, code, host};
+use crate::snapshot::TlsOrigination;
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     let credentials_dir = match mesh.audience {
-        Audience::Mesh => None,
+        Audience::Mesh { credentials_dir } => credentials_dir,
         Audience::Client(client) => client.credentials_dir.as_deref(),
     };
     for rule in mesh.world.destination_rules() {
@@ -32,6 +33,27 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
             check_subsets(rule, mesh, findings);
         }
     }
+}
+
+/// The credentials of rules whose files can't be used: `problem` looks at them and says why.
+pub fn unusable_credentials(
+    world: &World,
+    directory: &Path,
+    problem: impl Fn(&TlsOrigination) -> Option<String>,
+) -> Vec<Diagnostic> {
+    let mut findings = Findings::default();
+    for rule in world.destination_rules() {
+        each_block(rule, &mut |blocks, _, field| {
+            let Some(tls) = &blocks.tls else { return };
+            let origination = tls::of_credential(tls, directory);
+            if let Some(problem) = origination.as_ref().and_then(&problem) {
+                let field = format!("{field}.tls.credentialName");
+                let finding = at(&code::EGR0104, &rule.meta, tls.position, field, problem);
+                findings.push(finding.mend("put the files there, or name another secret"));
+            }
+        });
+    }
+    findings.into_sorted()
 }
 
 /// Each set of settings of a rule, with the port that it is for and its field.

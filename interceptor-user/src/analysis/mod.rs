@@ -23,17 +23,21 @@ mod sidecars;
 mod virtual_services;
 mod workloads;
 
+use std::path::Path;
+
 use findings::Findings;
 use mesh::Mesh;
 
 use crate::compile::Client;
 use crate::resource::{Diagnostic, World};
 
+pub use destination_rules::unusable_credentials;
+
 /// For whom the resources are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience<'a> {
-    /// Everybody: all rules.
-    Mesh,
+    /// Everybody: all rules. With the directory in which `credentialName` is looked for, if there is one.
+    Mesh { credentials_dir: Option<&'a Path> },
     /// This client, whose snapshot is compiled, too: what compiling tells is not told again, and
     /// nothing is said of gateways and of what only a whole cluster can tell.
     Client(&'a Client),
@@ -50,7 +54,7 @@ pub fn find(world: &World, audience: Audience<'_>) -> Vec<Diagnostic> {
     merged_rules::check(&mesh, &mut findings);
     virtual_services::check(&mesh, &mut findings);
     match audience {
-        Audience::Mesh => {
+        Audience::Mesh { .. } => {
             virtual_services::check_left_over(&mesh, &mut findings);
             ports::check(&mesh, &mut findings);
             destinations::check(&mesh, &mut findings);

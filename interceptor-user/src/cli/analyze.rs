@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::analysis::{self, Audience};
+use crate::proxy::upstream::look_at_files;
 use crate::report::{self, Finding, Format, Suppression};
 use crate::resource::{Diagnostic, Level, Places};
 use crate::source::{FileSource, Texts};
@@ -18,7 +19,7 @@ const FINDINGS: u8 = 79;
 
 /// Say what is wrong with Istio's egress resources, where, what will happen and how to mend it
 ///
-/// Reads files, directories or standard input, and nothing else: no cluster, no network, no root. Each finding has a
+/// Reads files, directories or standard input (and --credentials-dir), and nothing else: no cluster, no network, no root. Each finding has a
 /// code (Istio's, or ours where Istio's analyzer does not look), the resource, the line with the field underlined,
 /// what happens at run time, and the mend.
 #[derive(Debug, clap::Args)]
@@ -35,6 +36,8 @@ const FINDINGS: u8 = 79;
             interceptor analyze -\n\n  \
         # In CI: fail on warnings, too, and show the findings beside the lines they are about\n  \
         interceptor analyze config/ --failure-threshold Warning -o sarif > findings.sarif\n\n  \
+        # With the secrets that exec will be given as files\n  \
+        interceptor analyze config/ --credentials-dir /etc/interceptor/credentials\n\n  \
         # Not these\n  \
         interceptor analyze config/ --suppress \"IST0174=DestinationRule *.legacy\"")]
 pub(super) struct Arguments {
@@ -46,6 +49,10 @@ pub(super) struct Arguments {
     /// Istio's mesh configuration (MeshConfig), as a YAML file
     #[arg(long, value_name = "FILE")]
     mesh_config: Option<PathBuf>,
+
+    /// Look whether credentialName of DestinationRules has its files in DIR/NAME, as with `exec`, and can use them
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    credentials_dir: Option<PathBuf>,
 
     /// The namespace of resources that name none
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
@@ -103,7 +110,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         FileSource::read(arguments.paths.clone(), arguments.mesh_config.clone(), namespace);
     let (world, mut diagnostics, texts) = source.into_parts();
     let mut places = PlacesOfFiles { texts: &texts, known: HashMap::new() };
-    let found = analysis::find(&world, Audience::Mesh);
+    let credentials_dir = arguments.credentials_dir.as_deref();
+    let mut found = analysis::find(&world, Audience::Mesh { credentials_dir });
+    if let Some(directory) = credentials_dir {
+        found.extend(analysis::unusable_credentials(&world, directory, |tls| look_at_files(tls).err()));
+    }
     diagnostics.extend(found.into_iter().map(|finding| places.placed(finding)));
     diagnostics.retain(|finding| {
         !arguments.suppress.iter().any(|suppression| suppression.covers(finding))

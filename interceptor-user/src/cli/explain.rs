@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::output;
 use super::resources::ResourceFlags;
 use crate::explain::{Question, Spoken, Target, explain};
+use crate::proxy::upstream::look_at_files;
 
 /// What we exit with when the connection would be refused, or answered here with an error.
 const NOT_CARRIED: u8 = 3;
@@ -116,6 +117,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         sni: arguments.sni,
         redirect: resources.redirect,
         redirect_by: resources.redirect_by,
+        look_at_files,
     };
     let mut explanation = explain(&resources.world, &resources.snapshot, &resources.settings, &question);
     if arguments.resolve {

@@ -22,11 +22,7 @@ pub(super) fn origination(
         return Some(TlsOrigination { impossible: Some(reason.into()), ..TlsOrigination::simple() });
     }
     let tls = blocks.tls.as_ref()?;
-    let mode = match tls.mode {
-        TlsMode::Disable => return None,
-        TlsMode::Simple => TlsOriginationMode::Simple,
-        TlsMode::Mutual | TlsMode::IstioMutual => TlsOriginationMode::Mutual,
-    };
+    let mode = mode(tls)?;
     let ca = match &tls.ca_certificates {
         _ if tls.insecure_skip_verify => CaSource::Unverified,
         Some(path) => CaSource::File(path.clone()),
@@ -67,7 +63,24 @@ pub(super) fn origination(
     })
 }
 
-/// Why TLS can't be made as asked.
+/// `None`: no TLS.
+fn mode(tls: &ClientTls) -> Option<TlsOriginationMode> {
+    match tls.mode {
+        TlsMode::Disable => None,
+        TlsMode::Simple => Some(TlsOriginationMode::Simple),
+        TlsMode::Mutual | TlsMode::IstioMutual => Some(TlsOriginationMode::Mutual),
+    }
+}
+
+/// TLS with the files of a credential and nothing else, to see whether they can be used; `None` without a
+/// credential that can be looked for.
+pub(crate) fn of_credential(tls: &ClientTls, directory: &Path) -> Option<TlsOrigination> {
+    let credential = credential(tls.credential_name.as_ref()?, directory, tls.mode).ok()?;
+    let ca = if tls.insecure_skip_verify { CaSource::Unverified } else { CaSource::System };
+    Some(TlsOrigination { mode: mode(tls)?, ca, credential: Some(credential), ..TlsOrigination::simple() })
+}
+
+/// Why TLS can't be made as asked, before any file is looked at.
 pub(crate) fn problem(tls: &ClientTls, credentials_dir: Option<&Path>) -> Option<String> {
     match (tls.mode, &tls.credential_name) {
         (TlsMode::Disable, _) => None,

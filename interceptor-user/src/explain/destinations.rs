@@ -58,7 +58,7 @@ pub(super) fn opaque(
             outcome::mismatched(name, None, spoken)
         }
         None => outcome::bytes_failed(name, None),
-        Some(cluster) => match failure(cluster) {
+        Some(cluster) => match failure(context, cluster) {
             Some(error) => outcome::bytes_failed(name, Some(&error)),
             None => outcome::bytes_sent(name),
         },
@@ -95,7 +95,7 @@ fn sent(
             outcome::mismatched(name, Some(route), Spoken::Http)
         }
         None => outcome::no_cluster(route),
-        Some(cluster) => match failure(cluster) {
+        Some(cluster) => match failure(context, cluster) {
             Some(error) => outcome::request_failed(name, route, &error),
             None => outcome::request_sent(name, route),
         },
@@ -138,13 +138,17 @@ fn each(
 }
 
 /// What is known to fail before anything is sent.
-fn failure(cluster: &Cluster) -> Option<UpstreamError> {
+fn failure(context: Context<'_>, cluster: &Cluster) -> Option<UpstreamError> {
     if let Discovery::Static(endpoints) = &cluster.discovery
         && endpoints.is_empty()
     {
         return Some(UpstreamError::NoHealthyUpstream(None));
     }
-    let reason = cluster.tls.as_ref()?.impossible.clone()?;
+    let tls = cluster.tls.as_ref()?;
+    let reason = tls.impossible.clone().or_else(|| {
+        // The directory was given for this; files that a rule names may be there where the proxy runs.
+        tls.credential.as_ref().and_then(|_| (context.question.look_at_files)(tls).err()).map(Into::into)
+    })?;
     Some(UpstreamError::TlsUnavailable(reason))
 }
 
@@ -301,8 +305,7 @@ fn tls_step(context: Context<'_>, cluster: &Cluster) -> Option<Step> {
     let rules = merged::rules(context, &source.destination_rules, subset_of(&cluster.name));
     step.by.extend(rules.by.iter().map(|key| context.place_of_tls(key, cluster)));
     if tls.impossible.is_none() {
-        step.notes.push(verification(tls));
-        step.notes.extend(unread(tls));
+        step.notes.extend(files(context, tls));
     }
     Some(step)
 }
@@ -335,13 +338,28 @@ fn verification(tls: &TlsOrigination) -> String {
     format!("the server's certificate must be valid for {names}, by {roots}")
 }
 
-/// Files may be missing where the proxy runs.
-fn unread(tls: &TlsOrigination) -> Option<String> {
-    let names_files = matches!(tls.ca, CaSource::File(_)) || tls.mode == TlsOriginationMode::Mutual;
-    names_files.then(|| {
-        "certificate files are not read here: while the proxy can't read one of them, nothing is sent and HTTP gets 503"
-            .into()
-    })
+/// What is verified and presented, and whether the files for it are here. They may be elsewhere where the proxy runs.
+fn files(context: Context<'_>, tls: &TlsOrigination) -> Vec<String> {
+    let names_files = matches!(tls.ca, CaSource::File(_))
+        || tls.ca_crl.is_some()
+        || tls.identity.is_some()
+        || tls.credential.is_some();
+    if !names_files {
+        return vec![verification(tls)];
+    }
+    const HERE: &str = "while the proxy can't use one of them, nothing is sent and HTTP gets 503";
+    match (context.question.look_at_files)(tls) {
+        Ok(found) => {
+            let identity = found.identity.as_ref().map(|identity| {
+                let (certificate, key) = (identity.certificate.display(), identity.private_key.display());
+                format!("the client's certificate is {certificate}, with the key {key}")
+            });
+            let here = format!("the files are here and can be used; {HERE}");
+            [verification(&found)].into_iter().chain(identity).chain([here]).collect()
+        }
+        Err(reason) if tls.credential.is_some() => vec![format!("the files can't be used: {reason}; {HERE}")],
+        Err(reason) => vec![verification(tls), format!("the files can't be used here: {reason}; {HERE}")],
+    }
 }
 
 impl Context<'_> {

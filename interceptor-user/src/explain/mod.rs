@@ -31,7 +31,7 @@ use crate::compile::CompileSettings;
 use crate::plan::KernelPolicy;
 use crate::resource::World;
 use crate::snapshot::cluster::is_ip_literal;
-use crate::snapshot::{Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, decision};
+use crate::snapshot::{Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, TlsOrigination, decision};
 use crate::workload::RedirectPolicy;
 
 pub use explanation::{Client, Destination, Explanation, Logged, Lookup, Outcome, PassedOver, Place, Step};
@@ -55,6 +55,8 @@ pub struct Question {
     pub redirect: RedirectPolicy,
     /// What `redirect` was read from.
     pub redirect_by: Vec<Place>,
+    /// Looks at the files that TLS is made of: the same with those of its credential, or why they can't be used.
+    pub look_at_files: fn(&TlsOrigination) -> Result<TlsOrigination, String>,
 }
 
 /// All that an explanation is about.

@@ -2,6 +2,7 @@
 //! and is right.
 
 mod command;
+mod credentials;
 mod destination_rules;
 mod gateways;
 mod kubernetes;

@@ -15,7 +15,7 @@ pub(crate) fn found(yaml: &str, mesh: &str) -> Vec<Diagnostic> {
         findings.extend(more);
     }
     let places = Places::new(yaml);
-    findings.extend(find(&world, Audience::Mesh).into_iter().map(|mut finding| {
+    findings.extend(find(&world, Audience::Mesh { credentials_dir: None }).into_iter().map(|mut finding| {
         let origin = finding.origin.as_mut().expect("a place");
         if let Some(place) = places.find(origin.position, &finding.field) {
             origin.position = place;

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use interceptor_user::compile::{Client, CompileSettings, compile};
 use interceptor_user::explain::{Explanation, Question, Spoken, explain};
 use interceptor_user::resource::{World, parse};
-use interceptor_user::snapshot::{OutboundTrafficPolicy, Snapshot};
+use interceptor_user::snapshot::{CaSource, OutboundTrafficPolicy, Snapshot};
 use interceptor_user::workload::RedirectPolicy;
 
 /// Resources, and the client that they are compiled for.
@@ -122,6 +122,10 @@ impl Case {
             sni: None,
             redirect: self.redirect.clone(),
             redirect_by: Vec::new(),
+            look_at_files: |tls| match tls.ca {
+                CaSource::System => Ok(tls.clone()),
+                CaSource::File(_) | CaSource::Unverified => Err("no such file".into()),
+            },
         };
         explain(&self.world, &self.snapshot(), &self.settings, &question)
     }

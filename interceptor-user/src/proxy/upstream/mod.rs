@@ -37,7 +37,7 @@ pub use error::{ConnectError, ResetReason, UpstreamError};
 pub(crate) use hash::RequestHash;
 pub(crate) use io::UpstreamIo;
 pub(crate) use outlier::Outcome;
-pub(crate) use tls::{TlsClient, of_io_error as tls_failure};
+pub(crate) use tls::{TlsClient, look_at_files, of_io_error as tls_failure};
 
 use super::downstream::Downstream;
 use crate::dns::Resolver;

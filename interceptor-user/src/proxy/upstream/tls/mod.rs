@@ -128,6 +128,13 @@ impl State {
     }
 }
 
+/// The same with the files of its credential in the credential's place, all of them looked at as they are now.
+/// Reads files; fails with why TLS can't be made of them.
+pub(crate) fn look_at_files(origination: &TlsOrigination) -> Result<TlsOrigination, String> {
+    let found = credential::found(origination)?.unwrap_or_else(|| origination.clone());
+    configs(&found).map(|_| found)
+}
+
 fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
     if let Some(reason) = &origination.impossible {
         return Err(reason.to_string());
