@@ -3,8 +3,11 @@
 
 use crate::addr::{Ip16, Port};
 
-/// The policy of connections from network namespaces that are not enrolled, in counters and events.
+/// The policy of connections from network namespaces that are not enrolled, in events.
 pub const NO_POLICY: u32 = 0;
+
+/// The cookie of counters for network namespaces that are not enrolled: no namespace has it.
+pub const NOT_ENROLLED: u64 = 0;
 
 /// What a policy says about one port.
 #[repr(transparent)]
@@ -97,12 +100,14 @@ pub struct PortKey {
     pub port: u32,
 }
 
-/// One counter.
+/// One counter. Keyed by workload, not by policy: a policy that is replaced takes no counts with it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterKey {
-    pub policy: u32,
+    /// [`NOT_ENROLLED`] for all namespaces together that are not.
+    pub netns_cookie: u64,
     pub reason: u32,
+    pub unused: u32,
 }
 
 /// A connection on its way to the listener. All four of the tuple: listeners spread over several addresses, so the
@@ -145,7 +150,7 @@ const _: () = {
     assert!(size_of::<WorkloadEntry>() == 48);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<PortKey>() == 8);
-    assert!(size_of::<CounterKey>() == 8);
+    assert!(size_of::<CounterKey>() == 16);
     assert!(size_of::<HandoverKey>() == 48);
     assert!(size_of::<OriginalDestination>() == 32);
     assert!(size_of::<Connecting>() == 88);

@@ -89,6 +89,7 @@ fn decided(
     for _attempt in 0..2 {
         // SAFETY: the agent replaces whole entries; a program that still holds the old one reads the old one.
         let Some(workload) = (unsafe { WORKLOADS.get(&subject.netns_cookie) }) else {
+            subject.policy = NO_POLICY;
             return Err(decide_unknown(asked.ip));
         };
         subject.policy = workload.policy;

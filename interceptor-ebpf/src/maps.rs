@@ -30,7 +30,7 @@ pub static PREFIXES: LpmTrie<PrefixKey, PrefixFlags> = LpmTrie::with_max_entries
 #[map]
 pub static PORTS: HashMap<PortKey, PortFlags> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// Programs → agent: connections per policy and reason.
+/// Programs → agent: connections per workload and reason.
 #[map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, u64> =
     PerCpuHashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use interceptor_common::{
     event::Event,
-    policy::{CounterKey, OriginalDestination},
+    policy::{CounterKey, NO_POLICY, NOT_ENROLLED, OriginalDestination},
     verdict::{Reason, Verdict},
 };
 
@@ -25,7 +25,7 @@ pub fn finish(ctx: &SockAddrContext, verdict: Verdict, subject: &OriginalDestina
         Verdict::Deny(Reason::NoRoute) => (Reason::NoRoute, PROCEED),
         Verdict::Deny(reason) => (reason, REFUSE),
     };
-    count(subject.policy, reason);
+    count(subject, reason);
     log(ctx, reason, subject);
     if reason.is_reported() {
         report(reason, subject);
@@ -33,9 +33,11 @@ pub fn finish(ctx: &SockAddrContext, verdict: Verdict, subject: &OriginalDestina
     code
 }
 
-/// One more connection of `policy` that ended for `reason`.
-fn count(policy: u32, reason: Reason) {
-    let key = CounterKey { policy, reason: reason.code() };
+/// One more connection of the subject's workload that ended for `reason`. Namespaces that are not enrolled share one
+/// counter: anybody can make any number of them.
+fn count(subject: &OriginalDestination, reason: Reason) {
+    let netns_cookie = if subject.policy == NO_POLICY { NOT_ENROLLED } else { subject.netns_cookie };
+    let key = CounterKey { netns_cookie, reason: reason.code(), unused: 0 };
     if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: the value is this CPU's own, and programs of one cgroup hook are not interrupted by themselves
         // on the same CPU except by softirq, which never counts the same key.
@@ -48,7 +50,7 @@ fn count(policy: u32, reason: Reason) {
 
 fn report(reason: Reason, subject: &OriginalDestination) {
     let Some(mut slot) = EVENTS.reserve::<Event>(0) else {
-        count(subject.policy, Reason::EventDropped);
+        count(subject, Reason::EventDropped);
         return;
     };
     slot.write(Event {

@@ -42,6 +42,7 @@ pub use query_sockets::QuerySockets;
 pub use workloads::Listener;
 
 use counters::Counters;
+use name_servers::NameServers;
 use workloads::Workloads;
 
 /// Programs loaded into the kernel, with their maps and links.
@@ -51,7 +52,7 @@ pub struct Datapath {
     workloads: Workloads,
     counters: Counters,
     original_dst: OriginalDstReader,
-    name_servers: NameServerReader,
+    name_servers: NameServers,
     events: Option<RingBuf<MapData>>,
 }
 
@@ -67,7 +68,7 @@ impl Datapath {
         preflight()?;
         let mut ebpf = programs::load()?;
         let original_dst = OriginalDstReader::take(&mut ebpf)?;
-        let name_servers = NameServerReader::take(&mut ebpf)?;
+        let name_servers = NameServers::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
         let workloads = Workloads::take(&mut ebpf)?;
         let events = programs::take_map(&mut ebpf, "EVENTS")?;
@@ -128,7 +129,7 @@ impl Datapath {
 
     /// Tells which name server a query at the relay is for; cheap to clone, for any thread.
     pub fn name_server_reader(&self) -> NameServerReader {
-        self.name_servers.clone()
+        self.name_servers.reader.clone()
     }
 
     /// The stream of events; there is one, and the first caller gets it. Needs a tokio runtime.

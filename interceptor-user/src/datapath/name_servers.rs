@@ -4,25 +4,48 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, IterableMap, MapData, MapError},
 };
 use interceptor_common::{
     addr::{Ip16, socket_addr},
-    name_server::{NAME_SERVER_PORT, NameServerKey},
+    name_server::{NAME_SERVER_PORT, NameServerKey, SLOTS_V4, SLOTS_V6},
 };
 
-use super::{DatapathError, programs, sys::Raw};
+use super::{DatapathError, programs, sys::Raw, workloads::absent_is_fine};
+
+type Servers = HashMap<MapData, Raw<NameServerKey>, Raw<Ip16>>;
+
+pub(super) struct NameServers {
+    servers: Servers,
+    pub(super) reader: NameServerReader,
+}
+
+impl NameServers {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        const NAME: &str = "NAME_SERVERS";
+        let servers: Servers = programs::take_map(ebpf, NAME)?;
+        let copy = programs::duplicate(NAME, servers.map())?;
+        Ok(Self { reader: NameServerReader { servers: Arc::new(copy) }, servers })
+    }
+
+    /// Forgets the name servers that the namespace has asked.
+    pub(super) fn remove(&mut self, netns_cookie: u64) -> Result<(), DatapathError> {
+        for (slots, is_v6) in [(SLOTS_V4, false), (SLOTS_V6, true)] {
+            for slot in 0..slots {
+                let key = Raw(NameServerKey::new(netns_cookie, slot, is_v6));
+                absent_is_fine("NAME_SERVERS", self.servers.remove(&key))?;
+            }
+        }
+        Ok(())
+    }
+}
 
 #[derive(Clone, Debug)]
 pub struct NameServerReader {
-    servers: Arc<HashMap<MapData, Raw<NameServerKey>, Raw<Ip16>>>,
+    servers: Arc<Servers>,
 }
 
 impl NameServerReader {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self { servers: Arc::new(programs::take_map(ebpf, "NAME_SERVERS")?) })
-    }
-
     /// None: no query of this namespace was sent there (somebody asked the stand-in itself).
     pub fn get(&self, netns_cookie: u64, slot: u16, is_v6: bool) -> io::Result<Option<SocketAddr>> {
         match self.servers.get(&Raw(NameServerKey::new(netns_cookie, slot, is_v6)), 0) {

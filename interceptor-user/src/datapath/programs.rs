@@ -1,10 +1,10 @@
 //! The embedded object: which program sits where, and loading all of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::fd::AsFd};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Map, MapError},
+    maps::{Map, MapData, MapError},
     programs::{Program, ProgramError},
 };
 
@@ -99,6 +99,16 @@ where
 {
     let map = ebpf.take_map(name).ok_or_else(|| DatapathError::Missing { name: name.to_owned() })?;
     M::try_from(map).map_err(|source| DatapathError::Map { name, source })
+}
+
+/// A second handle to the same map, for whoever reads it on another thread.
+pub(super) fn duplicate<M>(name: &'static str, map: &MapData) -> Result<M, DatapathError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let duplicated = map.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError);
+    let data = duplicated.and_then(MapData::from_fd).and_then(Map::from_map_data);
+    data.and_then(M::try_from).map_err(|source| DatapathError::Map { name, source })
 }
 
 fn explain(error: EbpfError) -> DatapathError {

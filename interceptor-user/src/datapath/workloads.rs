@@ -103,6 +103,18 @@ impl Workloads {
     fn remove_prefix(&mut self, policy: u32, prefix: Prefix) -> Result<(), DatapathError> {
         absent_is_fine("PREFIXES", self.prefixes.remove(&prefix_key(policy, prefix)))
     }
+
+    /// Those of connections whose hooks are gone already, and the count of them.
+    fn remove_handovers(&mut self, cookie: u64) -> Result<(), DatapathError> {
+        // A handover that ends from now on finds no count to take itself from, and needs none.
+        absent_is_fine("HANDOVERS_OPEN", self.handovers_open.remove(&cookie))?;
+        let keys: Result<Vec<_>, MapError> = self.handovers.keys().collect();
+        let keys = keys.map_err(|source| DatapathError::Read { name: "HANDOVERS", source })?;
+        for key in keys.into_iter().filter(|Raw(key)| key.netns_cookie == cookie) {
+            absent_is_fine("HANDOVERS", self.handovers.remove(&key))?;
+        }
+        Ok(())
+    }
 }
 
 impl Datapath {
@@ -135,9 +147,24 @@ impl Datapath {
         let enrolled = Enrolled { policy: policy.clone(), kernel, entry };
         if let Some(old) = workloads.enrolled.insert(cookie, enrolled) {
             workloads.remove_policy(old.entry.policy, &old.kernel)?;
-            self.counters.carry(old.entry.policy, id)?;
         }
         Ok(id)
+    }
+
+    /// Forgets the network namespace, and what it has counted. From the first step on its connections are refused
+    /// wherever hooks are attached, so detach them first. A namespace that is not enrolled is none of our concern.
+    pub fn unenroll(&mut self, cookie: u64) -> Result<(), DatapathError> {
+        let workloads = &mut self.workloads;
+        absent_is_fine("WORKLOADS", workloads.workloads.remove(&cookie))?;
+        if let Some(enrolled) = workloads.enrolled.get(&cookie) {
+            let (policy, kernel) = (enrolled.entry.policy, enrolled.kernel.clone());
+            workloads.remove_policy(policy, &kernel)?;
+        }
+        workloads.remove_handovers(cookie)?;
+        self.name_servers.remove(cookie)?;
+        self.counters.remove(cookie)?;
+        self.workloads.enrolled.remove(&cookie);
+        Ok(())
     }
 
     /// The namespace's addresses changed; its policy stays.

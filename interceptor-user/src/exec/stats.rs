@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn reasons_are_grouped_by_what_happened() {
-        let counter = |policy, reason, count| Counter { policy, reason, count };
+        let counter = |cookie, reason, count| Counter { cookie, reason, count };
         let kernel = KernelStats::new(&[
             counter(1, Reason::IncludedRange, 3),
             counter(1, Reason::Loopback, 2),

@@ -12,4 +12,5 @@ mod policy;
 mod programs;
 mod redirect;
 mod sys;
+mod unenroll;
 mod ways_to_connect;
