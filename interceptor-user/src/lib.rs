@@ -3,6 +3,7 @@
 //! `resource`, `analysis`, `report`, `compile`, `snapshot`, `workload` and `plan` are pure: no IO, no clock, no async.
 //! The rest is the shell around them. docs/architecture.md draws the picture.
 
+pub mod agent;
 pub mod analysis;
 pub mod cli;
 pub mod compile;

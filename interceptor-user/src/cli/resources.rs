@@ -8,7 +8,7 @@ use super::client::ClientFlags;
 use super::exec::policies;
 use crate::compile::{Client, CompileSettings, compile};
 use crate::exec::findings::Findings;
-use crate::explain::Place;
+use crate::explain::{Place, redirect_places};
 use crate::resource::{Annotations, ClientPolicy, Labels, Level, Meta, POLICY, Resource, World};
 use crate::snapshot::{OutboundTrafficPolicy, Snapshot};
 use crate::source::FileSource;
@@ -96,20 +96,15 @@ impl ResourceFlags {
             client.namespace = namespace.as_str().into();
             if let Some(annotation) = of_pod.get(POLICY) {
                 let own = ClientPolicy::parse(&annotation.value)
-                    .with_context(|| format!("{}: annotation {POLICY}", annotation_at(meta, annotation)))?;
+                    .with_context(|| format!("{}: annotation {POLICY}", annotation.origin(meta)))?;
                 client.policy = client.policy.within(own);
             }
             let own = std::mem::take(&mut client.labels);
             client.labels =
                 labels.iter().map(|(name, value)| (name.clone(), value.clone())).chain(own).collect();
-            for (name, annotation) in of_pod.iter().filter(|(name, _)| Annotation::of_name(name).is_some()) {
-                annotations.push((name, &annotation.value));
-                by.push(Place {
-                    resource: meta.key.to_string(),
-                    field: Some(format!("annotation {name}")),
-                    at: Some(annotation_at(meta, annotation)),
-                });
-            }
+            let of_redirect = of_pod.iter().filter(|(name, _)| Annotation::of_name(name).is_some());
+            annotations.extend(of_redirect.map(|(name, annotation)| (&**name, &*annotation.value)));
+            by.extend(redirect_places(meta, of_pod));
         }
         let given = self.client.annotations();
         for (name, value) in given.iter().filter(|(name, _)| Annotation::of_name(name).is_some()) {
@@ -120,12 +115,6 @@ impl ResourceFlags {
         let redirect = RedirectPolicy::from_annotations(annotations)?;
         Ok((client, redirect, by))
     }
-}
-
-fn annotation_at(meta: &Meta, annotation: &crate::resource::Annotation) -> String {
-    let mut origin = meta.origin.clone();
-    origin.position = annotation.position;
-    origin.to_string()
 }
 
 /// A Pod, else the one thing of that name that makes pods.

@@ -35,6 +35,7 @@ use crate::snapshot::{Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, Tl
 use crate::workload::RedirectPolicy;
 
 pub use explanation::{Client, Destination, Explanation, Logged, Lookup, Outcome, PassedOver, Place, Step};
+pub use places::redirect_places;
 pub use target::{Spoken, Target, TargetError};
 
 /// One connection, as a person asks for it.

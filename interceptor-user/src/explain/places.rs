@@ -7,8 +7,9 @@ use super::Context;
 use super::explanation::Place;
 use super::target::Spoken;
 use crate::resource::service_entry::Protocol;
-use crate::resource::{Meta, Position, Resource, ResourceKey, VirtualService, host};
+use crate::resource::{Annotations, Meta, Position, Resource, ResourceKey, VirtualService, host};
 use crate::snapshot::{Rule, Source};
+use crate::workload;
 
 /// A place in a resource; the resource as a whole when the position is not known.
 pub(super) fn place(meta: &Meta, field: Option<String>, position: Position) -> Place {
@@ -21,6 +22,18 @@ pub(super) fn place(meta: &Meta, field: Option<String>, position: Position) -> P
 
 pub(super) fn whole(meta: &Meta) -> Place {
     place(meta, None, Position::default())
+}
+
+/// The annotations that say which connections of a pod are redirected: what [`super::Question::redirect`] is from.
+pub fn redirect_places(meta: &Meta, annotations: &Annotations) -> Vec<Place> {
+    let of_redirect = annotations.iter().filter(|(name, _)| workload::Annotation::of_name(name).is_some());
+    of_redirect
+        .map(|(name, annotation)| Place {
+            resource: meta.key.to_string(),
+            field: Some(format!("annotation {name}")),
+            at: Some(annotation.origin(meta).to_string()),
+        })
+        .collect()
 }
 
 impl Context<'_> {

@@ -38,6 +38,13 @@ pub struct Annotation {
     pub position: Position,
 }
 
+impl Annotation {
+    /// Where its value stands, in the resource of `meta`.
+    pub fn origin(&self, meta: &Meta) -> Origin {
+        Origin { file: Arc::clone(&meta.origin.file), position: self.position }
+    }
+}
+
 /// kubectl's copy of the whole resource: nobody here looks into it.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 

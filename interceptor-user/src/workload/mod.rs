@@ -7,8 +7,11 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 pub use annotations::{Annotation, AnnotationError};
 
+use serde::{Serialize, Serializer};
+
 /// Which outbound connections go to the proxy. The default is Istio's: all of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RedirectPolicy {
     pub exclude_ip_ranges: Vec<Cidr>,
     pub include_ip_ranges: IncludeIpRanges,
@@ -56,6 +59,22 @@ pub enum ParseError {
         "{text:?} is not a port: expected a decimal number from 0 to 65535; port ranges are not supported"
     )]
     Port { text: String },
+}
+
+/// As it is written in an annotation.
+impl Serialize for IncludeIpRanges {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("*"),
+            Self::List(ranges) => ranges.serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for Cidr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl Cidr {

@@ -1,0 +1,3 @@
+//! The node agent: pods of this node are enrolled, followed and shown.
+
+pub mod view;
