@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use anyhow::Context;
-use interceptor_tests::{Daemon, Dir, Origin, World, eventually, python, read_head};
+use interceptor_tests::{Daemon, Dir, Origin, World, envoy_binary, eventually, python, read_head};
 
 /// A service at the origin's address, which its own name does not lead to, with a policy.
 fn service(host: &str, port: u16, protocol: &str, endpoint: SocketAddr, policy: &str) -> String {
@@ -196,6 +196,93 @@ fn in_outside<T: Send>(
     make: impl FnOnce(&World) -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {
     world.outside.enter(|| make(world))?
+}
+
+/// The real Envoy as a proxy that takes POST for a tunnel to one server.
+struct PostProxy {
+    _daemon: Daemon,
+    _dir: Dir,
+    address: SocketAddr,
+}
+
+impl PostProxy {
+    fn start(world: &World, target: SocketAddr) -> anyhow::Result<Self> {
+        let dir = Dir::new()?;
+        let address = SocketAddr::from((world.address(), 3129));
+        let socket = |address: SocketAddr| {
+            format!("{{socket_address: {{address: {}, port_value: {}}}}}", address.ip(), address.port())
+        };
+        let config = dir.write(
+            "envoy.yaml",
+            format!(
+                "static_resources:
+  listeners:
+  - name: tunnels
+    address: {}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: tunnels
+          route_config:
+            virtual_hosts:
+            - name: tunnels
+              domains: ['target.test:443']
+              routes:
+              - match: {{path: /, headers: [{{name: ':method', string_match: {{exact: POST}}}}]}}
+                route:
+                  cluster: target
+                  timeout: 0s
+                  upgrade_configs: [{{upgrade_type: CONNECT, connect_config: {{allow_post: true}}}}]
+          http_filters:
+          - name: router
+            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: target
+    load_assignment:
+      cluster_name: target
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {}}}}}]}}]
+",
+                socket(address),
+                socket(target)
+            ),
+        )?;
+        let mut command = world.outside.command(&envoy_binary()?.display().to_string());
+        command.arg("-c").arg(config).args(["--concurrency", "1", "--disable-hot-restart"]);
+        command.current_dir(dir.path());
+        let daemon = Daemon::spawn(&mut command, &dir.join("log"))?.wait_ready("envoy", || {
+            world.outside.enter(|| TcpStream::connect(address)).is_ok_and(|socket| socket.is_ok())
+        })?;
+        Ok(Self { _daemon: daemon, _dir: dir, address })
+    }
+}
+
+#[test]
+fn tls_goes_through_an_envoy_that_is_asked_with_post() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let proxy = PostProxy::start(world, "203.0.113.20:443".parse()?)?;
+    let through = |target: &str| {
+        let policy = format!("{{tunnel: {{protocol: POST, targetHost: {target}, targetPort: 443}}}}");
+        service("www.google.com", 443, "TLS", proxy.address, &policy)
+    };
+    let ask = |target: &str| {
+        let interceptor = pod.interceptor()?.config(&through(target))?.registry_only();
+        interceptor.curl(&["--resolve", "www.google.com:443:192.0.2.10", "https://www.google.com/"])
+    };
+    let run = ask("target.test")?;
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.body, "www.google.com says hello over https\n");
+    let line = run.line()?;
+    assert_eq!((line.flags.as_str(), line.sni.as_str()), ("-", "www.google.com"), "{}", line.line);
+    assert_eq!(line.upstream_host, proxy.address.to_string());
+
+    let run = ask("elsewhere.test")?;
+    run.expect_code(35)?;
+    let line = run.line()?;
+    assert_eq!(line.transport_failure, "POST_elsewhere.test:443:_the_proxy_answered_HTTP/1.1_404_Not_Found");
+    Ok(())
 }
 
 /// An nginx that tells what the PROXY header said.

@@ -59,7 +59,7 @@ fn half_close_passes_in_both_directions() -> anyhow::Result<()> {
     // The client ends its half first; the answer depends on having seen that.
     let origin = world.origin(7000, |mut socket| {
         let all = drain(&socket)?;
-        write!(socket, "got {}", all.len())
+        socket.write_all(format!("got {}", all.len()).as_bytes())
     })?;
     let run = pod.interceptor()?.run(&connect(
         &origin,

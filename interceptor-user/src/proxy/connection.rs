@@ -211,7 +211,7 @@ async fn first_bytes(
         connected = tcp::connect(&active, downstream, &target) => connected,
     };
     drop(active);
-    let Ok(upstream) = connected else {
+    let Ok(mut upstream) = connected else {
         // Whether that matters depends on what the client says; the error comes again if it does.
         return client(inspection.await, None);
     };

@@ -1,7 +1,6 @@
 //! Carries opaque bytes, TLS passthrough among them: connects, copies both ways, records the end.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use super::downstream::Downstream;
 use super::inspect::{self, Protocol};
 use super::names::{Claim, MISMATCH_DETAILS, NameKnowledge};
 use super::outcome::{ResponseFlag, ResponseFlags};
-use super::upstream::{ClusterRuntime, ConnectError, TcpUpstream, TlsUpstream};
+use super::upstream::{ClusterRuntime, ConnectError, OpaqueIo, OpaqueUpstream};
 use super::worker::Worker;
 use crate::dns::LearnedNames;
 use crate::snapshot::{Cluster, ClusterName, TcpRoute};
@@ -28,9 +27,6 @@ const SERVER_NAME_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Where names are learned from what servers answer.
 const DNS_PORT: u16 = NAME_SERVER_PORT.0;
-
-/// How an HTTP server's answer begins.
-const HTTP_ANSWER: &[u8; 5] = b"HTTP/";
 
 /// Where opaque bytes go.
 #[derive(Clone, Debug)]
@@ -54,48 +50,17 @@ impl PartialEq for OpaqueTarget {
 /// A connection to the outside, and what it is in the log.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    io: Io,
+    opened: OpaqueUpstream,
     cluster: ClusterName,
     idle_timeout: Duration,
     /// Of the client's connection.
     max_duration: Option<Duration>,
 }
 
-/// Boxed where it is large and rare.
-#[derive(Debug)]
-enum Io {
-    Plain(TcpUpstream),
-    Tls(Box<TlsUpstream>),
-}
-
 impl Upstream {
-    /// Waits until the server has sent something, closed or failed. Never for TLS that is originated
-    /// here: what arrives first there are session tickets, which say nothing.
-    async fn spoke(&self) {
-        match &self.io {
-            // An error is as good as bytes: the copy meets it again.
-            Io::Plain(tcp) => drop(tcp.stream.ready(Interest::READABLE).await),
-            Io::Tls(_) => std::future::pending().await,
-        }
-    }
-
-    /// Waits for the server's first bytes: true when they are those of a protocol whose server greets,
-    /// false when there are none any more, or when they are HTTP, which is what a server sends that has
-    /// waited for a request in vain.
-    pub(super) async fn spoke_first(&self) -> bool {
-        let Io::Plain(tcp) = &self.io else { return std::future::pending().await };
-        let mut first = [0; HTTP_ANSWER.len()];
-        match tcp.stream.peek(&mut first).await {
-            Ok(0) | Err(_) => false,
-            Ok(read) => first.get(..read) != HTTP_ANSWER.get(..read),
-        }
-    }
-
-    fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
-        match &self.io {
-            Io::Plain(tcp) => (tcp.peer, tcp.local),
-            Io::Tls(tls) => (tls.peer, tls.local),
-        }
+    /// Waits for the server's first bytes, and tells whether its protocol is one whose server greets.
+    pub(super) async fn spoke_first(&mut self) -> bool {
+        self.opened.io.spoke_first().await
     }
 }
 
@@ -127,15 +92,11 @@ pub(super) async fn connect(
     let Some(runtime) = runtime else {
         return Err(ConnectFailure { error: None, cluster });
     };
-    let connected = if runtime.originates_tls() {
-        runtime.connect_tls(downstream).await.map(|tls| Io::Tls(Box::new(tls)))
-    } else {
-        runtime.connect_tcp(downstream).await.map(Io::Plain)
-    };
+    let connected = runtime.connect_opaque(downstream).await;
     let Cluster { tcp_idle_timeout: idle_timeout, tcp_max_connection_duration: max_duration, .. } =
         **runtime.cluster();
     match connected {
-        Ok(io) => Ok(Upstream { io, cluster, idle_timeout, max_duration }),
+        Ok(opened) => Ok(Upstream { opened, cluster, idle_timeout, max_duration }),
         Err(error) => Err(ConnectFailure { error: Some(error), cluster }),
     }
 }
@@ -165,7 +126,7 @@ pub(super) async fn carry(
     };
     record.connected(&upstream);
     if downstream.requested_server_name.is_none() {
-        downstream.requested_server_name = server_name(&stream, &upstream).await;
+        downstream.requested_server_name = server_name(&stream, &mut upstream).await;
         record.entry.requested_server_name.clone_from(&downstream.requested_server_name);
         count_name(worker, &downstream).await;
     }
@@ -191,24 +152,29 @@ async fn carry_bytes(
     transferred: &Transferred,
 ) -> CopyEnd {
     let idle_timeout = upstream.idle_timeout;
-    match (&mut upstream.io, learned) {
-        (Io::Plain(tcp), Some((learned, names))) => {
-            let tap = DnsTap::new(&mut tcp.stream, tcp.peer, names, learned);
+    let OpaqueUpstream { io, peer, .. } = &mut upstream.opened;
+    match (io, learned) {
+        (OpaqueIo::Plain(upstream), Some((learned, names))) => {
+            let tap = DnsTap::new(upstream, *peer, names, learned);
             let end = copy::copy_bidirectional_io(stream, tap, idle_timeout, transferred).await;
             if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
-                reset(&tcp.stream);
+                reset(upstream);
             }
             end
         }
-        (Io::Plain(tcp), None) => {
-            copy::splice_bidirectional(stream, &tcp.stream, idle_timeout, transferred).await
+        (OpaqueIo::Plain(upstream), None) => {
+            copy::splice_bidirectional(stream, upstream, idle_timeout, transferred).await
         }
-        (Io::Tls(tls), _) => {
-            let end = copy::copy_bidirectional_io(stream, &mut tls.stream, idle_timeout, transferred).await;
+        (OpaqueIo::Tls(upstream), _) => {
+            let end = copy::copy_bidirectional_io(stream, &mut **upstream, idle_timeout, transferred).await;
             if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
-                reset(tls.stream.get_ref().0);
+                reset(upstream.get_ref().get_ref().0);
             }
             end
+        }
+        // A request that breaks off is its reset.
+        (OpaqueIo::Post(upstream), _) => {
+            copy::copy_bidirectional_io(stream, &mut **upstream, idle_timeout, transferred).await
         }
     }
 }
@@ -223,7 +189,7 @@ async fn count_name(worker: &Worker, downstream: &Downstream) {
 
 /// The SNI of a connection whose way did not depend on it, for the log. Waits for whoever speaks first;
 /// a ClientHello that stays incomplete holds the connection up for a second at most.
-async fn server_name(stream: &TcpStream, upstream: &Upstream) -> Option<Arc<str>> {
+async fn server_name(stream: &TcpStream, upstream: &mut Upstream) -> Option<Arc<str>> {
     let inspection = async {
         // An error is as good as bytes: the copy meets it again.
         drop(stream.ready(Interest::READABLE).await);
@@ -235,7 +201,7 @@ async fn server_name(stream: &TcpStream, upstream: &Upstream) -> Option<Arc<str>
             Ok(Ok(Some(Protocol::Tls(hello)))) => hello.sni,
             Ok(Ok(Some(Protocol::Http1 { .. } | Protocol::Http2 | Protocol::Opaque) | None) | Err(_)) | Err(_) => None,
         },
-        () = upstream.spoke() => None,
+        () = upstream.opened.io.spoke() => None,
     }
 }
 
@@ -314,9 +280,8 @@ impl OpenRecord {
 
     fn connected(&mut self, upstream: &Upstream) {
         self.entry.upstream_cluster = Some(upstream.cluster.clone());
-        let (peer, local) = upstream.addresses();
-        self.entry.upstream_host = Some(peer);
-        self.entry.upstream_local_address = local;
+        self.entry.upstream_host = Some(upstream.opened.peer);
+        self.entry.upstream_local_address = upstream.opened.local;
     }
 
     fn failed(&mut self, failure: ConnectFailure) {

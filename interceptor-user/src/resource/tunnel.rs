@@ -29,10 +29,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Tunnel> {
     let protocol =
         tunnel.get("protocol").map_or(Some(TunnelProtocol::Connect), |field| match &*field.text()? {
             "" | "CONNECT" => Some(TunnelProtocol::Connect),
-            "POST" => {
-                field.warning("POST is not applied yet: connections of this tunnel are closed");
-                Some(TunnelProtocol::Post)
-            }
+            "POST" => Some(TunnelProtocol::Post),
             _ => {
                 field.error("tunnel protocol must be \"CONNECT\" or \"POST\"");
                 None

@@ -14,6 +14,7 @@ mod host_set;
 mod io;
 mod maglev;
 mod names;
+mod opaque;
 mod outlier;
 pub(crate) mod pool;
 mod proxy_protocol;
@@ -36,6 +37,7 @@ pub(crate) use endpoints::{Pick, Selection, Watched};
 pub use error::{ConnectError, ResetReason, UpstreamError};
 pub(crate) use hash::RequestHash;
 pub(crate) use io::UpstreamIo;
+pub(crate) use opaque::{OpaqueIo, OpaqueUpstream};
 pub(crate) use outlier::Outcome;
 pub(crate) use tls::{TlsClient, look_at_files, of_io_error as tls_failure};
 
@@ -64,32 +66,6 @@ pub struct ClusterRuntime {
     endpoints: endpoints::Endpoints,
     tls: Option<Arc<TlsClient>>,
     usage: Arc<Usage>,
-}
-
-/// An open connection for opaque bytes.
-#[derive(Debug)]
-pub struct TcpUpstream {
-    pub stream: TcpStream,
-    pub peer: SocketAddr,
-    pub local: Option<SocketAddr>,
-    _active: Option<host::ActiveRequest>,
-    _slot: Option<ConnectionSlot>,
-}
-
-impl TcpUpstream {
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-}
-
-/// An open connection for opaque bytes inside TLS.
-#[derive(Debug)]
-pub struct TlsUpstream {
-    pub stream: TlsStream<TcpStream>,
-    pub peer: SocketAddr,
-    pub local: Option<SocketAddr>,
-    _active: Option<host::ActiveRequest>,
-    _slot: Option<ConnectionSlot>,
 }
 
 /// An open connection, TLS included.
@@ -134,57 +110,6 @@ impl ClusterRuntime {
         self.id
     }
 
-    /// Opens a connection for opaque bytes. Fails for a cluster that originates TLS: those are for
-    /// [`Self::connect_tls`].
-    pub async fn connect_tcp(&self, downstream: &Downstream) -> Result<TcpUpstream, ConnectError> {
-        if self.tls.is_some() {
-            let reason = "the cluster originates TLS, and this connection would not";
-            return Err(UpstreamError::TlsUnavailable(reason.into()).into());
-        }
-        let slot = self.slot()?;
-        let pick = self.choose_opaque(downstream).await?;
-        let connect = async {
-            let (mut stream, peer) = self.dial(&pick, downstream).await?;
-            if let Some(tunnel) = &self.cluster.tunnel {
-                tunnel::open(&mut stream, tunnel).await?;
-            }
-            Ok((stream, peer))
-        };
-        let connected = self.in_time(connect).await;
-        self.report_connection(&pick.watched, connected.as_ref().err());
-        let (stream, peer) = connected.map_err(|error| error.at(pick.address))?;
-        Ok(TcpUpstream { local: stream.local_addr().ok(), stream, peer, _active: pick.active, _slot: slot })
-    }
-
-    /// Opens a connection for opaque bytes inside TLS, for a cluster that originates it. A wildcard host is
-    /// whoever the client said that it means, when it said so.
-    pub async fn connect_tls(&self, downstream: &Downstream) -> Result<TlsUpstream, ConnectError> {
-        let Some(tls) = &self.tls else {
-            return Err(UpstreamError::TlsUnavailable("the cluster has no TLS settings".into()).into());
-        };
-        let slot = self.slot()?;
-        let pick = self.choose_opaque(downstream).await?;
-        let name = downstream.requested_server_name.as_deref();
-        let host = if self.cluster.host.starts_with('*') { name } else { Some(&*self.cluster.host) };
-        let host = tls.server_name(host.unwrap_or_default());
-        let purpose = match self.cluster.protocol {
-            UpstreamProtocol::Http1 => tls::Purpose::Opaque,
-            UpstreamProtocol::Http2 => tls::Purpose::Http2,
-        };
-        let connect = async {
-            let (mut stream, peer) = self.dial_tls(tls, &pick, host, purpose, downstream).await?;
-            if let Some(tunnel) = &self.cluster.tunnel {
-                tunnel::open(&mut stream, tunnel).await?;
-            }
-            Ok((stream, peer))
-        };
-        let connected = self.in_time(connect).await;
-        self.report_connection(&pick.watched, connected.as_ref().err());
-        let (stream, peer) = connected.map_err(|error| error.at(pick.address))?;
-        let local = stream.get_ref().0.local_addr().ok();
-        Ok(TlsUpstream { stream, peer, local, _active: pick.active, _slot: slot })
-    }
-
     /// One connection more, if the cluster may have it.
     fn slot(&self) -> Result<Option<ConnectionSlot>, UpstreamError> {
         let Some(connections) = self.usage.connections() else { return Ok(None) };
@@ -196,7 +121,7 @@ impl ClusterRuntime {
         Some(self.tls.as_ref()?.server_name(host))
     }
 
-    /// Whether connections must be opened by [`Self::connect_tls`].
+    /// Whether its connections are inside TLS that is made here.
     pub fn originates_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -209,25 +134,6 @@ impl ClusterRuntime {
     /// The endpoint for a request.
     pub(crate) async fn choose(&self, selection: Selection<'_>) -> Result<Pick, UpstreamError> {
         self.endpoints.choose(selection).await
-    }
-
-    /// The endpoint for a connection for opaque bytes.
-    async fn choose_opaque(&self, downstream: &Downstream) -> Result<Pick, UpstreamError> {
-        self.choose(Selection {
-            original_dst: downstream.original_dst,
-            name: downstream.requested_server_name.as_deref(),
-            avoid: &[],
-            hash: hash::of_connection(self.cluster.hash_key.as_ref(), downstream.remote_address.ip()),
-        })
-        .await
-    }
-
-    /// Tells what came of connecting for opaque bytes.
-    fn report_connection(&self, watched: &Watched, error: Option<&UpstreamError>) {
-        let outcome = error.map_or(Some(Outcome::ConnectedForGood), UpstreamError::outcome);
-        if let Some(outcome) = outcome {
-            self.report(watched, outcome);
-        }
     }
 
     /// Tells what came of a request to the endpoint that was chosen for it.

@@ -1,25 +1,17 @@
-//! Asks the proxy at the other end of a connection for one to somebody else (RFC 9110 §9.3.6).
+//! A tunnel by CONNECT (RFC 9110 §9.3.6): after the proxy's answer the connection is the target's.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::error::UpstreamError;
-use crate::snapshot::{Tunnel, TunnelMethod};
-
-/// What a proxy may say before the bytes.
-const ANSWER_HEAD_MAX: usize = 16 * 1024;
+use super::ANSWER_HEAD_MAX;
+use crate::proxy::upstream::error::UpstreamError;
 
 /// Sends the request and waits for its 2xx. What follows the answer's head is left to be read.
-pub(super) async fn open<S>(stream: &mut S, tunnel: &Tunnel) -> Result<(), UpstreamError>
+pub(in crate::proxy::upstream) async fn open<S>(stream: &mut S, target: &str) -> Result<(), UpstreamError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let target = &tunnel.target;
-    let failed = |reason: &str| UpstreamError::Connect(format!("CONNECT {target}: {reason}").into());
+    let failed = |reason: &str| super::failed("CONNECT", target, reason);
     let broke_off = |error: std::io::Error| failed(&format!("the proxy broke off: {error}"));
-    match tunnel.method {
-        TunnelMethod::Connect => {}
-        TunnelMethod::Post => return Err(failed("a tunnel by POST can't be made yet")),
-    }
     let request = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(broke_off)?;
     stream.flush().await.map_err(broke_off)?;
@@ -56,21 +48,13 @@ fn status(line: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::open;
-    use crate::snapshot::{Tunnel, TunnelMethod};
-
-    fn tunnel() -> Tunnel {
-        Tunnel { method: TunnelMethod::Connect, target: Arc::from("a.example.com:443") }
-    }
 
     async fn answered(answer: &[u8]) -> Result<Vec<u8>, String> {
         let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
-        let tunnel = tunnel();
-        let (opened, ()) = tokio::join!(open(&mut ours, &tunnel), async {
+        let (opened, ()) = tokio::join!(open(&mut ours, "a.example.com:443"), async {
             let expected = b"CONNECT a.example.com:443 HTTP/1.1\r\nhost: a.example.com:443\r\n\r\n";
             let mut request = vec![0; expected.len()];
             theirs.read_exact(&mut request).await.unwrap();
