@@ -333,6 +333,7 @@ pub(super) fn check_visible(world: &World, namespace: &str, findings: &mut Findi
             | Resource::WorkloadEntry(_)
             | Resource::WorkloadGroup(_)
             | Resource::Service(_)
+            | Resource::EndpointSlice(_)
             | Resource::Pod(_)
             | Resource::PodTemplate(_)
             | Resource::Namespace(_)

@@ -61,6 +61,7 @@ impl Changed {
             | Kind::WorkloadEntry
             | Kind::WorkloadGroup
             | Kind::Service
+            | Kind::EndpointSlice
             | Kind::Pod
             | Kind::Namespace => *self = Self::ALL,
         }

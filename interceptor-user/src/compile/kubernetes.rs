@@ -1,33 +1,37 @@
 //! A Kubernetes Service as the registry has it: an entry for `name.namespace.svc.cluster.local`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::workloads::Workloads;
 use crate::resource::service::{KubernetesPort, ServiceType};
 use crate::resource::service_entry::{AddressRange, Location, Resolution, ServicePort, WorkloadEntry};
-use crate::resource::{Kind, Labels, Pod, Position, Service, ServiceEntry, Spanned};
+use crate::resource::{Kind, Labels, Position, Service, ServiceEntry, Spanned};
 
 const DOMAIN: &str = "svc.cluster.local";
 
-/// `pods`: those of the Service's namespace.
-pub(super) fn entry<'a>(service: &Service, pods: impl Iterator<Item = &'a Arc<Pod>>) -> ServiceEntry {
+pub(super) fn entry(service: &Service, workloads: &Workloads<'_>) -> ServiceEntry {
     let position = service.meta.origin.position;
     let host: Arc<str> = format!("{}.{}.{DOMAIN}", service.meta.name(), service.meta.namespace()).into();
-    let address = |address: &std::net::IpAddr| {
+    let address = |address: &IpAddr| {
         let prefix_len = if address.is_ipv4() { 32 } else { 128 };
         Spanned { value: AddressRange { address: *address, prefix_len }, position }
     };
-    // The pods of a headless Service are called by their own addresses.
-    let selected =
-        pods.filter(|pod| !service.selector.is_empty() && has(&pod.meta.labels, &service.selector));
+    let of_slices = workloads.of_slices(service).filter(|_| service.headless);
+    let nobody_is_there = of_slices.as_ref().is_some_and(Vec::is_empty);
     let addresses = match &service.kind {
         ServiceType::ExternalName(_) => Vec::new(),
+        // Its pods are called by their own addresses.
         ServiceType::ClusterIp if service.headless => {
-            selected.flat_map(|pod| &pod.addresses).map(address).collect()
+            let addresses = of_slices.unwrap_or_else(|| selected(service, workloads));
+            addresses.iter().map(address).collect()
         }
         ServiceType::ClusterIp => service.cluster_ips.iter().map(address).collect(),
     };
     let (resolution, endpoints) = match &service.kind {
         ServiceType::ExternalName(name) => (Resolution::Dns, vec![endpoint(Arc::clone(name), position)]),
+        // Without an address it would take every connection of its ports.
+        ServiceType::ClusterIp if nobody_is_there => (Resolution::Static, Vec::new()),
         ServiceType::ClusterIp if service.headless => (Resolution::None, Vec::new()),
         ServiceType::ClusterIp => match service.cluster_ips.first() {
             // kube-proxy, or what stands for it, chooses the pod.
@@ -48,6 +52,14 @@ pub(super) fn entry<'a>(service: &Service, pods: impl Iterator<Item = &'a Arc<Po
         location: Location::Internal,
         allocated_addresses: Vec::new(),
     }
+}
+
+/// The addresses of the pods that are known, where no EndpointSlice tells: in files that people wrote.
+fn selected(service: &Service, workloads: &Workloads<'_>) -> Vec<IpAddr> {
+    let pods = workloads.pods(service.meta.namespace());
+    let selected =
+        pods.filter(|pod| !service.selector.is_empty() && has(&pod.meta.labels, &service.selector));
+    selected.flat_map(|pod| pod.addresses.iter().copied()).collect()
 }
 
 fn has(labels: &Labels, wanted: &Labels) -> bool {

@@ -220,8 +220,7 @@ impl Registry {
 fn entries(world: &World, scope: &Scope<'_>) -> Vec<Arc<ServiceEntry>> {
     let workloads = Workloads::new(world);
     let exported = |entry: &ServiceEntry| scope.is_exported(entry);
-    let of_kubernetes =
-        world.services().map(|service| kubernetes::entry(service, workloads.pods(service.meta.namespace())));
+    let of_kubernetes = world.services().map(|service| kubernetes::entry(service, &workloads));
     let mut of_kubernetes: Vec<ServiceEntry> = of_kubernetes.filter(|entry| exported(entry)).collect();
     let by_host: HashMap<Arc<str>, usize> = of_kubernetes
         .iter()

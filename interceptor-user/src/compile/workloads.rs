@@ -1,16 +1,20 @@
-//! The endpoints of entries with a workloadSelector: WorkloadEntries and Pods of the same namespace.
+//! The endpoints of entries with a workloadSelector: WorkloadEntries and Pods of the same namespace. Also where
+//! headless Services are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::resource::service_entry::{Resolution, WorkloadEntry as Endpoint};
-use crate::resource::{Labels, Pod, ServiceEntry, WorkloadEntry, World};
+use crate::resource::{Labels, Pod, Service, ServiceEntry, WorkloadEntry, World};
 
 /// By namespace, each in the order of their names.
 #[derive(Debug, Default)]
 pub(super) struct Workloads<'a> {
     entries: HashMap<&'a str, Vec<&'a WorkloadEntry>>,
     pods: HashMap<&'a str, Vec<&'a Arc<Pod>>>,
+    /// What EndpointSlices say, by namespace and name of the Service.
+    slices: HashMap<(&'a str, &'a str), BTreeSet<IpAddr>>,
 }
 
 impl<'a> Workloads<'a> {
@@ -23,7 +27,18 @@ impl<'a> Workloads<'a> {
         for pod in world.pods().filter(|pod| !pod.addresses.is_empty()) {
             workloads.pods.entry(pod.meta.namespace()).or_default().push(pod);
         }
+        for slice in world.endpoint_slices() {
+            let Some(service) = &slice.service else { continue };
+            let addresses = workloads.slices.entry((slice.meta.namespace(), service)).or_default();
+            addresses.extend(&slice.addresses);
+        }
         workloads
+    }
+
+    /// The addresses in the Service's EndpointSlices; `None` when it has none.
+    pub(super) fn of_slices(&self, service: &Service) -> Option<Vec<IpAddr>> {
+        let addresses = self.slices.get(&(&**service.meta.namespace(), &**service.meta.name()))?;
+        Some(addresses.iter().copied().collect())
     }
 
     pub(super) fn pods(&self, namespace: &str) -> impl Iterator<Item = &'a Arc<Pod>> {

@@ -16,6 +16,7 @@ pub enum Kind {
     WorkloadEntry,
     WorkloadGroup,
     Service,
+    EndpointSlice,
     Pod,
     Deployment,
     StatefulSet,
@@ -28,7 +29,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ISTIO: [Self; 7] = [
+    /// Those of networking.istio.io.
+    pub const ISTIO: [Self; 7] = [
         Self::ServiceEntry,
         Self::VirtualService,
         Self::DestinationRule,
@@ -39,8 +41,9 @@ impl Kind {
     ];
 
     /// With its API group.
-    const KUBERNETES: [(&'static str, Self); 10] = [
+    const KUBERNETES: [(&'static str, Self); 11] = [
         ("", Self::Service),
+        ("discovery.k8s.io", Self::EndpointSlice),
         ("", Self::Pod),
         ("apps", Self::Deployment),
         ("apps", Self::StatefulSet),
@@ -62,6 +65,7 @@ impl Kind {
             Self::WorkloadEntry => "WorkloadEntry",
             Self::WorkloadGroup => "WorkloadGroup",
             Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::Deployment => "Deployment",
             Self::StatefulSet => "StatefulSet",

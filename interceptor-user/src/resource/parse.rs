@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::decode::{Field, Reader};
 use super::diagnostic::{Diagnostic, Level, Position};
 use super::documents::{self, Document};
+use super::json::Json;
 use super::meta::ResourceKey;
 use super::parallel;
 use super::world::{Outcome, Resource, read_root};
@@ -66,6 +67,17 @@ pub fn parse_again(
     });
     let documents = all.into_iter().map(|(document, _)| document).zip(read).collect();
     ParsedFile::of(file, documents, command_lines.first().copied())
+}
+
+/// Reads one object of the API server's. `origin` is what findings name as its place.
+pub fn parse_json(origin: &Arc<str>, json: &Json) -> ParsedFile {
+    let mut parsed = ParsedDocument::default();
+    let reader = Reader::new(origin);
+    // What has no namespace here has none: the server has filled it in.
+    parsed.read_resource(origin, Field::root(&reader, &json.0), &"".into(), false);
+    parsed.keep(reader.into_findings());
+    let ParsedDocument { resources, refused, unreadable, diagnostics, findings_not_kept: _ } = parsed;
+    ParsedFile { resources, refused, unreadable, diagnostics, documents: Vec::new() }
 }
 
 /// What is known already of each document.

@@ -11,7 +11,18 @@ use super::object::Object;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     pub meta: Meta,
+    /// As the API server has given it; absent in a file that people wrote.
+    pub uid: Option<Arc<str>>,
     pub spec: PodSpec,
+    /// Where it runs.
+    pub node_name: Option<Arc<str>>,
+    pub service_account: Option<Arc<str>>,
+    /// Its containers may run in a sandbox of another kind (gVisor, Kata).
+    pub runtime_class_name: Option<Arc<str>>,
+    /// It has a metadata.deletionTimestamp.
+    pub is_deleted: bool,
+    /// It Succeeded or Failed: none of its containers runs again.
+    pub is_over: bool,
     /// As its status tells; empty when it has ended, and in a file that people wrote.
     pub addresses: Vec<IpAddr>,
 }
@@ -42,16 +53,28 @@ pub struct Container {
     pub run_as_user: Option<Spanned<i64>>,
 }
 
-pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> Pod {
-    let status = status.and_then(|field| field.object()).map(Object::open_quietly);
-    let is_over = |status: &Object<'_>| matches!(status.peek("phase"), Some("Succeeded" | "Failed"));
-    let texts = status.filter(|status| !is_over(status)).map(|status| {
+pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Pod {
+    let metadata = root.get("metadata").and_then(|field| field.object()).map(Object::open_quietly);
+    let status = root.get("status").and_then(|field| field.object()).map(Object::open_quietly);
+    let phase = status.as_ref().and_then(|status| status.peek("phase"));
+    let is_over = matches!(phase, Some("Succeeded" | "Failed"));
+    let texts = status.filter(|_| !is_over).map(|status| {
         let single = status.get("podIP");
         let each = status.list("podIPs", |item| item.object()?.open_quietly().get("ip"));
         let each = if each.is_empty() { single.into_iter().collect() } else { each };
         each.iter().filter_map(|field| field.peek_text()?.parse().ok()).collect()
     });
-    Pod { meta, spec: read_spec(spec), addresses: texts.unwrap_or_default() }
+    Pod {
+        meta,
+        uid: metadata.as_ref().and_then(|metadata| metadata.peek("uid")).map(Arc::from),
+        spec: read_spec(spec),
+        node_name: spec.peek("nodeName").map(Arc::from),
+        service_account: spec.peek("serviceAccountName").map(Arc::from),
+        runtime_class_name: spec.peek("runtimeClassName").map(Arc::from),
+        is_deleted: metadata.is_some_and(|metadata| metadata.has("deletionTimestamp")),
+        is_over,
+        addresses: texts.unwrap_or_default(),
+    }
 }
 
 pub(super) fn read_template(meta: Meta, spec: &Object<'_>) -> PodTemplate {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::decode::Field;
 use super::destination_rule::{self, DestinationRule};
+use super::endpoint_slice::{self, EndpointSlice};
 use super::gateway::{self, Gateway};
 use super::kind::{self, Kind};
 use super::mesh_config::MeshConfig;
@@ -29,6 +30,7 @@ pub enum Resource {
     WorkloadEntry(Arc<WorkloadEntry>),
     WorkloadGroup(Arc<WorkloadGroup>),
     Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
     Pod(Arc<Pod>),
     /// Of a Deployment and its like.
     PodTemplate(Arc<PodTemplate>),
@@ -47,6 +49,7 @@ impl Resource {
             Self::WorkloadEntry(resource) => &resource.meta,
             Self::WorkloadGroup(resource) => &resource.meta,
             Self::Service(resource) => &resource.meta,
+            Self::EndpointSlice(resource) => &resource.meta,
             Self::Pod(resource) => &resource.meta,
             Self::PodTemplate(resource) => &resource.meta,
             Self::Namespace(resource) => &resource.meta,
@@ -117,6 +120,13 @@ impl World {
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.resources.values().filter_map(|resource| match resource {
             Resource::Service(service) => Some(service),
+            _ => None,
+        })
+    }
+
+    pub fn endpoint_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::EndpointSlice(slice) => Some(slice),
             _ => None,
         })
     }
@@ -200,6 +210,7 @@ pub(super) fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<
         },
         Kind::WorkloadGroup => Resource::WorkloadGroup(Arc::new(workload_entry::read_group(meta, &spec))),
         Kind::Service
+        | Kind::EndpointSlice
         | Kind::Pod
         | Kind::Deployment
         | Kind::StatefulSet
@@ -224,9 +235,10 @@ fn read_kubernetes<'a>(kind: Kind, root: &Object<'a>, file: &Arc<str>, namespace
     };
     match kind {
         Kind::Service => with_spec(&|meta, spec| Resource::Service(Arc::new(service::read(meta, spec)))),
-        Kind::Pod => {
-            with_spec(&|meta, spec| Resource::Pod(Arc::new(pod::read(meta, spec, root.get("status")))))
+        Kind::EndpointSlice => {
+            Outcome::Resource(Resource::EndpointSlice(Arc::new(endpoint_slice::read(meta, root))))
         }
+        Kind::Pod => with_spec(&|meta, spec| Resource::Pod(Arc::new(pod::read(meta, spec, root)))),
         Kind::Deployment
         | Kind::StatefulSet
         | Kind::DaemonSet

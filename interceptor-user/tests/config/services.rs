@@ -124,6 +124,23 @@ status: {podIP: 10.1.0.8}
     assert_eq!(config.ask("10.1.0.8:6000 tcp"), "close");
     let config = in_namespace(SERVICES, mesh, "shop");
     assert_eq!(config.ask("10.1.0.8:6000 tcp"), "outbound|6000||heads.shop.svc.cluster.local");
+    // EndpointSlices know more than the pods that are known, and an empty one knows that there are none.
+    let slice = |name: &str, endpoints: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+             metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: heads}}}}\n\
+             endpoints: [{endpoints}]\n"
+        )
+    };
+    let slices = slice("one", "{addresses: [10.1.0.9], conditions: {ready: false}}")
+        + &slice("two", "{addresses: [10.1.0.10]}, {addresses: [10.1.0.9]}");
+    let config = in_namespace(&format!("{SERVICES}{pods}{slices}"), mesh, "shop");
+    assert_eq!(config.ask("10.1.0.9:6000 tcp"), "outbound|6000||heads.shop.svc.cluster.local");
+    assert_eq!(config.ask("10.1.0.10:6000 tcp"), "outbound|6000||heads.shop.svc.cluster.local");
+    assert_eq!(config.ask("10.1.0.7:6000 tcp"), "close");
+    let config = in_namespace(&format!("{SERVICES}{pods}{}", slice("none", "")), mesh, "shop");
+    assert_eq!(config.ask("10.1.0.7:6000 tcp"), "close");
+    assert!(config.findings.is_empty(), "{:?}", config.findings);
 }
 
 #[test]

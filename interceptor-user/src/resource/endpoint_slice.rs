@@ -1,0 +1,26 @@
+//! EndpointSlice of Kubernetes (discovery.k8s.io): at which addresses a Service is. Only a headless Service's matter:
+//! its clients call them directly.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::meta::Meta;
+use super::object::Object;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    pub meta: Meta,
+    /// The Service of its namespace that it is for.
+    pub service: Option<Arc<str>>,
+    /// Whether ready or not: whoever calls one of them means the Service.
+    pub addresses: Vec<IpAddr>,
+}
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+pub(super) fn read(meta: Meta, root: &Object<'_>) -> EndpointSlice {
+    let endpoints = root.list("endpoints", |item| Some(item.object()?.open_quietly().texts("addresses")));
+    // Those of addressType FQDN are names.
+    let addresses = endpoints.iter().flatten().filter_map(|text| text.parse().ok()).collect();
+    EndpointSlice { service: meta.labels.get(SERVICE_NAME).cloned(), addresses, meta }
+}
