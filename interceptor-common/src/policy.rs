@@ -3,6 +3,10 @@
 
 use crate::addr::{Ip16, Port};
 
+/// The version of everything below that stays in the kernel from one agent to the next. Agents of one schema take over
+/// each other's maps; so a field that is added, moved or given another meaning needs a new one.
+pub const SCHEMA: u32 = 1;
+
 /// The policy of connections from network namespaces that are not enrolled, in events.
 pub const NO_POLICY: u32 = 0;
 
@@ -90,6 +94,19 @@ impl PrefixKey {
     pub const fn new(policy: u32, address: Ip16) -> Self {
         Self { policy_be: policy.to_be(), address }
     }
+
+    pub const fn policy(&self) -> u32 {
+        u32::from_be(self.policy_be)
+    }
+
+    pub const fn address(&self) -> Ip16 {
+        self.address
+    }
+
+    /// How many bits of the address count in a key of this length. None: it is no key of ours.
+    pub fn prefix_length(&self, key_length: u32) -> Option<u8> {
+        key_length.checked_sub(Self::POLICY_BITS)?.try_into().ok().filter(|length| *length <= 128)
+    }
 }
 
 /// A port of one policy.
@@ -147,6 +164,8 @@ pub struct Connecting {
 }
 
 const _: () = {
+    // Whoever changes a size, or what a field means, changes SCHEMA.
+    assert!(SCHEMA == 1);
     assert!(size_of::<WorkloadEntry>() == 48);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<PortKey>() == 8);

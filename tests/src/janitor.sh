@@ -1,4 +1,4 @@
-# Removes what test processes left behind: namespaces, cgroups and directories named after them.
+# Removes what test processes left behind: namespaces, cgroups, mounts and directories named after them.
 #   sh -c SCRIPT janitor CGROUP_ROOT TEMP stale      of every test process that is gone
 #   sh -c SCRIPT janitor CGROUP_ROOT TEMP icPID      of that one, once standard input ends (it holds the other end)
 cgroups=$1 temp=$2 mode=$3
@@ -19,6 +19,9 @@ clean() {
         for pid in $(ip netns pids "$name" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
         ip netns delete "$name" 2>/dev/null
         rm -rf "/etc/netns/$name"
+    done
+    for mounted in "$temp/$1-"*; do
+        umount -l "$mounted" 2>/dev/null
     done
     rm -rf "$temp/$1-"*
 }

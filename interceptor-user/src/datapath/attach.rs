@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{ProgramError, loaded_programs},
+    programs::{ProgramError, ProgramFd, loaded_programs},
 };
 
 use super::{DatapathError, sys};
@@ -38,17 +38,22 @@ pub(super) fn attach(
     name: &'static str,
     cgroup: BorrowedFd<'_>,
 ) -> Result<OwnedFd, DatapathError> {
-    let missing = || DatapathError::Missing { name: name.to_owned() };
-    let program = ebpf.program(name).ok_or_else(missing)?;
-    let attach_type = attach_type(name).ok_or_else(missing)?;
-    let fd = program.fd().map_err(|error: ProgramError| DatapathError::Program {
+    let (_, program) = program(ebpf, name)?;
+    let attach_type = attach_type(name).ok_or_else(|| DatapathError::Missing { name: name.to_owned() })?;
+    sys::link_create(program.as_fd(), cgroup, attach_type).map_err(|source| {
+        let hint = hint(&source, cgroup, attach_type);
+        DatapathError::Attach { program: name, hint, source }
+    })
+}
+
+/// A loaded program, and its id.
+pub(super) fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<(u32, &'a ProgramFd), DatapathError> {
+    let program = ebpf.program(name).ok_or_else(|| DatapathError::Missing { name: name.to_owned() })?;
+    let loaded = || Ok((program.info()?.id(), program.fd()?));
+    loaded().map_err(|error: ProgramError| DatapathError::Program {
         program: name.to_owned(),
         release: super::preflight::kernel_release(),
         source: Box::new(error),
-    })?;
-    sys::link_create(fd.as_fd(), cgroup, attach_type).map_err(|source| {
-        let hint = hint(&source, cgroup, attach_type);
-        DatapathError::Attach { program: name, hint, source }
     })
 }
 
@@ -61,7 +66,7 @@ fn hint(error: &io::Error, cgroup: BorrowedFd<'_>, attach_type: u32) -> String {
             None => ": the kernel forbids it".to_owned(),
         },
         Some(libc::EBADF | libc::EINVAL) => ": it is not a directory of a cgroup2 mount".to_owned(),
-        Some(libc::ENODEV) => ": the cgroup is gone".to_owned(),
+        Some(libc::ENOENT | libc::ENODEV) => ": the cgroup is gone".to_owned(),
         Some(libc::E2BIG) => ": it has 64 programs of this kind already".to_owned(),
         _ => String::new(),
     }

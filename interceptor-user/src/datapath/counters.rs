@@ -1,14 +1,21 @@
 //! Connections per workload and reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Ebpf,
     maps::{MapData, PerCpuHashMap},
 };
-use interceptor_common::{policy::CounterKey, verdict::Reason};
+use interceptor_common::{
+    policy::{CounterKey, NOT_ENROLLED},
+    verdict::Reason,
+};
 
-use super::{Datapath, DatapathError, programs, sys::Raw, workloads::absent_is_fine};
+use super::{
+    Datapath, DatapathError, programs,
+    sys::Raw,
+    workloads::{absent_is_fine, read_failed},
+};
 
 /// One counter; it only grows as long as the workload is enrolled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,13 +39,21 @@ impl Counters {
         // A map that programs write to while it is walked may show an entry twice.
         let mut counts = BTreeMap::new();
         for entry in self.map.iter() {
-            let (Raw(key), per_cpu) =
-                entry.map_err(|source| DatapathError::Read { name: "COUNTERS", source })?;
+            let (Raw(key), per_cpu) = entry.map_err(read_failed("COUNTERS"))?;
             if let Some(reason) = Reason::from_code(key.reason) {
                 counts.insert((key.netns_cookie, reason), per_cpu.iter().sum());
             }
         }
         Ok(counts.into_iter().map(|((cookie, reason), count)| Counter { cookie, reason, count }).collect())
+    }
+
+    /// Forgets what namespaces counted that are not enrolled any more.
+    pub(super) fn retain(&mut self, enrolled: &BTreeSet<u64>) -> Result<(), DatapathError> {
+        let counted: BTreeSet<u64> = self.read()?.into_iter().map(|counter| counter.cookie).collect();
+        for cookie in counted.difference(enrolled).filter(|cookie| **cookie != NOT_ENROLLED) {
+            self.remove(*cookie)?;
+        }
+        Ok(())
     }
 
     /// Forgets what the namespace has counted.

@@ -1,6 +1,6 @@
 //! What can go wrong between agent and kernel; each says what is missing and how to mend it.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
@@ -32,8 +32,29 @@ pub enum DatapathError {
     Write { name: &'static str, hint: &'static str, source: MapError },
     #[error("can't read map {name}")]
     Read { name: &'static str, source: MapError },
+    #[error(
+        "{} is not on a bpf file system, where maps and links live on: mount one with `mount -t bpf bpf /sys/fs/bpf`, or name another directory", path.display()
+    )]
+    NoBpfFs { path: PathBuf },
+    #[error("can't use the pin {}", path.display())]
+    Pin { path: PathBuf, source: io::Error },
+    #[error(
+        "the pinned map {} is of another version of the interceptor: it is {found}, but this one needs {expected}; run that version, or remove everything it pinned with `interceptor cleanup`", path.display()
+    )]
+    Shape { path: PathBuf, found: String, expected: String },
+    #[error("this datapath was loaded without pins")]
+    NotPinned,
+    #[error("can't identify the cgroup")]
+    Cgroup(#[source] io::Error),
     #[error("network namespace {netns_cookie} is not enrolled")]
     NotEnrolled { netns_cookie: u64 },
     #[error("can't watch the event buffer")]
     Events(#[source] io::Error),
+}
+
+impl DatapathError {
+    /// Whether nothing is wrong but that the cgroup has been removed meanwhile, as happens to a pod that ends.
+    pub fn cgroup_is_gone(&self) -> bool {
+        matches!(self, Self::Attach { source, .. } if matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)))
+    }
 }

@@ -1,22 +1,27 @@
 //! The kernel half as the rest of the agent sees it: load, attach, enroll, read. The only module that names aya.
 //!
-//! A [`Datapath`] owns the programs, their maps and their links. Dropping it detaches everything, unless somebody
-//! else holds the file descriptors that [`Datapath::links`] gives: then redirects stay, and without a listener the
-//! connections are refused.
+//! A [`Datapath`] owns the programs, their maps and their links. One that was made by [`Datapath::load`] detaches
+//! everything when it is dropped, unless somebody else holds the file descriptors that [`Datapath::links`] gives; one
+//! that was made by [`Datapath::open`] leaves what it attached to pods, and to its own listeners, pinned. Redirects
+//! that stay without a listener refuse the connections.
 
+mod adopt;
 mod attach;
 mod counters;
 mod error;
 mod events;
+mod links;
 mod listeners;
 #[cfg(feature = "log")]
 mod log;
 mod name_servers;
 mod netns;
 mod original_dst;
+mod pins;
 mod preflight;
 mod programs;
 mod query_sockets;
+mod shape;
 mod sys;
 mod workloads;
 
@@ -30,6 +35,7 @@ use aya::{
     maps::{MapData, RingBuf},
 };
 
+pub use adopt::Prepared;
 pub use counters::Counter;
 pub use error::DatapathError;
 pub use events::{ConnectEvent, Events};
@@ -37,17 +43,21 @@ pub use listeners::Listeners;
 pub use name_servers::NameServerReader;
 pub use netns::{netns_cookie, own_addresses};
 pub use original_dst::{OriginalDst, OriginalDstReader};
+pub use pins::{CgroupId, DEFAULT_PINS};
 pub use preflight::preflight;
 pub use query_sockets::QuerySockets;
 pub use workloads::Listener;
 
 use counters::Counters;
 use name_servers::NameServers;
+use pins::{Pins, Place};
 use workloads::Workloads;
 
 /// Programs loaded into the kernel, with their maps and links.
 pub struct Datapath {
     ebpf: Ebpf,
+    /// None: everything goes with this process.
+    pins: Option<Pins>,
     links: Vec<OwnedFd>,
     workloads: Workloads,
     counters: Counters,
@@ -66,7 +76,10 @@ impl Datapath {
     /// Loads the embedded object into the kernel. Nothing is attached yet.
     pub fn load() -> Result<Self, DatapathError> {
         preflight()?;
-        let mut ebpf = programs::load()?;
+        Self::with(programs::load(None)?, None)
+    }
+
+    fn with(mut ebpf: Ebpf, pins: Option<Pins>) -> Result<Self, DatapathError> {
         let original_dst = OriginalDstReader::take(&mut ebpf)?;
         let name_servers = NameServers::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
@@ -74,6 +87,7 @@ impl Datapath {
         let events = programs::take_map(&mut ebpf, "EVENTS")?;
         Ok(Self {
             ebpf,
+            pins,
             links: Vec::new(),
             workloads,
             counters,
@@ -95,8 +109,12 @@ impl Datapath {
         self.attach_all(programs::DNS, &cgroup)
     }
 
-    /// Lets listeners that are made in `cgroup` after this receive original destinations.
+    /// Lets listeners that are made in `cgroup` after this receive original destinations. With pins it is pinned: a
+    /// listener that is handed to the next agent is still one of this cgroup, even when that has been removed.
     pub fn attach_listener(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
+        if self.pins.is_some() {
+            return self.attach_pinned(Place::Listener, cgroup.as_fd(), programs::LISTENER).map(drop);
+        }
         self.attach_all(programs::LISTENER, &cgroup)
     }
 

@@ -1,6 +1,6 @@
 //! Which name server a query at the relay was sent to, by the stand-in that it arrived at.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
 
 use aya::{
     Ebpf,
@@ -11,7 +11,11 @@ use interceptor_common::{
     name_server::{NAME_SERVER_PORT, NameServerKey, SLOTS_V4, SLOTS_V6},
 };
 
-use super::{DatapathError, programs, sys::Raw, workloads::absent_is_fine};
+use super::{
+    DatapathError, programs,
+    sys::Raw,
+    workloads::{absent_is_fine, read_failed},
+};
 
 type Servers = HashMap<MapData, Raw<NameServerKey>, Raw<Ip16>>;
 
@@ -26,6 +30,16 @@ impl NameServers {
         let servers: Servers = programs::take_map(ebpf, NAME)?;
         let copy = programs::duplicate(NAME, servers.map())?;
         Ok(Self { reader: NameServerReader { servers: Arc::new(copy) }, servers })
+    }
+
+    /// Forgets those of namespaces that are not enrolled any more.
+    pub(super) fn retain(&mut self, enrolled: &BTreeSet<u64>) -> Result<(), DatapathError> {
+        let keys = self.servers.keys().map(|key| key.map(|Raw(key)| key.netns_cookie));
+        let known: BTreeSet<u64> = keys.collect::<Result<_, _>>().map_err(read_failed("NAME_SERVERS"))?;
+        for cookie in known.difference(enrolled) {
+            self.remove(*cookie)?;
+        }
+        Ok(())
     }
 
     /// Forgets the name servers that the namespace has asked.

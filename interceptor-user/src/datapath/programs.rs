@@ -8,7 +8,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 
-use super::{Datapath, DatapathError, preflight};
+use super::{Datapath, DatapathError, pins::Pins, preflight};
 
 /// Built from interceptor-ebpf by `cargo xtask ebpf`, and committed so that users need no BPF toolchain.
 #[cfg(not(feature = "log"))]
@@ -51,8 +51,33 @@ pub(super) const DNS: &[&str] = &[
 pub(super) const LISTENER: &[&str] = &["sock_ops"];
 pub(super) const ORIGINAL_DST: &[&str] = &["sock_ops", "original_dst"];
 
-pub(super) fn load() -> Result<Ebpf, DatapathError> {
-    let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(explain)?;
+/// The maps that outlive an agent. Not among them: EVENTS, which one process reads.
+pub(super) const PINNED: &[&str] = &[
+    "WORKLOADS",
+    "PREFIXES",
+    "PORTS",
+    "COUNTERS",
+    "HANDOVERS",
+    "HANDOVERS_OPEN",
+    "NAME_SERVERS",
+    "CONNECTING",
+    "ACCEPTED",
+];
+
+/// The maps of the object; with `pins` those that are pinned there, and what is missing is made and pinned.
+pub(super) fn make_maps(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    if let Some(pins) = pins {
+        for name in PINNED {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    loader.load(OBJECT).map_err(explain)
+}
+
+/// Maps and programs.
+pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
+    let mut ebpf = make_maps(pins)?;
     for (name, program) in ebpf.programs_mut() {
         load_program(program).map_err(|error| DatapathError::Program {
             program: name.to_owned(),

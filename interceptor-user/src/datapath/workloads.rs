@@ -43,22 +43,22 @@ pub struct Listener {
 
 /// What was written for one workload.
 #[derive(Debug)]
-struct Enrolled {
-    policy: RedirectPolicy,
-    kernel: KernelPolicy,
-    entry: WorkloadEntry,
+pub(super) struct Enrolled {
+    pub(super) policy: RedirectPolicy,
+    pub(super) kernel: KernelPolicy,
+    pub(super) entry: WorkloadEntry,
 }
 
 #[derive(Debug)]
 pub(super) struct Workloads {
     workloads: HashMap<MapData, u64, Raw<WorkloadEntry>>,
-    prefixes: LpmTrie<MapData, Raw<PrefixKey>, Raw<PrefixFlags>>,
-    ports: HashMap<MapData, Raw<PortKey>, Raw<PortFlags>>,
-    handovers_open: HashMap<MapData, u64, u64>,
-    handovers: HashMap<MapData, Raw<HandoverKey>, Raw<OriginalDestination>>,
-    enrolled: BTreeMap<u64, Enrolled>,
+    pub(super) prefixes: LpmTrie<MapData, Raw<PrefixKey>, Raw<PrefixFlags>>,
+    pub(super) ports: HashMap<MapData, Raw<PortKey>, Raw<PortFlags>>,
+    pub(super) handovers_open: HashMap<MapData, u64, u64>,
+    pub(super) handovers: HashMap<MapData, Raw<HandoverKey>, Raw<OriginalDestination>>,
+    pub(super) enrolled: BTreeMap<u64, Enrolled>,
     /// Policies written so far; ids are not used again.
-    last_policy: u32,
+    pub(super) last_policy: u32,
 }
 
 impl Workloads {
@@ -85,7 +85,7 @@ impl Workloads {
         Ok(())
     }
 
-    fn remove_policy(&mut self, policy: u32, kernel: &KernelPolicy) -> Result<(), DatapathError> {
+    pub(super) fn remove_policy(&mut self, policy: u32, kernel: &KernelPolicy) -> Result<(), DatapathError> {
         for prefix in kernel.removal_order() {
             self.remove_prefix(policy, prefix)?;
         }
@@ -104,12 +104,27 @@ impl Workloads {
         absent_is_fine("PREFIXES", self.prefixes.remove(&prefix_key(policy, prefix)))
     }
 
+    /// Begins to count the namespace's connections that wait, or goes on.
+    pub(super) fn open_handovers(&mut self, cookie: u64) -> Result<(), DatapathError> {
+        const BPF_NOEXIST: u64 = 1;
+        match self.handovers_open.insert(cookie, 0, BPF_NOEXIST) {
+            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
+            opened => opened.map_err(write_failed("HANDOVERS_OPEN")),
+        }
+    }
+
+    pub(super) fn read_entries(&self) -> Result<BTreeMap<u64, WorkloadEntry>, DatapathError> {
+        let entries: Result<_, MapError> =
+            self.workloads.iter().map(|entry| entry.map(|(cookie, Raw(entry))| (cookie, entry))).collect();
+        entries.map_err(read_failed("WORKLOADS"))
+    }
+
     /// Those of connections whose hooks are gone already, and the count of them.
-    fn remove_handovers(&mut self, cookie: u64) -> Result<(), DatapathError> {
+    pub(super) fn remove_handovers(&mut self, cookie: u64) -> Result<(), DatapathError> {
         // A handover that ends from now on finds no count to take itself from, and needs none.
         absent_is_fine("HANDOVERS_OPEN", self.handovers_open.remove(&cookie))?;
         let keys: Result<Vec<_>, MapError> = self.handovers.keys().collect();
-        let keys = keys.map_err(|source| DatapathError::Read { name: "HANDOVERS", source })?;
+        let keys = keys.map_err(read_failed("HANDOVERS"))?;
         for key in keys.into_iter().filter(|Raw(key)| key.netns_cookie == cookie) {
             absent_is_fine("HANDOVERS", self.handovers.remove(&key))?;
         }
@@ -138,10 +153,8 @@ impl Datapath {
             workloads.remove_policy(id, &kernel)?;
             return Err(error);
         }
-        const BPF_NOEXIST: u64 = 1;
         if !workloads.enrolled.contains_key(&cookie) {
-            let opened = workloads.handovers_open.insert(cookie, 0, BPF_NOEXIST);
-            opened.map_err(write_failed("HANDOVERS_OPEN"))?;
+            workloads.open_handovers(cookie)?;
         }
         workloads.workloads.insert(cookie, Raw(entry), 0).map_err(write_failed("WORKLOADS"))?;
         let enrolled = Enrolled { policy: policy.clone(), kernel, entry };
@@ -199,7 +212,7 @@ impl Datapath {
     pub fn handovers_waiting(&self) -> Result<u64, DatapathError> {
         let mut waiting = 0;
         for key in self.workloads.handovers.keys() {
-            key.map_err(|source| DatapathError::Read { name: "HANDOVERS", source })?;
+            key.map_err(read_failed("HANDOVERS"))?;
             waiting += 1;
         }
         Ok(waiting)
@@ -208,7 +221,7 @@ impl Datapath {
     /// As the programs count them, for one namespace: new connections are refused when they are too many.
     pub fn handovers_open(&self, cookie: u64) -> Result<u64, DatapathError> {
         let open = self.workloads.handovers_open.get(&cookie, 0);
-        open.map_err(|source| DatapathError::Read { name: "HANDOVERS_OPEN", source })
+        open.map_err(read_failed("HANDOVERS_OPEN"))
     }
 
     /// The cookies of all enrolled network namespaces.
@@ -253,6 +266,10 @@ fn write_failed(name: &'static str) -> impl FnOnce(MapError) -> DatapathError {
         };
         DatapathError::Write { name, hint, source }
     }
+}
+
+pub(super) fn read_failed(name: &'static str) -> impl FnOnce(MapError) -> DatapathError {
+    move |source| DatapathError::Read { name, source }
 }
 
 fn errno(error: &MapError) -> Option<i32> {

@@ -1,6 +1,7 @@
 //! What the kernel's maps should hold for a policy, and the difference to what they hold. Pure.
 
 mod prefixes;
+mod read_back;
 
 use std::{
     collections::BTreeMap,

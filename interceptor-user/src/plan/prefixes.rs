@@ -59,6 +59,13 @@ fn prefix(range: Cidr) -> Prefix {
     (Ip16::from(range.network()), offset + range.prefix_len())
 }
 
+/// The range that a prefix of the trie stands for.
+pub(super) fn range((network, length): Prefix) -> Option<Cidr> {
+    let network = IpAddr::from(network);
+    let offset = if network.is_ipv4() { V4_BITS } else { 0 };
+    Cidr::new(network, length.checked_sub(offset)?)
+}
+
 fn whole_family(unspecified: &str) -> Option<Cidr> {
     Cidr::new(unspecified.parse().ok()?, 0)
 }
@@ -164,6 +171,26 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_read_back_decides_the_same(
+            policy in policy(),
+            own in proptest::collection::vec(address(), 0..3),
+            moved in proptest::collection::vec(address(), 0..3),
+            connections in proptest::collection::vec((address(), 0..4u16), 1..30),
+        ) {
+            let kernel = KernelPolicy::new(&policy, &own);
+            let expected: std::collections::BTreeSet<IpAddr> = own.iter().copied().collect();
+            prop_assert_eq!(kernel.own_addresses().into_iter().collect::<std::collections::BTreeSet<_>>(), expected);
+            let read_back = kernel.redirect_policy();
+            for own in [own, moved] {
+                let (written, read) = (KernelPolicy::new(&policy, &own), KernelPolicy::new(&read_back, &own));
+                for &(address, port) in &connections {
+                    let to = SocketAddr::new(address, port);
+                    prop_assert_eq!(written.verdict(to), read.verdict(to), "{} {:?}", to, read_back);
+                }
+            }
+        }
+
         /// A program that holds a policy's id while the policy is removed finds what the whole policy says, or nothing.
         #[test]
         fn while_it_is_removed_a_policy_is_whole_or_gone(

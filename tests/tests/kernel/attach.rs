@@ -6,7 +6,7 @@ use interceptor_tests::{Cgroup, eventually};
 use interceptor_user::datapath::Datapath;
 use socket2::Domain;
 
-use crate::{bed::Bed, maker::SocketMaker, sys};
+use crate::{bed::Bed, bpf, maker::SocketMaker};
 
 fn attach_error(cgroup: impl std::os::fd::AsFd) -> anyhow::Result<String> {
     let error = Datapath::load()?.attach_workload(cgroup).expect_err("can't be attached");
@@ -16,7 +16,7 @@ fn attach_error(cgroup: impl std::os::fd::AsFd) -> anyhow::Result<String> {
 #[test]
 fn somebody_elses_exclusive_program_is_named() -> anyhow::Result<()> {
     let cgroup = Cgroup::new()?;
-    let _program = sys::attach_exclusively(&cgroup.open()?)?;
+    let _program = bpf::attach_exclusively(&cgroup.open()?)?;
     let inner = cgroup.path().join("inner");
     fs::create_dir(&inner)?;
     for path in [cgroup.path(), &inner] {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use interceptor_common::verdict::Reason;
-use interceptor_tests::{Cgroup, Netns};
+use interceptor_tests::{BpfFs, Cgroup, Netns};
 use interceptor_user::{
     datapath::{Datapath, Listener, OriginalDst, OriginalDstReader, netns_cookie},
     workload::RedirectPolicy,
@@ -42,6 +42,8 @@ pub(crate) struct Bed {
     pub(crate) policy: u32,
     pub(crate) workload_cgroup: Cgroup,
     pub(crate) proxy_cgroup: Cgroup,
+    /// Where the datapath is pinned, if it is.
+    pub(crate) pins: Option<BpfFs>,
 }
 
 impl Bed {
@@ -51,6 +53,16 @@ impl Bed {
     }
 
     pub(crate) fn with(policy: &RedirectPolicy) -> anyhow::Result<Self> {
+        Self::build(policy, Datapath::load()?, None)
+    }
+
+    /// With the pod's hooks and the maps pinned, as an agent has them.
+    pub(crate) fn pinned(policy: &RedirectPolicy) -> anyhow::Result<Self> {
+        let pins = BpfFs::new()?;
+        Self::build(policy, Datapath::open(&pins.pins())?, Some(pins))
+    }
+
+    fn build(policy: &RedirectPolicy, mut datapath: Datapath, pins: Option<BpfFs>) -> anyhow::Result<Self> {
         let netns = Netns::new()?;
         netns.ip(&format!(
             "link add {DEVICE} type veth peer name {DEVICE}-peer\nlink set {DEVICE} up\n\
@@ -59,9 +71,13 @@ impl Bed {
              route add ::/0 dev {DEVICE}\n"
         ))?;
         let (workload_cgroup, proxy_cgroup) = (Cgroup::new()?, Cgroup::new()?);
-        let mut datapath = Datapath::load()?;
-        datapath.attach_workload(workload_cgroup.open()?)?;
-        datapath.attach_original_dst(proxy_cgroup.open()?)?;
+        if pins.is_some() {
+            datapath.attach_pod(workload_cgroup.open()?, false)?;
+            datapath.attach_listener(proxy_cgroup.open()?)?;
+        } else {
+            datapath.attach_workload(workload_cgroup.open()?)?;
+            datapath.attach_original_dst(proxy_cgroup.open()?)?;
+        }
         let workload = SocketMaker::new(&workload_cgroup, &netns)?;
         let proxy = SocketMaker::new(&proxy_cgroup, &netns)?;
         let (listener, listeners) = proxy.listeners()?;
@@ -80,6 +96,7 @@ impl Bed {
             policy,
             workload_cgroup,
             proxy_cgroup,
+            pins,
         })
     }
 

@@ -29,7 +29,7 @@ fn policies() -> anyhow::Result<[RedirectPolicy; 2]> {
     Ok([by_range, by_port])
 }
 
-fn connect_until(maker: &SocketMaker, done: &AtomicBool) -> anyhow::Result<u64> {
+pub(crate) fn connect_until(maker: &SocketMaker, done: &AtomicBool) -> anyhow::Result<u64> {
     let to: SocketAddr = "198.51.100.7:8443".parse()?;
     let mut connected = 0;
     while !done.load(Ordering::Relaxed) {

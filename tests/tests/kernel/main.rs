@@ -1,13 +1,16 @@
 //! The kernel half, for real: programs in throw-away cgroups, sockets in a throw-away network namespace. Needs root.
 
+mod adoption;
 mod attach;
 mod bed;
 mod bound;
+mod bpf;
 mod changes;
 mod dns;
 mod handover;
 mod listeners;
 mod maker;
+mod pins;
 mod policy;
 mod programs;
 mod redirect;

@@ -5,7 +5,7 @@ use std::{
     ffi::c_void,
     io,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     ptr,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -121,61 +121,4 @@ pub(crate) fn io_uring_connect(socket: &Socket, to: SocketAddr) -> io::Result<()
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(-error)),
     }
-}
-
-/// Attaches a connect4 program that allows everything, in the old way that allows none beside or below it.
-pub(crate) fn attach_exclusively(cgroup: &OwnedFd) -> io::Result<OwnedFd> {
-    const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_PROG_ATTACH: libc::c_int = 8;
-    const CGROUP_SOCK_ADDR: u32 = 18;
-    const CGROUP_INET4_CONNECT: u32 = 10;
-
-    /// `union bpf_attr` up to the field after `prog_name` and `prog_ifindex`.
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        instructions_len: u32,
-        instructions: *const u64,
-        license: *const u8,
-        log: [u64; 2],
-        kernel_version_and_flags: [u32; 2],
-        name: [u8; 16],
-        ifindex: u32,
-        attach_type: u32,
-    }
-    #[repr(C)]
-    struct Attach {
-        target: i32,
-        program: i32,
-        attach_type: u32,
-        flags: u32,
-    }
-    // r0 = 1; exit
-    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
-    let mut load = Load {
-        kind: CGROUP_SOCK_ADDR,
-        instructions_len: 2,
-        instructions: instructions.as_ptr(),
-        license: c"MIT".as_ptr().cast(),
-        log: [0; 2],
-        kernel_version_and_flags: [0; 2],
-        name: *b"selfish\0\0\0\0\0\0\0\0\0",
-        ifindex: 0,
-        attach_type: CGROUP_INET4_CONNECT,
-    };
-    // SAFETY: the kernel reads `size_of(load)` bytes, all initialised, and what they point at lives.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw mut load, size_of::<Load>()) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: a new descriptor that nobody else owns.
-    let program = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut attach = Attach {
-        target: cgroup.as_raw_fd(),
-        program: program.as_raw_fd(),
-        attach_type: CGROUP_INET4_CONNECT,
-        flags: 0,
-    };
-    // SAFETY: the kernel reads `size_of(attach)` bytes, all initialised.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw mut attach, size_of::<Attach>()) };
-    if result == 0 { Ok(program) } else { Err(io::Error::last_os_error()) }
 }

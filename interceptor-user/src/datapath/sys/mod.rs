@@ -1,0 +1,69 @@
+//! Every unsafe line of this module's: system calls that no safe library offers, and the promise that map values are
+//! plain bytes.
+#![expect(unsafe_code, reason = "system calls without a safe wrapper, and aya's Pod")]
+
+mod bpf;
+mod net;
+
+use std::io;
+
+use aya::maps::{MapData, RingBuf};
+use interceptor_common::{
+    addr::Ip16,
+    event::Event,
+    name_server::NameServerKey,
+    policy::{
+        CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
+        WorkloadEntry,
+    },
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+pub(super) use bpf::{link_create, link_detach, link_info, link_update, object_get, object_pin, programs_on};
+pub(super) use net::{interface_addresses, netns_cookie};
+
+/// A value as the kernel's maps hold it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Raw<T>(pub(super) T);
+
+/// Types that aya may copy to and from the kernel byte by byte.
+macro_rules! plain_bytes {
+    ($($name:ty),*) => {$(
+        // SAFETY: repr(C) or repr(transparent) integers without padding, size-asserted beside their definition;
+        // every bit pattern is a value.
+        unsafe impl aya::Pod for Raw<$name> {}
+    )*};
+}
+plain_bytes!(
+    CounterKey,
+    HandoverKey,
+    Ip16,
+    NameServerKey,
+    OriginalDestination,
+    PortFlags,
+    PortKey,
+    PrefixFlags,
+    PrefixKey,
+    WorkloadEntry
+);
+
+/// One record of the ring buffer; None if it has another size than ours.
+pub(super) fn event(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() != size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: the length is right, every bit pattern is an Event, and the read asks for no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+/// The ring buffer as something that tokio can wait for; needs a runtime.
+pub(super) fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its descriptor for as long as it lives, and gives no way to replace it.
+    let watched = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    watched.map_err(|error| error.into_parts().1)
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
