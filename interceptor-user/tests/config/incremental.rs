@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use interceptor_user::compile::{CompileSettings, Compiler, compile};
-use interceptor_user::resource::{Resource, World, parse};
+use interceptor_user::compile::{Client, CompileSettings, Compiler, compile};
+use interceptor_user::resource::{Resource, World, mesh_config, parse};
 use interceptor_user::snapshot::ClusterName;
 use proptest::prelude::*;
 
@@ -39,33 +39,68 @@ impl Written {
                     "{number: 443, name: tls, protocol: TLS}",
                     "{number: 9000, name: tcp, protocol: TCP}",
                     "{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}",
-                ][four % 4];
+                    "{number: 80, name: auto}",
+                    "{number: 9000, name: auto}",
+                ][four % 6];
                 format!(
                     "{{hosts: ['{host}'], {address}ports: [{port}], resolution: {resolution}{endpoints}}}"
                 )
             }
             "VirtualService" => {
                 let subset = ["", ", subset: s"][three % 2];
-                let rest =
-                    ["timeout: 1s", "timeout: 2s", "match: [{port: 80}]", "match: [{uri: {prefix: /v1}}]"]
-                        [four % 4];
+                let rest = [
+                    "timeout: 1s",
+                    "timeout: 2s",
+                    "match: [{port: 80}]",
+                    "match: [{uri: {prefix: /v1}}]",
+                    "match: [{sourceLabels: {app: cart}}]",
+                    "match: [{sourceLabels: {app: other}, port: 80}]",
+                    "match: [{sourceNamespace: default}]",
+                    "mirror: {host: x.other.org}",
+                    "mirrors: [{destination: {host: b.example.com, subset: s}}, {destination: {host: gone.example.com}}]",
+                ][four % 9];
                 let route = format!("route: [{{destination: {{host: {destination}{subset}}}}}]");
-                match three % 3 {
+                let only = ["", ", sourceLabels: {app: cart}", ", sourceLabels: {app: other}"][four % 3];
+                // Those of a name are delegated to, or not.
+                let delegate =
+                    format!("delegate: {{name: n{}, namespace: {}}}", two % 3, NAMESPACES[four % 3]);
+                match three % 6 {
                     0 => format!("{{hosts: ['{host}'], http: [{{{rest}, {route}}}]}}"),
                     1 => format!(
-                        "{{hosts: ['{host}'], tls: [{{match: [{{sniHosts: ['{host}']}}], {route}}}]}}"
+                        "{{hosts: ['{host}'], tls: [{{match: [{{sniHosts: ['{host}']{only}}}], {route}}}]}}"
                     ),
-                    _ => format!("{{hosts: ['{host}'], tcp: [{{{route}}}], http: [{{{route}}}]}}"),
+                    2 => format!(
+                        "{{hosts: ['{host}'], tcp: [{{match: [{{port: 9000{only}}}], {route}}}, {{{route}}}], http: [{{{route}}}]}}"
+                    ),
+                    3 => format!(
+                        "{{hosts: ['{host}'], http: [{{match: [{{uri: {{prefix: /v1}}}}], {delegate}}}, {{{route}}}]}}"
+                    ),
+                    4 => format!("{{http: [{{{rest}, {route}}}]}}"),
+                    _ => format!("{{exportTo: ['.'], hosts: ['{host}'], http: [{{{rest}, {route}}}]}}"),
                 }
             }
             "DestinationRule" => {
-                let policy = ["", "trafficPolicy: {tls: {mode: SIMPLE}}, ", "exportTo: ['.'], "][two % 3];
+                let policy = [
+                    "",
+                    "trafficPolicy: {tls: {mode: SIMPLE}}, ",
+                    "exportTo: ['.'], ",
+                    "exportTo: ['.'], workloadSelector: {matchLabels: {app: cart}}, ",
+                ][two % 4];
                 let subsets = ["", "subsets: [{name: s}]", "subsets: [{name: t}, {name: s}]"][three % 3];
                 format!("{{host: '{host}', {policy}{subsets}}}")
             }
             "Sidecar" => {
                 let hosts = ["'*/*'", "./*", "'*/a.example.com'", "other/*"][one % 4];
-                format!("{{egress: [{{hosts: [{hosts}]}}]}}")
+                let selector = ["", "workloadSelector: {labels: {app: cart}}, "][two % 2];
+                let policy = ["", ", outboundTrafficPolicy: {mode: REGISTRY_ONLY}"][three % 2];
+                format!("{{{selector}egress: [{{hosts: [{hosts}]}}]{policy}}}")
+            }
+            "Namespace" => {
+                let policy = ["REGISTRY_ONLY", "strict", "ALLOW_ANY,strict", "nonsense"][one % 4];
+                return format!(
+                    "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}, annotations: {{egress.interceptor.io/policy: '{policy}'}}}}\n",
+                    NAMESPACES[self.namespace % 3]
+                );
             }
             kind => panic!("{kind}"),
         };
@@ -76,14 +111,16 @@ impl Written {
         )
     }
 
-    fn resource(&self) -> Option<Resource> {
-        parse(&"f.yaml".into(), &self.yaml(), &"default".into()).resources.pop()
+    fn resource(&self) -> Resource {
+        let mut parsed = parse(&"f.yaml".into(), &self.yaml(), &"default".into());
+        parsed.resources.pop().unwrap_or_else(|| panic!("{}{:#?}", self.yaml(), parsed.diagnostics))
     }
 }
 
 fn written() -> impl Strategy<Value = Written> {
     let kind = prop_oneof![
-        3 => Just("ServiceEntry"), 3 => Just("VirtualService"), 3 => Just("DestinationRule"), 1 => Just("Sidecar"),
+        4 => Just("ServiceEntry"), 5 => Just("VirtualService"), 3 => Just("DestinationRule"), 1 => Just("Sidecar"),
+        1 => Just("Namespace"),
     ];
     (kind, 0..3_usize, 0..3_usize, any::<[u8; 4]>()).prop_map(|(kind, name, namespace, shape)| Written {
         kind,
@@ -93,22 +130,59 @@ fn written() -> impl Strategy<Value = Written> {
     })
 }
 
+/// What a change is.
+#[derive(Clone, Debug)]
+enum Change {
+    Put(Written),
+    Remove(Written),
+    /// Another MeshConfig.
+    Mesh(&'static str),
+}
+
+const MESHES: [&str; 7] = [
+    "outboundTrafficPolicy: {mode: REGISTRY_ONLY}",
+    "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}",
+    "defaultServiceExportTo: ['.']",
+    "defaultVirtualServiceExportTo: ['.']",
+    "{defaultDestinationRuleExportTo: ['.'], rootNamespace: other}",
+    "{connectTimeout: 1s, defaultHttpRetryPolicy: {attempts: 5}}",
+    "{}",
+];
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        14 => written().prop_map(Change::Put),
+        5 => written().prop_map(Change::Remove),
+        1 => proptest::sample::select(&MESHES).prop_map(Change::Mesh),
+    ]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
     #[test]
     fn one_change_after_another_is_the_same_as_all_afresh(
-        changes in proptest::collection::vec((written(), proptest::bool::weighted(0.7)), 1..24),
+        changes in proptest::collection::vec(change(), 1..24),
+        learned_names in any::<bool>(),
+        is_cart in any::<bool>(),
     ) {
-        let settings = CompileSettings::default();
+        let labels = is_cart.then(|| ("app".into(), "cart".into()));
+        let client = Client { labels: labels.into_iter().collect(), ..Client::default() };
+        let settings = CompileSettings { client, learned_names, ..CompileSettings::default() };
         let mut compiler = Compiler::new(settings.clone());
         let mut world = World::default();
-        for (written, is_put) in changes {
-            let Some(resource) = written.resource() else { continue };
-            let key = resource.meta().key.clone();
-            if is_put {
-                world.resources.insert(key, resource);
-            } else {
-                world.resources.remove(&key);
+        for change in changes {
+            match change {
+                Change::Put(written) => {
+                    let resource = written.resource();
+                    world.resources.insert(resource.meta().key.clone(), resource);
+                }
+                Change::Remove(written) => {
+                    world.resources.remove(&written.resource().meta().key);
+                }
+                Change::Mesh(text) => {
+                    let (mesh, findings) = mesh_config::parse(&"mesh.yaml".into(), text);
+                    world.mesh = mesh.unwrap_or_else(|| panic!("{findings:#?}"));
+                }
             }
             let (snapshot, findings) = compiler.compile(&world);
             let (expected, expected_findings) = compile(&world, &settings);
