@@ -81,8 +81,8 @@ enum Table {
         /// Only endpoints that are HEALTHY, or UNKNOWN
         #[arg(long)]
         status: Option<String>,
-        /// Only this address or name
-        #[arg(long, value_name = "IP|NAME")]
+        /// Only this address, name or unix socket (unix:///path)
+        #[arg(long, value_name = "IP|NAME|UNIX")]
         address: Option<String>,
         /// Only this port
         #[arg(long)]

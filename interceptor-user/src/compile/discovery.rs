@@ -1,12 +1,12 @@
 //! Where the endpoints of a cluster come from: the service's resolution, and what of its endpoints a subset
 //! selects.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::registry::Service;
-use crate::resource::Labels;
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
+use crate::resource::{Labels, UnixPath};
 use crate::snapshot::{Discovery, DnsTarget, Endpoint, Placement};
 
 /// Endpoints that have all of `labels`, and where each is, as `place` has it. `None` when the name of no
@@ -30,8 +30,10 @@ pub(super) fn of(
     let placed = placed.filter_map(|(endpoint, placement)| Some((endpoint, placement?)));
 
     let address = |(endpoint, placement): (&WorkloadEntry, Placement)| {
-        let address: IpAddr = endpoint.address.parse().ok()?;
-        let address = SocketAddr::new(address, port_of(endpoint));
+        let address = match UnixPath::of_address(&endpoint.address) {
+            Some(path) => path.ok()?.into(),
+            None => SocketAddr::new(endpoint.address.parse().ok()?, port_of(endpoint)).into(),
+        };
         Some((Endpoint { address, weight: endpoint.weight }, placement))
     };
     let target = |(endpoint, placement): (&WorkloadEntry, Placement)| {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::resource::service_entry::{Resolution, WorkloadEntry as Endpoint};
-use crate::resource::{Labels, Pod, Service, ServiceEntry, WorkloadEntry, World};
+use crate::resource::{Labels, Pod, Service, ServiceEntry, UnixPath, WorkloadEntry, World};
 
 /// By namespace, each in the order of their names.
 #[derive(Debug, Default)]
@@ -52,9 +52,12 @@ impl<'a> Workloads<'a> {
         let of_entries = self.entries.get(namespace).into_iter().flatten();
         let of_entries =
             of_entries.map(|workload| &workload.endpoint).filter(|endpoint| has(&endpoint.labels, wanted));
-        // Names can be looked up, where the entry looks up names.
+        // Names can be looked up, where the entry looks up names; a unix socket has none.
         let by_name = matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
-        let usable = |endpoint: &&Endpoint| by_name || endpoint.address.parse::<std::net::IpAddr>().is_ok();
+        let usable = |endpoint: &&Endpoint| match UnixPath::of_address(&endpoint.address) {
+            Some(_) => entry.resolution == Resolution::Static,
+            None => by_name || endpoint.address.parse::<IpAddr>().is_ok(),
+        };
         let mut endpoints: Vec<Endpoint> = of_entries.filter(usable).cloned().collect();
         let pods = self.pods(namespace).filter(|pod| has(&pod.meta.labels, wanted));
         endpoints.extend(pods.filter_map(|pod| {

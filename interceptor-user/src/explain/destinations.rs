@@ -13,8 +13,8 @@ use crate::proxy::upstream::UpstreamError;
 use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
 use crate::snapshot::{
-    CaSource, Cluster, ClusterName, Discovery, Forward, Route, TlsOrigination, TlsOriginationMode,
-    WeightedCluster,
+    CaSource, Cluster, ClusterName, Discovery, EndpointAddress, Forward, Route, TlsOrigination,
+    TlsOriginationMode, WeightedCluster,
 };
 
 /// To the address that was asked for.
@@ -256,10 +256,17 @@ fn endpoints_step(
         Discovery::Static(endpoints) => {
             let weights = endpoints.iter().any(|endpoint| endpoint.weight != 1);
             let each = endpoints.iter().map(|endpoint| match weights {
-                true => format!("{} (weight {})", endpoint.address, endpoint.weight),
-                false => endpoint.address.to_string(),
+                true => format!("{} (weight {})", endpoint.address.written(), endpoint.weight),
+                false => endpoint.address.written(),
             });
-            Step::new("endpoints", words::few(each))
+            let mut step = Step::new("endpoints", words::few(each));
+            if endpoints.iter().any(|endpoint| matches!(endpoint.address, EndpointAddress::Unix(_))) {
+                step.notes.push(
+                    "unix sockets are looked for in the mount namespace of the proxy, not in the workload's"
+                        .into(),
+                );
+            }
+            step
         }
         Discovery::StrictDns(targets) => {
             names.extend(targets.iter().map(|target| target.host.clone()));

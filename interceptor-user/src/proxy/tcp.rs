@@ -153,9 +153,9 @@ async fn carry_bytes(
 ) -> CopyEnd {
     let idle_timeout = upstream.idle_timeout;
     let OpaqueUpstream { io, peer, .. } = &mut upstream.opened;
-    match (io, learned) {
-        (OpaqueIo::Plain(upstream), Some((learned, names))) => {
-            let tap = DnsTap::new(upstream, *peer, names, learned);
+    match (io, learned.zip(peer.as_ip())) {
+        (OpaqueIo::Plain(upstream), Some(((learned, names), server))) => {
+            let tap = DnsTap::new(upstream, server, names, learned);
             let end = copy::copy_bidirectional_io(stream, tap, idle_timeout, transferred).await;
             if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
                 reset(upstream);
@@ -280,7 +280,7 @@ impl OpenRecord {
 
     fn connected(&mut self, upstream: &Upstream) {
         self.entry.upstream_cluster = Some(upstream.cluster.clone());
-        self.entry.upstream_host = Some(upstream.opened.peer);
+        self.entry.upstream_host = Some(upstream.opened.peer.clone());
         self.entry.upstream_local_address = upstream.opened.local;
     }
 

@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::code::Code;
 use super::decode::Field;
 use super::diagnostic::{Level, Position};
 use super::words::{did_you_mean, shortened};
@@ -123,19 +122,8 @@ impl<'a> Object<'a> {
 
     /// An error at a place inside this object.
     pub(super) fn error_at(&self, position: Position, path: &str, message: String) {
-        self.coded_error_at(&super::code::IST0106, position, path, message);
-    }
-
-    /// As [`Self::error_at`], with a code of its own.
-    pub(super) fn coded_error_at(
-        &self,
-        code: &'static Code,
-        position: Position,
-        path: &str,
-        message: String,
-    ) {
         let path = format!("{}.{path}", self.field.path);
-        self.field.reader.report_coded(code, Level::Error, position, &path, message);
+        self.field.reader.report_coded(&super::code::IST0106, Level::Error, position, &path, message);
     }
 
     pub(super) fn text(&self, name: &'static str) -> Option<Arc<str>> {

@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::code::{self, Code};
 use super::object::Object;
-use super::service_entry::{Protocol, Resolution, ServiceEntry};
-use super::words::shortened;
+use super::service_entry::{Protocol, Resolution, ServiceEntry, WorkloadEntry};
+use super::unix_path::UnixPath;
 use super::{host, meta};
 
 const HOSTS_MAX: usize = 256;
@@ -106,16 +105,21 @@ fn validate_endpoints(entry: &ServiceEntry, spec: &Object<'_>) {
             }
         }
         let address = &endpoint.address;
-        let unusable = address_problem(address);
-        if entry.resolution == Resolution::Static
-            && address.parse::<IpAddr>().is_err()
-            && !address.starts_with("unix:")
-        {
+        let is_unix = UnixPath::of_address(address).is_some();
+        if let Some(problem) = address_problem(endpoint) {
+            error(problem);
+        } else if is_unix && !matches!(entry.resolution, Resolution::Static | Resolution::None) {
+            let resolution = entry.resolution;
             error(format!(
-                "`{address}` is not an IP address, as resolution STATIC needs; for a name use DNS"
+                "`{address}`: resolution {resolution} looks up names; a unix socket needs resolution STATIC"
             ));
-        } else if let Some((code, problem)) = unusable {
-            spec.coded_error_at(code, endpoint.position, &format!("endpoints[{index}]"), problem);
+        } else if is_unix && entry.ports.len() != 1 {
+            error("exactly 1 service port required for unix endpoints: a socket has no ports".into());
+        } else if entry.resolution == Resolution::Static && !is_unix && address.parse::<IpAddr>().is_err() {
+            error(format!(
+                "`{address}` is neither an IP address nor unix:///path/to/socket, as resolution STATIC needs; for a \
+                 name use DNS"
+            ));
         }
     }
 }
@@ -137,16 +141,16 @@ fn validate_dynamic_dns(entry: &ServiceEntry, spec: &Object<'_>) {
 }
 
 /// What is wrong with an endpoint's address, whatever the resolution.
-pub(super) fn address_problem(address: &str) -> Option<(&'static Code, String)> {
-    if address.starts_with("unix:") {
-        let message = format!(
-            "endpoint {}: a unix socket is valid in Istio and not supported here: the resource is left out",
-            shortened(address)
-        );
-        return Some((&code::EGR0119, message));
+pub(super) fn address_problem(endpoint: &WorkloadEntry) -> Option<String> {
+    let address = &endpoint.address;
+    match UnixPath::of_address(address) {
+        Some(Err(problem)) => Some(problem),
+        Some(Ok(_)) => (!endpoint.ports.is_empty())
+            .then(|| format!("unix endpoint {address} must not include ports: a socket has none")),
+        None => host::is_not_a_name(address).then(|| {
+            format!(
+                "endpoint address `{address}` is neither a host name nor an IP address nor unix:///path/to/socket"
+            )
+        }),
     }
-    host::is_not_a_name(address).then(|| {
-        let message = format!("endpoint address `{address}` is neither a host name nor an IP address");
-        (&code::IST0106, message)
-    })
 }

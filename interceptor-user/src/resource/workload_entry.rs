@@ -23,8 +23,8 @@ pub struct WorkloadGroup {
 /// `None` when it has no address.
 pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<WorkloadEntry> {
     let mut endpoint = service_entry::read_workload(spec)?;
-    if let Some((code, problem)) = service_entry_rules::address_problem(&endpoint.address) {
-        spec.coded_error_at(code, spec.position(), "address", problem);
+    if let Some(problem) = service_entry_rules::address_problem(&endpoint) {
+        spec.error_at(spec.position(), "address", problem);
     }
     for (name, value) in &meta.labels {
         endpoint.labels.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(value));

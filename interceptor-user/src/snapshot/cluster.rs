@@ -1,12 +1,13 @@
 //! An upstream: who its endpoints are and how they are spoken to.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection_pool::{Bounds, Http2Keepalive, ProxyProtocol, TcpKeepalive, Tunnel};
+use super::endpoint_address::EndpointAddress;
 use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
 use super::source::ClusterSource;
 
@@ -49,14 +50,14 @@ pub struct DnsTarget {
 /// A fixed address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    pub address: SocketAddr,
+    pub address: EndpointAddress,
     pub weight: u32,
 }
 
 impl Endpoint {
     /// An endpoint of weight 1.
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1 }
+    pub fn new(address: impl Into<EndpointAddress>) -> Self {
+        Self { address: address.into(), weight: 1 }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod connection_pool;
 pub mod cors;
 pub mod decision;
+pub mod endpoint_address;
 pub mod fault;
 pub mod host_map;
 pub mod listener;
@@ -34,6 +35,7 @@ pub use connection_pool::{
 };
 pub use cors::Cors;
 pub use decision::{Decision, Destination, FirstBytes, HttpVersion};
+pub use endpoint_address::EndpointAddress;
 pub use fault::{AbortStatus, Fault, Share};
 pub use host_map::HostMap;
 pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};

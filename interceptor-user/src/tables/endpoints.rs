@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::Row;
-use crate::snapshot::{Discovery, DnsTarget, Snapshot};
+use crate::snapshot::{Discovery, DnsTarget, EndpointAddress, Snapshot};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -17,6 +17,7 @@ pub struct EndpointRow {
     pub cluster: String,
     #[serde(skip)]
     host: String,
+    /// 0 of a unix socket.
     #[serde(skip)]
     port: u16,
 }
@@ -25,7 +26,7 @@ pub struct EndpointRow {
 pub struct EndpointFilter {
     pub cluster: Option<String>,
     pub status: Option<String>,
-    /// An address, or a name.
+    /// An address, `unix:///path`, or a name.
     pub address: Option<String>,
     pub port: Option<u16>,
 }
@@ -52,11 +53,12 @@ pub fn endpoints(snapshot: &Snapshot, filter: &EndpointFilter) -> Vec<EndpointRo
                 Discovery::Static(endpoints) => endpoints
                     .iter()
                     .map(|endpoint| {
-                        of_address(
-                            &endpoint.address.to_string(),
-                            &endpoint.address.ip().to_string(),
-                            endpoint.address.port(),
-                        )
+                        let endpoint = &endpoint.address;
+                        let (host, port) = match endpoint {
+                            EndpointAddress::Ip(address) => (address.ip().to_string(), address.port()),
+                            EndpointAddress::Unix(_) => (endpoint.written(), 0),
+                        };
+                        of_address(&endpoint.written(), &host, port)
                     })
                     .collect(),
                 Discovery::StrictDns(targets) => targets.iter().map(of_name).collect(),

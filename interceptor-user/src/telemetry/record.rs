@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::proxy::outcome::ResponseFlags;
-use crate::snapshot::ClusterName;
+use crate::snapshot::{ClusterName, EndpointAddress};
 
 /// The HTTP side of a record; absent for opaque bytes.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +42,9 @@ pub struct AccessRecord {
     /// To the client.
     pub bytes_sent: u64,
     pub duration: Duration,
-    pub upstream_host: Option<SocketAddr>,
+    pub upstream_host: Option<EndpointAddress>,
     pub upstream_cluster: Option<ClusterName>,
+    /// `None` of a unix socket, too.
     pub upstream_local_address: Option<SocketAddr>,
     /// The original destination.
     pub downstream_local_address: SocketAddr,

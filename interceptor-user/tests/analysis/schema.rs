@@ -77,17 +77,28 @@ fn egr0116_server_names_left_over() {
     check(&format!("{entry}{}", rule("x.a.com, '*.a.com'")), &[]);
 }
 
-/// Valid with Istio, and refused all the same.
+#[test]
+fn ist0106_unix_sockets_that_cannot_be() {
+    let with = |address: &str| {
+        let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";
+        se(
+            "a",
+            &format!("hosts: [a.com], {ports}, resolution: STATIC, endpoints: [{{address: '{address}'}}]"),
+        )
+    };
+    check(&with("unix:///run/a.sock"), &[]);
+    let too_long = format!("unix:///{}", "x".repeat(107));
+    for (address, words) in [
+        ("unix://run/a.sock", "is not an absolute path to a file; write unix:///path/to/socket"),
+        (&too_long, "the path has 108 bytes and a unix socket's at most 107; use a shorter one"),
+    ] {
+        check(&with(address), &[&format!("Error IST0106 ServiceEntry default/a | {{ | {words}")]);
+    }
+}
+
+/// Valid with Istio, and skipped all the same.
 #[test]
 fn egr0119_what_is_not_supported() {
-    let spec = "hosts: [a.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, endpoints: \
-                [{address: 'unix:///run/a.sock'}]";
-    check(
-        &se("a", spec),
-        &[
-            "Error EGR0119 ServiceEntry default/a | { | unix:///run/a.sock; valid in Istio and not supported here",
-        ],
-    );
     for kind in ["EnvoyFilter", "ProxyConfig"] {
         let expected = format!("Warning EGR0119  | {{ | {kind} e does not act here: skipped");
         check(&crate::support::istio(kind, "e", ""), &[&expected]);

@@ -277,7 +277,10 @@ spec:
         let Discovery::Static(endpoints) = &cluster(&config, 80, subset).discovery else {
             panic!("not static")
         };
-        endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect::<Vec<_>>()
+        endpoints
+            .iter()
+            .map(|endpoint| endpoint.address.ip().expect("an address").to_string())
+            .collect::<Vec<_>>()
     };
     assert_eq!(endpoints("all"), ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(endpoints("one"), ["10.0.0.1"]);

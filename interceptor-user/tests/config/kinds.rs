@@ -215,6 +215,14 @@ fn mistakes_of_sidecars_and_workloads() {
         ),
         (of("WorkloadEntry", "{ports: {http: 80}}"), "`address` is missing"),
         (of("WorkloadEntry", "{address: 'a b'}"), "neither a host name nor an IP address"),
+        (
+            of("WorkloadEntry", "{address: 'unix://a'}"),
+            "spec.address: a is not an absolute path to a file: write unix:///path/to/socket",
+        ),
+        (
+            of("WorkloadEntry", "{address: 'unix:///a', ports: {http: 80}}"),
+            "unix endpoint unix:///a must not include ports",
+        ),
         (of("WorkloadGroup", "{}"), "`template` is missing"),
     ] {
         let (_, findings) = world(&document);

@@ -50,9 +50,10 @@ fn placed(policy: &str, client: Client) -> Vec<(u8, Placement)> {
         let (snapshot, _) = compile(&world, &settings);
         let cluster = snapshot.clusters[&ClusterName::outbound(80, "", "a.example.com")].clone();
         let addresses: Vec<String> = match &cluster.discovery {
-            Discovery::Static(endpoints) => {
-                endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
-            }
+            Discovery::Static(endpoints) => endpoints
+                .iter()
+                .map(|endpoint| endpoint.address.ip().expect("an address").to_string())
+                .collect(),
             Discovery::StrictDns(targets) => targets.iter().map(|target| target.host.to_string()).collect(),
             Discovery::OriginalDst { .. } | Discovery::LogicalDns(_) | Discovery::DynamicDns { .. } => {
                 panic!("{:?}", cluster.discovery)

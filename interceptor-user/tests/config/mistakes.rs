@@ -201,7 +201,41 @@ fn service_entries() {
         ),
         (
             "  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: a.x.com}]\n",
-            "`a.x.com` is not an IP address, as resolution STATIC needs",
+            "`a.x.com` is neither an IP address nor unix:///path/to/socket, as resolution STATIC needs",
+        ),
+        ("  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: 'unix:///run/a.sock'}]\n", ""),
+        ("  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: 'unix://@a'}]\n", ""),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: 'unix://run/a.sock'}]\n",
+            "run/a.sock is not an absolute path to a file: write unix:///path/to/socket, or unix://@name",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: 'unix:///run/'}]\n",
+            "/run/ is not an absolute path to a file",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: 'unix://'}]\n",
+            "unix address must not be empty",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: 'unix:/run/a.sock'}]\n",
+            "`unix:/run/a.sock` is neither a host name nor an IP address nor unix:///path/to/socket",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  endpoints: [{address: 'unix:///run/a.sock', ports: {http: 80}}]\n",
+            "unix endpoint unix:///run/a.sock must not include ports",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: DNS\n  endpoints: [{address: 'unix:///run/a.sock'}]\n",
+            "resolution DNS looks up names; a unix socket needs resolution STATIC",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: NONE\n  endpoints: [{address: 'unix:///run/a.sock'}]\n",
+            "no endpoints should be provided for resolution type none",
+        ),
+        (
+            "  hosts: [x.com]\n  resolution: STATIC\n  ports: [{number: 80, name: a, protocol: HTTP}, {number: 81, name: b, protocol: HTTP}]\n  endpoints: [{address: 10.0.0.1}, {address: 'unix:///run/a.sock'}]\n",
+            "spec.endpoints[1]: exactly 1 service port required for unix endpoints",
         ),
         ("  hosts: [x.com]\n  exportTo: ['*', web]\n", "`*` and `~` may only stand alone in exportTo"),
         ("  hosts: [x.com]\n  resolution: DYNAMIC_DNS\n", "resolution DYNAMIC_DNS takes wildcard hosts only"),

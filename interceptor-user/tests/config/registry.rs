@@ -340,6 +340,18 @@ spec:
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
+metadata: {name: unix}
+spec:
+  hosts: [unix.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]
+  resolution: STATIC
+  endpoints:
+  - {address: 'unix:///run/a.sock', weight: 3}
+  - {address: 10.0.0.1}
+  - {address: 'unix://@a'}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
 metadata: {name: dns}
 spec:
   hosts: [dns.example.com]
@@ -382,6 +394,12 @@ spec:
             80,
             "static.example.com",
             "Static([Endpoint { address: 10.0.0.1:8080, weight: 3 }, Endpoint { address: [fd00::1]:9090, weight: 1 }])",
+        ),
+        (
+            80,
+            "unix.example.com",
+            "Static([Endpoint { address: unix:///run/a.sock, weight: 3 }, Endpoint { address: 10.0.0.1:8080, weight: 1 }, \
+             Endpoint { address: unix://@a, weight: 1 }])",
         ),
         (
             80,

@@ -255,6 +255,11 @@ spec: {address: c.example.com, labels: {app: vm}}
 ---
 apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
+metadata: {name: d}
+spec: {address: 'unix:///run/d.sock', labels: {app: vm}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
 metadata: {name: other}
 spec: {address: 10.0.0.3, labels: {app: other}}
 ---
@@ -287,7 +292,11 @@ spec: {host: vms.example.com, subsets: [{name: v1, labels: {version: v1}}]}
 ",
     );
     for (subset, host, expected) in [
-        ("", "vms.example.com", &["10.0.0.1:8080*3", "10.0.0.2:9090*1", "10.0.0.5:8080*1"][..]),
+        (
+            "",
+            "vms.example.com",
+            &["10.0.0.1:8080*3", "10.0.0.2:9090*1", "/run/d.sock*1", "10.0.0.5:8080*1"][..],
+        ),
         ("v1", "vms.example.com", &["10.0.0.1:8080*3", "10.0.0.5:8080*1"]),
         (
             "",

@@ -154,6 +154,30 @@ edge.example.net:443   UNKNOWN   -               outbound|443||www.example.com
 }
 
 #[test]
+fn a_unix_socket_is_an_endpoint_without_port() {
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: s}\nspec:\n  \
+                 hosts: [s.org]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: STATIC\n  \
+                 endpoints: [{address: 198.51.100.1}, {address: 'unix:///run/a.sock'}]\n";
+    let snapshot = Case::new(entry).snapshot();
+    let rows = |filter| text(&endpoints(&snapshot, &filter));
+    same_text(
+        &rows(EndpointFilter::default()),
+        "
+ENDPOINT             STATUS    OUTLIER CHECK   CLUSTER
+198.51.100.1:80      HEALTHY   OK              outbound|80||s.org
+unix:///run/a.sock   HEALTHY   OK              outbound|80||s.org
+",
+    );
+    same_text(
+        &rows(EndpointFilter { address: Some("unix:///run/a.sock".into()), ..EndpointFilter::default() }),
+        "
+ENDPOINT             STATUS    OUTLIER CHECK   CLUSTER
+unix:///run/a.sock   HEALTHY   OK              outbound|80||s.org
+",
+    );
+}
+
+#[test]
 fn the_registry_says_where_hosts_are_declared() {
     let case = Case::new(SERVICES);
     let filter = RegistryFilter { fqdn: Some("db.example.com".into()), port: Some(5432) };

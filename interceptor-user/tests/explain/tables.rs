@@ -194,6 +194,17 @@ fn endpoints_and_tls_that_cannot_be_are_told() {
         "  resolution: STATIC\n  endpoints: [{address: 192.0.2.1}, {address: 192.0.2.2}]\n",
     ));
     tells(&fixed, "http://s.org/", &["endpoints     192.0.2.1:80, 192.0.2.2:80"]);
+    let unix = Case::new(&entry(
+        "  resolution: STATIC\n  endpoints: [{address: 'unix:///run/a.sock', weight: 2}, {address: 192.0.2.2}]\n",
+    ));
+    tells(
+        &unix,
+        "http://s.org/",
+        &[
+            "endpoints     unix:///run/a.sock (weight 2), 192.0.2.2:80 (weight 1)",
+            "unix sockets are looked for in the mount namespace of the proxy, not in the workload's",
+        ],
+    );
     let nobody = Case::new(&entry("  resolution: STATIC\n"));
     assert_eq!(
         logged(&nobody.ask("http://s.org/")),

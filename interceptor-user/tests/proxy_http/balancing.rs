@@ -47,7 +47,7 @@ fn statuses(proxy: &Proxy, requests: usize) -> Vec<u16> {
 fn endpoints(proxy: &Proxy) -> HashMap<SocketAddr, EndpointStatus> {
     let active = proxy.active();
     let runtime = active.runtime(&ClusterName::outbound(80, "", HOST)).expect("the cluster");
-    runtime.endpoints().into_iter().map(|endpoint| (endpoint.address, endpoint)).collect()
+    runtime.endpoints().into_iter().map(|endpoint| (endpoint.address.as_ip().unwrap(), endpoint)).collect()
 }
 
 fn is_ejected(proxy: &Proxy, address: SocketAddr) -> bool {
@@ -324,7 +324,8 @@ fn weights_are_followed() {
     let requests: Vec<_> = (0..60).map(|_| request("/", "X: y")).collect();
     for load_balancer in [LoadBalancer::RoundRobin, LoadBalancer::LeastRequest] {
         let mut config = Config::new(&[]);
-        let weighted = |(upstream, weight): (&Upstream, u32)| Endpoint { address: upstream.address, weight };
+        let weighted =
+            |(upstream, weight): (&Upstream, u32)| Endpoint { address: upstream.address.into(), weight };
         config.cluster.discovery = Discovery::Static(upstreams.iter().zip([1, 2]).map(weighted).collect());
         config.cluster.load_balancer = load_balancer;
         let destinations = destinations(&config.start(), &requests);

@@ -124,7 +124,8 @@ fn so_many_requests_may_wait_for_a_connection() {
 /// A reload that changes nothing but the weight of the gate's endpoint.
 fn reweighted(gate: &Gate, weight: u32, bounds: Bounds) -> Snapshot {
     let mut config = Config::new(&[]);
-    config.cluster.discovery = Discovery::Static(vec![Endpoint { address: gate.upstream.address, weight }]);
+    config.cluster.discovery =
+        Discovery::Static(vec![Endpoint { address: gate.upstream.address.into(), weight }]);
     config.cluster.bounds = bounds;
     config.build(80)
 }

@@ -60,8 +60,8 @@ impl Body for Frames {
 }
 
 /// An HTTP/2 server that counts its connections.
-struct Http2Upstream {
-    address: SocketAddr,
+pub(crate) struct Http2Upstream {
+    pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
@@ -102,7 +102,7 @@ impl Http2Upstream {
     }
 
     /// Tells what it was asked.
-    fn echo() -> Self {
+    pub(crate) fn echo() -> Self {
         Self::start(|request, body, trailers| {
             let mut text = format!("{} {} {:?}\r\n", request.method(), request.uri(), request.version());
             for (name, value) in request.headers() {

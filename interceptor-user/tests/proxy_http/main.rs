@@ -19,4 +19,5 @@ mod retries;
 mod streaming;
 mod support;
 mod tls;
+mod unix_sockets;
 mod upgrade;

@@ -17,20 +17,20 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use crate::support::{Client, Config, HOST, Proxy, Reply, Upstream, eventually, get};
 
 /// A certification authority for one test.
-struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: tempfile::TempDir,
 }
 
 /// A certificate with its key.
-struct Issued {
+pub(crate) struct Issued {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     pem: (String, String),
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let folder = tempfile::tempdir().unwrap();
@@ -46,11 +46,11 @@ impl Authority {
         path
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.write("ca.pem", &self.issuer.pem())
     }
 
-    fn issue(&self, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Issued {
+    pub(crate) fn issue(&self, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Issued {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages =
@@ -86,7 +86,7 @@ impl Authority {
 
     /// A server with this certificate, which tells each request's SNI and ALPN; it asks for a client
     /// certificate of `clients` when there is one.
-    fn serve(issued: Issued, clients: Option<&Authority>) -> Upstream {
+    pub(crate) fn serve(issued: Issued, clients: Option<&Authority>) -> Upstream {
         let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap();

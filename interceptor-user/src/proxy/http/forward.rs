@@ -1,7 +1,6 @@
 //! Sends a request to an upstream: try after try as the route allows, within its timeout, and turns
 //! what came of it into the client's response.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +27,7 @@ use crate::proxy::upstream::{
     ClusterRuntime, Outcome, Overflow, RequestHash, ResetReason, Selection, Slot, UpstreamError, Watched,
 };
 use crate::snapshot::route::host_of;
-use crate::snapshot::{Changes, Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
+use crate::snapshot::{Changes, EndpointAddress, Forward, ProxyHeaders, RetryPolicy, UpstreamProtocol};
 
 /// How long a client that waits for `100 Continue` waits for an upstream that says nothing.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -215,7 +214,7 @@ struct Tries<'a> {
     gate: Option<Arc<ContinueGate>>,
     /// The number of the current try, from 1.
     attempt: u32,
-    tried: Vec<SocketAddr>,
+    tried: Vec<EndpointAddress>,
     hash: Option<u64>,
     /// The endpoint of the current try, until it is known what came of it.
     watched: Watched,
@@ -279,14 +278,14 @@ impl Tries<'_> {
                 Err(error) => {
                     // Whoever was tried last is who failed.
                     log.set(|record| {
-                        record.upstream_host = self.tried.last().copied();
+                        record.upstream_host = self.tried.last().cloned();
                         record.upstream_local_address = None;
                     });
                     return TryEnd::Failed(error);
                 }
             };
             log.set(|record| {
-                record.upstream_host = Some(lease.facts.peer);
+                record.upstream_host = Some(lease.facts.peer.clone());
                 record.upstream_local_address = lease.facts.local;
             });
             let request = self.request(&lease);
@@ -330,7 +329,7 @@ impl Tries<'_> {
         let mut pick = runtime.choose(selection).await?;
         self.watched = std::mem::take(&mut pick.watched);
         if self.attempt <= 8 {
-            self.tried.push(pick.address);
+            self.tried.push(pick.address.clone());
         }
         // Passthrough speaks to the server what the client speaks to us.
         let is_clients = forward.is_none() || runtime.cluster().use_client_protocol;

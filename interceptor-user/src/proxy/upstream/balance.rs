@@ -1,13 +1,12 @@
 //! Chooses one host of several that are equally near: LEAST_REQUEST, ROUND_ROBIN or RANDOM, with weights.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::clock::Moment;
 use super::host::Host;
-use crate::snapshot::Warmup;
+use crate::snapshot::{EndpointAddress, Warmup};
 
 /// How often a host that was tried already is chosen again before it is taken nevertheless (Istio's
 /// hostSelectionRetryMaxAttempts).
@@ -26,7 +25,7 @@ pub(super) struct Choice<'a> {
     /// Ejected hosts, too.
     pub(super) everybody: bool,
     /// Not these, when chance allows.
-    pub(super) avoid: &'a [SocketAddr],
+    pub(super) avoid: &'a [EndpointAddress],
     /// Set while a host may be new.
     pub(super) warmup: Option<&'a Warmup>,
     pub(super) cursor: &'a AtomicUsize,

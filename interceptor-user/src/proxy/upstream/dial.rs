@@ -1,36 +1,47 @@
-//! Opens one TCP connection to one of several addresses of the same endpoint (RFC 8305): the next
-//! address is tried as soon as the one before fails, or beside it when it is slow.
+//! Opens one connection to an endpoint: to its unix socket, or by TCP to one of its addresses (RFC 8305), of
+//! which the next is tried as soon as the one before fails, or beside it when it is slow.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::endpoints::Pick;
 use super::error::UpstreamError;
-use crate::snapshot;
+use crate::resource::UnixPath;
+use crate::snapshot::{self, EndpointAddress};
 
 /// How long an address has before the next one is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects to the first of `addresses` that answers within `connect_timeout`. `addresses` holds the
-/// preferred address and at most one of the other family.
+/// Connects to the address of `pick` that answers first within `connect_timeout`.
+///
+/// A unix socket is carried as a `TcpStream`, too: reading, writing, splicing, shutting down and polling are
+/// the same system calls for every stream socket, and what is TCP's alone is done here.
 pub(super) async fn connect(
-    addresses: &[SocketAddr],
+    pick: &Pick,
     connect_timeout: Duration,
     keepalive: snapshot::TcpKeepalive,
-) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
+    let address = match &pick.address {
+        EndpointAddress::Ip(address) => *address,
+        EndpointAddress::Unix(path) => {
+            let connected = connect_unix(path).map_err(|error| UpstreamError::connect_at_once(&error));
+            return Ok((connected?, pick.address.clone()));
+        }
+    };
     let deadline = Instant::now() + connect_timeout;
     let keepalive = &probes(keepalive);
-    let connected = match addresses {
-        [] => return Err(UpstreamError::NoHealthyUpstream(None)),
-        [only] => timeout_at(deadline, connect_one(*only, keepalive)).await,
-        [first, second, ..] => timeout_at(deadline, race(*first, *second, keepalive)).await,
+    let connected = match pick.alternate {
+        None => timeout_at(deadline, connect_one(address, keepalive)).await,
+        Some(alternate) => timeout_at(deadline, race(address, alternate, keepalive)).await,
     };
     match connected {
-        Ok(Ok(connected)) => Ok(connected),
+        Ok(Ok((stream, peer))) => Ok((stream, peer.into())),
         Ok(Err(error)) => Err(UpstreamError::connect(&error)),
         Err(_elapsed) => Err(UpstreamError::ConnectTimeout),
     }
@@ -53,6 +64,18 @@ async fn connect_one(address: SocketAddr, keepalive: &TcpKeepalive) -> io::Resul
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
     Ok((stream, address))
+}
+
+/// Connected when it returns: unix sockets have no handshake. A server whose backlog is full is EAGAIN.
+fn connect_unix(path: &UnixPath) -> io::Result<TcpStream> {
+    let address = match path.abstract_name() {
+        Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
+        None => SocketAddrUnix::new(path.as_str())?,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    TcpStream::from_std(net::TcpStream::from(socket))
 }
 
 /// `first` with a head start, then both; the error is that of `first`.
@@ -92,7 +115,7 @@ mod tests {
 
     use socket2::SockRef;
 
-    use super::connect;
+    use super::{Pick, connect};
     use crate::snapshot::TcpKeepalive;
 
     #[tokio::test]
@@ -107,7 +130,8 @@ mod tests {
             // What the kernel would refuse.
             (set(u32::MAX, millis(1), Duration::MAX), (1, 32_767, 127)),
         ] {
-            let (stream, _) = connect(&[address], Duration::from_secs(10), keepalive).await.unwrap();
+            let pick = Pick::of(address, None);
+            let (stream, _) = connect(&pick, Duration::from_secs(10), keepalive).await.unwrap();
             let socket = SockRef::from(&stream);
             assert!(socket.keepalive().unwrap());
             let found = (

@@ -13,12 +13,14 @@ use super::host_set::{HostSet, Terms};
 use super::names::Names;
 use super::outlier::{Detector, Outcome};
 use crate::dns::Resolver;
-use crate::snapshot::{Cluster, Discovery, DnsTarget, Endpoint, LoadBalancer, Placement, Warmup};
+use crate::snapshot::{
+    Cluster, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, Placement, Warmup,
+};
 
 /// The endpoint for one request.
 #[derive(Debug)]
 pub(crate) struct Pick {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: EndpointAddress,
     /// An address of the other family, tried when this one cannot be reached.
     pub(super) alternate: Option<SocketAddr>,
     pub(super) active: Option<ActiveRequest>,
@@ -31,16 +33,8 @@ pub(crate) struct Pick {
 pub(crate) struct Watched(Option<Arc<Host>>);
 
 impl Pick {
-    fn of(address: SocketAddr, alternate: Option<SocketAddr>) -> Self {
-        Self { address, alternate, active: None, watched: Watched::default() }
-    }
-
-    /// The addresses to connect to, preferred first.
-    pub(super) fn addresses(&self) -> ([SocketAddr; 2], usize) {
-        match self.alternate {
-            Some(alternate) => ([self.address, alternate], 2),
-            None => ([self.address, self.address], 1),
-        }
+    pub(super) fn of(address: SocketAddr, alternate: Option<SocketAddr>) -> Self {
+        Self { address: address.into(), alternate, active: None, watched: Watched::default() }
     }
 }
 
@@ -51,7 +45,7 @@ pub(crate) struct Selection<'a> {
     /// Host header or SNI, without port.
     pub(crate) name: Option<&'a str>,
     /// Addresses that failed this request before.
-    pub(crate) avoid: &'a [SocketAddr],
+    pub(crate) avoid: &'a [EndpointAddress],
     /// What the cluster hashes of it.
     pub(crate) hash: Option<u64>,
 }
@@ -102,8 +96,8 @@ impl Endpoints {
             Discovery::OriginalDst { port } => Source::OriginalDst { port: *port },
             Discovery::Static(endpoints) => {
                 let hosts = endpoints.iter().map(|Endpoint { address, weight }| {
-                    let kept = known.iter().find(|host| host.is(*address, *weight));
-                    kept.map_or_else(|| Host::new(*address, *weight, now), Arc::clone)
+                    let kept = known.iter().find(|host| host.is(address, *weight));
+                    kept.map_or_else(|| Host::new(address.clone(), *weight, now), Arc::clone)
                 });
                 Source::Static(HostSet::new(hosts.zip(placements(cluster))))
             }
@@ -145,7 +139,7 @@ impl Endpoints {
                 let host = self
                     .choose_of(preferred, selection)
                     .ok_or_else(|| UpstreamError::NoHealthyUpstream(hosts.failure()))?;
-                Ok(self.pick(host, other.iter().next().map(|host| host.address)))
+                Ok(self.pick(host, other.iter().next().and_then(|host| host.address.as_ip())))
             }
             Source::Dynamic { resolver, port } => {
                 let name = selection.name.ok_or(UpstreamError::NoHealthyUpstream(None))?;
@@ -192,7 +186,7 @@ impl Endpoints {
 
     fn pick(&self, host: &Arc<Host>, alternate: Option<SocketAddr>) -> Pick {
         Pick {
-            address: host.address,
+            address: host.address.clone(),
             alternate,
             active: Some(ActiveRequest::new(Arc::clone(host))),
             watched: Watched(self.detector.is_some().then(|| Arc::clone(host))),
@@ -220,7 +214,7 @@ impl Endpoints {
     }
 
     /// Takes into account what came of a request; how long its host is ejected for, if it is now.
-    pub(super) fn report(&self, watched: &Watched, outcome: Outcome) -> Option<(SocketAddr, Duration)> {
+    pub(super) fn report(&self, watched: &Watched, outcome: Outcome) -> Option<(EndpointAddress, Duration)> {
         let (Some(detector), Some(host)) = (&self.detector, &watched.0) else { return None };
         if !detector.count(&host.health, outcome) {
             return None;
@@ -235,7 +229,7 @@ impl Endpoints {
             }
             Source::OriginalDst { .. } | Source::Dynamic { .. } => None,
         };
-        Some((host.address, lasting?))
+        Some((host.address.clone(), lasting?))
     }
 
     /// Every endpoint that is known now.
@@ -245,7 +239,7 @@ impl Endpoints {
 
     /// Whether `address` is one of the endpoints; `None` when they are not known.
     pub(super) fn has(&self, address: IpAddr) -> Option<bool> {
-        let is_it = |host: &Arc<Host>| host.address.ip() == address;
+        let is_it = |host: &Arc<Host>| host.address.ip() == Some(address);
         match &self.source {
             Source::Static(hosts) => Some(hosts.iter().any(is_it)),
             Source::Names(names) => {
@@ -258,7 +252,7 @@ impl Endpoints {
     }
 
     /// Remembers which family could be reached, after both were tried.
-    pub(super) fn reached(&self, peer: SocketAddr) {
+    pub(super) fn reached(&self, peer: &EndpointAddress) {
         if self.prefer_v6.load(Ordering::Relaxed) != peer.is_ipv6() {
             self.prefer_v6.store(peer.is_ipv6(), Ordering::Relaxed);
         }
@@ -271,9 +265,9 @@ fn placements(cluster: &Cluster) -> impl Iterator<Item = Placement> {
 }
 
 /// An endpoint as it is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointStatus {
-    pub address: SocketAddr,
+    pub address: EndpointAddress,
     pub weight: u32,
     pub active_requests: u32,
     /// How long it stays ejected, if it is; then it comes back at the end of an interval.
@@ -283,7 +277,7 @@ pub struct EndpointStatus {
 impl EndpointStatus {
     fn of(host: &Host) -> Self {
         Self {
-            address: host.address,
+            address: host.address.clone(),
             weight: host.weight,
             active_requests: host.active(),
             ejected_for: host.health.ejected_until().map(|until| until.since(Moment::now())),

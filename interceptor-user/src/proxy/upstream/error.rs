@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::bounds::Overflow;
 use super::outlier::Outcome;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
+use crate::snapshot::EndpointAddress;
 
 /// Envoy's StreamResetReason, as far as a reply can name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum UpstreamError {
 pub struct ConnectError {
     pub error: UpstreamError,
     /// `None` when no endpoint was chosen.
-    pub host: Option<SocketAddr>,
+    pub host: Option<EndpointAddress>,
 }
 
 impl From<UpstreamError> for ConnectError {
@@ -77,7 +77,7 @@ impl From<Overflow> for UpstreamError {
 
 impl UpstreamError {
     /// The same, of a connection to `host`.
-    pub(super) fn at(self, host: SocketAddr) -> ConnectError {
+    pub(super) fn at(self, host: EndpointAddress) -> ConnectError {
         ConnectError { error: self, host: Some(host) }
     }
 
@@ -90,8 +90,15 @@ impl UpstreamError {
                 | io::ErrorKind::AddrNotAvailable
                 | io::ErrorKind::PermissionDenied
         );
-        let when = if immediate { "immediate" } else { "delayed" };
-        Self::Connect(format!("{when} connect error: {}", describe(error)).into())
+        if immediate {
+            return Self::connect_at_once(error);
+        }
+        Self::Connect(format!("delayed connect error: {}", describe(error)).into())
+    }
+
+    /// A connect that failed before it returned, as Envoy tells those.
+    pub fn connect_at_once(error: &io::Error) -> Self {
+        Self::Connect(format!("immediate connect error: {}", describe(error)).into())
     }
 
     pub fn flag(&self) -> ResponseFlag {

@@ -1,17 +1,16 @@
 //! One address of a cluster, and what is known of it: load, age, health. It outlives the lists it is in.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::clock::Moment;
 use super::outlier::Health;
-use crate::snapshot::Warmup;
+use crate::snapshot::{EndpointAddress, Warmup};
 
 #[derive(Debug)]
 pub(super) struct Host {
-    pub(super) address: SocketAddr,
+    pub(super) address: EndpointAddress,
     pub(super) weight: u32,
     pub(super) known_since: Moment,
     pub(super) health: Health,
@@ -19,7 +18,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(address: SocketAddr, weight: u32, now: Moment) -> Arc<Self> {
+    pub(super) fn new(address: EndpointAddress, weight: u32, now: Moment) -> Arc<Self> {
         Arc::new(Self {
             address,
             weight: weight.max(1),
@@ -30,8 +29,8 @@ impl Host {
     }
 
     /// Whether it stands for an endpoint of this address and weight.
-    pub(super) fn is(&self, address: SocketAddr, weight: u32) -> bool {
-        self.address == address && self.weight == weight.max(1)
+    pub(super) fn is(&self, address: &EndpointAddress, weight: u32) -> bool {
+        self.address == *address && self.weight == weight.max(1)
     }
 
     /// Requests that it has now.

@@ -1,7 +1,6 @@
 //! The hosts of a cluster at one time, and the choice of one: by distance first, then by policy. Tables for
 //! hashing are made once for a list of hosts, when the first request needs one.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use twox_hash::XxHash64;
@@ -12,7 +11,7 @@ use super::host::Host;
 use super::maglev::Maglev;
 use super::outlier::Detector;
 use super::ring_hash::Ring;
-use crate::snapshot::{LoadBalancer, Placement};
+use crate::snapshot::{EndpointAddress, LoadBalancer, Placement};
 
 #[derive(Debug, Default)]
 pub(super) struct HostSet {
@@ -99,7 +98,7 @@ impl HostSet {
         self.groups.iter().flat_map(|group| &group.hosts)
     }
 
-    pub(super) fn find(&self, address: SocketAddr, weight: u32) -> Option<&Arc<Host>> {
+    pub(super) fn find(&self, address: &EndpointAddress, weight: u32) -> Option<&Arc<Host>> {
         self.iter().find(|host| host.is(address, weight))
     }
 

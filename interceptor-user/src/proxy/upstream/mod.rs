@@ -43,7 +43,7 @@ pub(crate) use tls::{TlsClient, look_at_files, of_io_error as tls_failure};
 
 use super::downstream::Downstream;
 use crate::dns::Resolver;
-use crate::snapshot::{Cluster, UpstreamProtocol};
+use crate::snapshot::{Cluster, EndpointAddress, UpstreamProtocol};
 use bounds::{ConnectionSlot, Usage};
 use pool::Wanted;
 
@@ -72,7 +72,7 @@ pub struct ClusterRuntime {
 #[derive(Debug)]
 struct Connected {
     io: UpstreamIo,
-    peer: SocketAddr,
+    peer: EndpointAddress,
     local: Option<SocketAddr>,
 }
 
@@ -173,10 +173,10 @@ impl ClusterRuntime {
         server_name: &str,
         purpose: tls::Purpose,
         downstream: &Downstream,
-    ) -> Result<(TlsStream<TcpStream>, SocketAddr), UpstreamError> {
+    ) -> Result<(TlsStream<TcpStream>, EndpointAddress), UpstreamError> {
         let config = tls.config(purpose)?;
         let (stream, peer) = self.dial(pick, downstream).await?;
-        let stream = TlsClient::handshake(config, stream, server_name, peer).await?;
+        let stream = TlsClient::handshake(config, stream, server_name, peer.ip()).await?;
         Ok((stream, peer))
     }
 
@@ -193,12 +193,11 @@ impl ClusterRuntime {
         &self,
         pick: &Pick,
         downstream: &Downstream,
-    ) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+    ) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
         let Cluster { connect_timeout, tcp_keepalive, .. } = *self.cluster;
-        let (addresses, count) = pick.addresses();
-        let mut connected = dial::connect(&addresses[..count], connect_timeout, tcp_keepalive).await?;
-        if count > 1 {
-            self.endpoints.reached(connected.1);
+        let mut connected = dial::connect(pick, connect_timeout, tcp_keepalive).await?;
+        if pick.alternate.is_some() {
+            self.endpoints.reached(&connected.1);
         }
         if let Some(version) = self.cluster.proxy_protocol {
             let Downstream { remote_address, original_dst, .. } = *downstream;

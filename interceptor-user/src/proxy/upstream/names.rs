@@ -10,7 +10,7 @@ use super::clock::Moment;
 use super::host::Host;
 use super::host_set::HostSet;
 use crate::dns::{Answer, AnswerState, NameWatch, Resolver};
-use crate::snapshot::{DnsTarget, Placement};
+use crate::snapshot::{DnsTarget, EndpointAddress, Placement};
 
 /// The names of a cluster. Asked for from the first request on, so that names which nobody uses cost
 /// no lookups; after a reload of a cluster in use at once.
@@ -115,13 +115,13 @@ impl Hosts {
         let (mut v4, mut v6): (Vec<(Arc<Host>, Placement)>, Vec<_>) = Default::default();
         for ((target, placement), answer) in targets.iter().zip(&answers) {
             for address in answer.addresses.iter() {
-                let address = SocketAddr::new(*address, target.port);
+                let address = EndpointAddress::Ip(SocketAddr::new(*address, target.port));
                 let hosts = if address.is_ipv6() { &mut v6 } else { &mut v4 };
                 if (logical && !hosts.is_empty()) || hosts.iter().any(|(host, _)| host.address == address) {
                     continue;
                 }
-                let kept = previous.family(address.is_ipv6()).find(address, target.weight);
-                let host = kept.map_or_else(|| Host::new(address, target.weight, now), Arc::clone);
+                let kept = previous.family(address.is_ipv6()).find(&address, target.weight);
+                let host = kept.map_or_else(|| Host::new(address.clone(), target.weight, now), Arc::clone);
                 hosts.push((host, *placement));
             }
         }

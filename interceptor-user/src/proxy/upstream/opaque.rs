@@ -13,7 +13,7 @@ use super::{
     hash, host, tls,
 };
 use crate::proxy::downstream::Downstream;
-use crate::snapshot::{TunnelMethod, UpstreamProtocol};
+use crate::snapshot::{EndpointAddress, TunnelMethod, UpstreamProtocol};
 
 /// How an HTTP server's answer begins.
 const HTTP_ANSWER: &[u8; 5] = b"HTTP/";
@@ -25,7 +25,8 @@ const FIRST_BYTES_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct OpaqueUpstream {
     pub(crate) io: OpaqueIo,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: EndpointAddress,
+    /// `None` of a unix socket, as in Envoy.
     pub(crate) local: Option<SocketAddr>,
     _active: Option<host::ActiveRequest>,
     _slot: Option<ConnectionSlot>,
@@ -34,6 +35,7 @@ pub(crate) struct OpaqueUpstream {
 /// Boxed where it is large and rare.
 #[derive(Debug)]
 pub(crate) enum OpaqueIo {
+    /// A unix socket, too.
     Plain(TcpStream),
     Tls(Box<BufReader<TlsStream<TcpStream>>>),
     Post(Box<BufReader<PostTunnel>>),
@@ -92,7 +94,7 @@ impl ClusterRuntime {
         &self,
         pick: &Pick,
         downstream: &Downstream,
-    ) -> Result<(OpaqueIo, SocketAddr, Option<SocketAddr>), UpstreamError> {
+    ) -> Result<(OpaqueIo, EndpointAddress, Option<SocketAddr>), UpstreamError> {
         let tunnel = self.cluster.tunnel.as_ref().map(|tunnel| (tunnel.method, &*tunnel.target));
         let Some(tls) = &self.tls else {
             let (mut stream, peer) = self.dial(pick, downstream).await?;

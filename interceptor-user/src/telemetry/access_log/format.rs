@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
-use crate::snapshot::AccessLogEncoding;
+use crate::snapshot::{AccessLogEncoding, EndpointAddress};
 use crate::telemetry::record::{AccessRecord, HttpRecord};
 
 /// Appends the line, newline included.
@@ -61,7 +61,7 @@ fn append_text(line: &mut Vec<u8>, record: &AccessRecord) -> fmt::Result {
         Quoted(fields.user_agent.as_deref()),
         Quoted(fields.request_id.as_deref()),
         Quoted(fields.authority.as_deref()),
-        OrDash(record.upstream_host),
+        Host(record.upstream_host.as_ref()),
     )?;
     write!(
         out,
@@ -99,7 +99,8 @@ struct JsonLine<'a> {
     #[serde(serialize_with = "displayed")]
     start_time: StartTime,
     upstream_cluster: Option<&'a str>,
-    upstream_host: Option<std::net::SocketAddr>,
+    #[serde(serialize_with = "displayed_or_null")]
+    upstream_host: Option<&'a EndpointAddress>,
     upstream_local_address: Option<std::net::SocketAddr>,
     #[serde(serialize_with = "header_milliseconds")]
     upstream_service_time: Option<Duration>,
@@ -130,7 +131,7 @@ impl<'a> JsonLine<'a> {
             route_name: record.route_name.as_deref(),
             start_time: StartTime(record.start_time),
             upstream_cluster: record.upstream_cluster.as_ref().map(|cluster| &*cluster.0),
-            upstream_host: record.upstream_host,
+            upstream_host: record.upstream_host.as_ref(),
             upstream_local_address: record.upstream_local_address,
             upstream_service_time: http.and_then(|http| http.upstream_service_time),
             upstream_transport_failure_reason: record
@@ -145,6 +146,16 @@ impl<'a> JsonLine<'a> {
 
 fn displayed<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+fn displayed_or_null<T: fmt::Display, S: Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn header_milliseconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -171,6 +182,19 @@ impl<T: fmt::Display> fmt::Display for OrDash<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Some(value) => value.fmt(formatter),
+            None => formatter.write_str("-"),
+        }
+    }
+}
+
+/// Whom was sent to, between quotes.
+struct Host<'a>(Option<&'a EndpointAddress>);
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(EndpointAddress::Ip(address)) => address.fmt(formatter),
+            Some(EndpointAddress::Unix(path)) => Quoted(Some(path.as_str())).fmt(formatter),
             None => formatter.write_str("-"),
         }
     }

@@ -16,7 +16,11 @@ const POLICIES: [Policy; 3] = [Policy::LeastRequest, Policy::RoundRobin, Policy:
 
 fn hosts(weights: &[u32]) -> Vec<Arc<Host>> {
     let address = |index: usize| SocketAddr::from(([10, 0, 0, u8::try_from(index).unwrap()], 80));
-    weights.iter().enumerate().map(|(index, weight)| Host::new(address(index), *weight, Moment(1))).collect()
+    weights
+        .iter()
+        .enumerate()
+        .map(|(index, weight)| Host::new(address(index).into(), *weight, Moment(1)))
+        .collect()
 }
 
 fn eject(host: &Host) {
@@ -135,7 +139,7 @@ fn all_ejected_is_nobody_but_in_panic() {
 fn a_tried_host_is_avoided_while_there_is_another() {
     let hosts = hosts(&[1, 1, 1]);
     let cursor = AtomicUsize::new(0);
-    let avoid = [hosts[0].address, hosts[2].address];
+    let avoid = [hosts[0].address.clone(), hosts[2].address.clone()];
     let choice = Choice { everybody: false, avoid: &avoid, warmup: None, cursor: &cursor, now: NOW };
     for policy in POLICIES {
         for _ in 0..50 {
@@ -156,7 +160,7 @@ fn a_new_host_gets_what_is_due() {
         for (seconds, expected) in [(0, [10, 1]), (50, [2, 1]), (100, [1, 1])] {
             let mut hosts = hosts(&[1]);
             let address = SocketAddr::from(([10, 0, 0, 9], 80));
-            hosts.push(Host::new(address, 1, Moment(NOW.0 - seconds * 1000)));
+            hosts.push(Host::new(address.into(), 1, Moment(NOW.0 - seconds * 1000)));
             assert_shares(&counts(&hosts, policy, 8000, Some(&warmup)), &expected);
         }
     }

@@ -12,7 +12,9 @@ use crate::proxy::upstream::balance::Choice;
 use crate::proxy::upstream::clock::Moment;
 use crate::proxy::upstream::host::Host;
 use crate::proxy::upstream::outlier::Detector;
-use crate::snapshot::{LoadBalancer, OutlierDetection, Placement};
+use crate::proxy::upstream::ring_hash::Ring;
+use crate::resource::UnixPath;
+use crate::snapshot::{EndpointAddress, LoadBalancer, OutlierDetection, Placement};
 
 const NOW: Moment = Moment(1000);
 const HASHING: [LoadBalancer; 2] =
@@ -35,7 +37,7 @@ impl Cluster {
                 [placement.priority, placement.locality].map(|part| u8::try_from(part).unwrap());
             let host = move |number| {
                 let address = SocketAddr::from(([10, priority, locality, number], 80));
-                (Host::new(address, 1, NOW), *placement)
+                (Host::new(address.into(), 1, NOW), *placement)
             };
             (0..*count).map(host)
         });
@@ -52,7 +54,7 @@ impl Cluster {
     }
 
     fn eject(&self, which: impl Fn(SocketAddr) -> bool) {
-        for host in self.hosts.iter().filter(|host| which(host.address)) {
+        for host in self.hosts.iter().filter(|host| which(host.address.as_ip().unwrap())) {
             let all = self.hosts.iter().map(|host| &host.health);
             assert!(self.detector.eject(&host.health, all, NOW).is_some());
         }
@@ -64,9 +66,10 @@ impl Cluster {
         hash: Option<u64>,
         avoid: &[SocketAddr],
     ) -> Option<SocketAddr> {
-        let choice = Choice { everybody: true, avoid, warmup: None, cursor: &self.cursor, now: NOW };
+        let avoid: Vec<_> = avoid.iter().copied().map(EndpointAddress::from).collect();
+        let choice = Choice { everybody: true, avoid: &avoid, warmup: None, cursor: &self.cursor, now: NOW };
         let detector = Some(&self.detector).filter(|detector| detector.has_ejected());
-        self.hosts.choose(Terms { load_balancer, detector, hash, choice }).map(|host| host.address)
+        self.hosts.choose(Terms { load_balancer, detector, hash, choice })?.address.as_ip()
     }
 
     /// How many of 10,000 requests go where, by the second and third byte of the address.
@@ -182,6 +185,23 @@ fn a_hash_goes_to_one_place() {
     }
 }
 
+/// Envoy hashes what it prints: the bare path of a unix socket.
+#[test]
+fn a_unix_socket_is_hashed_by_its_path() {
+    let ip = SocketAddr::from(([10, 0, 0, 1], 80));
+    let unix = UnixPath::of_address("unix:///run/a.sock").unwrap().unwrap();
+    let hosts = [ip.into(), EndpointAddress::Unix(unix)].map(|address| Host::new(address, 1, NOW));
+    let cursor = AtomicUsize::default();
+    let choice = Choice { everybody: true, avoid: &[], warmup: None, cursor: &cursor, now: NOW };
+    let ring = Ring::new([("10.0.0.1:80", 1), ("/run/a.sock", 1)].into_iter(), 1024);
+    let set = HostSet::new(hosts.iter().map(|host| (Arc::clone(host), Placement::default())));
+    for hash in (0..100_u64).map(|hash| hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)) {
+        let terms = Terms { load_balancer: HASHING[0], detector: None, hash: Some(hash), choice };
+        let expected = &hosts[ring.walk(hash).next().unwrap()];
+        assert_eq!(set.choose(terms).unwrap().address, expected.address);
+    }
+}
+
 #[test]
 fn another_try_goes_elsewhere() {
     let cluster = Cluster::of(4);
@@ -209,7 +229,7 @@ fn tables_outlive_a_change_of_order() {
             .map(|hash| {
                 let hash = Some(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15));
                 let terms = Terms { load_balancer: HASHING[0], detector: None, hash, choice };
-                set.choose(terms).map(|host| host.address)
+                set.choose(terms).map(|host| host.address.clone())
             })
             .collect()
     };

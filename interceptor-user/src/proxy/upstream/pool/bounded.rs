@@ -64,7 +64,7 @@ impl Pools {
     pub(super) async fn room_for_one(
         &self,
         connections: &Arc<Connections>,
-        key: PoolKey,
+        key: &PoolKey,
         wanted: &Wanted<'_>,
     ) -> Room {
         if let Some(slot) = connections.enter() {
@@ -79,7 +79,7 @@ impl Pools {
             here.as_mut().enable();
             anywhere.as_mut().enable();
             if !wanted.fresh
-                && let Some((sender, facts)) = self.kept(&key, wanted.server_name)
+                && let Some((sender, facts)) = self.kept(key, wanted.server_name)
             {
                 return Room::Kept(sender, facts);
             }

@@ -27,7 +27,7 @@ pub(super) async fn connect_http1(
     pools: &Rc<Pools>,
     runtime: &Arc<ClusterRuntime>,
     pick: &Pick,
-    key: PoolKey,
+    key: &PoolKey,
     wanted: &Wanted<'_>,
     slot: Option<ConnectionSlot>,
 ) -> Result<(http1::SendRequest<RequestBody>, Rc<ConnectionFacts>), UpstreamError> {
@@ -48,7 +48,7 @@ pub(super) async fn connect_http2(
     pools: &Rc<Pools>,
     runtime: &Arc<ClusterRuntime>,
     pick: &Pick,
-    key: PoolKey,
+    key: &PoolKey,
     wanted: &Wanted<'_>,
     slot: Option<ConnectionSlot>,
 ) -> Result<(http2::SendRequest<RequestBody>, Rc<ConnectionFacts>), UpstreamError> {
@@ -74,7 +74,7 @@ pub(super) async fn connect_http2(
 
 fn facts(
     runtime: &Arc<ClusterRuntime>,
-    key: PoolKey,
+    key: &PoolKey,
     wanted: &Wanted<'_>,
     connected: &Connected,
     slot: Option<ConnectionSlot>,
@@ -84,9 +84,9 @@ fn facts(
     let requests_max =
         if cluster.proxy_protocol.is_some() { Some(1) } else { cluster.max_requests_per_connection };
     Rc::new(ConnectionFacts {
-        key,
+        key: key.clone(),
         server_name: wanted.server_name.map(Into::into),
-        peer: connected.peer,
+        peer: connected.peer.clone(),
         local: connected.local,
         requests_max,
         requests: Cell::new(0),

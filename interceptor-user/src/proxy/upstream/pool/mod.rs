@@ -23,17 +23,17 @@ use super::host::ActiveRequest;
 use super::{ClusterRuntime, Pick, RuntimeId};
 use crate::proxy::downstream::Downstream;
 use crate::proxy::http::upload::RequestBody;
-use crate::snapshot::UpstreamProtocol;
+use crate::snapshot::{EndpointAddress, UpstreamProtocol};
 use connect::{connect_http1, connect_http2};
 
 /// Idle HTTP/1 connections that a worker keeps, all clusters together.
 const IDLE_CONNECTIONS_MAX: usize = 1024;
 
 /// Which connections can stand in for each other, but for the TLS server name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct PoolKey {
     runtime: RuntimeId,
-    address: SocketAddr,
+    address: EndpointAddress,
     protocol: UpstreamProtocol,
     preserve_header_case: bool,
 }
@@ -57,7 +57,7 @@ pub(crate) struct ConnectionFacts {
     key: PoolKey,
     server_name: Option<Box<str>>,
     /// The address that answered, which is not `key.address` when another family did.
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: EndpointAddress,
     pub(crate) local: Option<SocketAddr>,
     requests_max: Option<u32>,
     requests: Cell<u32>,
@@ -203,12 +203,13 @@ impl Pools {
         wanted: Wanted<'_>,
     ) -> Result<Lease, UpstreamError> {
         let Wanted { server_name, protocol, preserve_header_case, fresh, .. } = wanted;
-        let key = PoolKey { runtime: runtime.id(), address: pick.address, protocol, preserve_header_case };
+        let key =
+            PoolKey { runtime: runtime.id(), address: pick.address.clone(), protocol, preserve_header_case };
         let kept = if fresh { None } else { self.kept(&key, server_name) };
         let (sender, facts, reused) = match kept {
             Some((sender, facts)) => (sender, facts, true),
             // Boxed, so that requests on kept connections carry no room for making one.
-            None => Box::pin(self.obtain(runtime, &pick, key, &wanted)).await?,
+            None => Box::pin(self.obtain(runtime, &pick, &key, &wanted)).await?,
         };
         facts.requests.set(facts.requests.get().saturating_add(1));
         let stream = match key.protocol {
@@ -243,7 +244,7 @@ impl Pools {
         self: &Rc<Self>,
         runtime: &Arc<ClusterRuntime>,
         pick: &Pick,
-        key: PoolKey,
+        key: &PoolKey,
         wanted: &Wanted<'_>,
     ) -> Result<(Sender, Rc<ConnectionFacts>, bool), UpstreamError> {
         let _pending = runtime.usage().pending()?;
@@ -251,7 +252,7 @@ impl Pools {
             UpstreamProtocol::Http1 => None,
             UpstreamProtocol::Http2 => {
                 let turn = self.turn(key).await?;
-                if let Some((sender, facts)) = self.share(&key, wanted.server_name) {
+                if let Some((sender, facts)) = self.share(key, wanted.server_name) {
                     return Ok((sender, facts, true));
                 }
                 Some(turn)
@@ -281,7 +282,7 @@ impl Pools {
         self: &Rc<Self>,
         runtime: &Arc<ClusterRuntime>,
         pick: &Pick,
-        key: PoolKey,
+        key: &PoolKey,
         wanted: &Wanted<'_>,
         slot: Option<ConnectionSlot>,
     ) -> Result<(Sender, Rc<ConnectionFacts>), UpstreamError> {
@@ -305,12 +306,12 @@ impl Pools {
         Ok((Sender::Http2(sender, users), facts))
     }
 
-    fn with_pool<T>(&self, key: PoolKey, change: impl FnOnce(&mut EndpointPool) -> T) -> T {
-        change(self.endpoints.borrow_mut().entry(key).or_default())
+    fn with_pool<T>(&self, key: &PoolKey, change: impl FnOnce(&mut EndpointPool) -> T) -> T {
+        change(self.endpoints.borrow_mut().entry(key.clone()).or_default())
     }
 
     /// Waits for the turn to make an HTTP/2 connection. Fails with the one that was waited for.
-    async fn turn(&self, key: PoolKey) -> Result<tokio::sync::OwnedMutexGuard<()>, UpstreamError> {
+    async fn turn(&self, key: &PoolKey) -> Result<tokio::sync::OwnedMutexGuard<()>, UpstreamError> {
         let (connecting, begun) = self.with_pool(key, |pool| (Arc::clone(&pool.connecting), pool.begun));
         if let Ok(turn) = Arc::clone(&connecting).try_lock_owned() {
             return Ok(turn);
@@ -357,7 +358,7 @@ impl Pools {
         {
             oldest.idle.remove(0);
         }
-        let pool = endpoints.entry(idle.facts.key).or_default();
+        let pool = endpoints.entry(idle.facts.key.clone()).or_default();
         pool.idle.push(idle);
         pool.waiting.wake();
     }
@@ -427,7 +428,7 @@ mod tests {
         let pools = Pools::default();
         let key = |port| PoolKey {
             runtime: RuntimeId(0),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into(),
             protocol: UpstreamProtocol::Http1,
             preserve_header_case: false,
         };

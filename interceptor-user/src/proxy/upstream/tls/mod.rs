@@ -6,7 +6,7 @@ mod failure;
 mod material;
 mod verify;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -87,14 +87,15 @@ impl TlsClient {
         }
     }
 
-    /// The handshake. `name` comes from [`Self::server_name`]; as an address it is not sent as SNI.
+    /// The handshake. `name` comes from [`Self::server_name`]; as an address it is not sent as SNI. A unix
+    /// socket has no `peer`.
     pub(super) async fn handshake(
         config: Arc<ClientConfig>,
         stream: TcpStream,
         name: &str,
-        peer: SocketAddr,
+        peer: Option<IpAddr>,
     ) -> Result<TlsStream<TcpStream>, UpstreamError> {
-        let connecting = TlsConnector::from(config).connect(server_name(name, peer.ip()), stream);
+        let connecting = TlsConnector::from(config).connect(server_name(name, peer), stream);
         connecting.await.map_err(|error| UpstreamError::Tls(failure::of_handshake(&error).into()))
     }
 
@@ -182,8 +183,10 @@ fn config(origination: &TlsOrigination, verify_host: bool) -> Result<ClientConfi
     }
 }
 
-/// What is not a name is verified, and fails, as the address that was connected to.
-fn server_name(name: &str, peer: IpAddr) -> ServerName<'static> {
+/// What is not a name is verified, and fails, as the address that was connected to; without one as
+/// nobody's.
+fn server_name(name: &str, peer: Option<IpAddr>) -> ServerName<'static> {
+    let peer = peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let name = name.strip_suffix('.').unwrap_or(name);
     ServerName::try_from(name.to_owned()).unwrap_or(ServerName::IpAddress(peer.into()))
 }

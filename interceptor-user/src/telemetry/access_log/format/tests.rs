@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use super::append_line;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
-use crate::snapshot::{AccessLogEncoding, ClusterName};
+use crate::resource::UnixPath;
+use crate::snapshot::{AccessLogEncoding, ClusterName, EndpointAddress};
 use crate::telemetry::record::{AccessRecord, HttpRecord};
 
 fn at(time: &str) -> SystemTime {
@@ -28,6 +29,12 @@ fn json(record: &AccessRecord) -> String {
 
 fn cluster(name: &str) -> Option<ClusterName> {
     Some(ClusterName(name.into()))
+}
+
+fn host(address: &str) -> Option<EndpointAddress> {
+    let unix = |path: Result<_, _>| EndpointAddress::Unix(path.unwrap());
+    let ip = || EndpointAddress::Ip(address.parse().unwrap());
+    Some(UnixPath::of_address(address).map_or_else(ip, unix))
 }
 
 fn tcp(time: &str) -> AccessRecord {
@@ -68,7 +75,7 @@ fn via_upstream() -> AccessRecord {
         response_code_details: Some("via_upstream".into()),
         bytes_sent: 1135,
         duration: Duration::from_millis(72),
-        upstream_host: Some("54.236.246.173:80".parse().unwrap()),
+        upstream_host: host("54.236.246.173:80"),
         upstream_cluster: cluster("outbound|80||httpbin.org"),
         upstream_local_address: Some("192.168.77.112:40152".parse().unwrap()),
         downstream_local_address: "3.220.112.94:80".parse().unwrap(),
@@ -111,7 +118,7 @@ fn tls_passthrough() -> AccessRecord {
         bytes_received: 940,
         bytes_sent: 5946,
         duration: Duration::from_millis(217),
-        upstream_host: Some("18.211.234.122:443".parse().unwrap()),
+        upstream_host: host("18.211.234.122:443"),
         upstream_cluster: cluster("outbound|443||httpbin.org"),
         upstream_local_address: Some("10.244.0.6:56320".parse().unwrap()),
         downstream_local_address: "10.244.0.6:8443".parse().unwrap(),
@@ -194,6 +201,26 @@ fn json_lines_are_envoys() {
     }
     let value: serde_json::Value = serde_json::from_str(&json(&via_upstream())).unwrap();
     assert_eq!(value.as_object().unwrap().len(), 24);
+}
+
+/// Envoy's `PipeInstance::asString` is the bare path; the local end of a pipe has no address.
+#[test]
+fn a_unix_socket_is_its_path() {
+    for (address, quoted, logged) in [
+        ("unix:///run/a.sock", r#"" "/run/a.sock" outbound"#, "/run/a.sock"),
+        ("unix://@a", r#"" "@a" outbound"#, "@a"),
+        (r#"unix:///a" "b c\"#, r#"" "/a\" \"b c\\" outbound"#, r#"/a" "b c\"#),
+    ] {
+        let record =
+            AccessRecord { upstream_host: host(address), upstream_local_address: None, ..via_upstream() };
+        let line = text(&record);
+        assert!(line.contains(quoted) && line.contains(" outbound|80||httpbin.org - 3.220"), "{line}");
+        let parsed: serde_json::Value = serde_json::from_str(&json(&record)).unwrap();
+        assert_eq!(
+            (&parsed["upstream_host"], &parsed["upstream_local_address"]),
+            (&logged.into(), &serde_json::Value::Null)
+        );
+    }
 }
 
 #[test]
