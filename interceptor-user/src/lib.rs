@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod analysis;
 pub mod cli;
+pub mod cni;
 pub mod compile;
 pub mod datapath;
 pub mod dns;

@@ -2,6 +2,7 @@
 
 mod analyze;
 mod client;
+mod cni;
 mod completion;
 mod config;
 mod exec;
@@ -59,6 +60,7 @@ enum Command {
     Analyze(analyze::Arguments),
     Explain(Box<explain::Arguments>),
     Config(Box<config::Arguments>),
+    Cni(cni::Arguments),
     Completion(completion::Arguments),
     Man(man::Arguments),
     #[command(name = enter::SUBCOMMAND, hide = true)]
@@ -69,23 +71,28 @@ enum Command {
 
 /// The whole program: from the command line to the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
+    let outcome = if crate::cni::is_called_by_runtime() { crate::cni::run() } else { run(Cli::parse()) };
+    outcome.unwrap_or_else(|error| {
+        report(&error);
+        ExitCode::from(FAILURE)
+    })
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
         Command::Exec(arguments) => {
             logging::start(cli.verbose).and_then(|()| crate::exec::run(&arguments.into_settings()))
         }
         Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Explain(arguments) => logging::start(cli.verbose).and_then(|()| explain::run(*arguments)),
         Command::Config(arguments) => logging::start(cli.verbose).and_then(|()| config::run(*arguments)),
+        // What an installer does to a node is worth a line.
+        Command::Cni(arguments) => logging::start(cli.verbose.max(1)).and_then(|()| cni::run(arguments)),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),
         Command::Watch(arguments) => watcher::run(&arguments),
-    };
-    outcome.unwrap_or_else(|error| {
-        report(&error);
-        ExitCode::from(FAILURE)
-    })
+    }
 }
 
 /// With stderr gone there is nobody to tell.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `3s`, `100ms`, `1h2m`, `1.5s`, `0`; `None` for anything else, negative ones among them.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     const DURATION_BYTES_MAX: usize = 64;
     if text == "0" {
         return Some(Duration::ZERO);

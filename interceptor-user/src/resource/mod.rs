@@ -59,6 +59,7 @@ pub use decode::Spanned;
 pub use destination_rule::DestinationRule;
 pub(crate) use diagnostic::printable;
 pub use diagnostic::{Diagnostic, Level, Origin, Position};
+pub(crate) use duration::parse as parse_duration;
 pub use endpoint_slice::EndpointSlice;
 pub use gateway::Gateway;
 pub use json::Json;
