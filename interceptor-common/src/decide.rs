@@ -49,6 +49,18 @@ pub fn decide_unknown(destination: Ip16) -> Verdict {
     }
 }
 
+/// The verdict on a connection of a pod about which nobody has decided yet. None: it stays in the pod.
+#[inline(always)]
+pub fn decide_undecided(destination: Ip16, allow: bool) -> Option<Verdict> {
+    if destination.is_unspecified() || destination.is_loopback() {
+        None
+    } else if allow {
+        Some(Verdict::Bypass(Reason::UndecidedAllowed))
+    } else {
+        Some(Verdict::Deny(Reason::UndecidedRefused))
+    }
+}
+
 /// Addresses that never leave the host or the link, whatever the policy.
 #[inline(always)]
 fn left_alone(ip: Ip16) -> Option<Reason> {
@@ -155,6 +167,17 @@ mod tests {
             let flow = Flow { destination: ip.into(), port: Port(port) };
             let (ports, prefix) = (PortFlags(ports), PrefixFlags(prefix));
             prop_assert_eq!(decide(&flow, ports, prefix), model(ip, ports, prefix));
+        }
+
+        #[test]
+        fn undecided_pods_reach_their_loopback_and_no_more_unless_allowed(ip in addresses(), allow in any::<bool>()) {
+            let standard = ip.to_canonical();
+            let expected = match (standard.is_unspecified() || standard.is_loopback(), allow) {
+                (true, _) => None,
+                (false, true) => Some(Verdict::Bypass(Reason::UndecidedAllowed)),
+                (false, false) => Some(Verdict::Deny(Reason::UndecidedRefused)),
+            };
+            prop_assert_eq!(decide_undecided(ip.into(), allow), expected);
         }
 
         #[test]

@@ -10,5 +10,7 @@ pub mod decide;
 pub mod event;
 pub mod flow;
 pub mod name_server;
+pub mod pod;
 pub mod policy;
+pub mod settings;
 pub mod verdict;

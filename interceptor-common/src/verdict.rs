@@ -1,5 +1,30 @@
 //! What is decided about a connection, and why: one vocabulary for programs, counters, `explain` and docs.
 
+/// What came of a connection, for those who count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Effect {
+    Redirected,
+    Bypassed,
+    Refused,
+    /// Let through because nobody has decided about the pod yet.
+    Undecided,
+    /// None of a connection's: an event was lost.
+    EventDropped,
+}
+
+impl Effect {
+    /// As metrics and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redirected => "redirected",
+            Self::Bypassed => "bypassed",
+            Self::Refused => "refused",
+            Self::Undecided => "undecided",
+            Self::EventDropped => "event_dropped",
+        }
+    }
+}
+
 /// What happens to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -25,6 +50,8 @@ pub enum Reason {
     NotIncluded = 8,
     NameServersFull = 9,
     NameServerBoundToDevice = 10,
+    AgentDown = 11,
+    UndecidedAllowed = 12,
 
     IncludedPort = 16,
     IncludedRange = 17,
@@ -38,12 +65,13 @@ pub enum Reason {
     BoundToDevice = 37,
     ListenerPort = 38,
     PolicyMissing = 39,
+    UndecidedRefused = 40,
 
     EventDropped = 48,
 }
 
 impl Reason {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::ExcludedPort,
         Self::Loopback,
         Self::Unspecified,
@@ -54,6 +82,8 @@ impl Reason {
         Self::NotIncluded,
         Self::NameServersFull,
         Self::NameServerBoundToDevice,
+        Self::AgentDown,
+        Self::UndecidedAllowed,
         Self::IncludedPort,
         Self::IncludedRange,
         Self::NameServer,
@@ -65,6 +95,7 @@ impl Reason {
         Self::BoundToDevice,
         Self::ListenerPort,
         Self::PolicyMissing,
+        Self::UndecidedRefused,
         Self::EventDropped,
     ];
 
@@ -90,6 +121,8 @@ impl Reason {
             Self::NotIncluded => "not_included",
             Self::NameServersFull => "name_servers_full",
             Self::NameServerBoundToDevice => "name_server_bound_to_device",
+            Self::AgentDown => "agent_down",
+            Self::UndecidedAllowed => "undecided_allowed",
             Self::IncludedPort => "included_port",
             Self::IncludedRange => "included_range",
             Self::NameServer => "name_server",
@@ -101,6 +134,7 @@ impl Reason {
             Self::BoundToDevice => "bound_to_device",
             Self::ListenerPort => "listener_port",
             Self::PolicyMissing => "policy_missing",
+            Self::UndecidedRefused => "undecided_refused",
             Self::EventDropped => "event_dropped",
         }
     }
@@ -118,6 +152,8 @@ impl Reason {
             Self::NotIncluded => "neither its port nor its IP range is included",
             Self::NameServersFull => "more name servers are asked than can be told apart",
             Self::NameServerBoundToDevice => "the name server is asked from a socket bound to a device",
+            Self::AgentDown => "the agent is down, and is to be passed by then",
+            Self::UndecidedAllowed => "the pod is not decided yet, and is let through meanwhile",
             Self::IncludedPort => "the port is one of the included outbound ports",
             Self::IncludedRange => "the destination is in an included outbound IP range",
             Self::NameServer => "the datagram is for a name server, and DNS is captured",
@@ -129,7 +165,36 @@ impl Reason {
             Self::BoundToDevice => "the socket is bound to a device and its owner may not unbind it",
             Self::ListenerPort => "the port belongs to the proxy's listener",
             Self::PolicyMissing => "the workload's policy was replaced twice while it was asked",
+            Self::UndecidedRefused => "the pod is not decided yet, and is held meanwhile",
             Self::EventDropped => "the event buffer was full",
+        }
+    }
+
+    pub const fn effect(self) -> Effect {
+        match self {
+            Self::IncludedPort | Self::IncludedRange | Self::NameServer => Effect::Redirected,
+            Self::ExcludedPort
+            | Self::Loopback
+            | Self::Unspecified
+            | Self::Multicast
+            | Self::LinkLocal
+            | Self::OwnAddress
+            | Self::ExcludedRange
+            | Self::NotIncluded
+            | Self::NameServersFull
+            | Self::NameServerBoundToDevice
+            | Self::AgentDown => Effect::Bypassed,
+            Self::UnknownWorkload
+            | Self::NoRoute
+            | Self::NoListener
+            | Self::HandoverFull
+            | Self::OutOfMemory
+            | Self::BoundToDevice
+            | Self::ListenerPort
+            | Self::PolicyMissing
+            | Self::UndecidedRefused => Effect::Refused,
+            Self::UndecidedAllowed => Effect::Undecided,
+            Self::EventDropped => Effect::EventDropped,
         }
     }
 
@@ -142,6 +207,7 @@ impl Reason {
             Self::IncludedPort | Self::IncludedRange | Self::NameServer | Self::EventDropped => false,
             Self::ExcludedPort | Self::ExcludedRange | Self::NotIncluded => true,
             Self::NameServersFull | Self::NameServerBoundToDevice => true,
+            Self::AgentDown | Self::UndecidedAllowed | Self::UndecidedRefused => true,
             Self::UnknownWorkload | Self::NoRoute | Self::NoListener | Self::HandoverFull => true,
             Self::OutOfMemory | Self::BoundToDevice | Self::ListenerPort | Self::PolicyMissing => true,
         }

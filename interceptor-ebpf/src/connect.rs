@@ -18,6 +18,7 @@ use interceptor_common::{
 };
 
 use crate::{
+    down,
     maps::{CONNECTING, HANDOVERS_OPEN, PORTS, PREFIXES, WORKLOADS},
     outcome::{PROCEED, finish},
     sock_addr::{self, Address},
@@ -72,6 +73,10 @@ fn connect(ctx: &SockAddrContext, asked: &Address) -> (i32, Rewrite) {
     let (verdict, rewrite) = match decided(&mut subject, asked) {
         Ok((workload, Verdict::Redirect(reason))) => redirect(ctx, sk, workload, &subject, reason),
         Ok((_, verdict @ (Verdict::Bypass(_) | Verdict::Deny(_)))) => (verdict, Rewrite::Keep),
+        // Whoever enrolls the namespace is not there.
+        Err(Verdict::Deny(Reason::UnknownWorkload)) if down::passes_by() => {
+            (Verdict::Bypass(Reason::AgentDown), Rewrite::Keep)
+        }
         Err(verdict) => (verdict, Rewrite::Keep),
     };
     if !matches!(verdict, Verdict::Redirect(_)) {
@@ -121,6 +126,9 @@ fn redirect(
     subject: &OriginalDestination,
     reason: Reason,
 ) -> (Verdict, Rewrite) {
+    if down::passes_by() {
+        return (Verdict::Bypass(Reason::AgentDown), Rewrite::Keep);
+    }
     let refused = |reason| (Verdict::Deny(reason), Rewrite::Keep);
     let is_v4 = subject.address.is_v4();
     // Without us a connect to a family that the workload has no address of fails at once, and clients fall back to

@@ -16,6 +16,7 @@ use interceptor_common::{
 };
 
 use crate::{
+    down,
     maps::{NAME_SERVERS, PORTS, WORKLOADS},
     outcome::{PROCEED, finish},
     sock_addr::{self, Address},
@@ -96,6 +97,9 @@ fn captured(
     let flags = unsafe { PORTS.get(&port) }.copied().unwrap_or(PortFlags::NONE);
     if flags.has(PortFlags::EXCLUDE) {
         return (Verdict::Bypass(Reason::ExcludedPort), None);
+    }
+    if down::passes_by() {
+        return (Verdict::Bypass(Reason::AgentDown), None);
     }
     // The relay is on loopback, which a socket bound to another device does not reach.
     if sock_addr::bound_ifindex(sock_addr::sock(ctx)) != 0 {

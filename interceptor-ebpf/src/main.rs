@@ -8,6 +8,7 @@
 //! | bind4, bind6 | workload's cgroup | the listener's port can't be taken |
 //! | dns_connect4/6, dns_sendmsg4/6 | workload's cgroup, when DNS is captured | a datagram for a name server goes to the relay |
 //! | dns_recvmsg4/6, dns_getpeername4/6 | likewise | the application sees the name server |
+//! | gate_connect4/6 | the common ancestor of all pods | holds pods that are not decided yet |
 //! | original_dst | an unmodified proxy's cgroup | answers SO_ORIGINAL_DST |
 #![no_std]
 #![no_main]
@@ -18,6 +19,8 @@
 mod bind;
 mod connect;
 mod dns;
+mod down;
+mod gate;
 mod handover;
 mod maps;
 mod names;
@@ -111,6 +114,16 @@ pub fn dns_getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn dns_getpeername6(ctx: SockAddrContext) -> i32 {
     dns::show6(&ctx)
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn gate_connect4(ctx: SockAddrContext) -> i32 {
+    gate::connect4(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn gate_connect6(ctx: SockAddrContext) -> i32 {
+    gate::connect6(&ctx)
 }
 
 #[cgroup_sockopt(getsockopt)]

@@ -4,15 +4,17 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{HashMap, LpmTrie, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuHashMap, RingBuf},
 };
 use interceptor_common::{
     addr::Ip16,
     name_server::NameServerKey,
+    pod::PodEntry,
     policy::{
         Connecting, CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
         WorkloadEntry,
     },
+    settings::Settings,
 };
 
 const WORKLOADS_MAX: u32 = 4096;
@@ -29,6 +31,22 @@ pub static PREFIXES: LpmTrie<PrefixKey, PrefixFlags> = LpmTrie::with_max_entries
 /// Agent → programs: what the policies say about ports.
 #[map]
 pub static PORTS: HashMap<PortKey, PortFlags> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// Agent → programs: one entry.
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Agent → programs: when the agent was last alive, in nanoseconds of CLOCK_MONOTONIC. One entry.
+#[map]
+pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Agent → programs: the cgroups of pods that are not ours, which the gate lets be.
+#[map]
+pub static LEFT_ALONE: HashMap<u64, u32> = HashMap::with_max_entries(WORKLOADS_MAX, BPF_F_NO_PREALLOC);
+
+/// Agent → whoever looks: pods by cgroup id. No program reads it.
+#[map]
+pub static PODS: HashMap<u64, PodEntry> = HashMap::with_max_entries(WORKLOADS_MAX, BPF_F_NO_PREALLOC);
 
 /// Programs → agent: connections per workload and reason.
 #[map]

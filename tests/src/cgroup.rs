@@ -65,8 +65,19 @@ impl Cgroup {
 
     fn remove(&self) -> anyhow::Result<()> {
         fs::write(self.path.join("cgroup.kill"), "1").context("cannot kill what is inside")?;
-        crate::eventually("the cgroup to be empty", || fs::remove_dir(&self.path).is_ok())
+        crate::eventually("the cgroup to be empty", || remove_tree(&self.path).is_ok())
     }
+}
+
+/// Cgroups inside cgroups go first; their files go with them.
+fn remove_tree(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
 }
 
 impl Drop for Cgroup {

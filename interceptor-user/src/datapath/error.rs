@@ -44,6 +44,8 @@ pub enum DatapathError {
     Shape { path: PathBuf, found: String, expected: String },
     #[error("this datapath was loaded without pins")]
     NotPinned,
+    #[error("a gate needs settings first: without them it would hold the node itself")]
+    NoSettings,
     #[error("can't identify the cgroup")]
     Cgroup(#[source] io::Error),
     #[error("network namespace {netns_cookie} is not enrolled")]

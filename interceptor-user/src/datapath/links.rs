@@ -95,7 +95,7 @@ impl Datapath {
         for place in Place::ALL {
             for cgroup in pins.cgroups(place)? {
                 let directory = pins.links(place, cgroup);
-                let known: Vec<&str> = [programs::WORKLOAD, programs::DNS].concat();
+                let known = programs::pinned_programs();
                 for name in &known {
                     update(&self.ebpf, name, &directory.join(name), None)?;
                 }
@@ -137,7 +137,7 @@ fn others(directory: &Path, names: &[&str]) -> Result<Vec<String>, DatapathError
 
 /// Detaches everything that is pinned in a directory, and removes it.
 pub(super) fn detach(directory: &Path) -> Result<(), DatapathError> {
-    let known: Vec<&str> = [programs::WORKLOAD, programs::DNS].concat();
+    let known = programs::pinned_programs();
     for other in others(directory, &known)? {
         detach_one(&directory.join(other))?;
     }

@@ -16,8 +16,10 @@ mod listeners;
 mod log;
 mod name_servers;
 mod netns;
+mod node;
 mod original_dst;
 mod pins;
+mod pod_records;
 mod preflight;
 mod programs;
 mod query_sockets;
@@ -42,15 +44,19 @@ pub use events::{ConnectEvent, Events};
 pub use listeners::Listeners;
 pub use name_servers::NameServerReader;
 pub use netns::{netns_cookie, own_addresses};
+pub use node::{NodeSettings, OnAgentDown, Undecided};
 pub use original_dst::{OriginalDst, OriginalDstReader};
 pub use pins::{CgroupId, DEFAULT_PINS};
+pub use pod_records::PodRecord;
 pub use preflight::preflight;
 pub use query_sockets::QuerySockets;
 pub use workloads::Listener;
 
 use counters::Counters;
 use name_servers::NameServers;
+use node::Node;
 use pins::{Pins, Place};
+use pod_records::PodRecords;
 use workloads::Workloads;
 
 /// Programs loaded into the kernel, with their maps and links.
@@ -61,6 +67,8 @@ pub struct Datapath {
     links: Vec<OwnedFd>,
     workloads: Workloads,
     counters: Counters,
+    node: Node,
+    pod_records: PodRecords,
     original_dst: OriginalDstReader,
     name_servers: NameServers,
     events: Option<RingBuf<MapData>>,
@@ -83,6 +91,8 @@ impl Datapath {
         let original_dst = OriginalDstReader::take(&mut ebpf)?;
         let name_servers = NameServers::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
+        let node = Node::take(&mut ebpf)?;
+        let pod_records = PodRecords::take(&mut ebpf)?;
         let workloads = Workloads::take(&mut ebpf)?;
         let events = programs::take_map(&mut ebpf, "EVENTS")?;
         Ok(Self {
@@ -91,6 +101,8 @@ impl Datapath {
             links: Vec::new(),
             workloads,
             counters,
+            node,
+            pod_records,
             original_dst,
             name_servers,
             events: Some(events),

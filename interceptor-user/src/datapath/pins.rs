@@ -4,6 +4,7 @@
 //! <pins>/v<SCHEMA>/maps/<MAP>                          every map but the events' buffer
 //!                 /pods/<cgroup id>/<program>          links on the cgroups of pods
 //!                 /listeners/<cgroup id>/<program>     links on the cgroups in which agents made their listeners
+//!                 /gate/<cgroup id>/<program>          links on the common ancestor of all pods
 //! ```
 //! Agents of one schema take over from each other; one of another schema has a directory of its own.
 
@@ -40,15 +41,17 @@ impl CgroupId {
 pub(super) enum Place {
     Pod,
     Listener,
+    Gate,
 }
 
 impl Place {
-    pub(super) const ALL: [Self; 2] = [Self::Pod, Self::Listener];
+    pub(super) const ALL: [Self; 3] = [Self::Pod, Self::Listener, Self::Gate];
 
     const fn directory(self) -> &'static str {
         match self {
             Self::Pod => "pods",
             Self::Listener => "listeners",
+            Self::Gate => "gate",
         }
     }
 }

@@ -36,6 +36,8 @@ pub(super) const WORKLOAD: &[&str] = &[
     "connect4",
     "connect6",
 ];
+/// On the common ancestor of all pods.
+pub(super) const GATE: &[&str] = &["gate_connect4", "gate_connect6"];
 /// Besides, on a workload whose DNS is captured.
 pub(super) const DNS: &[&str] = &[
     // In front of those that send queries to the relay, so that no answer shows it.
@@ -62,7 +64,16 @@ pub(super) const PINNED: &[&str] = &[
     "NAME_SERVERS",
     "CONNECTING",
     "ACCEPTED",
+    "SETTINGS",
+    "HEARTBEAT",
+    "LEFT_ALONE",
+    "PODS",
 ];
+
+/// Every program that a pinned link may run, in the order in which they are attached.
+pub(super) fn pinned_programs() -> Vec<&'static str> {
+    [WORKLOAD, DNS, GATE].concat()
+}
 
 /// The maps of the object; with `pins` those that are pinned there, and what is missing is made and pinned.
 pub(super) fn make_maps(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {

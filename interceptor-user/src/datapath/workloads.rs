@@ -257,7 +257,7 @@ fn prefix_key(policy: u32, (address, bits): Prefix) -> lpm_trie::Key<Raw<PrefixK
     lpm_trie::Key::new(PrefixKey::POLICY_BITS + u32::from(bits), Raw(PrefixKey::new(policy, address)))
 }
 
-fn write_failed(name: &'static str) -> impl FnOnce(MapError) -> DatapathError {
+pub(super) fn write_failed(name: &'static str) -> impl FnOnce(MapError) -> DatapathError {
     move |source| {
         let hint = match errno(&source) {
             Some(libc::ENOSPC | libc::E2BIG) => "it is full; enroll fewer workloads or shorten the lists",

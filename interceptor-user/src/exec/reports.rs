@@ -51,7 +51,8 @@ fn is_surprising(reason: Reason) -> bool {
         | Reason::OutOfMemory
         | Reason::BoundToDevice
         | Reason::ListenerPort
-        | Reason::PolicyMissing => true,
+        | Reason::PolicyMissing
+        | Reason::UndecidedRefused => true,
         Reason::ExcludedPort
         | Reason::Loopback
         | Reason::Unspecified
@@ -65,6 +66,8 @@ fn is_surprising(reason: Reason) -> bool {
         | Reason::NameServer
         | Reason::NameServersFull
         | Reason::NameServerBoundToDevice
+        | Reason::AgentDown
+        | Reason::UndecidedAllowed
         | Reason::NoRoute
         | Reason::EventDropped => false,
     }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use interceptor_common::verdict::Reason;
+use interceptor_common::verdict::Effect;
 use serde::Serialize;
 
 use crate::datapath::Counter;
@@ -36,27 +36,12 @@ impl KernelStats {
     pub(super) fn new(counters: &[Counter]) -> Self {
         let mut stats = Self::default();
         for counter in counters {
-            let class = match counter.reason {
-                Reason::IncludedPort | Reason::IncludedRange | Reason::NameServer => &mut stats.redirected,
-                Reason::ExcludedPort
-                | Reason::Loopback
-                | Reason::Unspecified
-                | Reason::Multicast
-                | Reason::LinkLocal
-                | Reason::OwnAddress
-                | Reason::ExcludedRange
-                | Reason::NotIncluded
-                | Reason::NameServersFull
-                | Reason::NameServerBoundToDevice => &mut stats.bypassed,
-                Reason::UnknownWorkload
-                | Reason::NoRoute
-                | Reason::NoListener
-                | Reason::HandoverFull
-                | Reason::OutOfMemory
-                | Reason::BoundToDevice
-                | Reason::ListenerPort
-                | Reason::PolicyMissing => &mut stats.refused,
-                Reason::EventDropped => {
+            let class = match counter.reason.effect() {
+                Effect::Redirected => &mut stats.redirected,
+                // `exec` decides before it starts, so nothing is undecided.
+                Effect::Bypassed | Effect::Undecided => &mut stats.bypassed,
+                Effect::Refused => &mut stats.refused,
+                Effect::EventDropped => {
                     stats.events_dropped += counter.count;
                     continue;
                 }
@@ -103,6 +88,7 @@ fn cannot_write(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use interceptor_common::verdict::Reason;
 
     #[test]
     fn reasons_are_grouped_by_what_happened() {

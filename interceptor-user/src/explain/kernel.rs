@@ -50,6 +50,9 @@ fn cause(redirect: &RedirectPolicy, to: &Chosen, port: u16, reason: Reason) -> S
         | Reason::BoundToDevice
         | Reason::ListenerPort
         | Reason::PolicyMissing
+        | Reason::UndecidedRefused
+        | Reason::UndecidedAllowed
+        | Reason::AgentDown
         | Reason::NameServersFull
         | Reason::NameServerBoundToDevice
         | Reason::NameServer

@@ -3,13 +3,15 @@
 //! argument and a SOCK_SEQPACKET socket as standard input; ends when that closes.
 //!
 //! `sockets DOMAIN TYPE PROTOCOL COUNT` and `listeners SPREAD_V4 PORTS_V6` are answered with `ok …` and descriptors, or
-//! with `error …`. `hold` keeps the descriptors that come with it, for tests with more of them than one process may
+//! with `error …`. `connect ADDRESS` calls connect(2) here, without waiting, for tests of who calls it, and answers with
+//! the errno. `hold` keeps the descriptors that come with it, for tests with more of them than one process may
 //! have.
 
 use std::{
     fs::File,
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -23,6 +25,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
+use socket2::{Domain, Type};
 
 /// More than the kernel lets one message carry.
 const DESCRIPTORS_MAX: usize = 253;
@@ -80,6 +83,16 @@ fn answer(request: &str) -> anyhow::Result<(String, Vec<OwnedFd>)> {
             let make = |_| socket2::Socket::new(domain.into(), kind.into(), Some(protocol.into()));
             let sockets: Result<Vec<_>, _> = (0..count.parse::<usize>()?).map(make).collect();
             Ok(("ok".to_owned(), sockets?.into_iter().map(OwnedFd::from).collect()))
+        }
+        ["connect", address] => {
+            let address: SocketAddr = address.parse()?;
+            let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            let errno = match socket.connect(&address.into()) {
+                Ok(()) => 0,
+                Err(error) => error.raw_os_error().context("connect(2) failed without an errno")?,
+            };
+            Ok((format!("ok {errno}"), Vec::new()))
         }
         ["listeners", spread_v4, ports_v6] => {
             let opened = Listeners::open(spread_v4.parse()?, ports_v6.parse()?)?;

@@ -7,6 +7,8 @@ mod bound;
 mod bpf;
 mod changes;
 mod dns;
+mod down;
+mod gate;
 mod handover;
 mod listeners;
 mod maker;

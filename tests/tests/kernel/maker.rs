@@ -42,6 +42,8 @@ impl SocketMaker {
 
     /// Moves it to another cgroup: what it makes from now on belongs there.
     pub(crate) fn move_to(&self, cgroup: &Path) -> anyhow::Result<()> {
+        // It moves itself first, before it answers anything.
+        self.ask("hold")?;
         fs::write(cgroup.join("cgroup.procs"), self.child.id().to_string())
             .with_context(|| format!("cannot move socket_maker into {}", cgroup.display()))
     }
@@ -104,6 +106,12 @@ impl SocketMaker {
 
     pub(crate) fn tcp(&self, domain: Domain) -> anyhow::Result<Socket> {
         self.socket(domain, Type::STREAM, Protocol::TCP)
+    }
+
+    /// What connect(2) answers at once to the maker itself; 0: connected.
+    pub(crate) fn connect(&self, to: &str) -> anyhow::Result<i32> {
+        let (errno, _) = self.ask(&format!("connect {to}"))?;
+        errno.parse().with_context(|| format!("socket_maker said {errno:?}"))
     }
 
     pub(crate) fn listeners(&self) -> anyhow::Result<(Listener, Vec<TcpListener>)> {

@@ -12,10 +12,12 @@ use interceptor_common::{
     addr::Ip16,
     event::Event,
     name_server::NameServerKey,
+    pod::PodEntry,
     policy::{
         CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
         WorkloadEntry,
     },
+    settings::Settings,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -41,10 +43,12 @@ plain_bytes!(
     Ip16,
     NameServerKey,
     OriginalDestination,
+    PodEntry,
     PortFlags,
     PortKey,
     PrefixFlags,
     PrefixKey,
+    Settings,
     WorkloadEntry
 );
 
