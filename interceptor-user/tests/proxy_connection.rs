@@ -43,7 +43,7 @@ impl Running {
             intercepted: Arc::new(move |_| {
                 Ok(original_dst.map(|original_dst| Intercepted { original_dst, source: Some(WORKLOAD) }))
             }),
-            access_log: AccessLog::open(target, AccessLogEncoding::Json).unwrap(),
+            access_log: AccessLog::open(target, Arc::new(AccessLogEncoding::Json.into())).unwrap(),
             snapshot,
             workers: 2,
         })

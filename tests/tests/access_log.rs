@@ -171,6 +171,37 @@ fn the_mesh_configuration_turns_the_log_on() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_format_of_ones_own_with_any_header() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let text = r#"%REQ(:METHOD)% "%REQ(X-TEAM)%" %RESPONSE_CODE% %RESP(CONTENT-TYPE)% %REQ(X-NONE?:AUTHORITY)% %UPSTREAM_CLUSTER%"#;
+    let json = r#"{"team": "%REQ(X-TEAM)%", "code": "%RESPONSE_CODE%", "type": "%RESP(CONTENT-TYPE)%", "none": "%RESP(X-NONE)%"}"#;
+    for (encoding, format, expected) in [
+        ("TEXT", text, r#"GET "web shop" 200 application/json httpbin.org outbound|80||httpbin.org"#),
+        ("JSON", json, r#"{"code":200,"none":null,"team":"web shop","type":"application/json"}"#),
+    ] {
+        let interceptor = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?;
+        let mesh = interceptor.dir().join("mesh.yaml");
+        let config = serde_json::json!({ "accessLogEncoding": encoding, "accessLogFormat": format });
+        std::fs::write(&mesh, config.to_string())?;
+        let run = interceptor.flag("--mesh-config").flag(&mesh).curl(&[
+            "-H",
+            "X-Team: web shop",
+            "http://httpbin.org/get",
+        ])?;
+        run.expect_code(0)?;
+        assert_eq!(run.log, format!("{expected}\n"));
+    }
+    let interceptor = pod.interceptor()?.no_access_log();
+    let mesh = interceptor.dir().join("mesh.yaml");
+    std::fs::write(&mesh, "accessLogFormat: '%RESPONSE_COD%'\n")?;
+    let run = interceptor.flag("--mesh-config").flag(&mesh).run(&["true"])?;
+    assert_ne!(run.code(), 0);
+    assert!(run.stderr.contains("did you mean `RESPONSE_CODE`?"), "{}", run.stderr);
+    Ok(())
+}
+
+#[test]
 fn off_unless_asked_for() -> anyhow::Result<()> {
     let world = World::shared()?;
     let pod = world.pod()?;

@@ -143,7 +143,8 @@ fn cluster(
     let balancing = blocks.load_balancer.clone().unwrap_or_default();
     let ejects = blocks.outlier_detection.is_some();
     let place = |endpoints: &[&WorkloadEntry]| {
-        locality::placements(&balancing.locality, ejects, common.client, endpoints)
+        let setting = balancing.locality.as_ref().unwrap_or(&common.mesh.locality);
+        locality::placements(setting, ejects, common.client, endpoints)
     };
     let (discovery, placements) = match balancing.is_passthrough() {
         true => (Discovery::OriginalDst { port: None }, Vec::new()),

@@ -232,6 +232,7 @@ fn mesh_settings(mesh: &MeshConfig) -> MeshSettings {
         } else {
             AccessLogEncoding::Text
         },
+        access_log_format: mesh.access_log_format.clone(),
         protocol_detection_timeout: mesh.protocol_detection_timeout,
         dns_refresh_rate: mesh.dns_refresh_rate,
         path_normalization: match mesh.path_normalization {

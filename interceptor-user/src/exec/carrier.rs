@@ -141,5 +141,7 @@ fn access_log(settings: &ExecSettings, configuration: &Configuration) -> anyhow:
         (None, Some(file)) => AccessLogTarget::new(file),
         (None, None) => AccessLogTarget::Off,
     };
-    Ok(AccessLog::open(target, settings.access_log_format.unwrap_or(mesh.access_log_encoding))?)
+    let encoding = settings.access_log_format.unwrap_or(mesh.access_log_encoding);
+    let format = mesh.access_log_format.clone().filter(|_| encoding == mesh.access_log_encoding);
+    Ok(AccessLog::open(target, format.unwrap_or_else(|| Arc::new(encoding.into())))?)
 }

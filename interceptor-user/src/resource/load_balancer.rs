@@ -15,7 +15,8 @@ pub struct LoadBalancerSettings {
     /// Instead of `simple`.
     pub consistent_hash: Option<ConsistentHash>,
     pub warmup: Option<Warmup>,
-    pub locality: LocalitySetting,
+    /// `None`: the mesh's.
+    pub locality: Option<LocalitySetting>,
 }
 
 impl LoadBalancerSettings {
@@ -122,10 +123,8 @@ pub(super) fn read(field: &Field<'_>, has_outlier_detection: bool) -> Option<Loa
     if warmup.is_some() && (!warms_up || consistent_hash.is_some()) {
         field.warning("new endpoints are warmed up with LEAST_REQUEST and ROUND_ROBIN only: no effect here");
     }
-    let locality = settings
-        .get("localityLbSetting")
-        .and_then(|field| locality::read(&field, has_outlier_detection))
-        .unwrap_or_default();
+    let locality =
+        settings.get("localityLbSetting").and_then(|field| locality::read(&field, has_outlier_detection));
     Some(LoadBalancerSettings { simple, consistent_hash, warmup, locality })
 }
 

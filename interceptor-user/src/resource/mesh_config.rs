@@ -10,6 +10,8 @@ use super::decode::{Field, Reader};
 use super::destination_rule::{self, TrafficPolicy};
 use super::diagnostic::{Diagnostic, Level, Origin};
 use super::documents::{self, Document};
+use super::locality::{self, LocalitySetting};
+use super::log_format::{self, LogFormat};
 use super::meta::{self, Labels};
 use super::object::Object;
 use super::retries::{self, Retries};
@@ -21,6 +23,8 @@ pub struct MeshConfig {
     pub outbound_traffic_policy: Option<OutboundTrafficPolicyMode>,
     pub access_log_file: Option<Arc<str>>,
     pub access_log_json: bool,
+    /// `None`: Istio's own.
+    pub access_log_format: Option<Arc<LogFormat>>,
     pub connect_timeout: Duration,
     pub dns_refresh_rate: Duration,
     pub protocol_detection_timeout: Duration,
@@ -37,6 +41,8 @@ pub struct MeshConfig {
     /// defaultConfig.proxyMetadata
     pub proxy_metadata: Labels,
     pub tcp_keepalive: TcpKeepalive,
+    /// Where no DestinationRule has its own.
+    pub locality: LocalitySetting,
     pub h2_upgrade: Option<H2Upgrade>,
     /// tlsDefaults.minProtocolVersion is TLSV1_3.
     pub tls_1_3_only: bool,
@@ -78,6 +84,7 @@ impl Default for MeshConfig {
             outbound_traffic_policy: None,
             access_log_file: None,
             access_log_json: false,
+            access_log_format: None,
             connect_timeout: Duration::from_secs(10),
             dns_refresh_rate: Duration::from_secs(60),
             protocol_detection_timeout: Duration::ZERO,
@@ -91,6 +98,7 @@ impl Default for MeshConfig {
             proxy_headers: ProxyHeaders::default(),
             proxy_metadata: Labels::new(),
             tcp_keepalive: TcpKeepalive::default(),
+            locality: LocalitySetting::default(),
             h2_upgrade: None,
             tls_1_3_only: false,
             dns_gives_addresses: false,
@@ -186,7 +194,7 @@ fn read_config_map(file: &Arc<str>, root: &Object<'_>, reader: &Reader) -> Optio
 }
 
 /// What MeshConfig has beside what acts here.
-const NOT_USED: [&str; 31] = [
+const NOT_USED: [&str; 30] = [
     "authPolicy",
     "ca",
     "caCertificates",
@@ -206,7 +214,6 @@ const NOT_USED: [&str; 31] = [
     "ingressControllerMode",
     "ingressSelector",
     "ingressService",
-    "localityLbSetting",
     "meshMTLS",
     "outboundClusterStatName",
     "proxyHttpPort",
@@ -228,7 +235,6 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
         }
     }
     mesh.not_applied(&["serviceEntryVisibility"], "exportTo alone says who sees a ServiceEntry");
-    mesh.not_applied(&["accessLogFormat"], "lines have Istio's default format");
     let policy = mesh.get("outboundTrafficPolicy").and_then(|field| field.object()).and_then(|policy| {
         policy.not_applied(&["tls"], "unknown hosts are reached as applications speak to them");
         // The enum's zero: that is what Istio makes of it.
@@ -248,6 +254,8 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
     });
     let json =
         mesh.get("accessLogEncoding").and_then(|field| field.one_of(&[("TEXT", false), ("JSON", true)]));
+    let json = json.unwrap_or(defaults.access_log_json);
+    let log_format = mesh.get("accessLogFormat").and_then(|field| log_format::read(&field, json));
     let retries = mesh.get("defaultHttpRetryPolicy").and_then(|field| retries::read(&field));
     let proxy = mesh.get("defaultConfig").and_then(|field| field.object()).map(Object::open);
     let proxy_part = |name| proxy.as_ref()?.get(name)?.object();
@@ -255,7 +263,8 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
     MeshConfig {
         outbound_traffic_policy: policy,
         access_log_file: mesh.text("accessLogFile").filter(|path| !path.is_empty()),
-        access_log_json: json.unwrap_or(defaults.access_log_json),
+        access_log_json: json,
+        access_log_format: log_format,
         connect_timeout: mesh.duration("connectTimeout").unwrap_or(defaults.connect_timeout),
         dns_refresh_rate: mesh.duration("dnsRefreshRate").unwrap_or(defaults.dns_refresh_rate),
         protocol_detection_timeout: mesh
@@ -277,6 +286,11 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
         tcp_keepalive: mesh
             .get("tcpKeepalive")
             .and_then(|field| connection_pool::read_keepalive(&field))
+            .unwrap_or_default(),
+        // DestinationRules say whether endpoints can be unhealthy.
+        locality: mesh
+            .get("localityLbSetting")
+            .and_then(|field| locality::read(&field, true))
             .unwrap_or_default(),
         h2_upgrade: mesh.get("h2UpgradePolicy").and_then(|field| connection_pool::read_h2_upgrade(&field)),
         tls_1_3_only: read_min_version(mesh, "tlsDefaults") == Some(true),

@@ -26,6 +26,7 @@ mod json;
 mod kind;
 pub mod load_balancer;
 pub mod locality;
+pub mod log_format;
 pub mod mesh_config;
 mod meta;
 pub mod mirrors;

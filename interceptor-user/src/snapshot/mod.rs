@@ -25,6 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::resource::log_format::{self, LogFormat};
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
     CaSource, ClientIdentity, Cluster, ClusterName, Credential, Discovery, DnsFamily, DnsTarget, Endpoint,
@@ -68,12 +69,24 @@ pub enum AccessLogEncoding {
     Json,
 }
 
+impl From<AccessLogEncoding> for LogFormat {
+    /// Istio's own.
+    fn from(encoding: AccessLogEncoding) -> Self {
+        match encoding {
+            AccessLogEncoding::Text => Self::default_text(),
+            AccessLogEncoding::Json => Self::default_json(),
+        }
+    }
+}
+
 /// Mesh-wide settings that the proxy reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshSettings {
     /// MeshConfig.accessLogFile; `None` when off.
     pub access_log_file: Option<String>,
     pub access_log_encoding: AccessLogEncoding,
+    /// MeshConfig.accessLogFormat, for that encoding; `None` for Istio's own.
+    pub access_log_format: Option<Arc<LogFormat>>,
     /// MeshConfig.protocolDetectionTimeout; zero waits for ever on ports that declare a protocol that
     /// speaks first on the client's side.
     pub protocol_detection_timeout: Duration,
@@ -89,6 +102,7 @@ impl Default for MeshSettings {
         Self {
             access_log_file: None,
             access_log_encoding: AccessLogEncoding::Text,
+            access_log_format: None,
             protocol_detection_timeout: Duration::ZERO,
             dns_refresh_rate: Duration::from_secs(60),
             path_normalization: PathNormalization::default(),

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::HeaderName;
+
 use crate::proxy::outcome::ResponseFlags;
 use crate::snapshot::{ClusterName, EndpointAddress};
 
@@ -23,6 +25,9 @@ pub struct HttpRecord {
     pub user_agent: Option<String>,
     pub request_id: Option<String>,
     pub authority: Option<String>,
+    /// Those that the log's format names beside, as they came.
+    pub request_headers: Vec<(HeaderName, String)>,
+    pub response_headers: Vec<(HeaderName, String)>,
 }
 
 /// One line of the access log.

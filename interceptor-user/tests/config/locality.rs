@@ -1,7 +1,7 @@
 //! localityLbSetting: which endpoints a client of a place uses first, and how much of it each place gets.
 
 use interceptor_user::compile::{Client, CompileSettings, compile};
-use interceptor_user::resource::Level;
+use interceptor_user::resource::{Level, mesh_config};
 use interceptor_user::snapshot::{ClusterName, Discovery, Placement};
 
 use crate::support::world;
@@ -233,4 +233,29 @@ fn mistakes_are_named_in_istios_words() {
             .iter()
             .any(|warning| warning.contains("outlier detection policy must be provided for failover"))
     );
+}
+
+/// MeshConfig's holds where no rule has its own, which then holds as a whole.
+#[test]
+fn the_mesh_has_a_setting_for_all() {
+    let priorities = |mesh: &str, policy: &str| -> Vec<u32> {
+        let (mut world, findings) = world(&yaml("STATIC", policy));
+        assert!(findings.is_empty(), "{findings:#?}");
+        let (mesh, findings) = mesh_config::parse(&"mesh.yaml".into(), mesh);
+        assert!(findings.is_empty(), "{findings:#?}");
+        world.mesh = mesh.expect("a configuration");
+        let settings = CompileSettings { client: client("r1/z1/a", &[]), ..CompileSettings::default() };
+        let cluster =
+            compile(&world, &settings).0.clusters[&ClusterName::outbound(80, "", "a.example.com")].clone();
+        cluster.placements.iter().map(|placement| placement.priority).collect()
+    };
+    let nearest = [0, 1, 2, 3, 3, 3];
+    let (r3_first, off) =
+        ("localityLbSetting: {failover: [{from: r1, to: r3}]}", "localityLbSetting: {enabled: false}");
+    assert_eq!(priorities("{}", "outlierDetection: {}"), nearest);
+    assert_eq!(priorities(r3_first, "outlierDetection: {}"), [0, 1, 2, 4, 3, 4]);
+    assert!(priorities(off, "outlierDetection: {}").is_empty());
+    let own = "outlierDetection: {}, loadBalancer: {localityLbSetting: {enabled: true}}";
+    assert_eq!(priorities(off, own), nearest);
+    assert_eq!(priorities(r3_first, own), nearest);
 }

@@ -107,7 +107,7 @@ impl Proxy {
     pub(crate) fn start_version(snapshot: Snapshot, original_dst: SocketAddr, version: Version) -> Self {
         let records = Records(tempfile::NamedTempFile::new().unwrap());
         let log = AccessLogTarget::File(records.0.path().to_owned());
-        let log = AccessLog::open(log, AccessLogEncoding::Json).unwrap();
+        let log = AccessLog::open(log, Arc::new(AccessLogEncoding::Json.into())).unwrap();
         let (resolver, hosts) = resolver();
         let active = Arc::new(ArcSwap::from_pointee(Active::build(Arc::new(snapshot), None, &resolver)));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -142,6 +142,7 @@ pub(super) async fn forward(
             let flags = no_retry.map_or(ResponseFlags::NONE, ResponseFlags::from);
             log.replied(response.status().as_u16(), flags, "via_upstream".into());
             log.set_http(|http| http.upstream_service_time = Some(started.elapsed()));
+            log.headers(response.headers());
             // A client that was never told to continue may send its body or its next request: which of
             // them comes is not knowable, so nothing is read after this answer.
             let body_unread = tries.gate.as_ref().is_some_and(|gate| !gate.is_open());

@@ -60,6 +60,12 @@ impl RequestLog {
                 user_agent: text(USER_AGENT),
                 request_id: text(super::headers::X_REQUEST_ID),
                 authority: request.uri().authority().map(host_without_user).or_else(|| text(HOST)),
+                request_headers: worker
+                    .access_log
+                    .format()
+                    .map(|format| named(&format.request_headers, request.headers()))
+                    .unwrap_or_default(),
+                response_headers: Vec::new(),
             }),
             response_code: 0,
             response_flags: ResponseFlag::DownstreamConnectionTermination.into(),
@@ -95,6 +101,14 @@ impl RequestLog {
         open.record.response_flags =
             if open.delayed { flags.with(ResponseFlag::DelayInjected) } else { flags };
         open.record.response_code_details = Some(details);
+    }
+
+    /// The reply's headers are known.
+    pub(super) fn headers(&mut self, headers: &HeaderMap) {
+        let Some(open) = &mut self.open else { return };
+        if let (Some(http), Some(format)) = (&mut open.record.http, open.worker.access_log.format()) {
+            http.response_headers = named(&format.response_headers, headers);
+        }
     }
 
     /// A fault holds the request up.
@@ -163,6 +177,12 @@ impl Drop for RequestLog {
 fn host_without_user(authority: &Authority) -> String {
     let authority = authority.as_str();
     authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned()
+}
+
+/// Those of `names` that are there.
+fn named(names: &[HeaderName], headers: &HeaderMap) -> Vec<(HeaderName, String)> {
+    let text = |name: &HeaderName| Some((name.clone(), header_text(headers, name.clone())?));
+    names.iter().filter_map(text).collect()
 }
 
 fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<String> {

@@ -161,6 +161,7 @@ impl Reply {
             headers.insert(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"));
         }
         headers.insert(SERVER, headers::own_server(settings));
+        log.headers(&headers);
         let mut response = Response::new(ResponseBody::own(self.body, log));
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;

@@ -1,168 +1,220 @@
-//! One record as one line, as Envoy writes it with Istio's default formats.
+//! One record as one line, as Envoy writes it.
 //!
 //! Values that a peer chose can't end a field or a line: what could is escaped, where Envoy writes it as
 //! it came. Everything else is byte for byte the same.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
-use std::time::{Duration, SystemTime};
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::SystemTime;
 
+use http::HeaderName;
 use serde::{Serialize, Serializer};
 
-use crate::snapshot::{AccessLogEncoding, EndpointAddress};
+use crate::snapshot::log_format::{Address, Header, Json, Operator, Part, Piece, Shape};
+use crate::snapshot::{EndpointAddress, LogFormat};
 use crate::telemetry::record::{AccessRecord, HttpRecord};
 
 /// Appends the line, newline included.
-pub(super) fn append_line(line: &mut Vec<u8>, encoding: AccessLogEncoding, record: &AccessRecord) {
-    let appended = match encoding {
-        AccessLogEncoding::Text => append_text(line, record).map_err(|_fmt| "formatting failed".to_owned()),
-        AccessLogEncoding::Json => {
-            serde_json::to_writer(&mut *line, &JsonLine::new(record)).map_err(|error| error.to_string())
+pub(super) fn append_line(line: &mut Vec<u8>, format: &LogFormat, record: &AccessRecord) {
+    let appended = match &format.shape {
+        Shape::Text(pieces) => {
+            let mut out = Bytes(line);
+            pieces
+                .iter()
+                .try_for_each(|piece| write_piece(&mut out, piece, record))
+                .map_err(|error| error.to_string())
+        }
+        Shape::Json(json) => {
+            serde_json::to_writer(&mut *line, &JsonOf { json, record }).map_err(|error| error.to_string())
         }
     };
     debug_assert_eq!(appended, Ok(()), "writing to memory fails only where a value's Display does");
     line.push(b'\n');
 }
 
-/// Istio's `EnvoyTextLogFormat` (pilot/pkg/model/telemetry_logging.go), since 1.9.
-fn append_text(line: &mut Vec<u8>, record: &AccessRecord) -> fmt::Result {
-    let none = HttpRecord::default();
-    let http = record.http.as_ref();
-    let fields = http.unwrap_or(&none);
-    let mut out = Bytes(line);
-    match http {
-        Some(http) => write!(
-            out,
-            "[{}] \"{} {} {}\" ",
-            StartTime(record.start_time),
-            Quoted(known(&http.method)),
-            Quoted(known(&http.path)),
-            Quoted(Some(http.protocol)),
-        )?,
-        None => write!(out, "[{}] \"- - -\" ", StartTime(record.start_time))?,
+/// What an operator stands for.
+enum Value<'a> {
+    Absent,
+    Number(u128),
+    /// What a peer chose, or made of it.
+    Text(Cow<'a, str>),
+    /// Ends no field and no line.
+    Plain(&'a dyn fmt::Display),
+    Address(SocketAddr),
+    StartTime(StartTime),
+}
+
+impl<'a> From<Option<&'a str>> for Value<'a> {
+    fn from(text: Option<&'a str>) -> Self {
+        text.map_or(Self::Absent, |text| Self::Text(text.into()))
     }
-    write!(
-        out,
-        "{} {} {} {} \"{}\" {} {} {} {} ",
-        record.response_code,
-        record.response_flags,
-        Bare(record.response_code_details.as_deref()),
-        Bare(record.connection_termination_details.as_deref()),
-        Bare(record.upstream_transport_failure_reason.as_deref()),
-        record.bytes_received,
-        record.bytes_sent,
-        record.duration.as_millis(),
-        OrDash(fields.upstream_service_time.map(|time| time.as_millis())),
-    )?;
-    write!(
-        out,
-        "\"{}\" \"{}\" \"{}\" \"{}\" \"{}\" ",
-        Quoted(fields.x_forwarded_for.as_deref()),
-        Quoted(fields.user_agent.as_deref()),
-        Quoted(fields.request_id.as_deref()),
-        Quoted(fields.authority.as_deref()),
-        Host(record.upstream_host.as_ref()),
-    )?;
-    write!(
-        out,
-        "{} {} {} {} {} {}",
-        Bare(record.upstream_cluster.as_ref().map(|cluster| &*cluster.0)),
-        OrDash(record.upstream_local_address),
-        record.downstream_local_address,
-        record.downstream_remote_address,
-        Bare(record.requested_server_name.as_deref()),
-        Bare(record.route_name.as_deref()),
-    )
 }
 
-/// Istio's `EnvoyJSONLogFormatIstio`. Envoy sorts the keys (always since 1.33), writes numbers as numbers,
-/// what is absent as null, and headers as strings.
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    authority: Option<&'a str>,
-    bytes_received: u64,
-    bytes_sent: u64,
-    connection_termination_details: Option<&'a str>,
-    downstream_local_address: std::net::SocketAddr,
-    downstream_remote_address: std::net::SocketAddr,
-    duration: u128,
-    method: Option<&'a str>,
-    path: Option<&'a str>,
-    protocol: Option<&'a str>,
-    request_id: Option<&'a str>,
-    requested_server_name: Option<&'a str>,
-    response_code: u16,
-    response_code_details: Option<&'a str>,
-    #[serde(serialize_with = "displayed")]
-    response_flags: crate::proxy::outcome::ResponseFlags,
-    route_name: Option<&'a str>,
-    #[serde(serialize_with = "displayed")]
-    start_time: StartTime,
-    upstream_cluster: Option<&'a str>,
-    #[serde(serialize_with = "displayed_or_null")]
-    upstream_host: Option<&'a EndpointAddress>,
-    upstream_local_address: Option<std::net::SocketAddr>,
-    #[serde(serialize_with = "header_milliseconds")]
-    upstream_service_time: Option<Duration>,
-    upstream_transport_failure_reason: Option<Cow<'a, str>>,
-    user_agent: Option<&'a str>,
-    x_forwarded_for: Option<&'a str>,
+fn value<'a>(operator: &Operator, record: &'a AccessRecord) -> Value<'a> {
+    match operator {
+        Operator::StartTime(None) => Value::StartTime(StartTime(record.start_time)),
+        Operator::StartTime(Some(format)) => {
+            let time = timestamp(record.start_time).to_zoned(jiff::tz::TimeZone::UTC);
+            Value::Text(jiff::fmt::strtime::format(&**format, &time).unwrap_or_default().into())
+        }
+        Operator::Request(headers) => first(headers, record, |http| &http.request_headers),
+        Operator::Response(headers) => first(headers, record, |http| &http.response_headers),
+        Operator::Protocol => record.http.as_ref().map(|http| http.protocol).into(),
+        Operator::ResponseCode => Value::Number(record.response_code.into()),
+        Operator::ResponseCodeDetails => record.response_code_details.as_deref().into(),
+        Operator::ResponseFlags => Value::Plain(&record.response_flags),
+        Operator::ConnectionTerminationDetails => record.connection_termination_details.as_deref().into(),
+        Operator::UpstreamTransportFailureReason => {
+            let reason = record.upstream_transport_failure_reason.as_deref();
+            reason.map_or(Value::Absent, |reason| Value::Text(without_spaces(reason)))
+        }
+        Operator::BytesReceived => Value::Number(record.bytes_received.into()),
+        Operator::BytesSent => Value::Number(record.bytes_sent.into()),
+        Operator::Duration => Value::Number(record.duration.as_millis()),
+        Operator::UpstreamCluster => record.upstream_cluster.as_ref().map(|cluster| &*cluster.0).into(),
+        Operator::RequestedServerName => record.requested_server_name.as_deref().into(),
+        Operator::RouteName => record.route_name.as_deref().into(),
+        Operator::Address(address, part) => {
+            let address = match address {
+                Address::Upstream => match &record.upstream_host {
+                    Some(EndpointAddress::Unix(_)) if *part == Part::Port => None,
+                    Some(EndpointAddress::Unix(path)) => return Value::Text(path.as_str().into()),
+                    Some(EndpointAddress::Ip(address)) => Some(*address),
+                    None => None,
+                },
+                Address::UpstreamLocal => record.upstream_local_address,
+                Address::DownstreamLocal => Some(record.downstream_local_address),
+                Address::DownstreamRemote => Some(record.downstream_remote_address),
+            };
+            match (address, part) {
+                (None, _) => Value::Absent,
+                (Some(address), Part::Whole) => Value::Address(address),
+                (Some(address), Part::WithoutPort) => Value::Text(address.ip().to_string().into()),
+                (Some(address), Part::Port) => Value::Number(address.port().into()),
+            }
+        }
+        Operator::Unknown => Value::Absent,
+    }
 }
 
-impl<'a> JsonLine<'a> {
-    fn new(record: &'a AccessRecord) -> Self {
-        let http = record.http.as_ref();
-        Self {
-            authority: http.and_then(|http| http.authority.as_deref()),
-            bytes_received: record.bytes_received,
-            bytes_sent: record.bytes_sent,
-            connection_termination_details: record.connection_termination_details.as_deref(),
-            downstream_local_address: record.downstream_local_address,
-            downstream_remote_address: record.downstream_remote_address,
-            duration: record.duration.as_millis(),
-            method: http.and_then(|http| known(&http.method)),
-            path: http.and_then(|http| known(&http.path)),
-            protocol: http.map(|http| http.protocol),
-            request_id: http.and_then(|http| http.request_id.as_deref()),
-            requested_server_name: record.requested_server_name.as_deref(),
-            response_code: record.response_code,
-            response_code_details: record.response_code_details.as_deref(),
-            response_flags: record.response_flags,
-            route_name: record.route_name.as_deref(),
-            start_time: StartTime(record.start_time),
-            upstream_cluster: record.upstream_cluster.as_ref().map(|cluster| &*cluster.0),
-            upstream_host: record.upstream_host.as_ref(),
-            upstream_local_address: record.upstream_local_address,
-            upstream_service_time: http.and_then(|http| http.upstream_service_time),
-            upstream_transport_failure_reason: record
-                .upstream_transport_failure_reason
-                .as_deref()
-                .map(without_spaces),
-            user_agent: http.and_then(|http| http.user_agent.as_deref()),
-            x_forwarded_for: http.and_then(|http| http.x_forwarded_for.as_deref()),
+/// The first of the headers that is there.
+fn first<'a>(
+    headers: &[Header],
+    record: &'a AccessRecord,
+    others: impl Fn(&'a HttpRecord) -> &'a [(HeaderName, String)],
+) -> Value<'a> {
+    let Some(http) = &record.http else { return Value::Absent };
+    let mut found = headers.iter().map(|header| match header {
+        Header::Method => known(&http.method).into(),
+        Header::Path => known(&http.path).into(),
+        Header::Authority => http.authority.as_deref().into(),
+        Header::UserAgent => http.user_agent.as_deref().into(),
+        Header::ForwardedFor => http.x_forwarded_for.as_deref().into(),
+        Header::RequestId => http.request_id.as_deref().into(),
+        Header::Status => match record.response_code {
+            0 => Value::Absent,
+            code => Value::Text(code.to_string().into()),
+        },
+        Header::UpstreamServiceTime => match http.upstream_service_time {
+            Some(time) => Value::Text(time.as_millis().to_string().into()),
+            None => Value::Absent,
+        },
+        Header::Other(name) => {
+            others(http).iter().find(|(known, _)| known == name).map(|(_, value)| &**value).into()
+        }
+        Header::Never => Value::Absent,
+    });
+    found.find(|value| !matches!(value, Value::Absent)).unwrap_or(Value::Absent)
+}
+
+/// At most so many characters.
+fn cut(text: Cow<'_, str>, length_max: Option<usize>) -> Cow<'_, str> {
+    match length_max.and_then(|max| text.char_indices().nth(max)) {
+        Some((end, _)) => Cow::Owned(text[..end].to_owned()),
+        None => text,
+    }
+}
+
+fn write_piece(out: &mut impl fmt::Write, piece: &Piece, record: &AccessRecord) -> fmt::Result {
+    let (operator, length_max, is_quoted) = match piece {
+        Piece::Literal(text) => return out.write_str(text),
+        Piece::Operator { operator, length_max, is_quoted } => (operator, *length_max, *is_quoted),
+    };
+    match value(operator, record) {
+        Value::Absent => out.write_str("-"),
+        Value::Number(number) => write!(out, "{number}"),
+        Value::Address(address) => write!(out, "{address}"),
+        Value::StartTime(time) => write!(out, "{time}"),
+        Value::Plain(value) => write!(out, "{value}"),
+        Value::Text(text) => {
+            let text = cut(text, length_max);
+            // Spaces of headers and paths are theirs where quotes hold them together; Envoy has none in its own values.
+            let is_given =
+                matches!(operator, Operator::Request(_) | Operator::Response(_) | Operator::Address(..));
+            let keeps_spaces =
+                is_given && is_quoted || matches!(operator, Operator::StartTime(_) | Operator::Protocol);
+            if keeps_spaces { write!(out, "{}", Quoted(&text)) } else { write!(out, "{}", Bare(&text)) }
         }
     }
 }
 
-fn displayed<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
+/// JSON as its format has it. Envoy sorts the keys (always since 1.33), writes numbers as numbers, what is absent as
+/// null, and headers as strings.
+struct JsonOf<'a> {
+    json: &'a Json,
+    record: &'a AccessRecord,
 }
 
-fn displayed_or_null<T: fmt::Display, S: Serializer>(
-    value: &Option<T>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => serializer.collect_str(value),
-        None => serializer.serialize_none(),
+impl Serialize for JsonOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { json, record } = *self;
+        match json {
+            Json::Object(fields) => {
+                serializer.collect_map(fields.iter().map(|(key, json)| (&**key, JsonOf { json, record })))
+            }
+            Json::List(items) => serializer.collect_seq(items.iter().map(|json| JsonOf { json, record })),
+            Json::Literal(value) => value.serialize(serializer),
+            Json::Text(pieces) => match pieces.as_slice() {
+                [Piece::Operator { operator, length_max, .. }] => match value(operator, record) {
+                    Value::Absent => serializer.serialize_none(),
+                    Value::Number(number) => serializer.serialize_u128(number),
+                    Value::Text(text) => serializer.serialize_str(&cut(text, *length_max)),
+                    Value::Address(address) => serializer.collect_str(&address),
+                    Value::StartTime(time) => serializer.collect_str(&time),
+                    Value::Plain(value) => serializer.collect_str(value),
+                },
+                pieces => serializer.collect_str(&TextOf { pieces, record }),
+            },
+        }
     }
 }
 
-fn header_milliseconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => serializer.collect_str(&time.as_millis()),
-        None => serializer.serialize_none(),
+/// A string of JSON with more than one operator; JSON escapes what needs it.
+struct TextOf<'a> {
+    pieces: &'a [Piece],
+    record: &'a AccessRecord,
+}
+
+impl fmt::Display for TextOf<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pieces.iter().try_for_each(|piece| match piece {
+            Piece::Operator { operator, length_max, .. } => match value(operator, self.record) {
+                Value::Text(text) => out.write_str(&cut(text, *length_max)),
+                Value::Absent
+                | Value::Number(_)
+                | Value::Plain(_)
+                | Value::Address(_)
+                | Value::StartTime(_) => write_piece(out, piece, self.record),
+            },
+            Piece::Literal(text) => out.write_str(text),
+        })
     }
+}
+
+fn timestamp(time: SystemTime) -> jiff::Timestamp {
+    // A clock outside of jiff's years -9999..9999 is no reason to lose the line.
+    jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
 /// `2006-01-02T15:04:05.000Z`.
@@ -170,52 +222,25 @@ struct StartTime(SystemTime);
 
 impl fmt::Display for StartTime {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A clock outside of jiff's years -9999..9999 is no reason to lose the line.
-        let time = jiff::Timestamp::try_from(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        write!(formatter, "{time:.3}")
-    }
-}
-
-struct OrDash<T>(Option<T>);
-
-impl<T: fmt::Display> fmt::Display for OrDash<T> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(value) => value.fmt(formatter),
-            None => formatter.write_str("-"),
-        }
-    }
-}
-
-/// Whom was sent to, between quotes.
-struct Host<'a>(Option<&'a EndpointAddress>);
-
-impl fmt::Display for Host<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(EndpointAddress::Ip(address)) => address.fmt(formatter),
-            Some(EndpointAddress::Unix(path)) => Quoted(Some(path.as_str())).fmt(formatter),
-            None => formatter.write_str("-"),
-        }
+        write!(formatter, "{:.3}", timestamp(self.0))
     }
 }
 
 /// A value between quotes.
-struct Quoted<'a>(Option<&'a str>);
+struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_escaped(formatter, self.0.unwrap_or("-"), |_| false)
+        write_escaped(formatter, self.0, |_| false)
     }
 }
 
 /// A value between spaces. Envoy has no spaces in such values: it writes `_` for those of its details.
-struct Bare<'a>(Option<&'a str>);
+struct Bare<'a>(&'a str);
 
 impl fmt::Display for Bare<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.0.filter(|value| !value.is_empty()).unwrap_or("-");
-        write_escaped(formatter, value, |character| character == ' ')
+        write_escaped(formatter, if self.0.is_empty() { "-" } else { self.0 }, |character| character == ' ')
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::snapshot::AccessLogEncoding;
+use crate::snapshot::LogFormat;
 use crate::telemetry::record::AccessRecord;
 
 /// Bounds of what waits for the writer.
@@ -57,7 +57,7 @@ pub struct AccessLog(Option<Arc<Shared>>);
 
 #[derive(Debug)]
 struct Shared {
-    encoding: AccessLogEncoding,
+    format: Arc<LogFormat>,
     queue: SyncSender<Message>,
     state: Arc<State>,
     /// Told by the writer when it ends. The lock is taken by `close` alone.
@@ -84,7 +84,7 @@ enum Message {
 impl AccessLog {
     /// # Errors
     /// When the file can't be opened or the thread can't be started.
-    pub fn open(target: AccessLogTarget, encoding: AccessLogEncoding) -> Result<Self, AccessLogError> {
+    pub fn open(target: AccessLogTarget, format: Arc<LogFormat>) -> Result<Self, AccessLogError> {
         let Some(destination) = writer::Destination::open(target)? else { return Ok(Self(None)) };
         let (queue, queued) = sync_channel(LINES_MAX);
         let (ending, ended) = sync_channel(1);
@@ -97,7 +97,12 @@ impl AccessLog {
                 drop(ending); // wakes whoever closes
             })
             .map_err(|source| AccessLogError::Thread { source })?;
-        Ok(Self(Some(Arc::new(Shared { encoding, queue, state, ended: Mutex::new(ended) }))))
+        Ok(Self(Some(Arc::new(Shared { format, queue, state, ended: Mutex::new(ended) }))))
+    }
+
+    /// How lines are written, if there is a log.
+    pub fn format(&self) -> Option<&LogFormat> {
+        self.0.as_ref().map(|shared| &*shared.format)
     }
 
     pub fn enabled(&self) -> bool {
@@ -112,7 +117,7 @@ impl AccessLog {
         let Some(shared) = &self.0 else { return };
         LINE.with_borrow_mut(|line| {
             line.clear();
-            format::append_line(line, shared.encoding, record);
+            format::append_line(line, &shared.format, record);
             shared.queue_line(line);
             line.shrink_to(16 << 10);
         });

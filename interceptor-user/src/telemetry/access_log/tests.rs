@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{AccessLog, AccessLogTarget, BYTES_MAX, LINES_MAX};
@@ -32,7 +33,7 @@ fn record(path: &str) -> AccessRecord {
 }
 
 fn open(path: &Path) -> AccessLog {
-    AccessLog::open(AccessLogTarget::File(path.into()), AccessLogEncoding::Text).unwrap()
+    AccessLog::open(AccessLogTarget::File(path.into()), Arc::new(AccessLogEncoding::Text.into())).unwrap()
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -57,7 +58,7 @@ fn targets() {
 
 #[test]
 fn off_writes_nothing() {
-    let log = AccessLog::open(AccessLogTarget::Off, AccessLogEncoding::Json).unwrap();
+    let log = AccessLog::open(AccessLogTarget::Off, Arc::new(AccessLogEncoding::Json.into())).unwrap();
     assert!(!log.enabled());
     log.write(&record("/"));
     log.close();
@@ -67,7 +68,7 @@ fn off_writes_nothing() {
 #[test]
 fn a_path_that_cannot_be_written_is_named() {
     let target = AccessLogTarget::File("/nowhere/at/all.log".into());
-    let error = AccessLog::open(target, AccessLogEncoding::Text).unwrap_err();
+    let error = AccessLog::open(target, Arc::new(AccessLogEncoding::Text.into())).unwrap_err();
     assert_eq!(error.to_string(), "access log /nowhere/at/all.log: can't be opened for appending");
 }
 
@@ -214,7 +215,7 @@ fn lines_on_standard_output_are_written_whole() {
     const IS_CHILD: &str = "ACCESS_LOG_TEST_IS_CHILD";
     const LINES: usize = 3000;
     if std::env::var_os(IS_CHILD).is_some() {
-        let log = AccessLog::open(AccessLogTarget::Stdout, AccessLogEncoding::Text).unwrap();
+        let log = AccessLog::open(AccessLogTarget::Stdout, Arc::new(AccessLogEncoding::Text.into())).unwrap();
         let commands = std::thread::spawn(|| {
             for _ in 0..LINES {
                 let line = format!("command {}\n", "c".repeat(200));

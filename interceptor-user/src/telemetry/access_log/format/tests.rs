@@ -6,16 +6,16 @@ use std::time::{Duration, SystemTime};
 use super::append_line;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::resource::UnixPath;
-use crate::snapshot::{AccessLogEncoding, ClusterName, EndpointAddress};
+use crate::snapshot::{AccessLogEncoding, ClusterName, EndpointAddress, LogFormat};
 use crate::telemetry::record::{AccessRecord, HttpRecord};
 
 fn at(time: &str) -> SystemTime {
     time.parse::<jiff::Timestamp>().unwrap().into()
 }
 
-fn line(encoding: AccessLogEncoding, record: &AccessRecord) -> String {
+fn line(format: impl Into<LogFormat>, record: &AccessRecord) -> String {
     let mut line = Vec::new();
-    append_line(&mut line, encoding, record);
+    append_line(&mut line, &format.into(), record);
     String::from_utf8(line).unwrap()
 }
 
@@ -70,6 +70,7 @@ fn via_upstream() -> AccessRecord {
             user_agent: Some("curl/7.71.1-DEV".into()),
             request_id: Some("11727077-f912-9635-bb39-e61a0fc6d152".into()),
             authority: Some("httpbin.org".into()),
+            ..HttpRecord::default()
         }),
         response_code: 200,
         response_code_details: Some("via_upstream".into()),
@@ -309,5 +310,112 @@ proptest::proptest! {
         // No path at all is an unknown one.
         let expected = if value.is_empty() { serde_json::Value::Null } else { value.into() };
         proptest::prop_assert_eq!(&parsed["path"], &expected);
+    }
+}
+
+/// The format that MeshConfig asks for, and what is said of it.
+fn asked_for(encoding: &str, format: &str) -> (Option<LogFormat>, String) {
+    let mesh = serde_json::json!({ "accessLogEncoding": encoding, "accessLogFormat": format }).to_string();
+    let (config, findings) = crate::resource::mesh_config::parse(&"mesh.yaml".into(), &mesh);
+    let format = config.and_then(|config| config.access_log_format).map(|format| LogFormat::clone(&format));
+    (format, findings.iter().map(|finding| format!("{}\n", finding.message)).collect())
+}
+
+fn with_headers() -> AccessRecord {
+    let mut record = via_upstream();
+    let http = record.http.as_mut().unwrap();
+    http.request_headers = vec![("x-team".parse().unwrap(), "web shop\" x".to_owned())];
+    http.response_headers = vec![("content-type".parse().unwrap(), "text/html".to_owned())];
+    record
+}
+
+#[test]
+fn formats_of_ones_own() {
+    let rows = [
+        ("%REQ(:method)% %RESPONSE_CODE%", "GET 200", "- 0"),
+        ("%REQ(:METHOD)%\n", "GET", "-"),
+        ("100%% %DURATION%ms", "100% 72ms", "100% 217ms"),
+        (
+            "%START_TIME(%d/%b/%Y:%H:%M:%S %z %3f)%",
+            "08/Aug/2020:14:41:39 +0000 447",
+            "20/Jun/2024:21:39:23 +0000 441",
+        ),
+        ("\"%REQ(X-TEAM)%\" %REQ(X-TEAM)%", "\"web shop\\\" x\" web_shop\\\"_x", "\"-\" -"),
+        ("%REQ(X-NONE?USER-AGENT):4%|%REQ(X-NONE)%", "curl|-", "-|-"),
+        ("%RESP(Content-Type)% %RESP(:STATUS)%", "text/html 200", "- -"),
+        (
+            "%UPSTREAM_HOST% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%/%UPSTREAM_REMOTE_PORT%",
+            "54.236.246.173:80 54.236.246.173/80",
+            "18.211.234.122:443 18.211.234.122/443",
+        ),
+        (
+            "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_CLUSTER%",
+            "192.168.77.112 outbound|80||httpbin.org",
+            "10.244.0.8 outbound|443||httpbin.org",
+        ),
+    ];
+    for (format, http, opaque) in rows {
+        let (parsed, said) = asked_for("TEXT", format);
+        let parsed = parsed.unwrap_or_else(|| panic!("{format}: {said}"));
+        assert_eq!(said, "");
+        assert_eq!(line(parsed.clone(), &with_headers()), format!("{http}\n"), "{format}");
+        assert_eq!(line(parsed, &tls_passthrough()), format!("{opaque}\n"), "{format}");
+    }
+}
+
+#[test]
+fn labels_of_ones_own() {
+    let format = r#"{"z": "%RESPONSE_CODE%", "team": "%REQ(X-TEAM)%", "at": {"host": "%UPSTREAM_HOST%", "none": "%ROUTE_NAME%"},
+        "version": 3, "list": ["%BYTES_SENT%", true, null], "both": "%REQ(X-TEAM)% %REQ(X-NONE)% %DURATION%"}"#;
+    let (parsed, said) = asked_for("JSON", format);
+    assert_eq!(said, "");
+    let record = AccessRecord { route_name: None, ..with_headers() };
+    assert_eq!(
+        line(parsed.unwrap(), &record),
+        r#"{"at":{"host":"54.236.246.173:80","none":null},"both":"web shop\" x - 72","list":[1135,true,null],"team":"web shop\" x","version":3,"z":200}"#
+            .to_owned()
+            + "\n"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_format_is_said() {
+    for (encoding, format, expected) in [
+        (
+            "TEXT",
+            "%RESPONSE_COD%",
+            "%RESPONSE_COD% is no operator of Envoy's access log; did you mean `RESPONSE_CODE`?",
+        ),
+        ("TEXT", "a %DURATION", "`%DURATION` begins an operator that does not end"),
+        ("TEXT", "%REQ%", "%REQ% needs the name of a header"),
+        ("TEXT", "%REQ(a b)%", "expected the name of a header"),
+        ("TEXT", "%DURATION(x)%", "%DURATION% takes no arguments"),
+        ("TEXT", "%REQ(A):x%", "begins an operator that does not end"),
+        ("TEXT", "%START_TIME(%!)%", "%START_TIME(%!)%: "),
+        ("JSON", "%DURATION%", "expected a JSON object, as accessLogEncoding is JSON: "),
+        ("JSON", "[]", "expected a JSON object"),
+        ("JSON", r#"{"a": {"b": "%NONE%"}}"#, "%NONE% is no operator"),
+    ] {
+        let (parsed, said) = asked_for(encoding, format);
+        assert!(parsed.is_none() && said.contains(expected), "{format}: {said}");
+    }
+    let (parsed, said) = asked_for("TEXT", "%CONNECTION_ID% %DYNAMIC_METADATA(a:b)%");
+    assert_eq!(line(parsed.unwrap(), &via_upstream()), "- -\n");
+    assert!(
+        said.contains("%CONNECTION_ID% is never known here") && said.contains("%DYNAMIC_METADATA%"),
+        "{said}"
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_format_is_read_or_refused(format in "[%A-Z_():?a-z\"{} ]{0,40}") {
+        for encoding in ["TEXT", "JSON"] {
+            let (parsed, said) = asked_for(encoding, &format);
+            proptest::prop_assert!(parsed.is_some() || !said.is_empty() || format.is_empty());
+            if let Some(parsed) = parsed {
+                proptest::prop_assert_eq!(line(parsed, &forged(&format)).matches('\n').count(), 1);
+            }
+        }
     }
 }

@@ -1,0 +1,461 @@
+//! `accessLogFormat`: Envoy's command operators between literal text, or in the values of a JSON object
+//! (envoy: docs/root/configuration/observability/access_log/usage.rst).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderName;
+use serde_json::Value;
+
+use super::words::did_you_mean;
+
+/// Istio's `EnvoyTextLogFormat` (pilot/pkg/model/telemetry_logging.go), since 1.9.
+pub const DEFAULT_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
+    %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \
+    \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \
+    %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \
+    \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% \
+    %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
+
+/// Istio's `EnvoyJSONLogFormatIstio`.
+pub const DEFAULT_JSON: &str = r#"{
+    "start_time": "%START_TIME%", "route_name": "%ROUTE_NAME%", "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "protocol": "%PROTOCOL%", "response_code": "%RESPONSE_CODE%",
+    "response_flags": "%RESPONSE_FLAGS%", "response_code_details": "%RESPONSE_CODE_DETAILS%",
+    "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%", "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%", "duration": "%DURATION%",
+    "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
+    "user_agent": "%REQ(USER-AGENT)%", "request_id": "%REQ(X-REQUEST-ID)%", "authority": "%REQ(:AUTHORITY)%",
+    "upstream_host": "%UPSTREAM_HOST%", "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%", "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%", "requested_server_name": "%REQUESTED_SERVER_NAME%",
+    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%"
+}"#;
+
+/// How a line is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFormat {
+    pub shape: Shape,
+    /// Headers that records need beside those that they always have.
+    pub request_headers: Vec<HeaderName>,
+    pub response_headers: Vec<HeaderName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Without the newline at its end.
+    Text(Vec<Piece>),
+    Json(Json),
+}
+
+/// What a JSON line is made of; keys in Envoy's order, which is by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Json {
+    Object(BTreeMap<Box<str>, Json>),
+    List(Vec<Json>),
+    /// Neither of them, nor a string.
+    Literal(Value),
+    /// One operator alone keeps its type, and is null where it has no value.
+    Text(Vec<Piece>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    Literal(Box<str>),
+    Operator {
+        operator: Operator,
+        length_max: Option<usize>,
+        /// Stands between quotes: spaces end nothing.
+        is_quoted: bool,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// With a format of strftime, if not Envoy's own.
+    StartTime(Option<Box<str>>),
+    /// The first of these headers that is there.
+    Request(Vec<Header>),
+    Response(Vec<Header>),
+    Protocol,
+    ResponseCode,
+    ResponseCodeDetails,
+    ResponseFlags,
+    ConnectionTerminationDetails,
+    UpstreamTransportFailureReason,
+    BytesReceived,
+    BytesSent,
+    Duration,
+    UpstreamCluster,
+    RequestedServerName,
+    RouteName,
+    Address(Address, Part),
+    /// Envoy's, and never known here.
+    Unknown,
+}
+
+/// A header, or what stands for one in a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Header {
+    Method,
+    Path,
+    Authority,
+    UserAgent,
+    ForwardedFor,
+    RequestId,
+    Status,
+    UpstreamServiceTime,
+    Other(HeaderName),
+    /// One that is never there.
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    Upstream,
+    UpstreamLocal,
+    DownstreamLocal,
+    DownstreamRemote,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    WithoutPort,
+    Port,
+}
+
+/// What is said of a format: mistakes, and operators that are written as `-`.
+#[derive(Debug, Default)]
+pub(super) struct Remarks {
+    pub(super) errors: Vec<String>,
+    pub(super) unknown: Vec<String>,
+}
+
+const OPERATORS: [(&str, Operator); 15] = [
+    ("PROTOCOL", Operator::Protocol),
+    ("RESPONSE_CODE", Operator::ResponseCode),
+    ("RESPONSE_CODE_DETAILS", Operator::ResponseCodeDetails),
+    ("RESPONSE_FLAGS", Operator::ResponseFlags),
+    ("CONNECTION_TERMINATION_DETAILS", Operator::ConnectionTerminationDetails),
+    ("UPSTREAM_TRANSPORT_FAILURE_REASON", Operator::UpstreamTransportFailureReason),
+    ("BYTES_RECEIVED", Operator::BytesReceived),
+    ("BYTES_SENT", Operator::BytesSent),
+    ("DURATION", Operator::Duration),
+    ("UPSTREAM_CLUSTER", Operator::UpstreamCluster),
+    ("UPSTREAM_CLUSTER_RAW", Operator::UpstreamCluster),
+    ("REQUESTED_SERVER_NAME", Operator::RequestedServerName),
+    ("ROUTE_NAME", Operator::RouteName),
+    ("UPSTREAM_HOST", Operator::Address(Address::Upstream, Part::Whole)),
+    ("START_TIME", Operator::StartTime(None)),
+];
+
+const ADDRESSES: [(&str, Address); 5] = [
+    ("UPSTREAM_REMOTE", Address::Upstream),
+    ("UPSTREAM_LOCAL", Address::UpstreamLocal),
+    ("DOWNSTREAM_LOCAL", Address::DownstreamLocal),
+    ("DOWNSTREAM_REMOTE", Address::DownstreamRemote),
+    ("DOWNSTREAM_DIRECT_REMOTE", Address::DownstreamRemote),
+];
+
+/// Beginnings of Envoy's operators that have no value here.
+const UNKNOWN: [&str; 34] = [
+    "ACCESS_LOG_TYPE",
+    "BYTES_RETRANSMITTED",
+    "CEL",
+    "CLUSTER_METADATA",
+    "COMMON_DURATION",
+    "CONNECTION_ID",
+    "CUSTOM_FLAGS",
+    "DOWNSTREAM_",
+    "DYNAMIC_METADATA",
+    "EMIT_TIME",
+    "ENVIRONMENT",
+    "FILTER_CHAIN_NAME",
+    "FILTER_STATE",
+    "GRPC_STATUS",
+    "HOSTNAME",
+    "LOCAL_REPLY_BODY",
+    "METADATA",
+    "PACKETS_RETRANSMITTED",
+    "PATH",
+    "QUERY_PARAM",
+    "REQUEST_",
+    "RESPONSE_DURATION",
+    "RESPONSE_FLAGS_LONG",
+    "RESPONSE_HEADERS_BYTES",
+    "RESPONSE_TRAILERS_BYTES",
+    "RESPONSE_TX_DURATION",
+    "ROUNDTRIP_DURATION",
+    "STREAM_ID",
+    "TLS_JA",
+    "TRACE_ID",
+    "TRAILER",
+    "UNIQUE_ID",
+    "UPSTREAM_",
+    "VIRTUAL_CLUSTER_NAME",
+];
+
+/// A text format. `None` when it has mistakes, which the remarks name.
+pub(super) fn text(format: &str, remarks: &mut Remarks) -> Option<LogFormat> {
+    // Istio adds one where there is none.
+    let pieces = pieces(format.strip_suffix('\n').unwrap_or(format), remarks);
+    remarks.errors.is_empty().then(|| LogFormat::of(Shape::Text(pieces)))
+}
+
+/// A JSON object whose strings are text formats.
+pub(super) fn json(format: &str, remarks: &mut Remarks) -> Option<LogFormat> {
+    let value = match serde_json::from_str(format) {
+        Ok(value @ Value::Object(_)) => value,
+        Ok(_) => {
+            remarks.errors.push("expected a JSON object, as accessLogEncoding is JSON".into());
+            return None;
+        }
+        Err(error) => {
+            remarks.errors.push(format!("expected a JSON object, as accessLogEncoding is JSON: {error}"));
+            return None;
+        }
+    };
+    let json = Json::of(value, remarks);
+    remarks.errors.is_empty().then(|| LogFormat::of(Shape::Json(json)))
+}
+
+impl LogFormat {
+    /// Istio's own.
+    pub fn default_text() -> Self {
+        text(DEFAULT_TEXT, &mut Remarks::default()).unwrap_or_else(|| Self::of(Shape::Text(Vec::new())))
+    }
+
+    /// Istio's own.
+    pub fn default_json() -> Self {
+        json(DEFAULT_JSON, &mut Remarks::default()).unwrap_or_else(|| Self::of(Shape::Text(Vec::new())))
+    }
+
+    fn of(shape: Shape) -> Self {
+        let mut format =
+            Self { shape: Shape::Text(Vec::new()), request_headers: vec![], response_headers: vec![] };
+        let mut note = |piece: &Piece| {
+            let (headers, named) = match piece {
+                Piece::Operator { operator: Operator::Request(headers), .. } => {
+                    (headers, &mut format.request_headers)
+                }
+                Piece::Operator { operator: Operator::Response(headers), .. } => {
+                    (headers, &mut format.response_headers)
+                }
+                Piece::Operator { .. } | Piece::Literal(_) => return,
+            };
+            for header in headers {
+                if let Header::Other(name) = header {
+                    named.push(name.clone());
+                }
+            }
+        };
+        match &shape {
+            Shape::Text(pieces) => pieces.iter().for_each(&mut note),
+            Shape::Json(json) => json.each(&mut note),
+        }
+        for headers in [&mut format.request_headers, &mut format.response_headers] {
+            headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+            headers.dedup();
+        }
+        Self { shape, ..format }
+    }
+}
+
+impl Json {
+    fn of(value: Value, remarks: &mut Remarks) -> Self {
+        match value {
+            Value::Object(fields) => Self::Object(
+                fields.into_iter().map(|(key, value)| (key.into(), Self::of(value, remarks))).collect(),
+            ),
+            Value::Array(items) => {
+                Self::List(items.into_iter().map(|item| Self::of(item, remarks)).collect())
+            }
+            Value::String(text) => Self::Text(pieces(&text, remarks)),
+            literal @ (Value::Null | Value::Bool(_) | Value::Number(_)) => Self::Literal(literal),
+        }
+    }
+
+    fn each(&self, visit: &mut impl FnMut(&Piece)) {
+        match self {
+            Self::Object(fields) => fields.values().for_each(|field| field.each(visit)),
+            Self::List(items) => items.iter().for_each(|item| item.each(visit)),
+            Self::Literal(_) => {}
+            Self::Text(pieces) => pieces.iter().for_each(visit),
+        }
+    }
+}
+
+fn pieces(format: &str, remarks: &mut Remarks) -> Vec<Piece> {
+    let (mut pieces, mut literal, mut is_quoted) = (Vec::new(), String::new(), false);
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        let (before, from) = rest.split_at(at);
+        literal.push_str(before);
+        is_quoted ^= before.matches('"').count() % 2 == 1;
+        rest = &from[1..];
+        if let Some(after) = rest.strip_prefix('%') {
+            literal.push('%');
+            rest = after;
+            continue;
+        }
+        let Some((command, after)) = command(rest) else {
+            let shown: String = from.chars().take(40).collect();
+            remarks.errors.push(format!(
+                "`{shown}` begins an operator that does not end: expected %NAME%, %NAME(ARGUMENTS)% or \
+                 %NAME(ARGUMENTS):LENGTH%; %% is a per cent sign"
+            ));
+            return pieces;
+        };
+        rest = after;
+        if let Some(operator) = command.operator(remarks) {
+            if !literal.is_empty() {
+                pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
+            }
+            pieces.push(Piece::Operator { operator, length_max: command.length_max, is_quoted });
+        }
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        pieces.push(Piece::Literal(literal.into()));
+    }
+    pieces
+}
+
+/// `NAME`, `NAME(ARGUMENTS)` or `NAME(ARGUMENTS):LENGTH`.
+struct Command<'a> {
+    name: &'a str,
+    arguments: Option<&'a str>,
+    length_max: Option<usize>,
+}
+
+/// The command in front of a `%`, and what follows that.
+fn command(text: &str) -> Option<(Command<'_>, &str)> {
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let name_end = text.find(|c| !is_name(c)).filter(|end| *end > 0)?;
+    let (name, mut rest) = text.split_at(name_end);
+    let mut arguments = None;
+    if let Some(inner) = rest.strip_prefix('(') {
+        let (inside, after) = inner.split_once(')')?;
+        (arguments, rest) = (Some(inside), after);
+    }
+    let mut length_max = None;
+    if let Some(length) = rest.strip_prefix(':') {
+        let digits = length.find('%')?;
+        length_max = Some(length[..digits].parse().ok()?);
+        rest = &length[digits..];
+    }
+    Some((Command { name, arguments, length_max }, rest.strip_prefix('%')?))
+}
+
+impl Command<'_> {
+    /// `None` for one that the remarks call a mistake.
+    fn operator(&self, remarks: &mut Remarks) -> Option<Operator> {
+        let Self { name, arguments, .. } = *self;
+        match (name, arguments) {
+            ("REQ", Some(headers)) => {
+                return self.headers(headers, request_header, remarks).map(Operator::Request);
+            }
+            ("RESP", Some(headers)) => {
+                return self.headers(headers, response_header, remarks).map(Operator::Response);
+            }
+            ("REQ" | "RESP", None) => {
+                remarks.errors.push(format!("%{name}% needs the name of a header: %{name}(NAME)%"));
+                return None;
+            }
+            ("START_TIME", Some(format)) => {
+                let sample = jiff::Zoned::new(jiff::Timestamp::UNIX_EPOCH, jiff::tz::TimeZone::UTC);
+                if let Err(error) = jiff::fmt::strtime::format(format, &sample) {
+                    remarks.errors.push(format!("%START_TIME({format})%: {error}"));
+                    return None;
+                }
+                return Some(Operator::StartTime(Some(format.into())));
+            }
+            _ => {}
+        }
+        let plain = OPERATORS.iter().find(|(known, _)| *known == name).map(|(_, operator)| operator.clone());
+        if let Some(operator) = plain.or_else(|| address(name)) {
+            if arguments.is_some() {
+                remarks.errors.push(format!("%{name}% takes no arguments"));
+                return None;
+            }
+            return Some(operator);
+        }
+        if UNKNOWN.iter().any(|beginning| name.starts_with(beginning)) {
+            remarks.unknown.push(name.to_owned());
+            return Some(Operator::Unknown);
+        }
+        let known: Vec<&str> = OPERATORS.iter().map(|(known, _)| *known).chain(["REQ", "RESP"]).collect();
+        remarks
+            .errors
+            .push(format!("%{name}% is no operator of Envoy's access log{}", did_you_mean(name, &known)));
+        None
+    }
+
+    /// `NAME` or `NAME?OTHER`.
+    fn headers(
+        &self,
+        text: &str,
+        header: fn(&str) -> Option<Header>,
+        remarks: &mut Remarks,
+    ) -> Option<Vec<Header>> {
+        let headers: Option<Vec<Header>> = text.split('?').map(header).collect();
+        if headers.is_none() {
+            remarks.errors.push(format!(
+                "%{}({text})%: expected the name of a header, or two with ? between",
+                self.name
+            ));
+        }
+        headers.filter(|headers| headers.len() <= 2)
+    }
+}
+
+fn request_header(name: &str) -> Option<Header> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        ":method" => Header::Method,
+        ":path" => Header::Path,
+        ":authority" | "host" => Header::Authority,
+        "user-agent" => Header::UserAgent,
+        "x-forwarded-for" => Header::ForwardedFor,
+        "x-request-id" => Header::RequestId,
+        // The path is the original one always; a client's header is not.
+        "x-envoy-original-path" | ":scheme" => Header::Never,
+        name => Header::Other(name.parse().ok()?),
+    })
+}
+
+fn response_header(name: &str) -> Option<Header> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        ":status" => Header::Status,
+        "x-envoy-upstream-service-time" => Header::UpstreamServiceTime,
+        name => Header::Other(name.parse().ok()?),
+    })
+}
+
+fn address(name: &str) -> Option<Operator> {
+    ADDRESSES.iter().find_map(|(beginning, address)| {
+        let part = match name.strip_prefix(beginning)? {
+            "_ADDRESS" => Part::Whole,
+            "_ADDRESS_WITHOUT_PORT" => Part::WithoutPort,
+            "_PORT" => Part::Port,
+            _ => return None,
+        };
+        Some(Operator::Address(*address, part))
+    })
+}
+
+/// What MeshConfig's two fields ask for; `None` for Istio's own.
+pub(super) fn read(field: &super::decode::Field<'_>, is_json: bool) -> Option<Arc<LogFormat>> {
+    let given = field.text().filter(|text| !text.is_empty())?;
+    let mut remarks = Remarks::default();
+    let format = if is_json { json(&given, &mut remarks) } else { text(&given, &mut remarks) };
+    for error in remarks.errors {
+        field.error(error);
+    }
+    remarks.unknown.dedup();
+    for name in remarks.unknown {
+        let message = format!("%{name}% is never known here: it is written as `-`, or null in JSON");
+        field.coded_warning(&super::code::EGR0119, message);
+    }
+    format.map(Arc::new)
+}
