@@ -62,6 +62,14 @@ fn unix(path: &Path) -> String {
     format!("{{address: 'unix://{}'}}", path.display())
 }
 
+/// TLS towards them.
+fn tls_rule() -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: tls}}\nspec:\n  \
+         host: {HOST}\n  trafficPolicy: {{tls: {{mode: SIMPLE}}}}\n"
+    )
+}
+
 const HTTP: &str = "number: 80, name: http, protocol: HTTP";
 
 #[test]
@@ -71,10 +79,7 @@ fn http_over_a_unix_socket() -> anyhow::Result<()> {
     let sites = Sites::start(world)?;
     let url = format!("http://{HOST}/");
     let h2 = "number: 80, name: http2, protocol: HTTP2";
-    let tls = format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: tls}}\nspec:\n  \
-         host: {HOST}\n  trafficPolicy: {{tls: {{mode: SIMPLE}}}}\n"
-    );
+    let tls = tls_rule();
     for (socket, port, rule, expected) in [
         ("plain", HTTP, "", "http- "),
         ("h2c", h2, "", "http-h2c "),
@@ -208,6 +213,43 @@ fn opaque_bytes_over_a_unix_socket() -> anyhow::Result<()> {
         (line.upstream_host, line.upstream_local, line.cluster),
         (path.display().to_string(), "-".to_owned(), format!("outbound|7000||{HOST}"))
     );
+    Ok(())
+}
+
+#[test]
+fn tls_around_opaque_bytes_over_a_unix_socket() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let sites = Sites::start(world)?;
+    let path = sites.socket("tls");
+    let config = service_entry(HOST, "number: 7000, name: tcp, protocol: TCP", &[unix(&path)]) + &tls_rule();
+    let run = pod.interceptor()?.config(&config)?.run(&python(&format!(
+        "s = socket.create_connection(('{HOST}', 7000), 20)\n\
+         s.sendall(b'GET / HTTP/1.1\\r\\nHost: {HOST}\\r\\nConnection: close\\r\\n\\r\\n')\ngot = b''\n\
+         while chunk := s.recv(1 << 16): got += chunk\nprint(got.decode())\n"
+    ))?)?;
+    run.expect_code(0)?;
+    assert!(run.text().starts_with("HTTP/1.1 200 OK") && run.text().contains("\nhttps- "), "{}", run.text());
+    let line = run.line()?;
+    assert!(line.line.contains(r#""- - -" 0 - "#), "{}", line.line);
+    assert_eq!(line.upstream_host, path.display().to_string());
+    Ok(())
+}
+
+/// The path is the proxy's, whatever the workload has mounted there.
+#[test]
+fn a_workload_that_does_not_see_the_socket_reaches_it() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let sites = Sites::start(world)?;
+    let config = service_entry(HOST, HTTP, &[unix(&sites.socket("plain"))]);
+    let dir = sites.dir.path().display();
+    let script = format!(
+        "mount -t tmpfs tmpfs {dir} && test ! -e {dir}/plain && curl -sS -i --max-time 30 http://{HOST}/"
+    );
+    let run = pod.interceptor()?.config(&config)?.run(&["unshare", "--mount", "sh", "-c", &script])?;
+    run.expect_code(0)?;
+    assert_eq!(run.http()?.status, 200);
     Ok(())
 }
 

@@ -71,6 +71,12 @@ mod tests {
     use super::EndpointAddress;
     use crate::resource::UnixPath;
 
+    /// Requests carry them.
+    #[test]
+    fn an_address_is_no_larger_than_that_of_a_socket() {
+        assert_eq!(size_of::<EndpointAddress>(), size_of::<std::net::SocketAddr>());
+    }
+
     #[test]
     fn an_address_is_logged_as_envoy_does_and_told_as_it_is_written() {
         let ip: std::net::SocketAddr = "[fd00::1]:80".parse().unwrap();
