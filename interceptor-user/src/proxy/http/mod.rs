@@ -20,6 +20,7 @@ pub(crate) mod reply;
 mod request;
 mod retry;
 mod tap;
+mod tries;
 mod upgrade;
 pub(crate) mod upload;
 

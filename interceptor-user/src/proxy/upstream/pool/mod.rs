@@ -4,6 +4,7 @@
 
 mod bounded;
 mod connect;
+mod lease;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,18 +14,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 
-use super::bounds::{ConnectionSlot, Slot};
+use super::bounds::ConnectionSlot;
 use super::error::UpstreamError;
-use super::host::ActiveRequest;
 use super::{ClusterRuntime, Pick, RuntimeId};
 use crate::proxy::downstream::Downstream;
 use crate::proxy::http::upload::RequestBody;
 use crate::snapshot::{EndpointAddress, UpstreamProtocol};
 use connect::{connect_http1, connect_http2};
+pub(crate) use lease::Lease;
+use lease::Sender;
 
 /// Idle HTTP/1 connections that a worker keeps, all clusters together.
 const IDLE_CONNECTIONS_MAX: usize = 1024;
@@ -132,103 +132,7 @@ impl std::fmt::Debug for Pools {
     }
 }
 
-enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
-    /// With what counts it as a user by living.
-    Http2(http2::SendRequest<RequestBody>, Rc<()>),
-}
-
-/// A connection in use by one request. Dropped before [`Lease::release`], an HTTP/1 connection closes.
-pub(crate) struct Lease {
-    sender: Sender,
-    pub(crate) facts: Rc<ConnectionFacts>,
-    /// Carried a request before: the upstream may have closed it meanwhile.
-    pub(crate) reused: bool,
-    pools: Rc<Pools>,
-    _active: Option<ActiveRequest>,
-    /// After `sender`, so that its stream is over when those who wait are told.
-    counted: Option<Box<Counted>>,
-}
-
-/// What a request counts as, where that is bounded.
-struct Counted {
-    _request: Option<Slot>,
-    _stream: Option<bounded::StreamOf>,
-}
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Lease").field("facts", &self.facts).finish_non_exhaustive()
-    }
-}
-
-impl Lease {
-    pub(crate) fn is_http2(&self) -> bool {
-        matches!(self.sender, Sender::Http2(..))
-    }
-
-    /// Sends a request; on failure it comes back when none of it can have reached the upstream.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender, _) => sender.try_send_request(request).await,
-        }
-    }
-
-    /// The response has been read to its end: the connection may serve another request.
-    pub(crate) fn release(self) {
-        let Self { sender, facts, pools, counted, .. } = self;
-        match sender {
-            Sender::Http1(sender) => {
-                // Whoever waits for the connection may have the request's place, too.
-                drop(counted);
-                if !sender.is_closed() && !facts.exhausted() {
-                    pools.put(Idle { sender, facts, since: Instant::now() });
-                }
-            }
-            Sender::Http2(sender, users) => drop((sender, users, counted)),
-        }
-    }
-}
-
 impl Pools {
-    /// A connection to `pick`: a kept one, else a new one.
-    pub(crate) async fn lease(
-        self: &Rc<Self>,
-        runtime: &Arc<ClusterRuntime>,
-        pick: Pick,
-        wanted: Wanted<'_>,
-    ) -> Result<Lease, UpstreamError> {
-        let Wanted { server_name, protocol, preserve_header_case, fresh, .. } = wanted;
-        let key =
-            PoolKey { runtime: runtime.id(), address: pick.address.clone(), protocol, preserve_header_case };
-        let kept = if fresh { None } else { self.kept(&key, server_name) };
-        let (sender, facts, reused) = match kept {
-            Some((sender, facts)) => (sender, facts, true),
-            // Boxed, so that requests on kept connections carry no room for making one.
-            None => Box::pin(self.obtain(runtime, &pick, &key, &wanted)).await?,
-        };
-        facts.requests.set(facts.requests.get().saturating_add(1));
-        let stream = match key.protocol {
-            UpstreamProtocol::Http1 => None,
-            UpstreamProtocol::Http2 => bounded::StreamOf::bounded(self, &facts),
-        };
-        let pools = Rc::clone(self);
-        let mut lease = Lease { sender, facts, reused, pools, _active: pick.active, counted: None };
-        match runtime.usage().request() {
-            Ok(None) if stream.is_none() => {}
-            Ok(request) => lease.counted = Some(Box::new(Counted { _request: request, _stream: stream })),
-            Err(overflow) => {
-                lease.release();
-                return Err(overflow.into());
-            }
-        }
-        Ok(lease)
-    }
-
     /// One that was kept, or that others use too.
     fn kept(&self, key: &PoolKey, server_name: Option<&str>) -> Option<(Sender, Rc<ConnectionFacts>)> {
         match key.protocol {
