@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use interceptor_user::dns::Resolver;
 use interceptor_user::proxy::stats::ProxyCounters;
-use interceptor_user::proxy::{Intercepted, Proxy, ProxyOptions};
+use interceptor_user::proxy::{Intercepted, ProxiedWorkload, Proxy, ProxyOptions};
 use interceptor_user::snapshot::{
     AccessLogEncoding, Bounds, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, HashKey,
     Listener, LoadBalancer, OutboundTrafficPolicy, OutlierDetection, RouteTable, Snapshot, TcpRoute,
@@ -32,22 +32,26 @@ struct Running {
 impl Running {
     fn start(snapshot: Snapshot, original_dst: Option<SocketAddr>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let log = tempfile::NamedTempFile::new().unwrap();
         let target = AccessLogTarget::File(log.path().to_owned());
         let proxy = Proxy::start(ProxyOptions {
             resolver: Resolver::start(Default::default()).unwrap(),
-            learned: None,
+            access_log: AccessLog::open(target, Arc::new(AccessLogEncoding::Json.into())).unwrap(),
+            threads: 2,
+        })
+        .unwrap();
+        let workload = ProxiedWorkload {
             listeners: vec![listener],
             intercepted: Arc::new(move |_| {
                 Ok(original_dst.map(|original_dst| Intercepted { original_dst, source: Some(WORKLOAD) }))
             }),
-            access_log: AccessLog::open(target, Arc::new(AccessLogEncoding::Json.into())).unwrap(),
-            snapshot,
-            workers: 2,
-        })
-        .unwrap();
+            netns: None,
+            configured: proxy.configure(snapshot),
+            learned: None,
+            source: Arc::default(),
+        };
+        proxy.add(workload).unwrap();
         Self { proxy, address, log }
     }
 

@@ -94,6 +94,27 @@ pub struct DnsCounters {
     pub dns_forgotten: u64,
 }
 
+impl DnsCounters {
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            dns_queries,
+            dns_answers,
+            dns_learned,
+            dns_malformed,
+            dns_unasked,
+            dns_dropped,
+            dns_forgotten,
+        } = other;
+        self.dns_queries += dns_queries;
+        self.dns_answers += dns_answers;
+        self.dns_learned += dns_learned;
+        self.dns_malformed += dns_malformed;
+        self.dns_unasked += dns_unasked;
+        self.dns_dropped += dns_dropped;
+        self.dns_forgotten += dns_forgotten;
+    }
+}
+
 impl Default for LearnedNames {
     fn default() -> Self {
         Self {

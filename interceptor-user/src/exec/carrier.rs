@@ -13,7 +13,7 @@ use super::interception::Interception;
 use crate::datapath::QuerySockets;
 use crate::dns::{self, LearnedNames, Relay, RelayOptions, Resolver};
 use crate::proxy::stats::ProxyCounters;
-use crate::proxy::{Intercepted, Proxy, ProxyOptions};
+use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy, ProxyOptions, WorkloadId};
 use crate::settings::ExecSettings;
 use crate::telemetry::{AccessLog, AccessLogTarget};
 
@@ -25,7 +25,13 @@ const DNS_FLOWS_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub(super) enum Carrier {
-    Own { proxy: Box<Proxy>, changes: Changes, relay: Option<Relay> },
+    Own {
+        proxy: Box<Proxy>,
+        command: WorkloadId,
+        configured: Configured,
+        changes: Changes,
+        relay: Option<Relay>,
+    },
     External,
 }
 
@@ -56,9 +62,11 @@ impl Carrier {
             .transpose()?;
         let access_log = access_log(settings, &configuration)?;
         let (snapshot, changes) = configuration.follow()?;
-        let proxy = Proxy::start(ProxyOptions {
-            resolver,
-            learned,
+        let threads = thread::available_parallelism().map_or(1, Into::into);
+        let proxy =
+            Proxy::start(ProxyOptions { resolver, access_log, threads }).context("can't start the proxy")?;
+        let configured = proxy.configure(snapshot);
+        let command = proxy.add(ProxiedWorkload {
             listeners: listeners.v6.into_iter().chain([listeners.v4]).collect(),
             intercepted: Arc::new(move |socket| {
                 let original_dst = reader.get(socket)?.map(|original| original.addr);
@@ -67,18 +75,21 @@ impl Carrier {
                     source: own_addresses.load().first(original_dst.is_ipv4()),
                 }))
             }),
-            access_log,
-            snapshot,
-            workers: thread::available_parallelism().map_or(1, Into::into),
-        })
-        .context("can't start the proxy")?;
-        Ok(Self::Own { proxy: Box::new(proxy), changes, relay })
+            netns: None,
+            configured: configured.clone(),
+            learned,
+            source: Arc::default(),
+        });
+        let command = command.context("can't serve the listening sockets")?;
+        Ok(Self::Own { proxy: Box::new(proxy), command, configured, changes, relay })
     }
 
     /// Fails when connections would no longer be served.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         match self {
-            Self::Own { proxy, .. } if proxy.failed() => bail!("the proxy has failed: the command is ended"),
+            Self::Own { proxy, command, .. } if proxy.failed() || proxy.failure(*command).is_some() => {
+                bail!("the proxy has failed: the command is ended")
+            }
             Self::Own { relay: Some(relay), .. } if relay.failed() => {
                 bail!("the relay of DNS queries has failed: the command is ended")
             }
@@ -96,10 +107,10 @@ impl Carrier {
 
     /// Puts in effect what the files hold now.
     pub(super) fn reconfigure(&self) {
-        if let Self::Own { proxy, changes, .. } = self
+        if let Self::Own { configured, changes, .. } = self
             && let Some(snapshot) = changes.latest()
         {
-            proxy.publish(snapshot);
+            configured.publish(snapshot);
             tracing::info!("the configuration has changed");
         }
     }

@@ -111,7 +111,7 @@ async fn names_fit(worker: &Worker, active: &Active, downstream: &Downstream, ta
 
 /// Carries one accepted connection to its end. Never fails: whatever happens is in its record.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
-    let active = worker.active.load_full();
+    let active = worker.active();
     let listener = listener(&active, &downstream);
     let opaque = decide(&worker, &active, &downstream, &Protocol::Opaque);
 
@@ -126,7 +126,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
         FirstBytes::Spoke(protocol, ahead) => (protocol, ahead),
         FirstBytes::ServerSpoke(target, upstream) => {
             // It was opened by the configuration of then.
-            let active = worker.active.load_full();
+            let active = worker.active();
             return match decide(&worker, &active, &downstream, &Protocol::Opaque) {
                 Way::Refuse => tcp::refuse(&worker, stream, &downstream),
                 Way::Opaque(_) | Way::Http(_) => {
@@ -137,7 +137,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
         FirstBytes::Gone => return tcp::gone(&worker, &downstream),
     };
     // The client may have waited for hours: what it says is routed by the configuration of now.
-    let active = worker.active.load_full();
+    let active = worker.active();
     if let Protocol::Tls(hello) = &protocol {
         downstream.requested_server_name.clone_from(&hello.sni);
     }

@@ -1,38 +1,68 @@
 //! One intercepted connection as it was accepted: who connected, and whom they meant.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::netns::Netns;
+use super::worker::Open;
+use super::workload::Workload;
 use crate::telemetry::AccessRecord;
+use crate::workload::SourceWorkload;
+
+/// Whose connections they are. A copy for each worker, so that threads have no count in common.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    pub(crate) source: Rc<SourceWorkload>,
+    /// Where upstream connections are made.
+    pub(crate) netns: Netns,
+}
+
+impl Origin {
+    pub(super) fn of(workload: &Workload) -> Self {
+        Self { source: Rc::new((*workload.source).clone()), netns: workload.netns.clone() }
+    }
+}
 
 /// Facts of an accepted connection; they never change.
 #[derive(Clone, Debug)]
-pub struct Downstream {
+pub(crate) struct Downstream {
     /// The application's end.
-    pub remote_address: SocketAddr,
+    pub(crate) remote_address: SocketAddr,
     /// What the application asked for, before the kernel redirected it.
-    pub original_dst: SocketAddr,
-    pub accepted_at: Instant,
-    pub start_time: SystemTime,
+    pub(crate) original_dst: SocketAddr,
+    pub(crate) accepted_at: Instant,
+    pub(crate) start_time: SystemTime,
     /// From the ClientHello, once inspected.
-    pub requested_server_name: Option<Arc<str>>,
+    pub(crate) requested_server_name: Option<Arc<str>>,
+    pub(crate) origin: Rc<Origin>,
+    /// Has it counted as open for as long as anything of it is under way, copies for mirrors among it.
+    _open: Option<Rc<Open>>,
 }
 
 impl Downstream {
-    pub fn new(remote_address: SocketAddr, original_dst: SocketAddr) -> Self {
+    pub(crate) fn new(
+        remote_address: SocketAddr,
+        original_dst: SocketAddr,
+        origin: Rc<Origin>,
+        open: Option<Open>,
+    ) -> Self {
         Self {
             remote_address,
             original_dst,
             accepted_at: Instant::now(),
             start_time: SystemTime::now(),
             requested_server_name: None,
+            origin,
+            _open: open.map(Rc::new),
         }
     }
 
     /// A record of the connection as a whole, with nothing carried yet.
-    pub fn record(&self) -> AccessRecord {
+    pub(crate) fn record(&self) -> AccessRecord {
         AccessRecord {
+            source: Rc::clone(&self.origin.source),
             start_time: self.start_time,
             http: None,
             response_code: 0,

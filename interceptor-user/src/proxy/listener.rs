@@ -1,5 +1,4 @@
-//! The one accept loop. Each worker runs it on its own duplicate of every listening socket; whoever is
-//! idle takes the next connection.
+//! The one accept loop. It runs at its workload's home; whoever carries the fewest connections gets the next one.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection;
 use super::downstream::Downstream;
-use super::stats::WorkerStats;
+use super::threads::{Load, Threads};
 use super::worker::Worker;
+use super::workload::Workload;
 
 /// What the kernel half knows of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +31,23 @@ pub type InterceptedSource = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<Option<Int
 /// How long accepting pauses when the process is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// A connection that nobody carries yet.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) workload: Arc<Workload>,
+    stream: std::net::TcpStream,
+    remote_address: SocketAddr,
+    original_dst: SocketAddr,
+    load: Load,
+}
+
 /// What an error of accept(2) means for the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AcceptError {
     /// That connection's own: go on.
     Connection,
+    /// Nobody waits to be accepted.
+    Nobody,
     /// Ours, and passing: wait a little.
     Exhausted,
     /// The listening socket is of no use any more.
@@ -43,64 +56,140 @@ enum AcceptError {
 
 fn classify(error: &io::Error) -> AcceptError {
     match error.raw_os_error() {
+        Some(libc::EAGAIN) => AcceptError::Nobody,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptError::Exhausted,
         Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => AcceptError::Fatal,
         Some(_) | None => AcceptError::Connection,
     }
 }
 
-/// Accepts until the listening socket fails for good; returns why.
-pub(super) async fn accept(
+/// Accepts until the workload drains, and then what waits still. A listening socket that fails for good ends
+/// nothing but this, and is told as its workload's failure.
+pub(super) fn accept(
     worker: Rc<Worker>,
-    listener: TcpListener,
-    source: InterceptedSource,
-    stats: Arc<WorkerStats>,
-) -> io::Error {
+    listener: std::net::TcpListener,
+    threads: Threads,
+    number: usize,
+) -> impl Future<Output = ()> {
+    // From now on, not from when it is first looked at.
+    let busy = worker.busy();
+    async move {
+        let _busy = busy;
+        if let Err(error) = accept_all(&worker, listener, &threads, number).await {
+            let workload = worker.workload();
+            tracing::error!(source = ?workload.source, %error, "a listening socket of a workload failed");
+            // The first one is told.
+            drop(workload.numbers.failure.set(error.to_string().into()));
+        }
+    }
+}
+
+async fn accept_all(
+    worker: &Rc<Worker>,
+    listener: std::net::TcpListener,
+    threads: &Threads,
+    number: usize,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut draining = false;
     loop {
-        match listener.accept().await {
+        let accepted = if draining {
+            accept_waiting(&listener)
+        } else {
+            tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = worker.draining() => {
+                    draining = true;
+                    continue;
+                }
+            }
+        };
+        match accepted {
             Ok((stream, peer)) => {
-                intercept(&worker, &source, &stats, stream, peer);
-                // The other workers have their turn before the next one is taken.
+                intercept(worker, threads, number, stream, peer);
+                // What is carried has its turn before the next one is taken.
                 tokio::task::yield_now().await;
             }
             Err(error) => match classify(&error) {
                 AcceptError::Connection => {}
+                AcceptError::Nobody => return Ok(()),
                 AcceptError::Exhausted => {
-                    stats.accept_exhausted();
+                    worker.stats().accept_exhausted();
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
-                AcceptError::Fatal => return error,
+                AcceptError::Fatal => return Err(error),
             },
         }
     }
 }
 
-/// Starts one connection's story. Without an original destination there is none: it is closed, and
-/// counted, never guessed.
-fn intercept(
-    worker: &Rc<Worker>,
-    source: &InterceptedSource,
-    stats: &Arc<WorkerStats>,
-    stream: TcpStream,
-    peer: SocketAddr,
-) {
-    let intercepted = match source(stream.as_fd()) {
+/// Accepts what the kernel has, which the runtime may not have heard of yet.
+fn accept_waiting(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, peer) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let peer = peer.ok_or_else(|| io::Error::other("a connection from nowhere"))?;
+    Ok((TcpStream::from_std(socket.into())?, peer))
+}
+
+/// Begins one connection's story, here or on another thread. Without an original destination there is none: it is
+/// closed, and counted, never guessed.
+fn intercept(worker: &Rc<Worker>, threads: &Threads, number: usize, stream: TcpStream, peer: SocketAddr) {
+    let workload = worker.workload();
+    let intercepted = match (workload.intercepted)(stream.as_fd()) {
         Ok(Some(intercepted)) => intercepted,
-        Ok(None) => return stats.without_original_dst(),
+        Ok(None) => return worker.stats().without_original_dst(),
         Err(error) => {
             tracing::error!(%peer, %error, "the original destination of a connection cannot be read: closed");
-            return stats.without_original_dst();
+            return worker.stats().without_original_dst();
         }
     };
-    // Small writes go out as they come: what is carried was paced by its sender.
-    let _nodelay = stream.set_nodelay(true).is_ok();
-    let open = stats.opened();
     // An address that the application bound itself is no loopback address and stays.
     let source = intercepted.source.filter(|_| peer.ip().is_loopback()).unwrap_or(peer.ip());
-    let downstream = Downstream::new(SocketAddr::new(source, peer.port()), intercepted.original_dst);
-    let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
-        let _open = open;
-        connection::serve(worker, stream, downstream).await;
-    });
+    let (remote_address, original_dst) = (SocketAddr::new(source, peer.port()), intercepted.original_dst);
+    let (carrier, load) = threads.place(number);
+    if carrier == number {
+        tokio::task::spawn_local(carry(worker, stream, remote_address, original_dst, load));
+        return;
+    }
+    match stream.into_std() {
+        Ok(stream) => {
+            let workload = Arc::clone(workload);
+            threads.carry(carrier, Accepted { workload, stream, remote_address, original_dst, load });
+        }
+        Err(error) => not_carried(remote_address, &error),
+    }
+}
+
+impl Accepted {
+    /// As [`carry`]; `None` when its socket can't be waited for.
+    pub(super) fn carry(self, worker: &Rc<Worker>) -> Option<impl Future<Output = ()> + use<>> {
+        let Self { stream, remote_address, original_dst, load, .. } = self;
+        match TcpStream::from_std(stream) {
+            Ok(stream) => Some(carry(worker, stream, remote_address, original_dst, load)),
+            Err(error) => {
+                not_carried(remote_address, &error);
+                None
+            }
+        }
+    }
+}
+
+fn not_carried(peer: SocketAddr, error: &io::Error) {
+    tracing::warn!(%peer, %error, "a connection can't be waited for: closed");
+}
+
+/// The whole story of a connection, told by `worker`.
+fn carry(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    remote_address: SocketAddr,
+    original_dst: SocketAddr,
+    load: Load,
+) -> impl Future<Output = ()> + use<> {
+    let open = worker.opened(load);
+    // Small writes go out as they come: what is carried was paced by its sender.
+    let _nodelay = stream.set_nodelay(true).is_ok();
+    let origin = Rc::clone(worker.origin());
+    let downstream = Downstream::new(remote_address, original_dst, origin, Some(open));
+    connection::serve(Rc::clone(worker), stream, downstream)
 }

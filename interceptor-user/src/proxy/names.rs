@@ -16,11 +16,11 @@ pub(crate) const MISMATCH_DETAILS: &str = Refusal::NameMismatch.details();
 
 /// What a worker knows of names.
 #[derive(Debug)]
-pub struct NameKnowledge {
+pub(crate) struct NameKnowledge {
     /// `None`: the workload's DNS is not captured.
-    pub learned: Option<Arc<LearnedNames>>,
-    pub resolver: Resolver,
-    pub stats: Arc<WorkerStats>,
+    pub(crate) learned: Option<Arc<LearnedNames>>,
+    pub(crate) resolver: Resolver,
+    pub(crate) stats: Arc<WorkerStats>,
 }
 
 /// A name and the address that it was given with.

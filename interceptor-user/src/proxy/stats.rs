@@ -1,6 +1,5 @@
-//! Counters of one worker: written by it alone, read by anybody.
+//! Counters of one worker (a workload on one thread): written by it alone, read by anybody.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dns::DnsCounters;
@@ -51,10 +50,6 @@ pub struct ProxyCounters {
     pub dns: DnsCounters,
 }
 
-/// Counts a connection as open for as long as it lives.
-#[derive(Debug)]
-pub(super) struct OpenGuard(Arc<WorkerStats>);
-
 impl WorkerStats {
     pub(super) fn mirror_sent(&self) {
         self.mirrors_sent.fetch_add(1, Ordering::Relaxed);
@@ -68,10 +63,13 @@ impl WorkerStats {
         self.mirrors_given_up.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn opened(self: &Arc<Self>) -> OpenGuard {
+    pub(super) fn opened(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        OpenGuard(Arc::clone(self))
+    }
+
+    pub(super) fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn without_original_dst(&self) {
@@ -110,11 +108,5 @@ impl WorkerStats {
         counters.mirrors_failed += self.mirrors_failed.load(Ordering::Relaxed);
         counters.mirrors_given_up += self.mirrors_given_up.load(Ordering::Relaxed);
         counters.names_refused += self.names_refused.load(Ordering::Relaxed);
-    }
-}
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

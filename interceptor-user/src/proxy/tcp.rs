@@ -182,7 +182,7 @@ async fn carry_bytes(
 /// Counts whether the server name fits, where that decides nothing any more.
 async fn count_name(worker: &Worker, downstream: &Downstream) {
     let Some(name) = downstream.requested_server_name.as_deref() else { return };
-    let (original_dst, active) = (downstream.original_dst, worker.active.load_full());
+    let (original_dst, active) = (downstream.original_dst, worker.active());
     let claim = Claim { name, original_dst, runtime: None, uses_original_dst: false };
     let _counted_only = worker.names.admits(&active, claim).await;
 }

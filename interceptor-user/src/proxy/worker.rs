@@ -1,22 +1,22 @@
-//! One worker: a thread with its own runtime, its own connections and its own upstream pools. What it
-//! shares with the others it reads without waiting.
+//! One workload on one thread: its connections there, and its upstream pools. No workload's connection is ever
+//! another's, and no thread waits for another.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::active::Active;
+use super::downstream::Origin;
 use super::names::NameKnowledge;
 use super::stats::WorkerStats;
+use super::threads::Load;
 use super::upstream::pool::Pools;
+use super::workload::{Life, Workload};
+use crate::dns::Resolver;
 use crate::telemetry::AccessLog;
-
-/// How often pools are rid of what is closed or idle for too long.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The configuration that a request keeps to, counted per worker.
 #[derive(Clone, Debug)]
@@ -44,42 +44,59 @@ impl std::ops::Deref for Current {
 
 /// What every connection of a worker uses.
 #[derive(Debug)]
-pub struct Worker {
-    pub active: Arc<ArcSwap<Active>>,
-    pub access_log: AccessLog,
-    pub names: NameKnowledge,
-    /// The last `active` seen, so that a request costs no count shared by all threads.
+pub(crate) struct Worker {
+    workload: Arc<Workload>,
+    pub(crate) access_log: AccessLog,
+    pub(crate) names: NameKnowledge,
+    origin: Rc<Origin>,
+    /// The last configuration seen, so that a request costs no count shared by all threads.
     seen: RefCell<Current>,
     pools: Rc<Pools>,
     copies_on_their_way: Rc<Cell<u32>>,
     draining: Cell<bool>,
     drain: Notify,
+    busy: Rc<Busy>,
 }
 
 impl Worker {
-    /// A worker of the calling thread, which must be inside a `LocalSet`.
-    pub fn new(active: Arc<ArcSwap<Active>>, access_log: AccessLog, names: NameKnowledge) -> Rc<Self> {
-        let worker = Rc::new(Self {
-            seen: RefCell::new(Current::new(active.load_full())),
-            active,
+    pub(super) fn new(workload: Arc<Workload>, access_log: AccessLog, resolver: Resolver) -> Rc<Self> {
+        let stats = workload.numbers.of_worker();
+        Rc::new(Self {
+            seen: RefCell::new(Current::new(workload.active())),
             access_log,
-            names,
+            names: NameKnowledge { learned: workload.learned.clone(), resolver, stats },
+            origin: Rc::new(Origin::of(&workload)),
             pools: Rc::default(),
             copies_on_their_way: Rc::default(),
             draining: Cell::new(false),
             drain: Notify::new(),
-        });
-        tokio::task::spawn_local(sweep(Rc::downgrade(&worker)));
-        worker
+            busy: Rc::default(),
+            workload,
+        })
+    }
+
+    pub(super) fn workload(&self) -> &Arc<Workload> {
+        &self.workload
+    }
+
+    /// Whose connections these are.
+    pub(super) fn origin(&self) -> &Rc<Origin> {
+        &self.origin
+    }
+
+    /// The configuration of this moment, for what may take long.
+    pub(super) fn active(&self) -> Arc<Active> {
+        self.workload.active()
     }
 
     /// The configuration of this moment.
     pub(crate) fn current(&self) -> Current {
-        let active = self.active.load();
         let mut seen = self.seen.borrow_mut();
-        if !Arc::ptr_eq(&active, &seen.0) {
-            *seen = Current::new(Arc::clone(&active));
-        }
+        self.workload.with_active(|active| {
+            if !Arc::ptr_eq(active, &seen.0) {
+                *seen = Current::new(Arc::clone(active));
+            }
+        });
         seen.clone()
     }
 
@@ -96,29 +113,97 @@ impl Worker {
         &self.copies_on_their_way
     }
 
-    /// Lets keep-alive connections end after the request they are at.
-    pub fn start_draining(&self) {
-        self.draining.set(true);
-        self.drain.notify_waiters();
-    }
-
-    /// Ready once [`Worker::start_draining`] was called.
+    /// Ready once keep-alive connections are to end after the request that they are at.
     pub(crate) async fn draining(&self) {
         let notified = self.drain.notified();
         if !self.draining.get() {
             notified.await;
         }
     }
+
+    /// Counts a connection as open for as long as the answer lives.
+    pub(super) fn opened(&self, load: Load) -> Open {
+        self.stats().opened();
+        Open { stats: Arc::clone(&self.names.stats), _busy: self.busy(), _load: load }
+    }
+
+    /// Something that the worker must not end before.
+    pub(super) fn busy(&self) -> BusyGuard {
+        self.busy.count.set(self.busy.count.get() + 1);
+        BusyGuard(Rc::clone(&self.busy))
+    }
+
+    /// Ready when the workload is to be let go of: it drains, and has nothing open here or no more time.
+    pub(super) async fn ended(&self) {
+        let mut life = self.workload.life.clone();
+        let until = loop {
+            // The sender goes with the list of workloads only, which lives as long as this one.
+            match *life.borrow_and_update() {
+                Life::Serving => {}
+                Life::Draining(until) => break until,
+            }
+            if life.changed().await.is_err() {
+                break Instant::now();
+            }
+        };
+        self.draining.set(true);
+        self.drain.notify_waiters();
+        let idle = async {
+            while self.busy.count.get() > 0 {
+                self.busy.none.notified().await;
+            }
+        };
+        tokio::select! {
+            () = idle => {}
+            () = over(life, until) => {}
+        }
+    }
 }
 
-async fn sweep(worker: std::rc::Weak<Worker>) {
-    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Ready at the end of the time to drain, which may be brought forward.
+async fn over(mut life: tokio::sync::watch::Receiver<Life>, mut until: Instant) {
     loop {
-        interval.tick().await;
-        let Some(worker) = worker.upgrade() else { return };
-        let active = worker.current();
-        let live = active.live_runtimes();
-        worker.pools.sweep(|runtime| live.contains(&runtime));
+        tokio::select! {
+            () = tokio::time::sleep_until(until.into()) => return,
+            changed = life.changed() => match (changed, *life.borrow_and_update()) {
+                (Ok(()), Life::Draining(earlier)) => until = earlier,
+                (Ok(()), Life::Serving) => {}
+                (Err(_), _) => return,
+            }
+        }
+    }
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+pub(crate) struct Open {
+    stats: Arc<WorkerStats>,
+    _busy: BusyGuard,
+    _load: Load,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.stats.closed();
+    }
+}
+
+/// Counts what is under way.
+#[derive(Debug, Default)]
+struct Busy {
+    count: Cell<usize>,
+    none: Notify,
+}
+
+/// One thing that is under way, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct BusyGuard(Rc<Busy>);
+
+impl Drop for BusyGuard {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0 {
+            self.0.none.notify_one();
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +11,7 @@ use http::HeaderName;
 
 use crate::proxy::outcome::ResponseFlags;
 use crate::snapshot::{ClusterName, EndpointAddress};
+use crate::workload::SourceWorkload;
 
 /// The HTTP side of a record; absent for opaque bytes.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,8 @@ pub struct HttpRecord {
 /// One line of the access log.
 #[derive(Clone, Debug)]
 pub struct AccessRecord {
+    /// Whose connection it is.
+    pub source: Rc<SourceWorkload>,
     pub start_time: SystemTime,
     pub http: Option<HttpRecord>,
     /// 0 when nothing was answered.

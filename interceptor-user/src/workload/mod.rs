@@ -1,11 +1,13 @@
 //! What a person says about which connections of a workload are redirected, parsed as Istio's annotations are.
-//! Pure: the strings come in, values or one clear sentence come out.
+//! Pure: the strings come in, values or one clear sentence come out. And who a workload is ([`SourceWorkload`]).
 
 mod annotations;
+mod source;
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 pub use annotations::{Annotation, AnnotationError};
+pub use source::SourceWorkload;
 
 use serde::{Serialize, Serializer};
 

@@ -17,7 +17,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use interceptor_user::proxy::http::Version as Downstream;
 use interceptor_user::snapshot::{RetryOn, UpstreamProtocol};
 
 use crate::support::{Config, HOST, Proxy, Upstream, get, header};
@@ -129,7 +128,7 @@ fn http2_cluster(address: SocketAddr) -> Config {
 
 fn http2_proxy(config: Config) -> Proxy {
     let original_dst = SocketAddr::from(([192, 0, 2, 1], 80));
-    Proxy::start_version(config.build(80), original_dst, Downstream::Http2)
+    Proxy::start(config.build(80), original_dst)
 }
 
 /// Runs a client with one HTTP/2 connection to the proxy.
@@ -244,7 +243,7 @@ fn grpc_passes_whole() {
 fn passthrough_speaks_what_the_client_speaks() {
     let upstream = Http2Upstream::echo();
     let snapshot = Config::new(&[]).build(upstream.address.port());
-    let proxy = Proxy::start_version(snapshot, upstream.address, Downstream::Http2);
+    let proxy = Proxy::start(snapshot, upstream.address);
     with_client(&proxy, async |mut sender| {
         let unknown = Request::get("http://unknown.example.com/").body(Frames::default()).unwrap();
         let (_, seen, _) = collect(sender.send_request(unknown).await.unwrap()).await;

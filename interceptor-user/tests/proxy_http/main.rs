@@ -21,3 +21,4 @@ mod support;
 mod tls;
 mod unix_sockets;
 mod upgrade;
+mod workloads;

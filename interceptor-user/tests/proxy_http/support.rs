@@ -7,14 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use interceptor_user::dns::{self, Resolver};
 use interceptor_user::proxy::active::Active;
-use interceptor_user::proxy::downstream::Downstream;
-use interceptor_user::proxy::http::{self, Version};
-use interceptor_user::proxy::names::NameKnowledge;
-use interceptor_user::proxy::stats::{ProxyCounters, WorkerStats};
-use interceptor_user::proxy::worker::Worker;
+use interceptor_user::proxy::stats::ProxyCounters;
+use interceptor_user::proxy::{self, Configured, Intercepted, ProxiedWorkload, ProxyOptions, WorkloadId};
 use interceptor_user::snapshot::{
     AccessLogEncoding, Changes, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
     OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
@@ -78,7 +74,7 @@ impl Records {
 /// The names that tests use, of a hosts file; no server is asked.
 pub(crate) const HOSTS: &str = "127.0.0.1 v4.test both.test\n::1 v6.test both.test\n";
 
-fn resolver() -> (Resolver, tempfile::NamedTempFile) {
+pub(crate) fn resolver() -> (Resolver, tempfile::NamedTempFile) {
     let hosts = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(hosts.path(), HOSTS).unwrap();
     let servers = dns::Servers::Fixed(Vec::new());
@@ -86,93 +82,60 @@ fn resolver() -> (Resolver, tempfile::NamedTempFile) {
     (Resolver::start(dns::Options { servers, hosts_file, ..dns::Options::default() }).unwrap(), hosts)
 }
 
-/// One worker, accepting on loopback as if for `original_dst`.
+/// A workload whose connections are all meant for `original_dst`, and where they arrive.
+pub(crate) fn workload(configured: &Configured, original_dst: SocketAddr) -> (SocketAddr, ProxiedWorkload) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let workload = ProxiedWorkload {
+        listeners: vec![listener],
+        intercepted: Arc::new(move |_| Ok(Some(Intercepted { original_dst, source: None }))),
+        netns: None,
+        configured: configured.clone(),
+        learned: None,
+        source: Arc::default(),
+    };
+    (address, workload)
+}
+
+/// A proxy of one thread, accepting on loopback as if for `original_dst`.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) records: Records,
-    resolver: Resolver,
-    stats: Arc<WorkerStats>,
+    proxy: proxy::Proxy,
+    configured: Configured,
+    workload: WorkloadId,
     _hosts: tempfile::NamedTempFile,
-    active: Arc<ArcSwap<Active>>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    drain: Arc<tokio::sync::Notify>,
-    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Proxy {
     pub(crate) fn start(snapshot: Snapshot, original_dst: SocketAddr) -> Self {
-        Self::start_version(snapshot, original_dst, Version::Http1)
-    }
-
-    pub(crate) fn start_version(snapshot: Snapshot, original_dst: SocketAddr, version: Version) -> Self {
         let records = Records(tempfile::NamedTempFile::new().unwrap());
         let log = AccessLogTarget::File(records.0.path().to_owned());
-        let log = AccessLog::open(log, Arc::new(AccessLogEncoding::Json.into())).unwrap();
+        let access_log = AccessLog::open(log, Arc::new(AccessLogEncoding::Json.into())).unwrap();
         let (resolver, hosts) = resolver();
-        let active = Arc::new(ArcSwap::from_pointee(Active::build(Arc::new(snapshot), None, &resolver)));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let stats = Arc::<WorkerStats>::default();
-        let names = NameKnowledge { learned: None, resolver: resolver.clone(), stats: Arc::clone(&stats) };
-        let drain = Arc::new(tokio::sync::Notify::new());
-        let (shared, draining) = (Arc::clone(&active), Arc::clone(&drain));
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, async move {
-                let worker = Worker::new(shared, log, names);
-                listener.set_nonblocking(true).unwrap();
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let accept = async {
-                    loop {
-                        let (stream, peer) = listener.accept().await.unwrap();
-                        let worker = std::rc::Rc::clone(&worker);
-                        tokio::task::spawn_local(async move {
-                            http::serve(&worker, stream, Downstream::new(peer, original_dst), version).await;
-                        });
-                    }
-                };
-                let drain = async {
-                    draining.notified().await;
-                    worker.start_draining();
-                    std::future::pending::<()>().await;
-                };
-                tokio::select! { () = accept => {}, () = drain => {}, _ = stopped => {} }
-            });
-        });
-        Self {
-            address,
-            records,
-            resolver,
-            stats,
-            _hosts: hosts,
-            active,
-            stop: Some(stop),
-            drain,
-            thread: Some(thread),
-        }
+        let proxy = proxy::Proxy::start(ProxyOptions { resolver, access_log, threads: 1 }).unwrap();
+        let configured = proxy.configure(snapshot);
+        let (address, workload) = workload(&configured, original_dst);
+        let workload = proxy.add(workload).unwrap();
+        Self { address, records, proxy, configured, workload, _hosts: hosts }
     }
 
     /// Puts another snapshot in force.
     pub(crate) fn reload(&self, snapshot: Snapshot) {
-        let previous = self.active.load_full();
-        self.active.store(Arc::new(Active::build(Arc::new(snapshot), Some(&previous), &self.resolver)));
+        self.configured.publish(snapshot);
     }
 
     /// What is in force.
     pub(crate) fn active(&self) -> Arc<Active> {
-        self.active.load_full()
+        self.configured.active()
     }
 
     pub(crate) fn counters(&self) -> ProxyCounters {
-        let mut counters = ProxyCounters::default();
-        self.stats.add_to(&mut counters);
-        counters
+        self.proxy.counters()
     }
 
     pub(crate) fn start_draining(&self) {
-        self.drain.notify_one();
+        assert!(self.proxy.remove(self.workload, PATIENCE));
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -189,18 +152,6 @@ impl Proxy {
     /// `GET path` of the declared host.
     pub(crate) fn get(&self, path: &str) -> Reply {
         self.exchange(&get(HOST, path))
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-            && !thread::panicking()
-        {
-            panic!("the proxy's worker panicked");
-        }
     }
 }
 
@@ -336,6 +287,12 @@ impl<S: Read + Write> Client<S> {
             body.extend(self.read_exactly(size));
             self.read_until("\r\n");
         }
+    }
+
+    /// What comes up to the end of a head, or until the other end closes.
+    pub(crate) fn read_to_end_of_head(&mut self) -> Vec<u8> {
+        while !self.buffer.ends_with(b"\r\n\r\n") && self.fill() {}
+        std::mem::take(&mut self.buffer)
     }
 
     /// Whether the other end closes without another byte.

@@ -15,7 +15,7 @@ pub(crate) mod grpc;
 mod headers;
 mod log;
 mod mirror;
-pub mod peer;
+pub(crate) mod peer;
 pub(crate) mod reply;
 mod request;
 mod retry;
@@ -24,6 +24,7 @@ mod tries;
 mod upgrade;
 pub(crate) mod upload;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
@@ -32,11 +33,12 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use super::downstream::Downstream;
 use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
-pub use crate::snapshot::HttpVersion as Version;
+pub(crate) use crate::snapshot::HttpVersion as Version;
 use log::RequestLog;
 use tap::{HeadTap, TappedStream};
 
@@ -61,16 +63,43 @@ struct Connection {
     downstream: Downstream,
     version: Version,
     tap: HeadTap,
+    first_request: FirstRequest,
+}
+
+/// Whether a request has been read. What is known to come is served, also when keep-alive connections are to end.
+#[derive(Debug, Default)]
+struct FirstRequest {
+    is_read: Cell<bool>,
+    read: Notify,
+}
+
+impl FirstRequest {
+    fn is_there(&self) {
+        if !self.is_read.replace(true) {
+            self.read.notify_one();
+        }
+    }
+}
+
+impl Connection {
+    /// Ready when the connection is to end after the request that it is at.
+    async fn draining(&self) {
+        self.worker.draining().await;
+        if !self.first_request.is_read.get() {
+            self.first_request.read.notified().await;
+        }
+    }
 }
 
 /// Serves the requests of one intercepted connection until it ends. Never fails: what becomes of each
 /// request is in its record.
-pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream, version: Version) {
+pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream, version: Version) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "downstream connection without TCP_NODELAY");
     }
     let tap = HeadTap::default();
-    let connection = Rc::new(Connection { worker: Rc::clone(worker), downstream, version, tap });
+    let (worker, first_request) = (Rc::clone(worker), FirstRequest::default());
+    let connection = Rc::new(Connection { worker, downstream, version, tap, first_request });
     let ended = match version {
         Version::Http1 => serve_http1(stream, &connection).await,
         Version::Http2 => serve_http2(TokioIo::new(stream), &connection).await,
@@ -88,6 +117,7 @@ async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(
     let service = service_fn(|mut request| {
         let connection = Rc::clone(connection);
         worker.current().snapshot.mesh.path_normalization.apply(request.uri_mut());
+        connection.first_request.is_there();
         // Begun before the answer is first worked on: a client may be gone by then.
         let log = RequestLog::new(&connection, &request);
         async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
@@ -104,7 +134,7 @@ async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(
     tokio::select! {
         biased;
         ended = server.as_mut() => return ended,
-        () = worker.draining() => {}
+        () = connection.draining() => {}
     }
     server.as_mut().graceful_shutdown();
     server.await
@@ -115,6 +145,7 @@ async fn serve_http2(io: TokioIo<TcpStream>, connection: &Rc<Connection>) -> Res
     let service = service_fn(|mut request| {
         let connection = Rc::clone(connection);
         worker.current().snapshot.mesh.path_normalization.apply(request.uri_mut());
+        connection.first_request.is_there();
         // Begun before the answer is first worked on: a client may be gone by then.
         let log = RequestLog::new(&connection, &request);
         async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
@@ -131,7 +162,7 @@ async fn serve_http2(io: TokioIo<TcpStream>, connection: &Rc<Connection>) -> Res
     tokio::select! {
         biased;
         ended = server.as_mut() => return ended,
-        () = worker.draining() => {}
+        () = connection.draining() => {}
     }
     server.as_mut().graceful_shutdown();
     server.await

@@ -149,9 +149,13 @@ impl Connections {
         self.asking.notified()
     }
 
-    /// Whether one more is to be given up; true as often as there is somebody who waits.
+    /// Whether one more is to be given up; true as often as there is somebody who waits, and waits still.
     pub(super) fn is_asked(&self) -> bool {
-        self.asked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |asked| asked.checked_sub(1)).is_ok()
+        self.waiting() > 0
+            && self
+                .asked
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |asked| asked.checked_sub(1))
+                .is_ok()
     }
 }
 
@@ -236,7 +240,10 @@ mod tests {
         let waiting = [connections.wait(), connections.wait()];
         connections.ask();
         assert_eq!([(); 3].map(|()| connections.is_asked()), [true, true, false]);
-        drop((waiting, slot));
+        connections.ask();
+        drop(waiting);
+        assert!(!connections.is_asked(), "nobody waits any more");
+        drop(slot);
         assert!(connections.enter().is_some());
     }
 }

@@ -7,38 +7,40 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::endpoints::Pick;
 use super::error::UpstreamError;
+use crate::proxy::netns::Netns;
 use crate::resource::UnixPath;
 use crate::snapshot::{self, EndpointAddress};
 
 /// How long an address has before the next one is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects to the address of `pick` that answers first within `connect_timeout`.
+/// Connects to the address of `pick` that answers first within `connect_timeout`, from inside `netns`.
 ///
 /// A unix socket is carried as a `TcpStream`, too: reading, writing, splicing, shutting down and polling are
 /// the same system calls for every stream socket, and what is TCP's alone is done here.
 pub(super) async fn connect(
     pick: &Pick,
+    netns: &Netns,
     connect_timeout: Duration,
     keepalive: snapshot::TcpKeepalive,
 ) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
     let address = match &pick.address {
         EndpointAddress::Ip(address) => *address,
         EndpointAddress::Unix(path) => {
-            let connected = connect_unix(path).map_err(|error| UpstreamError::connect_at_once(&error));
+            let connected = connect_unix(path, netns).map_err(|error| UpstreamError::connect_at_once(&error));
             return Ok((connected?, pick.address.clone()));
         }
     };
     let deadline = Instant::now() + connect_timeout;
     let keepalive = &probes(keepalive);
     let connected = match pick.alternate {
-        None => timeout_at(deadline, connect_one(address, keepalive)).await,
-        Some(alternate) => timeout_at(deadline, race(address, alternate, keepalive)).await,
+        None => timeout_at(deadline, connect_one(address, netns, keepalive)).await,
+        Some(alternate) => timeout_at(deadline, race([address, alternate], netns, keepalive)).await,
     };
     match connected {
         Ok(Ok((stream, peer))) => Ok((stream, peer.into())),
@@ -59,43 +61,58 @@ fn probes(keepalive: snapshot::TcpKeepalive) -> TcpKeepalive {
         .with_retries(keepalive.probes.clamp(1, 127))
 }
 
-async fn connect_one(address: SocketAddr, keepalive: &TcpKeepalive) -> io::Result<(TcpStream, SocketAddr)> {
-    let stream = TcpStream::connect(address).await?;
+async fn connect_one(
+    address: SocketAddr,
+    netns: &Netns,
+    keepalive: &TcpKeepalive,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    let socket = netns.inside(|| match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    })??;
+    let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
     Ok((stream, address))
 }
 
-/// Connected when it returns: unix sockets have no handshake. A server whose backlog is full is EAGAIN.
-fn connect_unix(path: &UnixPath) -> io::Result<TcpStream> {
+/// Connected when it returns: unix sockets have no handshake. A server whose backlog is full is EAGAIN. Abstract names
+/// belong to a network namespace. Paths that the configuration of a pod names are not those of our file system.
+fn connect_unix(path: &UnixPath, netns: &Netns) -> io::Result<TcpStream> {
     let address = match path.abstract_name() {
         Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
-        None => SocketAddrUnix::new(path.as_str())?,
+        None if netns.is_own() => SocketAddrUnix::new(path.as_str())?,
+        None => {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "paths of unix sockets are refused to pods",
+            ));
+        }
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = netns.inside(|| socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None))??;
     rustix::net::connect(&socket, &address)?;
     TcpStream::from_std(net::TcpStream::from(socket))
 }
 
 /// `first` with a head start, then both; the error is that of `first`.
 async fn race(
-    first: SocketAddr,
-    second: SocketAddr,
+    [first, second]: [SocketAddr; 2],
+    netns: &Netns,
     keepalive: &TcpKeepalive,
 ) -> io::Result<(TcpStream, SocketAddr)> {
     let head_start = Instant::now() + ATTEMPT_DELAY;
-    let attempt = connect_one(first, keepalive);
+    let attempt = connect_one(first, netns, keepalive);
     tokio::pin!(attempt);
     tokio::select! {
         biased;
         connected = &mut attempt => return match connected {
             Ok(connected) => Ok(connected),
-            Err(error) => connect_one(second, keepalive).await.map_err(|_second| error),
+            Err(error) => connect_one(second, netns, keepalive).await.map_err(|_second| error),
         },
         () = sleep_until(head_start) => {}
     }
-    let other = connect_one(second, keepalive);
+    let other = connect_one(second, netns, keepalive);
     tokio::pin!(other);
     tokio::select! {
         connected = &mut attempt => match connected {
@@ -115,7 +132,7 @@ mod tests {
 
     use socket2::SockRef;
 
-    use super::{Pick, connect};
+    use super::{Netns, Pick, connect};
     use crate::snapshot::TcpKeepalive;
 
     #[tokio::test]
@@ -131,7 +148,8 @@ mod tests {
             (set(u32::MAX, millis(1), Duration::MAX), (1, 32_767, 127)),
         ] {
             let pick = Pick::of(address, None);
-            let (stream, _) = connect(&pick, Duration::from_secs(10), keepalive).await.unwrap();
+            let (stream, _) =
+                connect(&pick, &Netns::default(), Duration::from_secs(10), keepalive).await.unwrap();
             let socket = SockRef::from(&stream);
             assert!(socket.keepalive().unwrap());
             let found = (

@@ -104,6 +104,7 @@ fn query_parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
     use std::sync::Arc;
 
     use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -118,7 +119,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_static(value));
         }
-        let downstream = Downstream::new("10.1.2.3:5555".parse().unwrap(), "192.0.2.1:80".parse().unwrap());
+        let (client, server) = ("10.1.2.3:5555".parse().unwrap(), "192.0.2.1:80".parse().unwrap());
+        let downstream = Downstream::new(client, server, Rc::default(), None);
         RequestHash::new(key, &map, &Uri::from_static(uri), &downstream)
     }
 

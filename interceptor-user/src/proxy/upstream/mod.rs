@@ -195,7 +195,8 @@ impl ClusterRuntime {
         downstream: &Downstream,
     ) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
         let Cluster { connect_timeout, tcp_keepalive, .. } = *self.cluster;
-        let mut connected = dial::connect(pick, connect_timeout, tcp_keepalive).await?;
+        let mut connected =
+            dial::connect(pick, &downstream.origin.netns, connect_timeout, tcp_keepalive).await?;
         if pick.alternate.is_some() {
             self.endpoints.reached(&connected.1);
         }

@@ -171,7 +171,8 @@ pub(super) async fn drive(
         }
         tokio::select! {
             ended = connection.as_mut() => break ended,
-            () = asking => {}
+            // Whoever was woken for it here has its turn first.
+            () = asking => tokio::task::yield_now().await,
         }
     };
     // What is closed is not kept until somebody looks: its place is free.

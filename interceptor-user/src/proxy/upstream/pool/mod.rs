@@ -279,6 +279,10 @@ impl Pools {
         Some((sender, Rc::clone(&connection.facts)))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.endpoints.borrow().is_empty()
+    }
+
     /// Forgets connections that are closed, were idle for too long, or belong to a cluster that
     /// `is_live` no longer knows. Those in use finish.
     pub(crate) fn sweep(&self, is_live: impl Fn(RuntimeId) -> bool) {

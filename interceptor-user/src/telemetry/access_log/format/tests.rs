@@ -39,6 +39,7 @@ fn host(address: &str) -> Option<EndpointAddress> {
 
 fn tcp(time: &str) -> AccessRecord {
     AccessRecord {
+        source: std::rc::Rc::default(),
         start_time: at(time),
         http: None,
         response_code: 0,
@@ -61,6 +62,7 @@ fn tcp(time: &str) -> AccessRecord {
 
 fn via_upstream() -> AccessRecord {
     AccessRecord {
+        source: std::rc::Rc::default(),
         http: Some(HttpRecord {
             method: "GET".into(),
             path: "/headers".into(),
@@ -88,6 +90,7 @@ fn via_upstream() -> AccessRecord {
 
 fn blocked_http() -> AccessRecord {
     AccessRecord {
+        source: std::rc::Rc::default(),
         http: Some(HttpRecord {
             method: "GET".into(),
             path: "/".into(),
@@ -108,6 +111,7 @@ fn blocked_http() -> AccessRecord {
 
 fn black_hole() -> AccessRecord {
     AccessRecord {
+        source: std::rc::Rc::default(),
         response_flags: ResponseFlag::NoHealthyUpstream.into(),
         upstream_cluster: cluster("BlackHoleCluster"),
         ..tcp("2026-09-28T07:46:27.363Z")
@@ -116,6 +120,7 @@ fn black_hole() -> AccessRecord {
 
 fn tls_passthrough() -> AccessRecord {
     AccessRecord {
+        source: std::rc::Rc::default(),
         bytes_received: 940,
         bytes_sent: 5946,
         duration: Duration::from_millis(217),
@@ -251,6 +256,7 @@ fn fields(line: &str) -> Vec<String> {
 
 fn forged(value: &str) -> AccessRecord {
     AccessRecord {
+        source: std::rc::Rc::default(),
         http: Some(HttpRecord {
             method: value.into(),
             path: value.into(),

@@ -1,0 +1,221 @@
+//! The proxy's threads: one single-threaded runtime each. A workload has its home on one of them, which accepts for
+//! it; a connection is carried by the thread that carries the fewest, and stays there.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::LocalSet;
+
+use super::listener::{self, Accepted};
+use super::upstream::RuntimeId;
+use super::worker::Worker;
+use super::workload::{Workload, WorkloadId};
+use crate::dns::Resolver;
+use crate::telemetry::AccessLog;
+
+/// How often pools are rid of what is closed or idle for too long.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a thread is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// To accept a workload's connections.
+    Serve(Arc<Workload>, Vec<TcpListener>),
+    /// A connection that another thread has accepted.
+    Carry(Box<Accepted>),
+    /// To drop everything.
+    Stop,
+}
+
+/// All threads, as seen from anywhere. What is sent to one that has ended is dropped.
+#[derive(Clone, Debug)]
+pub(super) struct Threads(Arc<[Handle]>);
+
+#[derive(Debug)]
+struct Handle {
+    /// Bounded by who sends: a command for each workload, and connections that are counted in `open`.
+    commands: UnboundedSender<Command>,
+    open: Arc<AtomicUsize>,
+}
+
+/// Counts a connection as one of a thread's for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Load(Arc<AtomicUsize>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Threads {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// When a thread or a runtime cannot be made; those that were end.
+    pub(super) fn start(
+        count: usize,
+        access_log: &AccessLog,
+        resolver: &Resolver,
+    ) -> io::Result<(Self, Vec<JoinHandle<()>>)> {
+        let (handles, receivers): (Vec<_>, Vec<_>) = (0..count.max(1))
+            .map(|_| {
+                let (commands, received) = unbounded_channel();
+                (Handle { commands, open: Arc::default() }, received)
+            })
+            .unzip();
+        let threads = Self(handles.into());
+        let started: io::Result<Vec<_>> = receivers
+            .into_iter()
+            .enumerate()
+            .map(|(number, commands)| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let (threads, access_log, resolver) = (threads.clone(), access_log.clone(), resolver.clone());
+                std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                    LocalSet::new().block_on(&runtime, async move {
+                        let thread = Rc::new(Thread {
+                            number,
+                            threads,
+                            access_log,
+                            resolver,
+                            workers: RefCell::default(),
+                        });
+                        // A task of its own: what is blocked on is looked at whenever anything happens.
+                        let ended = tokio::task::spawn_local(run(thread, commands)).await;
+                        if let Err(error) = ended {
+                            tracing::error!(%error, "a worker ended");
+                        }
+                    });
+                })
+            })
+            .collect();
+        started.inspect_err(|_| threads.stop()).map(|started| (threads.clone(), started))
+    }
+
+    pub(super) fn stop(&self) {
+        for number in 0..self.0.len() {
+            self.tell(number, Command::Stop);
+        }
+    }
+
+    /// Has `workload` accepted for by its home.
+    pub(super) fn serve(&self, workload: Arc<Workload>, listeners: Vec<TcpListener>) {
+        let home = workload.id.home(self.0.len());
+        self.tell(home, Command::Serve(workload, listeners));
+    }
+
+    /// The thread that carries the fewest connections, and one more from now on; `own` rather than another
+    /// one that has as many.
+    pub(super) fn place(&self, own: usize) -> (usize, Load) {
+        let open =
+            |number: usize| self.0.get(number).map_or(usize::MAX, |it| it.open.load(Ordering::Relaxed));
+        let fewest =
+            (0..self.0.len()).fold(own, |best, other| if open(other) < open(best) { other } else { best });
+        let count = &self.0[fewest].open;
+        count.fetch_add(1, Ordering::Relaxed);
+        (fewest, Load(Arc::clone(count)))
+    }
+
+    pub(super) fn carry(&self, number: usize, accepted: Accepted) {
+        self.tell(number, Command::Carry(Box::new(accepted)));
+    }
+
+    fn tell(&self, number: usize, command: Command) {
+        if let Some(thread) = self.0.get(number) {
+            // One that has ended takes the process with it.
+            drop(thread.commands.send(command));
+        }
+    }
+}
+
+/// One thread, seen from inside.
+#[derive(Debug)]
+struct Thread {
+    number: usize,
+    threads: Threads,
+    access_log: AccessLog,
+    resolver: Resolver,
+    workers: RefCell<HashMap<WorkloadId, Carried>>,
+}
+
+/// A workload's part of a thread. Its tasks are a set of their own: they end with it, whatever they wait for.
+#[derive(Clone, Debug)]
+struct Carried {
+    worker: Rc<Worker>,
+    tasks: Rc<LocalSet>,
+}
+
+/// A thread's life. What is open when it is told to stop is dropped, which writes its records.
+async fn run(thread: Rc<Thread>, mut commands: UnboundedReceiver<Command>) {
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Serve(workload, listeners)) => thread.serve(&workload, listeners),
+                Some(Command::Carry(accepted)) => thread.carry(*accepted),
+                Some(Command::Stop) | None => break,
+            },
+            _ = sweep.tick() => thread.sweep(),
+        }
+    }
+    drop(thread.workers.take());
+}
+
+impl Thread {
+    fn serve(self: &Rc<Self>, workload: &Arc<Workload>, listeners: Vec<TcpListener>) {
+        let Carried { worker, tasks } = self.carried(workload);
+        for listener in listeners {
+            let accepting = listener::accept(Rc::clone(&worker), listener, self.threads.clone(), self.number);
+            drop(tasks.spawn_local(accepting));
+        }
+    }
+
+    fn carry(self: &Rc<Self>, accepted: Accepted) {
+        let Carried { worker, tasks } = self.carried(&accepted.workload);
+        if let Some(connection) = accepted.carry(&worker) {
+            drop(tasks.spawn_local(connection));
+        }
+    }
+
+    /// The part of a workload that is on this thread; made when there is none.
+    fn carried(self: &Rc<Self>, workload: &Arc<Workload>) -> Carried {
+        let id = workload.id;
+        if let Some(carried) = self.workers.borrow().get(&id) {
+            return carried.clone();
+        }
+        let worker = Worker::new(Arc::clone(workload), self.access_log.clone(), self.resolver.clone());
+        let carried = Carried { worker, tasks: Rc::new(LocalSet::new()) };
+        self.workers.borrow_mut().insert(id, carried.clone());
+        let (thread, Carried { worker, tasks }) = (Rc::downgrade(self), carried.clone());
+        tokio::task::spawn_local(async move {
+            tasks.run_until(worker.ended()).await;
+            // Dropped here, together with the tasks, and not while the list is borrowed.
+            let _last = thread.upgrade().and_then(|thread| thread.workers.borrow_mut().remove(&id));
+        });
+        carried
+    }
+
+    fn sweep(&self) {
+        // Workloads of one client have the same configuration, and the same clusters are alive for them.
+        let mut alive: HashMap<*const _, HashSet<RuntimeId>> = HashMap::new();
+        for Carried { worker, .. } in self.workers.borrow().values() {
+            // Also lets go of a configuration that is not in effect any more.
+            let active = worker.current();
+            if worker.pools().is_empty() {
+                continue;
+            }
+            let live = alive.entry(std::ptr::from_ref(&*active)).or_insert_with(|| active.live_runtimes());
+            worker.pools().sweep(|runtime| live.contains(&runtime));
+        }
+    }
+}

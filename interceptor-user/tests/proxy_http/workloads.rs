@@ -1,0 +1,218 @@
+//! One proxy, many workloads: each has its own configuration and its own connections, and goes without a trace.
+
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use interceptor_user::proxy::{ProxiedWorkload, Proxy, ProxyOptions, WorkloadId};
+use interceptor_user::snapshot::{AccessLogEncoding, OutboundTrafficPolicy, Snapshot};
+use interceptor_user::telemetry::AccessLog;
+
+use crate::support::{Client, Config, HOST, PATIENCE, Upstream, eventually, get, resolver, workload};
+
+const ORIGINAL_DST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 80);
+
+fn proxy(threads: usize) -> Proxy {
+    let (resolver, _no_names_are_used) = resolver();
+    let access_log = AccessLog::open(Default::default(), Arc::new(AccessLogEncoding::Text.into())).unwrap();
+    Proxy::start(ProxyOptions { resolver, access_log, threads }).unwrap()
+}
+
+/// What becomes of a request to the declared host.
+fn status(workload: SocketAddr) -> u16 {
+    let mut client = Client::connect(workload);
+    client.send(get(HOST, "/"));
+    client.reply().status()
+}
+
+fn is_refused(workload: SocketAddr) -> bool {
+    TcpStream::connect(workload).is_err()
+}
+
+fn is_gone(proxy: &Proxy, id: WorkloadId) -> bool {
+    proxy.counters_of(id).is_none()
+}
+
+/// A workload whose bytes go to `server` as they are.
+fn opaque(proxy: &Proxy, server: SocketAddr) -> (SocketAddr, ProxiedWorkload) {
+    workload(&proxy.configure(Snapshot::empty(OutboundTrafficPolicy::AllowAny)), server)
+}
+
+#[test]
+fn workloads_have_the_configuration_of_their_client() {
+    let upstream = Upstream::echo();
+    let proxy = proxy(2);
+    let allowed = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let denied = proxy.configure(Snapshot::empty(OutboundTrafficPolicy::RegistryOnly));
+    let (one, of_one) = workload(&allowed, ORIGINAL_DST);
+    let (two, of_two) = workload(&denied, ORIGINAL_DST);
+    let (first, _second) = (proxy.add(of_one).unwrap(), proxy.add(of_two).unwrap());
+    let is_let_through = |address: SocketAddr| {
+        let mut client = Client::connect(address);
+        client.send(get(HOST, "/"));
+        !client.read_to_end_of_head().is_empty()
+    };
+    assert_eq!((is_let_through(one), is_let_through(two)), (true, false));
+
+    assert!(proxy.reconfigure(first, &denied));
+    assert_eq!((is_let_through(one), is_let_through(two)), (false, false));
+
+    denied.publish(Config::new(&[upstream.address]).build(80));
+    assert_eq!((status(one), status(two)), (200, 200));
+}
+
+#[test]
+fn no_upstream_connection_is_shared_by_two_workloads() {
+    let upstream = Upstream::echo();
+    let proxy = proxy(1);
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let (one, of_one) = workload(&configured, ORIGINAL_DST);
+    let (two, of_two) = workload(&configured, ORIGINAL_DST);
+    for workload in [of_one, of_two] {
+        proxy.add(workload).unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!((status(one), status(two)), (200, 200));
+    }
+    assert_eq!(upstream.connections(), 2);
+}
+
+#[test]
+fn a_removed_workload_ends_at_once_when_nothing_is_open() {
+    let upstream = Upstream::echo();
+    let proxy = proxy(2);
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let (address, workload) = workload(&configured, ORIGINAL_DST);
+    let (kept, of_kept) = self::workload(&configured, ORIGINAL_DST);
+    let id = proxy.add(workload).unwrap();
+    proxy.add(of_kept).unwrap();
+    // The connection that is kept alive has no request under way.
+    let mut idle = Client::connect(address);
+    idle.send(get(HOST, "/"));
+    assert_eq!(idle.reply().status(), 200);
+
+    let started = Instant::now();
+    assert!(proxy.remove(id, Duration::from_secs(3600)));
+    assert!(idle.is_closed());
+    eventually("it is gone", || is_gone(&proxy, id));
+    assert!(started.elapsed() < PATIENCE);
+    assert!(is_refused(address));
+    assert!(!proxy.remove(id, PATIENCE) && !proxy.reconfigure(id, &configured));
+
+    assert_eq!(status(kept), 200);
+    let counters = proxy.counters();
+    assert_eq!(counters.connections_accepted, 2, "those of a workload that is gone count still");
+}
+
+#[test]
+fn a_removed_workloads_connections_may_end_in_time() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = proxy(2);
+    let (address, workload) = opaque(&proxy, server.local_addr().unwrap());
+    let id = proxy.add(workload).unwrap();
+    let mut client = Client::connect(address);
+    client.send("before ");
+    let mut upstream = Client::over(server.accept().unwrap().0);
+    assert_eq!(upstream.read_until(" "), "before ");
+
+    assert!(proxy.remove(id, Duration::from_secs(3600)));
+    eventually("nobody listens any more", || TcpListener::bind(address).is_ok());
+    client.send("after");
+    client.half_close();
+    assert_eq!(upstream.read_to_end(), b"after");
+    upstream.send("answer");
+    assert!(!is_gone(&proxy, id));
+    drop(upstream);
+    assert_eq!(client.read_to_end(), b"answer");
+    eventually("it is gone", || is_gone(&proxy, id));
+}
+
+#[test]
+fn a_removed_workloads_connections_are_broken_off_after_their_time() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = proxy(2);
+    let (address, workload) = opaque(&proxy, server.local_addr().unwrap());
+    let id = proxy.add(workload).unwrap();
+    // More than one thread has a part of it.
+    let clients: Vec<_> = (0..4).map(|_| Client::connect(address)).collect();
+    let upstreams: Vec<_> = (0..4).map(|_| Client::over(server.accept().unwrap().0)).collect();
+
+    let started = Instant::now();
+    assert!(proxy.remove(id, Duration::from_secs(3600)));
+    assert!(started.elapsed() < Duration::from_secs(1), "it does not wait");
+    // The end can be brought forward.
+    assert!(proxy.remove(id, Duration::from_millis(20)));
+    for end in clients.into_iter().chain(upstreams) {
+        let mut end = end;
+        assert!(end.is_closed());
+    }
+    eventually("it is gone", || is_gone(&proxy, id));
+    assert_eq!(proxy.counters().connections_open, 0);
+}
+
+#[test]
+fn what_waits_to_be_accepted_is_carried_when_its_workload_is_removed() {
+    let upstream = Upstream::echo();
+    let proxy = proxy(2);
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    for _ in 0..20 {
+        let (address, workload) = workload(&configured, ORIGINAL_DST);
+        let mut waiting: Vec<_> = (0..10).map(|_| Client::connect(address)).collect();
+        let id = proxy.add(workload).unwrap();
+        assert!(proxy.remove(id, PATIENCE));
+        for client in &mut waiting {
+            client.send(get(HOST, "/"));
+        }
+        for client in &mut waiting {
+            assert_eq!(client.reply().status(), 200);
+        }
+    }
+}
+
+#[test]
+fn a_listening_socket_that_fails_is_told_and_hurts_nobody_else() {
+    let upstream = Upstream::echo();
+    let proxy = proxy(2);
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let (_, broken) = workload(&configured, ORIGINAL_DST);
+    let (kept, of_kept) = workload(&configured, ORIGINAL_DST);
+    let socket: OwnedFd = broken.listeners[0].try_clone().unwrap().into();
+    let (broken, of_kept) = (proxy.add(broken).unwrap(), proxy.add(of_kept).unwrap());
+    assert_eq!((proxy.failure(broken), proxy.failure(of_kept)), (None, None));
+
+    // accept(2) has nothing to say on it any more.
+    TcpStream::from(socket).shutdown(Shutdown::Both).unwrap();
+    eventually("it is told", || proxy.failure(broken).is_some());
+    assert_eq!(proxy.failure(of_kept), None);
+    assert!(!proxy.failed());
+    assert_eq!(status(kept), 200);
+}
+
+#[test]
+fn workloads_come_and_go_under_load() {
+    let upstream = Upstream::echo();
+    let proxy = Arc::new(proxy(2));
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let (steady, of_steady) = workload(&configured, ORIGINAL_DST);
+    proxy.add(of_steady).unwrap();
+    let stop = AtomicBool::new(false);
+    let (requests, served) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                requests.send(status(steady)).unwrap();
+            }
+        });
+        for _ in 0..100 {
+            let (address, workload) = workload(&configured, ORIGINAL_DST);
+            let id = proxy.add(workload).unwrap();
+            assert_eq!(status(address), 200);
+            assert!(proxy.remove(id, Duration::ZERO));
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert!(served.try_iter().all(|status| status == 200));
+}
