@@ -114,8 +114,17 @@ pub(crate) fn apt(wanted: &[&str]) -> anyhow::Result<()> {
     {
         return Ok(());
     }
-    quiet("apt-get update", Command::new("apt-get").arg("update"))?;
+    apt_update()?;
     quiet("apt-get install", &mut install()).map(drop)
+}
+
+/// Has apt fetch the package lists anew, where that is allowed.
+pub(crate) fn apt_update() -> anyhow::Result<()> {
+    if !is_root() {
+        bail!("the package lists of apt are old; run this as root, or update them with: sudo apt-get update");
+    }
+    println!("   updating the package lists of apt");
+    quiet("apt-get update", Command::new("apt-get").arg("update")).map(drop)
 }
 
 /// The packages of the programs that are not there.

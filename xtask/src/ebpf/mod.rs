@@ -35,6 +35,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+/// The version of the compiler that built the committed object: `1.96.0`.
+pub(crate) fn compiler_of_record() -> anyhow::Result<String> {
+    let record = Record::read()?;
+    let version = record.built_by.strip_prefix("rustc ").and_then(|rest| rest.split(' ').next());
+    version.map(str::to_owned).with_context(|| format!("no version of rustc in `{}`", record.built_by))
+}
+
 fn build_logging(toolchain: &Toolchain) -> anyhow::Result<()> {
     let object = build(toolchain, &["log"])?;
     let path = directory().join("target/interceptor-log.bpf.o");
