@@ -165,6 +165,16 @@ fn tcp_services_on_one_port_are_told_apart() -> anyhow::Result<()> {
     {
         let run = pod.interceptor()?.config(&config)?.flags(flags).run(&nameless)?;
         assert_eq!(lines(&run), [expected], "{flags:?} {}", run.stderr);
+        if flags.contains(&"--strict") {
+            let line = run.line()?;
+            assert_eq!(
+                (line.cluster.as_str(), line.flags.as_str()),
+                ("BlackHoleCluster", "UAEX"),
+                "{}",
+                line.line
+            );
+            assert!(line.line.contains(" no_learned_name_tells_services_apart "), "{}", line.line);
+        }
     }
     Ok(())
 }

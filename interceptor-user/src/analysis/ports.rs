@@ -63,7 +63,8 @@ pub(super) fn check_addresses_required(mesh: &Mesh<'_>, findings: &mut Findings)
         last = Some((&entry.meta.key, claim.index));
         let message = "addresses are required for ports serving TCP (or unset) protocol".to_owned();
         let effect = format!(
-            "port {} takes every connection to any address on that port that nothing else does",
+            "port {} takes every connection to any address on that port that nothing else does (with --capture-dns: and \
+             that no learned name leads to another service)",
             claim.port.number
         );
         findings.push(claim.finding(&code::IST0134, message).effect(effect));

@@ -130,6 +130,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let failed = diagnostics.iter().any(|finding| finding.level <= arguments.failure_threshold);
     let closing = closing_line(&diagnostics, &arguments.paths, failed);
     let mut stderr = io::stderr().lock();
+    for warning in arguments.suppress.iter().filter_map(Suppression::is_ineffective) {
+        drop(writeln!(stderr, "warning: {warning}"));
+    }
     drop(writeln!(stderr, "{closing}"));
     for error in &failed_to_read {
         drop(writeln!(stderr, "error: {error}; the rest was analyzed"));

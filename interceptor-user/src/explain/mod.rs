@@ -122,7 +122,10 @@ pub fn explain(
     let decision = decision::decide(listener, asked, first);
     explanation.steps.push(chain::step(context, listener, asked, first, decision));
     match decision {
-        Decision::Refuse => explanation.outcomes.push(outcome::black_hole(spoken)),
+        Decision::Refuse => {
+            let lacks_name = listener.needs_name(destination.ip());
+            explanation.outcomes.push(outcome::black_hole(spoken, lacks_name));
+        }
         Decision::Passthrough => destinations::passthrough(context, destination, None, &mut explanation),
         Decision::Route(route) => destinations::opaque(context, destination, route, &mut explanation),
         Decision::Http(_, table) => request::tell(context, destination, table, &mut explanation),

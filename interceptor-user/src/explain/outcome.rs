@@ -40,8 +40,11 @@ pub(super) fn denied(reason: Reason) -> Outcome {
     Outcome { carried: false, ..carried(format!("connect() fails with EPERM: {}", reason.sentence()), None) }
 }
 
-pub(super) fn black_hole(spoken: Spoken) -> Outcome {
-    let flags = ResponseFlag::NoHealthyUpstream.into();
+/// `lacks_name`: for want of a learned name that tells services apart.
+pub(super) fn black_hole(spoken: Spoken, lacks_name: bool) -> Outcome {
+    let flag =
+        if lacks_name { ResponseFlag::UnauthorizedExternalService } else { ResponseFlag::NoHealthyUpstream };
+    let flags = flag.into();
     let when = match spoken {
         Spoken::Tls => "the connection is reset before the handshake",
         Spoken::Http | Spoken::Tcp => "the connection is reset",

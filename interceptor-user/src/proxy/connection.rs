@@ -66,6 +66,11 @@ fn listener<'a>(active: &'a Active, downstream: &Downstream) -> &'a Listener {
     active.snapshot.listener(downstream.original_dst.ip(), downstream.original_dst.port())
 }
 
+/// Whether what refuses a connection there is that no learned name says whom it is for.
+fn lacks_name(listener: &Listener, downstream: &Downstream) -> bool {
+    listener.needs_name(downstream.original_dst.ip())
+}
+
 /// Whether the first bytes can change where the connection goes, or whether it goes at all.
 fn depends_on_bytes(active: &Active, listener: &Listener, opaque: &Way) -> bool {
     let is_checked = match opaque {
@@ -118,7 +123,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
     if !depends_on_bytes(&active, listener, &opaque) {
         return match opaque {
             Way::Opaque(target) => tcp::carry(&worker, active, stream, downstream, target, None).await,
-            Way::Refuse | Way::Http(_) => refuse_unread(&worker, stream, downstream).await,
+            Way::Refuse | Way::Http(_) => {
+                let lacks_name = lacks_name(listener, &downstream);
+                refuse_unread(&worker, stream, downstream, lacks_name).await;
+            }
         };
     }
 
@@ -128,7 +136,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
             // It was opened by the configuration of then.
             let active = worker.active();
             return match decide(&worker, &active, &downstream, &Protocol::Opaque) {
-                Way::Refuse => tcp::refuse(&worker, stream, &downstream),
+                Way::Refuse => {
+                    let lacks_name = lacks_name(self::listener(&active, &downstream), &downstream);
+                    tcp::refuse(&worker, stream, &downstream, lacks_name);
+                }
                 Way::Opaque(_) | Way::Http(_) => {
                     tcp::carry(&worker, active, stream, downstream, target, Some(upstream)).await;
                 }
@@ -155,7 +166,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
                 ahead.filter(|(opened_for, _)| *opened_for == target).map(|(_, upstream)| upstream);
             tcp::carry(&worker, active, stream, downstream, target, upstream).await;
         }
-        Way::Refuse => tcp::refuse(&worker, stream, &downstream),
+        Way::Refuse => {
+            let lacks_name = lacks_name(self::listener(&active, &downstream), &downstream);
+            tcp::refuse(&worker, stream, &downstream, lacks_name);
+        }
     }
 }
 
@@ -229,11 +243,11 @@ async fn first_bytes(
 }
 
 /// Refuses a connection without chains, but tells the log the name that it asked for.
-async fn refuse_unread(worker: &Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
+async fn refuse_unread(worker: &Rc<Worker>, stream: TcpStream, mut downstream: Downstream, lacks_name: bool) {
     if let Ok(Ok(Some(Protocol::Tls(hello)))) =
         tokio::time::timeout(REFUSED_INSPECTION_MAX, inspect::inspect(&stream)).await
     {
         downstream.requested_server_name = hello.sni;
     }
-    tcp::refuse(worker, stream, &downstream);
+    tcp::refuse(worker, stream, &downstream, lacks_name);
 }

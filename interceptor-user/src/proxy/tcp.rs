@@ -19,6 +19,7 @@ use super::outcome::{ResponseFlag, ResponseFlags};
 use super::upstream::{ClusterRuntime, ConnectError, OpaqueIo, OpaqueUpstream};
 use super::worker::Worker;
 use crate::dns::LearnedNames;
+use crate::snapshot::listener::NO_NAME_DETAILS;
 use crate::snapshot::{Cluster, ClusterName, TcpRoute};
 use crate::telemetry::AccessRecord;
 
@@ -205,11 +206,16 @@ async fn server_name(stream: &TcpStream, upstream: &mut Upstream) -> Option<Arc<
     }
 }
 
-/// Ends a connection that policy refuses, and says so in the log.
-pub(super) fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream) {
+/// Ends a connection that policy refuses, and says so in the log. `lacks_name`: a strict policy, because no learned
+/// name tells which service it is for.
+pub(super) fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream, lacks_name: bool) {
     let mut record = OpenRecord::new(worker, downstream);
     record.entry.upstream_cluster = Some(ClusterName(ClusterName::BLACK_HOLE.into()));
     record.entry.response_flags = ResponseFlag::NoHealthyUpstream.into();
+    if lacks_name {
+        record.entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
+        record.entry.connection_termination_details = Some(NO_NAME_DETAILS.into());
+    }
     reset(&stream);
 }
 

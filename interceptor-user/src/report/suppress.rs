@@ -4,7 +4,9 @@
 use std::str::FromStr;
 
 use crate::resource::Diagnostic;
-use crate::resource::code::Code;
+use crate::resource::Kind;
+use crate::resource::code::{ALL, Code};
+use crate::resource::words::did_you_mean;
 
 /// The annotation whose value lists codes, or is `*`.
 pub const ANNOTATION: &str = "galley.istio.io/analyze-suppress";
@@ -24,8 +26,8 @@ pub enum SuppressionError {
         "expected CODE=KIND NAME.NAMESPACE, as in \"IST0109=VirtualService reviews.default\" or \"IST0174=DestinationRule *\""
     )]
     Shape,
-    #[error("{0} is no code: `interceptor analyze --list-codes` prints them")]
-    Code(String),
+    #[error("{code} is no code{hint}: `interceptor analyze --list-codes` prints them")]
+    Code { code: String, hint: String },
 }
 
 impl FromStr for Suppression {
@@ -37,12 +39,31 @@ impl FromStr for Suppression {
         if resource.is_empty() {
             return Err(SuppressionError::Shape);
         }
-        let code = Code::find(code.trim()).ok_or_else(|| SuppressionError::Code(code.trim().to_owned()))?;
+        let unknown = || {
+            let ids: Vec<&str> = ALL.iter().map(|code| code.id).collect();
+            SuppressionError::Code { code: code.trim().into(), hint: did_you_mean(code.trim(), &ids) }
+        };
+        let code = Code::find(code.trim()).ok_or_else(unknown)?;
         Ok(Self { code: code.id, resource: resource.to_owned() })
     }
 }
 
 impl Suppression {
+    /// Why it can't cover anything: there are no resources of that kind.
+    pub fn is_ineffective(&self) -> Option<String> {
+        let kind = self.resource.split(' ').next().unwrap_or_default();
+        let known: Vec<&str> = Kind::all().map(Kind::name).chain(["MeshConfig"]).collect();
+        if kind.contains('*') || known.contains(&kind) {
+            return None;
+        }
+        Some(format!(
+            "--suppress {}={} leaves nothing out: {kind} is no kind that is looked at{}",
+            self.code,
+            self.resource,
+            did_you_mean(kind, &known)
+        ))
+    }
+
     pub fn covers(&self, finding: &Diagnostic) -> bool {
         super::code_of(finding).id == self.code
             && (glob(&self.resource, &finding.resource)

@@ -55,6 +55,10 @@ impl Kind {
         ("", Self::Secret),
     ];
 
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::ISTIO.into_iter().chain(Self::KUBERNETES.map(|(_, kind)| kind))
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::ServiceEntry => "ServiceEntry",

@@ -59,6 +59,17 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// Of a resource whose own can't be used.
+    pub(super) fn nameless(kind: Kind, root: &Object<'_>, file: &Arc<str>, namespace: &Arc<str>) -> Self {
+        Self {
+            key: ResourceKey { kind, namespace: Arc::clone(namespace), name: "".into() },
+            creation_timestamp: None,
+            labels: Labels::new(),
+            annotations: Annotations::new(),
+            origin: Origin { file: Arc::clone(file), position: root.position() },
+        }
+    }
+
     pub fn namespace(&self) -> &Arc<str> {
         &self.key.namespace
     }

@@ -51,7 +51,7 @@ mod unix_path;
 pub mod virtual_service;
 mod virtual_service_rules;
 mod visibility;
-mod words;
+pub(crate) mod words;
 mod workload_entry;
 mod world;
 mod yaml;

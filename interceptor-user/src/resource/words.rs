@@ -28,7 +28,7 @@ pub(super) fn is_number_or_truth(text: &str) -> bool {
 }
 
 /// `; did you mean …?` when a known name is close enough.
-pub(super) fn did_you_mean(name: &str, known: &[&str]) -> String {
+pub(crate) fn did_you_mean(name: &str, known: &[&str]) -> String {
     let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
     let wanted = plain(name);
     let closest = known

@@ -191,8 +191,16 @@ pub(super) fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<
         root.field().name_resource(meta.key.to_string().into());
     }
     root.ignore(&["spec"]);
-    let Some(meta) = meta else { return Outcome::Nameless };
-    let key = meta.key.clone();
+    let Some(meta) = meta else {
+        // Nobody gets it, but its other mistakes are told, too.
+        drop(read_spec(Meta::nameless(kind, root, file, namespace), root, status));
+        return Outcome::Nameless;
+    };
+    read_spec(meta, root, status)
+}
+
+fn read_spec<'a>(meta: Meta, root: &Object<'a>, status: Option<Field<'a>>) -> Outcome<'a> {
+    let (key, kind) = (meta.key.clone(), meta.key.kind);
     let spec = root.require("spec").and_then(|field| field.object());
     let Some(spec) = spec else { return Outcome::Refused(key) };
     Outcome::Resource(match kind {

@@ -10,6 +10,9 @@ use super::host_map::HostMap;
 use super::route::{ClusterRef, RouteTable, WeightedCluster};
 use super::source::Source;
 
+/// Why a strict policy refuses a connection that could be for several TCP services.
+pub const NO_NAME_DETAILS: &str = "no_learned_name_tells_services_apart";
+
 /// What a connection that no chain takes gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallthrough {
@@ -154,6 +157,7 @@ impl Listener {
     }
 
     /// Whether a connection that no learned name leads anywhere is refused.
+    /// A connection that no learned name leads anywhere is refused then, for [`NO_NAME_DETAILS`].
     pub fn needs_name(&self, address: IpAddr) -> bool {
         self.names_required && !self.cidrs.iter().any(|chain| chain.contains(address))
     }

@@ -165,6 +165,29 @@ fn suppressions_by_flag_and_by_annotation() {
 }
 
 #[test]
+fn a_suppression_that_can_cover_nothing_is_told() {
+    let directory = directory(&[("bad.yaml", &mistakes())]);
+    for (suppression, code, told) in [
+        (
+            "IST0101=VirtualServce v.default",
+            79,
+            "warning: --suppress IST0101=VirtualServce v.default leaves nothing out: VirtualServce is no kind that is \
+             looked at; did you mean `VirtualService`?\n",
+        ),
+        ("IST0101=Ingress *", 79, "Ingress is no kind that is looked at\n"),
+        ("IST0110=VirtualService *", 79, ""),
+        ("IST0101=*", 0, ""),
+        ("IST101=VirtualService *", 2, "IST101 is no code; did you mean `IST0101`?"),
+    ] {
+        let output = analyze(directory.path(), &["bad.yaml", "--suppress", suppression], None);
+        assert_eq!(output.status.code(), Some(code), "{suppression}");
+        let said = text(&output.stderr);
+        assert!(said.contains(told), "{said}");
+        assert_eq!(said.contains("warning: "), said.contains("leaves nothing out"), "{said}");
+    }
+}
+
+#[test]
 fn mesh_configuration() {
     let tcp = se("a", "hosts: [a.com], ports: [{number: 9000, name: x, protocol: TCP}], resolution: DNS");
     let mesh = "defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true', ISTIO_META_DNS_AUTO_ALLOCATE: 'true'}}\n";

@@ -131,6 +131,14 @@ fn metadata() {
         false,
         &["f.yaml:3:18: error: metadata.name: `Not_a_name` is not a name"],
     );
+    check(
+        &document("{name: Not_a_name}").replace("x.example.com]", "x.example.com], resolution: DSN"),
+        false,
+        &[
+            "f.yaml:3:18: error: metadata.name: `Not_a_name` is not a name",
+            "error: spec.resolution: `DSN` is not one of",
+        ],
+    );
     check(&document("[]"), false, &["metadata: expected a mapping of fields, found a list"]);
     check(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\n",
