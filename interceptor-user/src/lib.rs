@@ -1,8 +1,9 @@
 //! Intercepts outbound TCP connections in the kernel and applies the Istio egress API to them.
 //!
-//! `resource`, `analysis`, `report`, `compile`, `snapshot`, `workload` and `plan` are pure: no IO, no clock, no async.
+//! `resource`, `analysis`, `report`, `output`, `compile`, `snapshot`, `workload` and `plan` are pure: no IO, no clock, no async.
 //! The rest is the shell around them. docs/architecture.md draws the picture.
 
+pub mod admin;
 pub mod agent;
 pub mod analysis;
 pub mod cli;
@@ -12,6 +13,7 @@ pub mod datapath;
 pub mod dns;
 pub mod exec;
 pub mod explain;
+pub mod output;
 pub mod plan;
 pub mod proxy;
 pub mod report;

@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
+use http::Method;
+
 use super::output;
-use super::resources::{ResourceFlags, Resources};
+use super::resources::{Of, ResourceFlags, Resources};
+use crate::output::Output;
 use crate::tables::{self, ClusterFilter, EndpointFilter, ListenerFilter, RegistryFilter, Row};
 
 /// Show what resources are compiled to for a client: the tables that the proxy looks connections up in
@@ -13,6 +16,8 @@ use crate::tables::{self, ClusterFilter, EndpointFilter, ListenerFilter, Registr
 #[command(after_long_help = "Examples:\n  \
         # Which hosts does this namespace see?\n  \
         interceptor config registry -c egress/ --namespace shop\n\n  \
+        # Which hosts does this pod of the node see?\n  \
+        sudo interceptor config registry --pod shop/cart\n\n  \
         # Where does port 443 lead?\n  \
         interceptor config listeners -c egress/ --port 443\n\n  \
         # In a script\n  \
@@ -124,31 +129,61 @@ enum Format {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.table {
         Table::Listeners { address, port, common } => {
-            common.show(|resources| tables::listeners(&resources.snapshot, &ListenerFilter { address, port }))
+            let text = port.map(|port| port.to_string());
+            let asked = [("address", address.clone()), ("port", text)];
+            let filter = ListenerFilter { address, port };
+            common.show("listeners", &asked, |of| tables::listeners(&of.snapshot, &filter))
         }
         Table::Routes { name, common } => {
-            common.show(|resources| tables::routes(&resources.snapshot, name.as_deref()))
+            let asked = [("name", name.clone())];
+            common.show("routes", &asked, |of| tables::routes(&of.snapshot, name.as_deref()))
         }
-        Table::Clusters { fqdn, port, subset, common } => common
-            .show(|resources| tables::clusters(&resources.snapshot, &ClusterFilter { fqdn, port, subset })),
+        Table::Clusters { fqdn, port, subset, common } => {
+            let text = port.map(|port| port.to_string());
+            let asked = [("fqdn", fqdn.clone()), ("port", text), ("subset", subset.clone())];
+            let filter = ClusterFilter { fqdn, port, subset };
+            common.show("clusters", &asked, |of| tables::clusters(&of.snapshot, &filter))
+        }
         Table::Endpoints { cluster, status, address, port, common } => {
+            let text = port.map(|port| port.to_string());
+            let asked = [
+                ("cluster", cluster.clone()),
+                ("status", status.clone()),
+                ("address", address.clone()),
+                ("port", text),
+            ];
             let filter = EndpointFilter { cluster, status, address, port };
-            common.show(|resources| tables::endpoints(&resources.snapshot, &filter))
+            common.show("endpoints", &asked, |of| tables::endpoints(&of.snapshot, &filter))
         }
-        Table::Registry { fqdn, port, common } => common.show(|resources| {
-            tables::registry(&resources.world, &resources.snapshot, &RegistryFilter { fqdn, port })
-        }),
+        Table::Registry { fqdn, port, common } => {
+            let text = port.map(|port| port.to_string());
+            let asked = [("fqdn", fqdn.clone()), ("port", text)];
+            let filter = RegistryFilter { fqdn, port };
+            common.show("registry", &asked, |of| tables::registry(&of.world, &of.snapshot, &filter))
+        }
     }
 }
 
 impl Common {
-    fn show<R: Row>(self, rows: impl FnOnce(&Resources) -> Vec<R>) -> anyhow::Result<ExitCode> {
-        let rows = rows(&self.resources.compile()?);
-        output::print(&match self.output {
-            Format::Table => tables::text(&rows),
-            Format::Json => output::json(&rows)?,
-            Format::Yaml => output::yaml(&rows)?,
-        })?;
+    /// From files, or as the agent answers `asked`, which says the same as what `rows` leaves out.
+    fn show<R: Row>(
+        self,
+        table: &str,
+        asked: &[(&str, Option<String>)],
+        rows: impl FnOnce(&Resources) -> Vec<R>,
+    ) -> anyhow::Result<ExitCode> {
+        let output = match self.output {
+            Format::Table => Output::Text,
+            Format::Json => Output::Json,
+            Format::Yaml => Output::Yaml,
+        };
+        let text = match self.resources.of() {
+            Of::Files(files) => output.render(&rows(&files.compile()?), |rows| tables::text(rows))?,
+            Of::Pod(pod) => {
+                pod.ask(Method::GET, &format!("/config/{table}"), output, asked, Vec::new())?.text
+            }
+        };
+        output::print(&text)?;
         Ok(ExitCode::SUCCESS)
     }
 }

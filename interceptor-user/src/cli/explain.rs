@@ -1,13 +1,17 @@
 //! `interceptor explain`: its flags, turned into a question, and the answer.
 
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::process::ExitCode;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use anyhow::Context;
+use http::Method;
 
 use super::output;
-use super::resources::ResourceFlags;
-use crate::explain::{Question, Spoken, Target, explain};
+use super::resources::{Of, ResourceFlags};
+use crate::admin::CARRIED;
+use crate::dns;
+use crate::explain::{Asked, Header, Outside, Spoken, Target};
+use crate::output::Output;
 use crate::proxy::upstream::look_at_files;
 
 /// What we exit with when the connection would be refused, or answered here with an error.
@@ -23,7 +27,7 @@ const NOT_CARRIED: u8 = 3;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Exit codes:\n  \
         0 when the connection would be carried, or left alone\n  \
-        1 when the resources can't be read\n  \
+        1 when the resources can't be read, or the agent can't tell\n  \
         2 when the command line is wrong\n  \
         3 when it, or a share of it, would be refused or answered by the proxy with an error\n\n\
         Examples:\n  \
@@ -31,6 +35,8 @@ const NOT_CARRIED: u8 = 3;
         interceptor explain -c egress/ http://httpbin.org/delay/5\n\n  \
         # As a pod of the files, with its labels and annotations\n  \
         interceptor explain -c egress/ --from shop/cart https://api.example.com\n\n  \
+        # A pod of this node, by what the agent has in force\n  \
+        sudo interceptor explain --pod shop/cart https://api.example.com\n\n  \
         # In a script: may it get out?\n  \
         interceptor explain -c egress/ --outbound-traffic-policy REGISTRY_ONLY -o json https://edition.cnn.com")]
 pub(super) struct Arguments {
@@ -50,8 +56,8 @@ pub(super) struct Arguments {
     method: Method,
 
     /// A header of the request; may be repeated
-    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
-    header: Vec<(HeaderName, HeaderValue)>,
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<Header>,
 
     /// The server name in the TLS handshake, if not the target's host
     #[arg(long, value_name = "NAME")]
@@ -84,59 +90,39 @@ enum Format {
     Yaml,
 }
 
-fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("expected NAME: VALUE")?;
-    let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|error| error.to_string())?;
-    let value = HeaderValue::from_str(value.trim()).map_err(|error| error.to_string())?;
-    Ok((name, value))
-}
-
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let resources = arguments.resources.compile()?;
-    let target = arguments.target;
-    // A name that is not found has no addresses.
-    let resolved = arguments.resolve.then(|| look_up(&target.host).unwrap_or_default());
-    let first = resolved.as_ref().and_then(|addresses| addresses.first().copied());
-    let address = arguments
-        .address
-        .map(|address| (address, "as asked".to_owned()))
-        .or_else(|| Some((first?, format!("what {} is now", target.host))));
-    let mut headers = HeaderMap::new();
-    headers.extend(arguments.header.into_iter().map(|(name, value)| (Some(name), value)));
-    let question = Question {
-        target,
-        spoken: arguments.protocol.map(|protocol| match protocol {
+    let asked = Asked {
+        target: arguments.target,
+        protocol: arguments.protocol.map(|protocol| match protocol {
             Protocol::Http => Spoken::Http,
             Protocol::Tls => Spoken::Tls,
             Protocol::Tcp => Spoken::Tcp,
         }),
-        address,
-        resolved,
+        address: arguments.address,
+        resolve: arguments.resolve,
         method: arguments.method,
-        headers,
+        headers: arguments.header,
         sni: arguments.sni,
-        redirect: resources.redirect,
-        redirect_by: resources.redirect_by,
-        look_at_files,
     };
-    let mut explanation = explain(&resources.world, &resources.snapshot, &resources.settings, &question);
-    if arguments.resolve {
-        for lookup in std::mem::take(&mut explanation.lookups) {
-            explanation.resolved(&lookup, look_up(&lookup.host));
+    let output = match arguments.output {
+        Format::Text => Output::Text,
+        Format::Json => Output::Json,
+        Format::Yaml => Output::Yaml,
+    };
+    let (text, is_carried) = match arguments.resources.of() {
+        Of::Files(files) => {
+            let resources = files.compile()?;
+            let explanation =
+                asked.answer(resources.subject(), Outside { look_up: dns::look_up, look_at_files });
+            (output.render(&explanation, ToString::to_string)?, explanation.is_carried())
         }
-    }
-    output::print(&match arguments.output {
-        Format::Text => explanation.to_string(),
-        Format::Json => output::json(&explanation)?,
-        Format::Yaml => output::yaml(&explanation)?,
-    })?;
-    Ok(if explanation.is_carried() { ExitCode::SUCCESS } else { ExitCode::from(NOT_CARRIED) })
-}
-
-/// By the system's resolver.
-fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
-    let mut addresses: Vec<IpAddr> =
-        (host, 0).to_socket_addrs().map_err(|error| error.to_string())?.map(|address| address.ip()).collect();
-    addresses.dedup();
-    Ok(addresses)
+        Of::Pod(pod) => {
+            let question = serde_json::to_vec(&asked).context("can't write the question")?;
+            let answer = pod.ask(Method::POST, "/explain", output, &[], question)?;
+            let is_carried = answer.headers.get(CARRIED).is_none_or(|carried| carried == "true");
+            (answer.text, is_carried)
+        }
+    };
+    output::print(&text)?;
+    Ok(if is_carried { ExitCode::SUCCESS } else { ExitCode::from(NOT_CARRIED) })
 }

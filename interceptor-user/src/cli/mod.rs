@@ -1,5 +1,6 @@
 //! The command line: one thin file per command, each of which turns its arguments into settings and calls the rest.
 
+mod agent_socket;
 mod analyze;
 mod client;
 mod cni;

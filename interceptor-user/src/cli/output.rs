@@ -1,9 +1,8 @@
-//! Data on standard output, in the form that was asked for. A reader that stops reading (`| head`) is no failure.
+//! Data on standard output. A reader that stops reading (`| head`) is no failure.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
-use serde::Serialize;
 
 /// Writes `text`.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
@@ -14,13 +13,4 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
         }
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-pub(super) fn json(value: &impl Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(value).context("can't write JSON")? + "\n")
-}
-
-pub(super) fn yaml(value: &impl Serialize) -> anyhow::Result<String> {
-    let text = serde_saphyr::to_string(value).context("can't write YAML")?;
-    Ok(text.trim_end().to_owned() + "\n")
 }

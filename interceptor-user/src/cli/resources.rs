@@ -1,24 +1,45 @@
-//! Resources read and compiled without anything being run: flags that `explain` and `config` share.
+//! What `explain` and `config` are about: a pod of this node's agent, or resources read and compiled without anything
+//! being run.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
+use super::agent_socket::{PodFlags, PodOfAgent};
 use super::client::ClientFlags;
 use super::exec::policies;
 use crate::compile::{Client, CompileSettings, compile};
 use crate::exec::findings::Findings;
-use crate::explain::{Place, redirect_places};
+use crate::explain::{Place, Subject, redirect_places};
 use crate::resource::{Annotations, ClientPolicy, Labels, Level, Meta, POLICY, Resource, World};
 use crate::snapshot::{OutboundTrafficPolicy, Snapshot};
 use crate::source::FileSource;
 use crate::workload::{Annotation, RedirectPolicy};
 
-/// Which resources, and for whom.
+/// Of which pod, or which resources, and for whom.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("about").args(["config", "pod"]).required(true))]
 pub(super) struct ResourceFlags {
+    #[command(flatten)]
+    pod: PodFlags,
+
+    #[command(flatten)]
+    files: FileFlags,
+}
+
+/// Who is asked.
+#[derive(Debug)]
+pub(super) enum Of {
+    Files(FileFlags),
+    /// The agent, of a pod.
+    Pod(PodOfAgent),
+}
+
+/// Resources that are read, and for whom.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct FileFlags {
     /// Resources to read: a YAML file, a directory of them, or - for standard input; may be repeated
-    #[arg(short, long, value_name = "FILE-OR-DIR|-", required = true, value_hint = clap::ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "FILE-OR-DIR|-", value_hint = clap::ValueHint::AnyPath)]
     config: Vec<PathBuf>,
 
     /// Istio's mesh configuration (MeshConfig), as a YAML file
@@ -67,6 +88,27 @@ fn parse_from(text: &str) -> Result<(String, String), String> {
 }
 
 impl ResourceFlags {
+    pub(super) fn of(self) -> Of {
+        match self.pod.of() {
+            Some(pod) => Of::Pod(pod),
+            None => Of::Files(self.files),
+        }
+    }
+}
+
+impl Resources {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject {
+            world: &self.world,
+            snapshot: &self.snapshot,
+            settings: &self.settings,
+            redirect: &self.redirect,
+            redirect_by: &self.redirect_by,
+        }
+    }
+}
+
+impl FileFlags {
     /// Fails when a path can't be read or the client isn't there. What can't be used is told on stderr and left out.
     pub(super) fn compile(&self) -> anyhow::Result<Resources> {
         let (source, world, mut diagnostics) =

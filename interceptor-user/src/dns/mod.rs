@@ -13,6 +13,7 @@ mod lookup;
 mod relay;
 mod schedule;
 mod service;
+mod system;
 mod watch;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 
 pub use learned::{DnsCounters, LearnedNames, Names};
 pub use relay::{Relay, RelayOptions, ServerOf};
+pub use system::look_up;
 pub use watch::NameWatch;
 
 use cache::Cache;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::explanation::Step;
-use super::listener::policy_name;
 use super::places::place;
 use super::{Context, considered};
 use crate::compile::scope::Scope;
@@ -25,7 +24,7 @@ pub(super) fn step(
         ),
         Decision::Route(route) => by_route(context, listener, asked, first, route),
         Decision::Passthrough | Decision::Refuse => {
-            let policy = policy_name(context.snapshot.outbound_traffic_policy);
+            let policy = context.snapshot.outbound_traffic_policy.name();
             let what = if matches!(decision, Decision::Refuse) { "closed" } else { "passed on as it is" };
             let mut step = Step::new(
                 "chain",

@@ -5,7 +5,7 @@ use super::considered;
 use super::explanation::{PassedOver, Step};
 use super::{Context, words};
 use crate::resource::ResourceKey;
-use crate::snapshot::{Listener, OutboundTrafficPolicy};
+use crate::snapshot::Listener;
 
 /// More services than this are counted, not named.
 const NAMED_MAX: usize = 3;
@@ -75,12 +75,4 @@ fn where_the_address_matters(context: Context<'_>) -> Option<String> {
 fn not_here(context: Context<'_>) -> Vec<PassedOver> {
     let (port, name) = (context.question.target.port, &context.question.target.host);
     considered::service_entries(context, name, port)
-}
-
-pub(super) fn policy_name(policy: OutboundTrafficPolicy) -> &'static str {
-    match policy {
-        OutboundTrafficPolicy::AllowAny => "ALLOW_ANY",
-        OutboundTrafficPolicy::RegistryOnly => "REGISTRY_ONLY",
-        OutboundTrafficPolicy::AllowAnyDynamicDns => "ALLOW_ANY_DYNAMIC_DNS",
-    }
 }

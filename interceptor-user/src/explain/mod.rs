@@ -3,6 +3,7 @@
 //! so and which were passed over. Pure.
 
 mod address;
+mod asked;
 mod chain;
 mod considered;
 mod destinations;
@@ -34,6 +35,7 @@ use crate::snapshot::cluster::is_ip_literal;
 use crate::snapshot::{Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, TlsOrigination, decision};
 use crate::workload::RedirectPolicy;
 
+pub use asked::{Asked, Header, Outside, Subject};
 pub use explanation::{Client, Destination, Explanation, Logged, Lookup, Outcome, PassedOver, Place, Step};
 pub use places::redirect_places;
 pub use target::{Spoken, Target, TargetError};

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::Uri;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Spoken {
     Http,

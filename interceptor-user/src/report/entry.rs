@@ -10,7 +10,7 @@ use crate::resource::{Diagnostic, Position};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     pub(super) code: &'static str,
     pub(super) level: &'static str,
     /// `VirtualService default/x`.
@@ -42,7 +42,7 @@ pub(super) struct Place {
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn of(finding: &'a Diagnostic) -> Self {
+    pub(crate) fn of(finding: &'a Diagnostic) -> Self {
         let code = code_of(finding);
         let given = |text: &'a str| Some(text).filter(|text| !text.is_empty());
         let place = finding.origin.as_ref().map(|origin| origin.position).filter(|place| place.line > 0);

@@ -6,7 +6,7 @@ mod sarif;
 mod suppress;
 mod text;
 
-use entry::Entry;
+pub(crate) use entry::Entry;
 pub use suppress::{ANNOTATION, Suppression, SuppressionError, annotated};
 
 use crate::resource::code::{ALL, Code};

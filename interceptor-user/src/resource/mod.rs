@@ -80,5 +80,6 @@ pub use sidecar::Sidecar;
 pub use unix_path::UnixPath;
 pub use virtual_service::VirtualService;
 pub use visibility::ExportTo;
+pub(crate) use words::edit_distance;
 pub use workload_entry::{WorkloadEntry, WorkloadGroup};
 pub use world::{Resource, World};

@@ -39,9 +39,9 @@ pub(crate) fn did_you_mean(name: &str, known: &[&str]) -> String {
     closest.map(|(_, candidate)| format!("; did you mean `{candidate}`?")).unwrap_or_default()
 }
 
-/// Levenshtein's distance, of names short enough to be a field's.
-fn edit_distance(a: &str, b: &str) -> usize {
-    const NAME_BYTES_MAX: usize = 64;
+/// Levenshtein's distance, of names short enough to be Kubernetes'.
+pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
+    const NAME_BYTES_MAX: usize = 253;
     if a.len() > NAME_BYTES_MAX || b.len() > NAME_BYTES_MAX {
         return usize::MAX;
     }

@@ -61,6 +61,17 @@ pub enum OutboundTrafficPolicy {
     AllowAnyDynamicDns,
 }
 
+impl OutboundTrafficPolicy {
+    /// As MeshConfig has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AllowAny => "ALLOW_ANY",
+            Self::RegistryOnly => "REGISTRY_ONLY",
+            Self::AllowAnyDynamicDns => "ALLOW_ANY_DYNAMIC_DNS",
+        }
+    }
+}
+
 /// How access log lines are encoded (MeshConfig.accessLogEncoding).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AccessLogEncoding {

@@ -1,0 +1,128 @@
+//! Asks the agent of this node, on its unix socket: for commands, which wait.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+/// For all of an answer. Names may be looked up for it.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A request that was answered as asked.
+#[derive(Debug)]
+pub struct Answer {
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "no agent answers at {}: there is no such socket; is `interceptor agent` running on this node? \
+         --agent-socket names another socket", path.display()
+    )]
+    NoSocket { path: PathBuf },
+    #[error("no agent answers at {}: the one that made the socket has ended; is it being restarted?", path.display())]
+    Ended { path: PathBuf },
+    #[error("permission denied at {}: the agent's socket is root's; try sudo", path.display())]
+    Denied { path: PathBuf },
+    #[error("can't connect to the agent's socket {}", path.display())]
+    Connect { path: PathBuf, source: io::Error },
+    #[error("can't ask the agent at {}", path.display())]
+    Broken { path: PathBuf, source: hyper::Error },
+    #[error("the agent at {} has not answered for {} s", path.display(), ANSWER_WAIT_MAX.as_secs())]
+    Slow { path: PathBuf },
+    #[error("can't start a runtime")]
+    Runtime { source: io::Error },
+    #[error("{uri:?} can't be asked for")]
+    Uri { uri: String, source: http::Error },
+    /// In the agent's own words.
+    #[error("{why}")]
+    Refused { status: StatusCode, why: String },
+}
+
+/// A path with parameters, each where there is a value.
+#[derive(Debug)]
+pub struct Uri(String);
+
+impl Uri {
+    pub fn new(path: &str, parameters: &[(&str, Option<&str>)]) -> Self {
+        let given = parameters.iter().filter_map(|(name, value)| Some((name, (*value)?)));
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(given).finish();
+        Self(if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") })
+    }
+}
+
+/// Asks, and waits for all of the answer.
+///
+/// # Errors
+/// When there is nobody to answer, or the answer is no.
+pub fn ask(socket: &Path, method: Method, uri: &Uri, body: Vec<u8>) -> Result<Answer, ClientError> {
+    run(async {
+        let answer = async {
+            let mut driver = JoinSet::new();
+            let response = send(socket, method, uri, body, &mut driver).await?;
+            let headers = response.headers().clone();
+            Ok(Answer { headers, text: text(socket, response).await? })
+        };
+        let slow = || ClientError::Slow { path: socket.to_owned() };
+        tokio::time::timeout(ANSWER_WAIT_MAX, answer).await.unwrap_or_else(|_| Err(slow()))
+    })
+}
+
+fn run<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| ClientError::Runtime { source })?.block_on(work)
+}
+
+/// `driver` carries the connection for as long as it lives.
+async fn send(
+    socket: &Path,
+    method: Method,
+    uri: &Uri,
+    body: Vec<u8>,
+    driver: &mut JoinSet<()>,
+) -> Result<Response<Incoming>, ClientError> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| not_connected(socket, error))?;
+    let broken = |source| ClientError::Broken { path: socket.to_owned(), source };
+    let (mut requests, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    driver.spawn(async {
+        // The answer has the error, too.
+        drop(connection.await);
+    });
+    let request = Request::builder().method(method).uri(&uri.0).header(header::HOST, "agent");
+    let request = request
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|source| ClientError::Uri { uri: uri.0.clone(), source })?;
+    let response = requests.send_request(request).await.map_err(broken)?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    let why = text(socket, response).await?;
+    Err(ClientError::Refused { status, why: why.trim_end().to_owned() })
+}
+
+async fn text(socket: &Path, response: Response<Incoming>) -> Result<String, ClientError> {
+    let broken = |source| ClientError::Broken { path: socket.to_owned(), source };
+    let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn not_connected(socket: &Path, source: io::Error) -> ClientError {
+    let path = socket.to_owned();
+    match source.raw_os_error() {
+        Some(libc::ENOENT) => ClientError::NoSocket { path },
+        Some(libc::ECONNREFUSED) => ClientError::Ended { path },
+        Some(libc::EACCES | libc::EPERM) => ClientError::Denied { path },
+        Some(_) | None => ClientError::Connect { path, source },
+    }
+}

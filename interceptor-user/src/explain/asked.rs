@@ -1,0 +1,170 @@
+//! A question as it comes in: from the command line, or to the agent as JSON. With a pod, or a client of files, it is
+//! answered.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{Explanation, Place, Question, Spoken, Target, explain};
+use crate::compile::CompileSettings;
+use crate::resource::World;
+use crate::snapshot::{Snapshot, TlsOrigination};
+use crate::workload::RedirectPolicy;
+
+/// What becomes of a connection to `target`?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Asked {
+    #[serde(serialize_with = "target", deserialize_with = "parsed")]
+    pub target: Target,
+    /// What is spoken, if not what the target says.
+    #[serde(default)]
+    pub protocol: Option<Spoken>,
+    /// Where the connection goes, if not where the target or a ServiceEntry says.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// Look names up as they are now: the target's, and those of endpoints.
+    #[serde(default)]
+    pub resolve: bool,
+    #[serde(default, serialize_with = "displayed", deserialize_with = "parsed")]
+    pub method: Method,
+    #[serde(default)]
+    pub headers: Vec<Header>,
+    /// The server name in the TLS handshake, if not the target's host.
+    #[serde(default)]
+    pub sni: Option<String>,
+}
+
+/// Of a request: `NAME: VALUE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header(pub HeaderName, pub HeaderValue);
+
+/// Whose connection it would be.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    pub world: &'a World,
+    pub snapshot: &'a Snapshot,
+    pub settings: &'a CompileSettings,
+    pub redirect: &'a RedirectPolicy,
+    pub redirect_by: &'a [Place],
+}
+
+/// What is looked at outside of the resources.
+#[derive(Clone, Copy, Debug)]
+pub struct Outside {
+    pub look_up: fn(&str) -> Result<Vec<IpAddr>, String>,
+    /// See [`Question::look_at_files`].
+    pub look_at_files: fn(&TlsOrigination) -> Result<TlsOrigination, String>,
+}
+
+impl Asked {
+    pub fn answer(self, of: Subject<'_>, outside: Outside) -> Explanation {
+        let host = &self.target.host;
+        // A name that is not found has no addresses.
+        let resolved = self.resolve.then(|| (outside.look_up)(host).unwrap_or_default());
+        let first = resolved.as_ref().and_then(|addresses| addresses.first().copied());
+        let address = self
+            .address
+            .map(|address| (address, "as asked".to_owned()))
+            .or_else(|| Some((first?, format!("what {host} is now"))));
+        let mut headers = HeaderMap::new();
+        headers.extend(self.headers.into_iter().map(|Header(name, value)| (Some(name), value)));
+        let question = Question {
+            target: self.target,
+            spoken: self.protocol,
+            address,
+            resolved,
+            method: self.method,
+            headers,
+            sni: self.sni,
+            redirect: of.redirect.clone(),
+            redirect_by: of.redirect_by.to_vec(),
+            look_at_files: outside.look_at_files,
+        };
+        let mut explanation = explain(of.world, of.snapshot, of.settings, &question);
+        if self.resolve {
+            for lookup in std::mem::take(&mut explanation.lookups) {
+                explanation.resolved(&lookup, (outside.look_up)(&lookup.host));
+            }
+        }
+        explanation
+    }
+}
+
+impl FromStr for Header {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once(':').ok_or("expected NAME: VALUE")?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|error| error.to_string())?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|error| error.to_string())?;
+        Ok(Self(name, value))
+    }
+}
+
+impl Serialize for Header {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}: {}", self.0, String::from_utf8_lossy(self.1.as_bytes())))
+    }
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parsed(deserializer)
+    }
+}
+
+fn target<S: Serializer>(target: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&target.text)
+}
+
+fn displayed<S: Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn parsed<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: std::fmt::Display>,
+    D: Deserializer<'de>,
+{
+    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_survives_its_way() {
+        let asked = Asked {
+            target: "https://www.apple.com:8443/x".parse().unwrap(),
+            protocol: Some(Spoken::Http),
+            address: Some("192.0.2.1".parse().unwrap()),
+            resolve: true,
+            method: Method::PATCH,
+            headers: vec!["X-A: 1: 2".parse().unwrap(), "x-a:3".parse().unwrap()],
+            sni: Some("b.example.com".to_owned()),
+        };
+        let json = serde_json::to_string(&asked).unwrap();
+        assert_eq!(serde_json::from_str::<Asked>(&json).unwrap(), asked, "{json}");
+    }
+
+    #[test]
+    fn the_target_is_enough_and_mistakes_are_told() {
+        let asked: Asked = serde_json::from_str(r#"{"target":"http://a.example.com"}"#).unwrap();
+        assert_eq!((asked.method, asked.resolve, asked.headers), (Method::GET, false, Vec::new()));
+        for (json, says) in [
+            ("{}", "missing field `target`"),
+            (r#"{"target":"a.example.com"}"#, "has no port"),
+            (r#"{"target":"a:1","method":"G T"}"#, "invalid HTTP method"),
+            (r#"{"target":"a:1","headers":["x"]}"#, "expected NAME: VALUE"),
+            (r#"{"target":"a:1","protocol":"udp"}"#, "`http`, `tls`, `tcp`"),
+            (r#"{"target":"a:1","adress":"192.0.2.1"}"#, "unknown field `adress`"),
+        ] {
+            let error = serde_json::from_str::<Asked>(json).unwrap_err().to_string();
+            assert!(error.contains(says), "{json}: {error}");
+        }
+    }
+}
