@@ -2,8 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::compile::Client;
+use crate::datapath::{OnAgentDown, Undecided};
+use crate::enroll::Selectors;
 use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
 use crate::telemetry::AccessLogTarget;
 use crate::workload::RedirectPolicy;
@@ -32,6 +36,35 @@ pub struct ExecSettings {
     pub stats: Option<PathBuf>,
     /// The program and its arguments; never empty.
     pub command: Vec<OsString>,
+}
+
+/// Everything `interceptor agent` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentSettings {
+    /// Files and directories of resources, pods and namespaces among them, in place of an API server.
+    pub config: Vec<PathBuf>,
+    pub mesh_config: Option<PathBuf>,
+    /// Pods of other nodes are not ours; `None`: all are of this one.
+    pub node_name: Option<Arc<str>>,
+    pub selectors: Selectors,
+    /// Overrides the mesh configuration's `outboundTrafficPolicy.mode`.
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    pub access_log: Option<AccessLogTarget>,
+    pub access_log_format: Option<AccessLogEncoding>,
+    /// Where maps and links are pinned, on a bpf file system.
+    pub pins: PathBuf,
+    /// Where the cgroup2 hierarchy is mounted; `None`: where this process finds it.
+    pub cgroup_root: Option<PathBuf>,
+    /// The common ancestor of pods; `None`: looked for.
+    pub kubepods: Option<PathBuf>,
+    /// The node's own proc file system.
+    pub proc: PathBuf,
+    pub undecided: Undecided,
+    pub on_agent_down: OnAgentDown,
+    /// How long open connections may go on after the end of the agent or of a pod.
+    pub drain: Duration,
+    /// Threads that carry connections; `None`: one for each core.
+    pub workers: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

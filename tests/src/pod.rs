@@ -18,20 +18,22 @@ pub struct Pod {
 
 impl Pod {
     /// The `number`th pod of its world.
-    pub(crate) fn new(outside: &Netns, number: u8, dns: &[IpAddr], ca: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn new(outside: &Netns, number: u16, dns: &[IpAddr], ca: PathBuf) -> anyhow::Result<Self> {
         let netns = Netns::new()?;
         let resolv: String = dns.iter().map(|server| format!("nameserver {server}\n")).collect();
         netns.etc("resolv.conf", &(resolv + "options timeout:1 attempts:2\n"))?;
         netns.etc("hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
         let cable = Veth::new(&netns, "eth0", outside, &format!("pod{number}"))?;
-        let (address, address6) = (format!("10.244.{number}.2"), format!("fd00:{number:x}::2"));
+        // Some 3,000 of them.
+        let subnet = format!("10.{}.{}", 244 + (number >> 8), number & 0xff);
+        let (address, address6) = (format!("{subnet}.2"), format!("fd00:{number:x}::2"));
         outside.ip(&format!(
-            "addr add 10.244.{number}.1/24 dev pod{number}\n\
+            "addr add {subnet}.1/24 dev pod{number}\n\
              addr add fd00:{number:x}::1/64 dev pod{number} nodad\n"
         ))?;
         netns.ip(&format!(
             "addr add {address}/24 dev eth0\naddr add {address6}/64 dev eth0 nodad\n\
-             route add default via 10.244.{number}.1\nroute add ::/0 via fd00:{number:x}::1\n"
+             route add default via {subnet}.1\nroute add ::/0 via fd00:{number:x}::1\n"
         ))?;
         Ok(Self { netns, _cable: cable, address, address6, ca })
     }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use anyhow::{Context, anyhow};
 
@@ -57,7 +57,7 @@ pub struct World {
     pub dns: Dns,
     pub nginx: Nginx,
     pub httpbin: Httpbin,
-    pods: AtomicU8,
+    pods: AtomicU16,
     origins: AtomicU8,
 }
 
@@ -112,7 +112,7 @@ impl World {
         let dns = Dns::start(&outside, DNS, &records)?;
         let httpbin = Httpbin::start(&outside, httpbin_address)?;
         let nginx = Nginx::start(&outside, &sites, &ca)?;
-        Ok(Self { outside, ca, dns, nginx, httpbin, pods: AtomicU8::new(1), origins: AtomicU8::new(1) })
+        Ok(Self { outside, ca, dns, nginx, httpbin, pods: AtomicU16::new(1), origins: AtomicU8::new(1) })
     }
 
     /// A new pod, with the world's DNS server in its resolv.conf.

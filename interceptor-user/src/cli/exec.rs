@@ -166,7 +166,7 @@ pub(super) fn policies() -> impl TypedValueParser<Value = OutboundTrafficPolicy>
     })
 }
 
-fn formats() -> impl TypedValueParser<Value = AccessLogEncoding> {
+pub(super) fn formats() -> impl TypedValueParser<Value = AccessLogEncoding> {
     PossibleValuesParser::new([
         PossibleValue::new("text").help("Istio's default line"),
         PossibleValue::new("json").help("One JSON object a line, with Istio's keys"),

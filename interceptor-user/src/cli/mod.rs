@@ -1,5 +1,6 @@
 //! The command line: one thin file per command, each of which turns its arguments into settings and calls the rest.
 
+mod agent;
 mod agent_socket;
 mod analyze;
 mod client;
@@ -58,6 +59,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Exec(Box<exec::Arguments>),
+    Agent(Box<agent::Arguments>),
     Analyze(analyze::Arguments),
     Explain(Box<explain::Arguments>),
     Config(Box<config::Arguments>),
@@ -83,6 +85,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Exec(arguments) => {
             logging::start(cli.verbose).and_then(|()| crate::exec::run(&arguments.into_settings()))
+        }
+        Command::Agent(arguments) => {
+            logging::start(cli.verbose).and_then(|()| crate::agent::run(&arguments.into_settings()))
         }
         Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Explain(arguments) => logging::start(cli.verbose).and_then(|()| explain::run(*arguments)),

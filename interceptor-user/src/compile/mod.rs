@@ -3,6 +3,7 @@
 
 mod changed;
 mod changes;
+mod client_labels;
 mod clusters;
 mod connection_pool;
 pub(crate) mod delegates;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use changed::Changed;
+pub use client_labels::ClientLabels;
 use clusters::Clusters;
 use destination_rules::DestinationRules;
 use findings::Findings;
@@ -70,7 +72,7 @@ impl Client {
     }
 
     fn locality(&self) -> Arc<str> {
-        match self.labels.get("istio-locality") {
+        match self.labels.get(client_labels::LOCALITY) {
             // A label can't hold slashes.
             Some(label) => label.replace('.', "/").into(),
             None => Arc::clone(&self.locality),
@@ -223,7 +225,7 @@ impl Compiler {
     }
 }
 
-fn mesh_settings(mesh: &MeshConfig) -> MeshSettings {
+pub(crate) fn mesh_settings(mesh: &MeshConfig) -> MeshSettings {
     let headers = &mesh.proxy_headers;
     MeshSettings {
         access_log_file: mesh.access_log_file.as_deref().map(str::to_owned),

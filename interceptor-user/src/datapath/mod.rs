@@ -50,6 +50,7 @@ pub use pins::{CgroupId, DEFAULT_PINS};
 pub use pod_records::PodRecord;
 pub use preflight::preflight;
 pub use query_sockets::QuerySockets;
+pub use sys::readable;
 pub use workloads::Listener;
 
 use counters::Counters;

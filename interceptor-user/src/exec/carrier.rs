@@ -15,7 +15,7 @@ use crate::dns::{self, LearnedNames, Relay, RelayOptions, Resolver};
 use crate::proxy::stats::ProxyCounters;
 use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy, ProxyOptions, WorkloadId};
 use crate::settings::ExecSettings;
-use crate::telemetry::{AccessLog, AccessLogTarget};
+use crate::telemetry::AccessLog;
 
 /// How long bytes that the command has sent may take to reach their destination after its end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,7 +60,11 @@ impl Carrier {
             .zip(learned.clone())
             .map(|(queries, learned)| relay(interception, queries, &resolver, learned))
             .transpose()?;
-        let access_log = access_log(settings, &configuration)?;
+        let access_log = AccessLog::configured(
+            settings.access_log.as_ref(),
+            settings.access_log_format,
+            &configuration.snapshot.mesh,
+        )?;
         let (snapshot, changes) = configuration.follow()?;
         let threads = thread::available_parallelism().map_or(1, Into::into);
         let proxy =
@@ -142,17 +146,4 @@ fn relay(
         flows_max: DNS_FLOWS_MAX,
     })
     .context("can't start the relay of DNS queries")
-}
-
-/// The command line wins over the mesh configuration.
-fn access_log(settings: &ExecSettings, configuration: &Configuration) -> anyhow::Result<AccessLog> {
-    let mesh = &configuration.snapshot.mesh;
-    let target = match (&settings.access_log, &mesh.access_log_file) {
-        (Some(target), _) => target.clone(),
-        (None, Some(file)) => AccessLogTarget::new(file),
-        (None, None) => AccessLogTarget::Off,
-    };
-    let encoding = settings.access_log_format.unwrap_or(mesh.access_log_encoding);
-    let format = mesh.access_log_format.clone().filter(|_| encoding == mesh.access_log_encoding);
-    Ok(AccessLog::open(target, format.unwrap_or_else(|| Arc::new(encoding.into())))?)
 }

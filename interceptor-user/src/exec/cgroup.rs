@@ -105,7 +105,8 @@ impl Drop for Tree {
     }
 }
 
-fn own_directory() -> anyhow::Result<PathBuf> {
+/// The cgroup2 directory of this process.
+pub(crate) fn own_directory() -> anyhow::Result<PathBuf> {
     let read = |path: &str| -> anyhow::Result<String> {
         let bytes = fs::read(path).with_context(|| format!("can't read {path}"))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -128,7 +128,7 @@ impl Command {
 
 /// Raises our own limit of open files as far as it goes, two per connection being needed; the answer is the limit
 /// that the command shall see again.
-pub(super) fn raise_open_files() -> Option<u64> {
+pub(crate) fn raise_open_files() -> Option<u64> {
     let limits = rustix::process::getrlimit(Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limits.maximum, ..limits };
     match rustix::process::setrlimit(Resource::Nofile, raised) {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 
-use super::addresses::AddressChanges;
 use super::cgroup::Tree;
 use super::external;
 use super::reports;
@@ -16,6 +15,7 @@ use super::stats::KernelStats;
 use super::watcher::Watcher;
 use crate::datapath::{self, Datapath, Listener, Listeners, OriginalDstReader, QuerySockets};
 use crate::dns::ServerOf;
+use crate::enroll::AddressChanges;
 use crate::settings::ExternalProxy;
 use crate::workload::RedirectPolicy;
 

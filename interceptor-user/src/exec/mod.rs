@@ -3,7 +3,6 @@
 //! Everything that can fail happens before the command starts; from then on its connections are redirected, bypassed
 //! by what the user excluded, or refused, until the last of its processes is gone.
 
-mod addresses;
 mod carrier;
 mod cgroup;
 mod cgroup_path;
@@ -24,6 +23,9 @@ pub(crate) mod watcher;
 use std::process::ExitCode;
 
 use crate::settings::ExecSettings;
+
+pub(crate) use cgroup::own_directory as own_cgroup;
+pub(crate) use command::raise_open_files;
 
 /// Runs the command and returns the exit code that is to be ours.
 pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {

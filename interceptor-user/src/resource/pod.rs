@@ -11,7 +11,7 @@ use super::object::Object;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     pub meta: Meta,
-    /// As the API server has given it; absent in a file that people wrote.
+    /// What the kubelet names its cgroup by; absent in a file that people wrote.
     pub uid: Option<Arc<str>>,
     pub spec: PodSpec,
     /// Where it runs.
@@ -25,6 +25,15 @@ pub struct Pod {
     pub is_over: bool,
     /// As its status tells; empty when it has ended, and in a file that people wrote.
     pub addresses: Vec<IpAddr>,
+    /// The controller that made it, such as a ReplicaSet.
+    pub owner: Option<Owner>,
+}
+
+/// An entry of metadata.ownerReferences.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub kind: Arc<str>,
+    pub name: Arc<str>,
 }
 
 /// A Deployment, StatefulSet, DaemonSet, ReplicaSet, Job or CronJob.
@@ -53,6 +62,9 @@ pub struct Container {
     pub run_as_user: Option<Spanned<i64>>,
 }
 
+/// The annotation by which the kubelet mirrors a static pod to the API server; its value is the uid the pod runs with.
+const MIRRORED_UID: &str = "kubernetes.io/config.hash";
+
 pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Pod {
     let metadata = root.get("metadata").and_then(|field| field.object()).map(Object::open_quietly);
     let status = root.get("status").and_then(|field| field.object()).map(Object::open_quietly);
@@ -64,9 +76,13 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Pod {
         let each = if each.is_empty() { single.into_iter().collect() } else { each };
         each.iter().filter_map(|field| field.peek_text()?.parse().ok()).collect()
     });
+    let mirrored = meta.annotations.get(MIRRORED_UID).map(|annotation| Arc::clone(&annotation.value));
+    let owners =
+        metadata.as_ref().map(|metadata| metadata.list("ownerReferences", owner)).unwrap_or_default();
     Pod {
         meta,
-        uid: metadata.as_ref().and_then(|metadata| metadata.peek("uid")).map(Arc::from),
+        uid: mirrored.or_else(|| metadata.as_ref()?.peek("uid").map(Arc::from)),
+        owner: owners.into_iter().find_map(|(owner, controls)| controls.then_some(owner)),
         spec: read_spec(spec),
         node_name: spec.peek("nodeName").map(Arc::from),
         service_account: spec.peek("serviceAccountName").map(Arc::from),
@@ -75,6 +91,13 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Pod {
         is_over,
         addresses: texts.unwrap_or_default(),
     }
+}
+
+/// With whether it is the controller.
+fn owner(item: Field<'_>) -> Option<(Owner, bool)> {
+    let object = item.object()?.open_quietly();
+    let controls = object.boolean("controller").unwrap_or(false);
+    Some((Owner { kind: object.text("kind")?, name: object.text("name")? }, controls))
 }
 
 pub(super) fn read_template(meta: Meta, spec: &Object<'_>) -> PodTemplate {

@@ -5,7 +5,7 @@
 mod bpf;
 mod net;
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use aya::maps::{MapData, RingBuf};
 use interceptor_common::{
@@ -65,6 +65,13 @@ pub(super) fn event(bytes: &[u8]) -> Option<Event> {
 pub(super) fn watch(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
     // SAFETY: the ring owns its descriptor for as long as it lives, and gives no way to replace it.
     let watched = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    watched.map_err(|error| error.into_parts().1)
+}
+
+/// A descriptor as something that tokio can wait for; needs a runtime.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, and nobody gets it out or replaces it while it is registered.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     watched.map_err(|error| error.into_parts().1)
 }
 

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::snapshot::LogFormat;
+use crate::snapshot::{AccessLogEncoding, LogFormat, MeshSettings};
 use crate::telemetry::record::AccessRecord;
 
 /// Bounds of what waits for the writer.
@@ -82,6 +82,22 @@ enum Message {
 }
 
 impl AccessLog {
+    /// As the command line asks, else as the mesh configuration does; off where neither says where.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn configured(
+        target: Option<&AccessLogTarget>,
+        encoding: Option<AccessLogEncoding>,
+        mesh: &MeshSettings,
+    ) -> Result<Self, AccessLogError> {
+        let of_mesh = || mesh.access_log_file.as_deref().map(AccessLogTarget::new);
+        let target = target.cloned().or_else(of_mesh).unwrap_or(AccessLogTarget::Off);
+        let encoding = encoding.unwrap_or(mesh.access_log_encoding);
+        let format = mesh.access_log_format.clone().filter(|_| encoding == mesh.access_log_encoding);
+        Self::open(target, format.unwrap_or_else(|| Arc::new(encoding.into())))
+    }
+
     /// # Errors
     /// When the file can't be opened or the thread can't be started.
     pub fn open(target: AccessLogTarget, format: Arc<LogFormat>) -> Result<Self, AccessLogError> {

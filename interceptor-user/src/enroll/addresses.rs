@@ -12,10 +12,10 @@ const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
 
 /// Readable when something changed.
 #[derive(Debug)]
-pub(super) struct AddressChanges(OwnedFd);
+pub struct AddressChanges(OwnedFd);
 
 impl AddressChanges {
-    pub(super) fn subscribe() -> anyhow::Result<Self> {
+    pub fn subscribe() -> anyhow::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // No protocol is protocol 0, which is NETLINK_ROUTE.
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
@@ -25,11 +25,16 @@ impl AddressChanges {
     }
 
     /// Whether anything changed since the last call. What changed is not read: the whole is asked for anew.
-    pub(super) fn happened(&self) -> anyhow::Result<bool> {
+    pub fn happened(&self) -> anyhow::Result<bool> {
+        Self::happened_on(&self.0)
+    }
+
+    /// The same for what [`OwnedFd::from`] made of it.
+    pub fn happened_on(socket: &OwnedFd) -> anyhow::Result<bool> {
         let mut any = false;
         loop {
             let mut message = [0; 4096];
-            match recv(&self.0, &mut message[..], RecvFlags::empty()) {
+            match recv(socket, &mut message[..], RecvFlags::empty()) {
                 // An overrun means that messages were lost: something happened then, too.
                 Ok(_) | Err(Errno::NOBUFS) => any = true,
                 Err(Errno::AGAIN) => return Ok(any),
@@ -43,5 +48,11 @@ impl AddressChanges {
 impl AsFd for AddressChanges {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl From<AddressChanges> for OwnedFd {
+    fn from(changes: AddressChanges) -> Self {
+        changes.0
     }
 }

@@ -1,0 +1,153 @@
+//! What the clients of this node get, compiled on a thread of its own: a large world takes longer than a pod may wait.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::analysis::{self, Audience};
+use crate::compile::{Client, CompileSettings, Compiler};
+use crate::exec::findings::Findings;
+use crate::resource::{Diagnostic, World};
+use crate::snapshot::{OutboundTrafficPolicy, Snapshot};
+use crate::source::Texts;
+
+/// What a client gets from now on.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) client: Client,
+    pub(super) snapshot: Snapshot,
+}
+
+enum Request {
+    World(Arc<World>),
+    /// Those of the pods that there are; others are forgotten.
+    Clients(HashMap<Client, ()>),
+    Tell(Vec<Diagnostic>, Box<Texts>),
+}
+
+/// A handle to the thread, which ends with the last of them.
+#[derive(Clone, Debug)]
+pub(super) struct Configurations {
+    requests: Sender<Request>,
+}
+
+impl Configurations {
+    pub(super) fn start(
+        outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+        compiled: UnboundedSender<Compiled>,
+    ) -> io::Result<Self> {
+        let (requests, received) = mpsc::channel();
+        let compile = Compile {
+            outbound_traffic_policy,
+            world: Arc::default(),
+            compilers: HashMap::new(),
+            compiled,
+            known: Vec::new(),
+            texts: Box::default(),
+            told: Findings::default(),
+        };
+        thread::Builder::new().name("compile".into()).spawn(move || compile.run(&received))?;
+        Ok(Self { requests })
+    }
+
+    pub(super) fn world(&self, world: Arc<World>) {
+        self.send(Request::World(world));
+    }
+
+    pub(super) fn clients(&self, clients: HashMap<Client, ()>) {
+        self.send(Request::Clients(clients));
+    }
+
+    /// What the source found wrong with what it read.
+    pub(super) fn tell(&self, diagnostics: Vec<Diagnostic>, texts: Texts) {
+        self.send(Request::Tell(diagnostics, Box::new(texts)));
+    }
+
+    fn send(&self, request: Request) {
+        // The thread ends by a panic only, which the process's end follows.
+        drop(self.requests.send(request));
+    }
+}
+
+struct Compile {
+    outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    world: Arc<World>,
+    compilers: HashMap<Client, Compiler>,
+    compiled: UnboundedSender<Compiled>,
+    known: Vec<Diagnostic>,
+    texts: Box<Texts>,
+    told: Findings,
+}
+
+impl Compile {
+    fn run(mut self, requests: &Receiver<Request>) {
+        while let Ok(request) = requests.recv() {
+            let mut changed = false;
+            // Of several worlds only the last one counts.
+            for request in std::iter::once(request).chain(requests.try_iter()) {
+                match request {
+                    Request::World(world) => {
+                        self.world = world;
+                        changed = true;
+                    }
+                    Request::Clients(clients) => {
+                        self.compilers.retain(|client, _| clients.contains_key(client));
+                        for client in clients.into_keys() {
+                            self.welcome(client);
+                        }
+                    }
+                    Request::Tell(diagnostics, texts) => {
+                        self.known = diagnostics;
+                        self.texts = texts;
+                    }
+                }
+            }
+            if changed {
+                self.compile_all();
+            }
+            self.report();
+        }
+    }
+
+    fn welcome(&mut self, client: Client) {
+        if self.compilers.contains_key(&client) {
+            return;
+        }
+        let mut compiler = Compiler::new(CompileSettings {
+            client: client.clone(),
+            outbound_traffic_policy: self.outbound_traffic_policy,
+            learned_names: false,
+        });
+        let (snapshot, _) = compiler.compile(&self.world);
+        self.compilers.insert(client.clone(), compiler);
+        self.publish(client, snapshot);
+    }
+
+    fn compile_all(&mut self) {
+        let world = Arc::clone(&self.world);
+        let compiled: Vec<(Client, Snapshot)> = self
+            .compilers
+            .iter_mut()
+            .map(|(client, compiler)| (client.clone(), compiler.compile(&world).0))
+            .collect();
+        for (client, snapshot) in compiled {
+            self.publish(client, snapshot);
+        }
+    }
+
+    fn publish(&self, client: Client, snapshot: Snapshot) {
+        // An error is the control loop gone.
+        drop(self.compiled.send(Compiled { client, snapshot }));
+    }
+
+    /// What is wrong, once snapshots are on their way: nothing waits for it.
+    fn report(&mut self) {
+        let mut findings: BTreeSet<Diagnostic> = self.known.iter().cloned().collect();
+        findings.extend(analysis::find(&self.world, Audience::Mesh { credentials_dir: None }));
+        self.told.tell(findings.into_iter().collect(), &self.texts);
+    }
+}

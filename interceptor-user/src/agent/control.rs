@@ -1,0 +1,500 @@
+//! The control loop: the one owner of the kernel's state and of the list of pods. It compares what there should be with
+//! what there is, and changes the difference; whatever fails is tried again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, watch};
+
+use super::cgroups::CgroupWatch;
+use super::configurations::{Compiled, Configurations};
+use super::pod::{Carried, Pod, PodDirectory, follow_addresses};
+use super::view::SharedView;
+use crate::compile::{Client, ClientLabels, CompileSettings};
+use crate::datapath::{self, CgroupId, Datapath, Listeners};
+use crate::dns::Resolver;
+use crate::enroll::{HostNetns, PodNetns, Selection, Wanted, within};
+use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy};
+use crate::resource::{Diagnostic, Namespace, Pod as ApiPod, World};
+use crate::settings::AgentSettings;
+
+/// A connection is a (source port, address) pair: eight addresses hold some 200,000 open ones of a pod.
+const ADDRESSES_V4: u16 = 8;
+const PORTS_V6: u16 = 4;
+
+/// How often everything is looked at again, whatever events came.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+pub(super) struct Control {
+    settings: AgentSettings,
+    datapath: Datapath,
+    pub(super) proxy: Proxy,
+    resolver: Resolver,
+    configurations: Configurations,
+    cgroups: CgroupWatch,
+    host: HostNetns,
+    pub(super) world: Arc<World>,
+    pub(super) diagnostics: Arc<[Diagnostic]>,
+    labels: ClientLabels,
+    /// What each client gets, labels that nothing looks at left out.
+    pub(super) configured: HashMap<Client, Configured>,
+    /// By uid.
+    pub(super) pods: BTreeMap<Arc<str>, Pod>,
+    namespaces: HashMap<Arc<str>, Arc<Namespace>>,
+    /// What is wrong with programs that should be attached.
+    pub(super) hooks: Option<String>,
+    /// Every pod and namespace that was there at the start has been told.
+    listed: bool,
+    /// Pods that are not decided yet are held.
+    gated: bool,
+    view: SharedView,
+    /// Uids of pods whose addresses changed.
+    addresses: (UnboundedSender<Arc<str>>, UnboundedReceiver<Arc<str>>),
+}
+
+/// What is made once, at the start.
+pub(super) struct Parts {
+    pub(super) settings: AgentSettings,
+    pub(super) datapath: Datapath,
+    pub(super) proxy: Proxy,
+    pub(super) resolver: Resolver,
+    pub(super) configurations: Configurations,
+    pub(super) cgroups: CgroupWatch,
+    pub(super) host: HostNetns,
+    pub(super) view: SharedView,
+}
+
+impl Control {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { settings, datapath, proxy, resolver, configurations, cgroups, host, view } = parts;
+        Self {
+            settings,
+            datapath,
+            proxy,
+            resolver,
+            configurations,
+            cgroups,
+            host,
+            world: Arc::default(),
+            diagnostics: Arc::default(),
+            labels: ClientLabels::default(),
+            configured: HashMap::new(),
+            pods: BTreeMap::new(),
+            namespaces: HashMap::new(),
+            hooks: None,
+            listed: false,
+            gated: false,
+            view,
+            addresses: unbounded_channel(),
+        }
+    }
+
+    /// Until a signal asks for the end.
+    pub(super) async fn run(
+        mut self,
+        mut worlds: watch::Receiver<Arc<World>>,
+        mut compiled: UnboundedReceiver<Compiled>,
+        cgroups_changed: &Notify,
+    ) -> anyhow::Result<()> {
+        let mut terminated = signal(SignalKind::terminate()).context("can't handle signals")?;
+        let mut interrupted = signal(SignalKind::interrupt()).context("can't handle signals")?;
+        let mut again = tokio::time::interval(LOOK_AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let world = Arc::clone(&worlds.borrow_and_update());
+        self.take_world(world);
+        loop {
+            let retry = self.pods.values().filter_map(|pod| pod.retry.at()).min();
+            let retry = retry.unwrap_or_else(|| Instant::now() + LOOK_AGAIN);
+            tokio::select! {
+                _ = terminated.recv() => break,
+                _ = interrupted.recv() => break,
+                Ok(()) = worlds.changed() => {
+                    let world = Arc::clone(&worlds.borrow_and_update());
+                    self.take_world(world);
+                }
+                Some(compiled) = compiled.recv() => self.take_snapshot(compiled),
+                () = cgroups_changed.notified() => self.look_at_cgroups(),
+                Some(uid) = self.addresses.1.recv() => self.refresh_addresses(&uid),
+                _ = again.tick() => {
+                    self.look_at_cgroups();
+                    self.keep_kernel();
+                }
+                () = tokio::time::sleep_until(retry.into()) => {}
+            }
+            self.reconcile();
+            self.view.store(Arc::new(self.shown()));
+        }
+        self.end();
+        Ok(())
+    }
+
+    pub(super) fn compile_settings(&self, client: Client) -> CompileSettings {
+        CompileSettings {
+            client,
+            outbound_traffic_policy: self.settings.outbound_traffic_policy,
+            learned_names: false,
+        }
+    }
+
+    /// Pins stay: connections are refused until the next agent serves them.
+    fn end(self) {
+        tracing::info!(
+            "ending; the kernel refuses new connections of enrolled pods until an agent serves them again"
+        );
+        self.proxy.stop(self.settings.drain);
+    }
+
+    /// What has to be done from time to time: says that we live, holds what is undecided, and removes what nobody has any
+    /// more.
+    fn keep_kernel(&mut self) {
+        let kept = self.datapath.beat().map_err(anyhow::Error::from).and_then(|()| self.gate_and_collect());
+        let problem = kept.err().map(|error| format!("{error:#}"));
+        if let Some(problem) = problem.as_ref().filter(|problem| self.hooks.as_ref() != Some(problem)) {
+            tracing::error!("{problem}");
+        }
+        self.hooks = problem;
+    }
+
+    fn gate_and_collect(&mut self) -> anyhow::Result<()> {
+        if !self.is_synced() {
+            return Ok(());
+        }
+        if !self.gated {
+            let kubepods = &self.cgroups.kubepods().directory;
+            let kubepods =
+                File::open(kubepods).with_context(|| format!("can't open {}", kubepods.display()))?;
+            self.datapath.gate(kubepods).context("can't hold pods that are not decided yet")?;
+            self.gated = true;
+        }
+        for gone in self.datapath.collect_dead()? {
+            self.datapath.decide_again(gone)?;
+        }
+        let attached: BTreeSet<CgroupId> = self.datapath.attached_pods()?.into_iter().collect();
+        let ours: BTreeSet<CgroupId> =
+            self.pods.values().filter_map(|pod| Some(pod.cgroup.as_ref()?.id)).collect();
+        let carried: BTreeSet<u64> =
+            self.pods.values().filter_map(|pod| Some(pod.carried.as_ref()?.netns.cookie)).collect();
+        // What an earlier agent has left of pods that went while nobody looked.
+        for (id, record) in self.datapath.described()? {
+            if !attached.contains(&id) && !ours.contains(&id) {
+                if !carried.contains(&record.netns_cookie) {
+                    self.datapath.unenroll(record.netns_cookie)?;
+                }
+                self.datapath.decide_again(id)?;
+                self.datapath.forget(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything that was there at the start is known, and dealt with.
+    fn is_synced(&self) -> bool {
+        self.listed && self.pods.values().all(|pod| pod.cgroup.is_none() || pod.is_dealt_with())
+    }
+
+    fn take_world(&mut self, world: Arc<World>) {
+        self.labels = ClientLabels::of(&world);
+        self.world = world;
+        self.configurations.world(Arc::clone(&self.world));
+        self.take_node_of(&Arc::clone(&self.world));
+        self.ask_for_configurations();
+        self.look_at_cgroups();
+        self.listed = true;
+    }
+
+    /// Takes pods and namespaces from the world, where nobody tells them one by one.
+    fn take_node_of(&mut self, world: &World) {
+        let namespaces = world.namespaces();
+        self.namespaces =
+            namespaces.map(|namespace| (Arc::clone(namespace.meta.name()), Arc::clone(namespace))).collect();
+        let there: BTreeMap<Arc<str>, Arc<ApiPod>> =
+            world.pods().filter_map(|pod| Some((Arc::clone(pod.uid.as_ref()?), Arc::clone(pod)))).collect();
+        let known: Vec<Arc<str>> = self.pods.keys().cloned().collect();
+        for uid in known.iter().filter(|uid| !there.contains_key(*uid)) {
+            self.pod_gone(uid);
+        }
+        there.values().for_each(|pod| self.select(pod));
+    }
+
+    /// Decides about a pod, for the first time or anew.
+    fn select(&mut self, api: &Arc<ApiPod>) {
+        let node = &self.settings.node_name;
+        if node.is_some() && api.node_name.is_some() && *node != api.node_name {
+            return;
+        }
+        let Some(uid) = &api.uid else { return };
+        let known = self.pods.get_mut(uid);
+        let namespace = self.namespaces.get(api.meta.namespace()).map(|namespace| &**namespace);
+        let before = known.as_ref().and_then(|known| known.wanted());
+        let selection = self.settings.selectors.select(api, namespace, before);
+        tell_mistakes(known.as_deref(), &selection, &api.meta.key.to_string());
+        match known {
+            Some(known) if known.selection == selection => known.api = Some(Arc::clone(api)),
+            Some(known) => known.decide(api, selection),
+            None => {
+                self.pods.insert(Arc::clone(uid), Pod::new(api, selection));
+            }
+        }
+    }
+
+    /// Of a pod that is gone from the API the processes may run on: its cgroup tells when it has ended.
+    fn pod_gone(&mut self, uid: &str) {
+        if let Some(pod) = self.pods.get_mut(uid) {
+            pod.api = None;
+            pod.retry.now();
+        }
+    }
+
+    fn ask_for_configurations(&mut self) {
+        let wanted: HashMap<Client, ()> = self
+            .pods
+            .values()
+            .filter_map(|pod| Some((self.labels.reduce(&pod.wanted()?.client), ())))
+            .chain(self.pods.values().filter_map(|pod| Some((pod.carried.as_ref()?.client.clone(), ()))))
+            .collect();
+        self.configured.retain(|client, _| wanted.contains_key(client));
+        self.configurations.clients(wanted);
+    }
+
+    fn take_snapshot(&mut self, compiled: Compiled) {
+        match self.configured.get(&compiled.client) {
+            Some(configured) => configured.publish(compiled.snapshot),
+            None => {
+                let configured = Configured::new(compiled.snapshot, &self.resolver);
+                self.configured.insert(compiled.client, configured);
+                // Somebody waits for it.
+                self.pods.values_mut().filter(|pod| pod.wanted().is_some()).for_each(|pod| pod.retry.now());
+            }
+        }
+    }
+
+    fn look_at_cgroups(&mut self) {
+        let mut there = self.cgroups.look();
+        for (uid, pod) in &mut self.pods {
+            let directory = there.remove(uid);
+            let is_new = directory.as_ref() != pod.cgroup.as_ref().map(|cgroup| &cgroup.directory);
+            if is_new {
+                // Gone again already is as good as not there.
+                pod.cgroup = directory.and_then(|directory| PodDirectory::open(directory).ok());
+                pod.since = pod.cgroup.is_some().then(Instant::now);
+            }
+            if is_new || pod.wanted().is_some() {
+                pod.retry.now();
+            }
+        }
+    }
+
+    fn reconcile(&mut self) {
+        let due: Vec<Arc<str>> =
+            self.pods.iter().filter(|(_, pod)| pod.retry.is_due()).map(|(uid, _)| Arc::clone(uid)).collect();
+        for uid in due {
+            let Some(mut pod) = self.pods.remove(&uid) else { continue };
+            pod.retry.never();
+            if let Err(error) = self.reconcile_pod(&uid, &mut pod) {
+                let problem = format!("{error:#}");
+                if pod.told.as_ref() != Some(&problem) {
+                    tracing::error!("pod {}: {problem}", pod.name());
+                }
+                pod.told = Some(problem.clone());
+                pod.problem = Some(problem);
+                pod.retry.later();
+            }
+            if pod.api.is_some() || pod.cgroup.is_some() {
+                self.pods.insert(uid, pod);
+            }
+        }
+    }
+
+    fn reconcile_pod(&mut self, uid: &Arc<str>, pod: &mut Pod) -> anyhow::Result<()> {
+        let Some(cgroup) = pod.cgroup.as_ref().map(|cgroup| cgroup.id) else {
+            return self.release(pod);
+        };
+        match pod.wanted().cloned() {
+            None => self.let_go(pod, cgroup)?,
+            Some(wanted) => {
+                let enrolled = self.enroll(uid, pod, cgroup, &wanted);
+                pod.problem = enrolled.as_ref().err().map(|error| format!("{error:#}"));
+                self.describe(pod, cgroup)?;
+                return enrolled;
+            }
+        }
+        pod.problem = None;
+        self.describe(pod, cgroup)
+    }
+
+    /// Does what is to be done next for a pod of ours.
+    fn enroll(
+        &mut self,
+        uid: &Arc<str>,
+        pod: &mut Pod,
+        cgroup: CgroupId,
+        wanted: &Wanted,
+    ) -> anyhow::Result<()> {
+        let Some(directory) = pod.cgroup.as_ref().map(|cgroup| cgroup.directory.clone()) else {
+            return Ok(());
+        };
+        if pod.attached != Some(cgroup) {
+            // From here on its connections are refused until it is carried.
+            let opened =
+                File::open(&directory).with_context(|| format!("can't open {}", directory.display()))?;
+            pod.attached = Some(self.datapath.attach_pod(opened, false)?);
+            self.datapath.decide_again(cgroup)?;
+        }
+        let found = PodNetns::of_cgroup(&self.settings.proc, &directory, &self.host)
+            .context("can't look at its network namespace")?;
+        let Some(netns) = found else {
+            // Between sandboxes; or nothing of it runs yet.
+            if pod.carried.is_none() {
+                pod.retry.later();
+            }
+            return Ok(());
+        };
+        let client = self.labels.reduce(&wanted.client);
+        let Some(configured) = self.configured.get(&client).cloned() else {
+            self.ask_for_configurations();
+            return Ok(());
+        };
+        if pod.carried.as_ref().is_some_and(|carried| carried.netns != netns) {
+            self.stop_carrying(pod)?;
+        }
+        match &mut pod.carried {
+            Some(carried) => {
+                if carried.client != client {
+                    self.proxy.reconfigure(carried.workload, &configured);
+                    carried.client = client;
+                }
+                if carried.redirect != wanted.redirect {
+                    let addresses = carried.addresses.load_full();
+                    self.datapath.enroll(netns.cookie, &wanted.redirect, &addresses, carried.listener)?;
+                    carried.redirect = wanted.redirect.clone();
+                    tracing::info!("pod {}: the annotations' policy is in effect", pod.name());
+                }
+            }
+            None => {
+                let carried = self.carry(uid, pod, wanted, client, configured, netns)?;
+                tracing::info!("pod {}: enrolled", pod.name());
+                pod.carried = Some(carried);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whoever looks at the maps, if there is anything new.
+    fn describe(&mut self, pod: &mut Pod, cgroup: CgroupId) -> anyhow::Result<()> {
+        let record = pod.record();
+        if pod.described.as_ref() != Some(&record) {
+            self.datapath.describe(cgroup, &record)?;
+            pod.described = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Opens the pod's listeners, serves them, and then has the kernel send connections there.
+    fn carry(
+        &mut self,
+        uid: &Arc<str>,
+        pod: &Pod,
+        wanted: &Wanted,
+        client: Client,
+        configured: Configured,
+        netns: PodNetns,
+    ) -> anyhow::Result<Carried> {
+        let (changed, changed_uid) = (self.addresses.0.clone(), Arc::clone(uid));
+        // Before addresses are read, so that no change is missed.
+        let following = follow_addresses(&netns.file, move || drop(changed.send(Arc::clone(&changed_uid))))?;
+        let opened = within(&netns.file, || {
+            Ok::<_, std::io::Error>((Listeners::open(ADDRESSES_V4, PORTS_V6)?, datapath::own_addresses()?))
+        });
+        let (listeners, addresses) = opened?.context("can't open listeners in its network namespace")?;
+        let addresses = Arc::new(ArcSwap::from_pointee(addresses));
+        let (reader, own) = (self.datapath.original_dst_reader(), Arc::clone(&addresses));
+        let workload = self.proxy.add(ProxiedWorkload {
+            listeners: listeners.v6.into_iter().chain([listeners.v4]).collect(),
+            intercepted: Arc::new(move |socket| {
+                let original_dst = reader.get(socket)?.map(|original| original.addr);
+                Ok(original_dst.map(|original_dst| Intercepted {
+                    original_dst,
+                    source: first_of_family(&own.load(), original_dst.is_ipv4()),
+                }))
+            }),
+            netns: Some(Arc::clone(&netns.file)),
+            configured,
+            learned: None,
+            source: Arc::clone(&pod.source),
+        })?;
+        let own = addresses.load_full();
+        let enrolled = self.datapath.enroll(netns.cookie, &wanted.redirect, &own, listeners.listener);
+        if let Err(error) = enrolled {
+            self.proxy.remove(workload, Duration::ZERO);
+            following.abort();
+            return Err(error.into());
+        }
+        let redirect = wanted.redirect.clone();
+        Ok(Carried::new(netns, workload, listeners.listener, addresses, redirect, client, following))
+    }
+
+    fn refresh_addresses(&mut self, uid: &str) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let Some(carried) = &pod.carried else { return };
+        let refreshed = within(&carried.netns.file, datapath::own_addresses).and_then(|read| read);
+        let refreshed = refreshed.map_err(anyhow::Error::from).and_then(|addresses| {
+            self.datapath.update_own_addresses(carried.netns.cookie, &addresses)?;
+            carried.addresses.store(Arc::new(addresses));
+            Ok(())
+        });
+        if let Err(error) = refreshed {
+            tracing::error!("pod {}: can't follow its addresses: {error:#}", pod.name());
+        }
+    }
+
+    /// Its cgroup is gone, and with it every process.
+    fn release(&mut self, pod: &mut Pod) -> anyhow::Result<()> {
+        self.stop_carrying(pod)?;
+        if let Some(id) = pod.attached.take() {
+            self.datapath.detach_pod(id)?;
+            tracing::info!("pod {}: gone", pod.name());
+        }
+        pod.described = None;
+        pod.problem = None;
+        Ok(())
+    }
+
+    /// Not ours, or not any more: its connections go as if we were not there.
+    fn let_go(&mut self, pod: &mut Pod, cgroup: CgroupId) -> anyhow::Result<()> {
+        if pod.described.is_none() || pod.attached.is_some() {
+            self.datapath.leave_alone(cgroup)?;
+            // An earlier agent may have thought otherwise.
+            self.datapath.detach_pod(cgroup)?;
+            pod.attached = None;
+        }
+        self.stop_carrying(pod)
+    }
+
+    fn stop_carrying(&mut self, pod: &mut Pod) -> anyhow::Result<()> {
+        if let Some(carried) = pod.carried.take() {
+            self.datapath.unenroll(carried.netns.cookie)?;
+            self.proxy.remove(carried.workload, self.settings.drain);
+        }
+        Ok(())
+    }
+}
+
+fn first_of_family(addresses: &[IpAddr], is_v4: bool) -> Option<IpAddr> {
+    addresses.iter().copied().find(|address| address.is_ipv4() == is_v4)
+}
+
+/// An annotation that can't be used is told once, when it comes.
+fn tell_mistakes(known: Option<&Pod>, selection: &Selection, name: &str) {
+    let Selection::Enroll(wanted) = selection else { return };
+    let told = known.and_then(Pod::wanted).map(|wanted| &*wanted.mistakes).unwrap_or_default();
+    for mistake in wanted.mistakes.iter().filter(|mistake| !told.contains(mistake)) {
+        tracing::error!("{name}: {mistake}; it changes nothing");
+    }
+}

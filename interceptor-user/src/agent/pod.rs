@@ -1,0 +1,223 @@
+//! One pod of this node: what it should have, and what it has.
+
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::task::JoinHandle;
+
+use crate::compile::Client;
+use interceptor_common::pod::PodState;
+
+use crate::datapath::{CgroupId, Listener, PodRecord};
+use crate::enroll::{
+    AddressChanges, LeftAlone, OutOfReach, PodNetns, Selection, Wanted, source_workload, within,
+};
+use crate::explain::{Place, redirect_places};
+use crate::proxy::WorkloadId;
+use crate::resource::Pod as ApiPod;
+use crate::workload::{RedirectPolicy, SourceWorkload};
+
+/// How soon a pod is looked at again that has no process of its own yet.
+const RETRY_MIN: Duration = Duration::from_millis(5);
+const RETRY_MAX: Duration = Duration::from_millis(200);
+
+pub(super) struct Pod {
+    /// As the API tells; `None`: it is gone from there.
+    pub(super) api: Option<Arc<ApiPod>>,
+    pub(super) source: Arc<SourceWorkload>,
+    pub(super) selection: Selection,
+    /// The annotations that say what is redirected.
+    pub(super) redirect_by: Vec<Place>,
+    /// Its directory, once the kubelet has made it.
+    pub(super) cgroup: Option<PodDirectory>,
+    /// Our programs sit on that cgroup.
+    pub(super) attached: Option<CgroupId>,
+    pub(super) carried: Option<Carried>,
+    /// Why it is not carried although it should be.
+    pub(super) problem: Option<String>,
+    /// The problem that was logged last.
+    pub(super) told: Option<String>,
+    /// As the maps have it.
+    pub(super) described: Option<PodRecord>,
+    /// When its cgroup was first seen.
+    pub(super) since: Option<Instant>,
+    pub(super) retry: Retry,
+}
+
+/// Where a pod's processes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodDirectory {
+    pub(super) directory: PathBuf,
+    pub(super) id: CgroupId,
+}
+
+impl PodDirectory {
+    pub(super) fn open(directory: PathBuf) -> io::Result<Self> {
+        let id = CgroupId::of(File::open(&directory)?)?;
+        Ok(Self { directory, id })
+    }
+}
+
+/// A pod whose connections are served.
+pub(super) struct Carried {
+    pub(super) netns: PodNetns,
+    pub(super) workload: WorkloadId,
+    pub(super) listener: Listener,
+    /// What connections show as their source; kept up to date.
+    pub(super) addresses: Arc<ArcSwap<Vec<IpAddr>>>,
+    /// As the kernel has it.
+    pub(super) redirect: RedirectPolicy,
+    /// Whose snapshot it gets.
+    pub(super) client: Client,
+    following: JoinHandle<()>,
+}
+
+impl Carried {
+    pub(super) fn new(
+        netns: PodNetns,
+        workload: WorkloadId,
+        listener: Listener,
+        addresses: Arc<ArcSwap<Vec<IpAddr>>>,
+        redirect: RedirectPolicy,
+        client: Client,
+        following: JoinHandle<()>,
+    ) -> Self {
+        Self { netns, workload, listener, addresses, redirect, client, following }
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+impl Pod {
+    pub(super) fn new(api: &Arc<ApiPod>, selection: Selection) -> Self {
+        let mut pod = Self {
+            api: None,
+            source: Arc::default(),
+            selection: Selection::LeaveAlone(LeftAlone::Namespace),
+            redirect_by: Vec::new(),
+            cgroup: None,
+            attached: None,
+            carried: None,
+            problem: None,
+            told: None,
+            described: None,
+            since: None,
+            retry: Retry::default(),
+        };
+        pod.decide(api, selection);
+        pod
+    }
+
+    /// It is to be looked at with this in mind.
+    pub(super) fn decide(&mut self, api: &Arc<ApiPod>, selection: Selection) {
+        self.api = Some(Arc::clone(api));
+        self.source = Arc::new(source_workload(api));
+        self.redirect_by = redirect_places(&api.meta, &api.meta.annotations);
+        self.selection = selection;
+        self.retry.now();
+    }
+
+    pub(super) fn wanted(&self) -> Option<&Wanted> {
+        match &self.selection {
+            Selection::Enroll(wanted) => Some(wanted),
+            Selection::LeaveAlone(_) | Selection::OutOfReach(_) => None,
+        }
+    }
+
+    /// Carried, left alone, or held: whatever its processes do is as it should be.
+    pub(super) fn is_dealt_with(&self) -> bool {
+        self.attached.is_some() || (self.wanted().is_none() && self.described.is_some())
+    }
+
+    /// For whoever looks at the maps.
+    pub(super) fn record(&self) -> PodRecord {
+        let mistake = self.wanted().and_then(|wanted| wanted.mistakes.first()).map(ToString::to_string);
+        let (state, note) = match &self.selection {
+            Selection::LeaveAlone(LeftAlone::OptedOut) => (PodState::OptedOut, None),
+            Selection::LeaveAlone(LeftAlone::OwnSidecar) => (PodState::OwnSidecar, None),
+            Selection::LeaveAlone(LeftAlone::Namespace | LeftAlone::Over) => (PodState::NotSelected, None),
+            Selection::OutOfReach(OutOfReach::HostNetwork) => (PodState::HostNetwork, None),
+            Selection::OutOfReach(OutOfReach::Sandboxed) => (PodState::Sandboxed, None),
+            Selection::Enroll(_) if self.carried.is_none() => (PodState::Pending, self.problem.clone()),
+            Selection::Enroll(_) if mistake.is_some() => (PodState::EnrolledWithMistake, mistake),
+            Selection::Enroll(_) => (PodState::Enrolled, self.problem.clone()),
+        };
+        PodRecord {
+            uid: self.source.uid.clone(),
+            namespace: self.source.namespace.clone(),
+            name: self.source.pod.clone(),
+            netns_cookie: self.carried.as_ref().map(|carried| carried.netns.cookie).unwrap_or_default(),
+            state,
+            note: note.unwrap_or_default(),
+        }
+    }
+
+    /// `namespace/name`, for people.
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}", self.source.namespace, self.source.pod)
+    }
+}
+
+/// When a pod that is not carried yet is looked at again.
+#[derive(Debug, Default)]
+pub(super) struct Retry {
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Retry {
+    /// At once.
+    pub(super) fn now(&mut self) {
+        *self = Self { at: Some(Instant::now()), pause: Duration::ZERO };
+    }
+
+    /// After a pause, longer each time.
+    pub(super) fn later(&mut self) {
+        self.pause = (self.pause * 2).clamp(RETRY_MIN, RETRY_MAX);
+        self.at = Some(Instant::now() + self.pause);
+    }
+
+    pub(super) fn never(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.at.is_some_and(|at| at <= Instant::now())
+    }
+}
+
+/// Calls `changed` whenever an address of the namespace comes or goes.
+pub(super) fn follow_addresses(
+    netns: &Arc<OwnedFd>,
+    mut changed: impl FnMut() + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
+    let changes = within(netns, AddressChanges::subscribe)??;
+    let changes = crate::datapath::readable(changes.into())?;
+    Ok(tokio::spawn(async move {
+        while let Ok(mut ready) = changes.readable().await {
+            match AddressChanges::happened_on(ready.get_inner()) {
+                Ok(true) => changed(),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!("{error:#}");
+                    return;
+                }
+            }
+            ready.clear_ready();
+        }
+    }))
+}

@@ -1,0 +1,94 @@
+//! What the control loop shows of itself: see [`super::view`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use super::pod::Pod;
+use super::view::{Check, Compiled, PodState, PodView, SourceState, SourceStatus, View};
+use crate::enroll::Selection;
+
+/// A pod that has a cgroup and is not carried after this is a reason not to be ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Control {
+    /// Everything as it is now.
+    pub(super) fn shown(&self) -> View {
+        let mut pods: Vec<Arc<PodView>> =
+            self.pods.iter().map(|(uid, pod)| Arc::new(self.shown_pod(uid, pod))).collect();
+        pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        View {
+            world: Arc::clone(&self.world),
+            diagnostics: Arc::clone(&self.diagnostics),
+            pods,
+            checks: self.checks(),
+            sources: vec![SourceStatus { name: "files".into(), state: SourceState::Following }],
+        }
+    }
+
+    fn shown_pod(&self, uid: &Arc<str>, pod: &Pod) -> PodView {
+        let carried = pod.carried.as_ref();
+        let compiled = carried.and_then(|carried| self.configured.get(&carried.client));
+        PodView {
+            namespace: pod.source.namespace.as_str().into(),
+            name: pod.source.pod.as_str().into(),
+            uid: Arc::clone(uid),
+            state: state(pod),
+            netns_cookie: carried.map(|carried| carried.netns.cookie),
+            listener_port: carried.map(|carried| carried.listener.port),
+            redirect: pod.wanted().map(|wanted| wanted.redirect.clone()).unwrap_or_default(),
+            redirect_by: pod.redirect_by.clone(),
+            annotation_mistakes: pod
+                .wanted()
+                .map(|wanted| wanted.mistakes.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+            compiled: compiled.map(|configured| {
+                let snapshot = Arc::clone(&configured.active().snapshot);
+                let client = carried.map(|carried| carried.client.clone()).unwrap_or_default();
+                Arc::new(Compiled { settings: self.compile_settings(client), snapshot })
+            }),
+        }
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        let late: Vec<String> = self.pods.values().filter(|pod| is_late(pod)).map(Pod::name).collect();
+        let pods = match late.as_slice() {
+            [] => Check::holds("pods"),
+            late => Check::fails("pods", format!("should be enrolled and are not: {}", late.join(", "))),
+        };
+        let hooks = match &self.hooks {
+            None => Check::holds("hooks"),
+            Some(error) => Check::fails("hooks", error.clone()),
+        };
+        let proxy = match self.proxy.failed() {
+            false => Check::holds("proxy"),
+            true => Check::fails("proxy", "a worker thread has ended: restart the agent"),
+        };
+        vec![hooks, pods, proxy]
+    }
+}
+
+fn is_late(pod: &Pod) -> bool {
+    let since = pod.since.filter(|_| pod.wanted().is_some() && pod.carried.is_none());
+    since.is_some_and(|since| Instant::now().duration_since(since) > PATIENCE)
+}
+
+fn state(pod: &Pod) -> PodState {
+    match (&pod.selection, &pod.carried, &pod.problem) {
+        (Selection::LeaveAlone(why), _, _) => PodState::LeftAlone(why.sentence().to_owned()),
+        (Selection::OutOfReach(why), _, _) => PodState::OutOfReach(why.sentence().to_owned()),
+        (Selection::Enroll(_), _, Some(problem)) => PodState::Failed(problem.clone()),
+        (Selection::Enroll(_), Some(_), None) => PodState::Enrolled,
+        (Selection::Enroll(_), None, None) => PodState::Waiting(
+            match (&pod.cgroup, pod.attached) {
+                (None, _) => "the kubelet has not made its cgroup",
+                (Some(_), None) => "its cgroup has just been made",
+                (Some(_), Some(_)) => {
+                    "none of its processes runs in a network namespace of its own yet, or its configuration is being \
+                     compiled; its connections are refused until then"
+                }
+            }
+            .to_owned(),
+        ),
+    }
+}

@@ -1,0 +1,161 @@
+//! `interceptor agent`: its flags, turned into settings.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use super::exec::{formats, policies};
+use crate::datapath::{OnAgentDown, Undecided};
+use crate::enroll::{NamespaceLabel, Selectors};
+use crate::settings::AgentSettings;
+use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
+use crate::telemetry::AccessLogTarget;
+
+const PODS: &str = "Pods";
+const CONFIGURATION: &str = "Configuration";
+const NODE: &str = "The node";
+
+/// An agent that has not told for so long that it lives is down.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Intercept the outbound TCP connections of this node's pods
+///
+/// Finds the pods of the node, attaches kernel programs to their cgroups before their first process runs, opens a
+/// listener inside each pod's network namespace and applies the resources to what arrives there. Pods need no sidecar,
+/// no init container and no change.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Exit codes:\n  \
+        0 after SIGTERM or SIGINT\n  \
+        1 when the node or the configuration can't be used: stderr says what is missing\n  \
+        2 when the command line is wrong\n\n\
+        What it leaves:\n  \
+        Programs and maps stay pinned below --pins when it ends, however it ends: connections of enrolled pods are \
+        refused until an agent serves them again. `interceptor cleanup` removes them.\n\n\
+        Examples:\n  \
+        # Pods, namespaces and Istio resources from a directory, no API server\n  \
+        interceptor agent -c /etc/interceptor/\n\n  \
+        # Namespaces with another label\n  \
+        interceptor agent -c /etc/interceptor/ --enroll-namespaces team-egress=on")]
+pub(super) struct Arguments {
+    /// Resources, pods and namespaces among them: YAML files or directories; may be repeated
+    #[arg(short, long, value_name = "FILE-OR-DIR", value_hint = clap::ValueHint::AnyPath, required = true,
+        help_heading = CONFIGURATION)]
+    config: Vec<PathBuf>,
+
+    /// Istio's mesh configuration (MeshConfig), as a YAML file
+    #[arg(long, value_name = "FILE", help_heading = CONFIGURATION)]
+    mesh_config: Option<PathBuf>,
+
+    /// What becomes of hosts that no ServiceEntry names; overrides everything else that says so
+    #[arg(long, value_name = "POLICY", value_parser = policies(), help_heading = CONFIGURATION)]
+    outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+
+    /// Labels of namespaces whose pods are enrolled, one of which is enough
+    #[arg(long, value_name = "NAME[=VALUE],…", value_delimiter = ',', help_heading = PODS,
+        default_value = "istio-injection=enabled,egress.interceptor.io/enroll=enabled")]
+    enroll_namespaces: Vec<NamespaceLabel>,
+
+    /// Runtime classes that are sandboxes with a kernel of their own, which nothing here reaches; * at the end for any
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "gvisor*,runsc*,kata*", help_heading = PODS)]
+    sandboxed_runtimes: Vec<Arc<str>>,
+
+    /// What becomes of connections of pods about which the agent has not decided yet
+    #[arg(long, value_name = "VERDICT", default_value = "refuse", value_parser = undecided(), help_heading = PODS)]
+    undecided: Undecided,
+
+    /// What becomes of new connections of enrolled pods while no agent runs
+    #[arg(long, value_name = "STATE", default_value = "closed", value_parser = on_agent_down(), help_heading = PODS)]
+    on_agent_down: OnAgentDown,
+
+    /// How long open connections may go on after the end of the agent or of their pod
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration(), help_heading = PODS)]
+    drain: Duration,
+
+    /// The name of this node: pods of others are left alone [default: all pods are of this node]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", help_heading = NODE)]
+    node_name: Option<Arc<str>>,
+
+    /// Where programs and maps are pinned: a directory on a bpf file system
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/interceptor", help_heading = NODE)]
+    pins: PathBuf,
+
+    /// Where the cgroup2 hierarchy is mounted [default: where our own cgroup is found]
+    #[arg(long, value_name = "DIR", help_heading = NODE)]
+    cgroup_root: Option<PathBuf>,
+
+    /// The cgroup of all pods [default: the one directory kubepods or kubepods.slice below the root]
+    #[arg(long, value_name = "DIR", help_heading = NODE)]
+    kubepods: Option<PathBuf>,
+
+    /// The node's proc file system, where its first process and those of pods are found
+    #[arg(long, value_name = "DIR", default_value = "/proc", help_heading = NODE)]
+    proc: PathBuf,
+
+    /// Threads that carry connections [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256).map(usize::from),
+        help_heading = NODE)]
+    workers: Option<usize>,
+
+    /// Where the access log goes: a file (appended to), or - for standard output
+    ///
+    /// Off unless given here or by the mesh configuration's accessLogFile.
+    #[arg(long, value_name = "FILE|-")]
+    access_log: Option<String>,
+
+    /// How access log lines are written; overrides the mesh configuration's accessLogEncoding
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    access_log_format: Option<AccessLogEncoding>,
+}
+
+fn undecided() -> impl TypedValueParser<Value = Undecided> {
+    PossibleValuesParser::new([
+        PossibleValue::new("refuse").help("They fail with EPERM; a pod is decided about within milliseconds"),
+        PossibleValue::new("allow").help("They go their own way, and are counted"),
+    ])
+    .map(|word| if word == "allow" { Undecided::Allow } else { Undecided::Refuse })
+}
+
+fn on_agent_down() -> impl TypedValueParser<Value = OnAgentDown> {
+    PossibleValuesParser::new([
+        PossibleValue::new("closed").help("They are refused"),
+        PossibleValue::new("open").help("They go their own way once the agent has been silent for 5 s"),
+    ])
+    .map(|word| match word.as_str() {
+        "open" => OnAgentDown::Open { after: SILENCE_MAX },
+        _ => OnAgentDown::Closed,
+    })
+}
+
+/// Go's durations, as Kubernetes and Istio write them.
+fn parse_duration() -> impl TypedValueParser<Value = Duration> {
+    clap::builder::StringValueParser::new().try_map(|text| {
+        crate::resource::parse_duration(&text).ok_or("expected a duration such as 30s or 1m30s")
+    })
+}
+
+impl Arguments {
+    pub(super) fn into_settings(self) -> AgentSettings {
+        AgentSettings {
+            config: self.config,
+            mesh_config: self.mesh_config,
+            node_name: self.node_name,
+            selectors: Selectors {
+                namespaces: self.enroll_namespaces,
+                sandboxed_runtimes: self.sandboxed_runtimes,
+            },
+            outbound_traffic_policy: self.outbound_traffic_policy,
+            access_log: self.access_log.as_deref().map(AccessLogTarget::new),
+            access_log_format: self.access_log_format,
+            pins: self.pins,
+            cgroup_root: self.cgroup_root,
+            kubepods: self.kubepods,
+            proc: self.proc,
+            undecided: self.undecided,
+            on_agent_down: self.on_agent_down,
+            drain: self.drain,
+            workers: self.workers,
+        }
+    }
+}

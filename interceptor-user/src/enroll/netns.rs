@@ -1,0 +1,126 @@
+//! The network namespace of a pod, by the processes in its cgroup.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::datapath;
+
+/// The node's own network namespace, which is never enrolled; and ours, which is the same unless the agent was given one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostNetns {
+    inodes: Vec<u64>,
+    pub cookie: u64,
+}
+
+impl HostNetns {
+    /// That of the node's first process; where we may not look at it, ours.
+    pub fn read(proc: &Path) -> io::Result<Self> {
+        let own = File::open("/proc/thread-self/ns/net")?;
+        let first = File::open(proc.join("1/ns/net")).ok();
+        let inode = |file: &File| file.metadata().map(|metadata| metadata.ino());
+        let inodes = first.iter().chain([&own]).map(inode).collect::<io::Result<_>>()?;
+        let cookie = within(first.as_ref().unwrap_or(&own), datapath::netns_cookie)??;
+        Ok(Self { inodes, cookie })
+    }
+
+    fn is(&self, inode: u64) -> bool {
+        self.inodes.contains(&inode)
+    }
+}
+
+/// The network namespace that a pod's processes are in. Holding it keeps it alive.
+#[derive(Clone, Debug)]
+pub struct PodNetns {
+    pub file: Arc<OwnedFd>,
+    inode: u64,
+    /// As kernel programs know it; never used again until reboot.
+    pub cookie: u64,
+}
+
+impl PodNetns {
+    /// That of the oldest process below `cgroup` which is not in the node's own; `None` while there is none. A runtime's
+    /// helper may be passing through in the node's.
+    pub fn of_cgroup(proc: &Path, cgroup: &Path, host: &HostNetns) -> io::Result<Option<Self>> {
+        let mut oldest: Option<(u64, PathBuf)> = None;
+        for pid in processes(cgroup) {
+            let process = proc.join(pid.to_string());
+            let namespace = process.join("ns/net");
+            // It may have ended by now.
+            let (Ok(metadata), Some(started)) = (fs::metadata(&namespace), start_time(&process)) else {
+                continue;
+            };
+            if !host.is(metadata.ino()) && oldest.as_ref().is_none_or(|(before, _)| started < *before) {
+                oldest = Some((started, namespace));
+            }
+        }
+        match oldest {
+            None => Ok(None),
+            Some((_, path)) => match Self::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                opened => opened.map(Some),
+            },
+        }
+    }
+
+    /// That which a file such as `/run/netns/NAME` or `/proc/PID/ns/net` stands for.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let inode = file.metadata()?.ino();
+        let cookie = within(&file, datapath::netns_cookie)??;
+        Ok(Self { file: Arc::new(file.into()), inode, cookie })
+    }
+
+    /// Whether it is the node's own.
+    pub fn is_of(&self, host: &HostNetns) -> bool {
+        host.is(self.inode)
+    }
+}
+
+impl PartialEq for PodNetns {
+    fn eq(&self, other: &Self) -> bool {
+        self.cookie == other.cookie
+    }
+}
+
+/// Runs `work` on a thread of its own inside a network namespace: sockets made there belong to it.
+///
+/// # Errors
+/// When the namespace can't be entered, which needs CAP_SYS_ADMIN.
+pub fn within<T: Send>(namespace: impl AsFd, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let namespace = namespace.as_fd();
+    thread::scope(|scope| {
+        let inside = thread::Builder::new().name("netns".into()).spawn_scoped(scope, move || {
+            move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        })?;
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Every process below a cgroup, those of its containers included.
+fn processes(cgroup: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    // 0 is a process that our pid namespace does not show.
+    let mut pids: Vec<u32> =
+        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect();
+    let entries = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        pids.extend(processes(&entry.path()));
+    }
+    pids
+}
+
+/// In clock ticks since the machine started (field 22 of proc_pid_stat(5)).
+fn start_time(process: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    // The second field is a name in brackets, which may hold blanks and brackets.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}

@@ -1,0 +1,9 @@
+//! `interceptor agent` with real pods: cgroups as the kubelet lays them out, processes in network namespaces.
+
+mod enrolment;
+mod many;
+mod restart;
+
+/// A ServiceEntry, which makes port 80 one that speaks HTTP.
+const HTTPBIN: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: httpbin, namespace: shop}\n\
+    spec: {hosts: [httpbin.org], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}\n";
