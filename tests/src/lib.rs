@@ -5,6 +5,7 @@
 //! its own [`Pod`] (a namespace joined to it, never shared), and runs commands in it with an [`Interceptor`].
 
 mod access_log;
+mod api_server;
 mod bpffs;
 mod ca;
 mod cgroup;
@@ -27,6 +28,7 @@ mod wait;
 mod world;
 
 pub use access_log::LogLine;
+pub use api_server::{ApiServer, Fault, StreamingLists};
 pub use bpffs::BpfFs;
 pub use ca::{Ca, Identity};
 pub use cgroup::{Cgroup, root as cgroup_root};

@@ -1,6 +1,8 @@
-//! Where resources come from: files. `FileSource::open` reads them, `FileSource::watch` follows them.
+//! Where resources come from. Files: `FileSource::open` reads them, `FileSource::watch` follows them. An API server:
+//! `kubernetes::follow`.
 
 mod files;
+pub mod kubernetes;
 mod read;
 mod watch;
 
