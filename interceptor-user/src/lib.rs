@@ -11,6 +11,7 @@ pub mod cni;
 pub mod compile;
 pub mod datapath;
 pub mod dns;
+pub mod dump;
 pub mod enroll;
 pub mod exec;
 pub mod explain;

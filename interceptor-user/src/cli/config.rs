@@ -116,14 +116,7 @@ struct Common {
 
     /// How the table is written
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "table")]
-    output: Format,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Format {
-    Table,
-    Json,
-    Yaml,
+    output: output::Format,
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -172,11 +165,7 @@ impl Common {
         asked: &[(&str, Option<String>)],
         rows: impl FnOnce(&Resources) -> Vec<R>,
     ) -> anyhow::Result<ExitCode> {
-        let output = match self.output {
-            Format::Table => Output::Text,
-            Format::Json => Output::Json,
-            Format::Yaml => Output::Yaml,
-        };
+        let output = Output::from(self.output);
         let text = match self.resources.of() {
             Of::Files(files) => output.render(&rows(&files.compile()?), |rows| tables::text(rows))?,
             Of::Pod(pod) => {

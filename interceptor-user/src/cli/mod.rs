@@ -3,10 +3,12 @@
 mod agent;
 mod agent_socket;
 mod analyze;
+mod cleanup;
 mod client;
 mod cni;
 mod completion;
 mod config;
+mod dump;
 mod exec;
 mod explain;
 mod man;
@@ -63,6 +65,8 @@ enum Command {
     Analyze(analyze::Arguments),
     Explain(Box<explain::Arguments>),
     Config(Box<config::Arguments>),
+    Dump(dump::Arguments),
+    Cleanup(cleanup::Arguments),
     Cni(cni::Arguments),
     Completion(completion::Arguments),
     Man(man::Arguments),
@@ -94,6 +98,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(arguments) => logging::start(cli.verbose).and_then(|()| config::run(*arguments)),
         // What an installer does to a node is worth a line.
         Command::Cni(arguments) => logging::start(cli.verbose.max(1)).and_then(|()| cni::run(arguments)),
+        Command::Dump(arguments) => logging::start(cli.verbose).and_then(|()| dump::run(&arguments)),
+        Command::Cleanup(arguments) => logging::start(cli.verbose).and_then(|()| cleanup::run(&arguments)),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),

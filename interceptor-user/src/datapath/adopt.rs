@@ -73,7 +73,7 @@ impl Workloads {
     }
 
     /// Every policy of which anything is there.
-    fn read_policies(&self) -> Result<BTreeMap<u32, KernelPolicy>, DatapathError> {
+    pub(super) fn read_policies(&self) -> Result<BTreeMap<u32, KernelPolicy>, DatapathError> {
         let mut policies: BTreeMap<u32, KernelPolicy> = BTreeMap::new();
         for entry in self.prefixes.iter() {
             let (key, Raw(flags)) = entry.map_err(read_failed("PREFIXES"))?;

@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::{
-    Ebpf,
-    maps::{MapData, PerCpuHashMap},
-};
+use aya::maps::{MapData, PerCpuHashMap};
 use interceptor_common::{
     policy::{CounterKey, NOT_ENROLLED},
     verdict::Reason,
 };
 
 use super::{
-    Datapath, DatapathError, programs,
+    Datapath, DatapathError,
+    programs::Maps,
     sys::Raw,
     workloads::{absent_is_fine, read_failed},
 };
@@ -31,11 +29,11 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self { map: programs::take_map(ebpf, "COUNTERS")? })
+    pub(super) fn take(maps: &mut Maps<'_>) -> Result<Self, DatapathError> {
+        Ok(Self { map: maps.take("COUNTERS")? })
     }
 
-    fn read(&self) -> Result<Vec<Counter>, DatapathError> {
+    pub(super) fn read(&self) -> Result<Vec<Counter>, DatapathError> {
         // A map that programs write to while it is walked may show an entry twice.
         let mut counts = BTreeMap::new();
         for entry in self.map.iter() {

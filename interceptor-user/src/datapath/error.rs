@@ -42,6 +42,18 @@ pub enum DatapathError {
         "the pinned map {} is of another version of the interceptor: it is {found}, but this one needs {expected}; run that version, or remove everything it pinned with `interceptor cleanup`", path.display()
     )]
     Shape { path: PathBuf, found: String, expected: String },
+    #[error(
+        "can't read the pinned map {}: it may be of another version of the interceptor; look with the version whose agent runs here", path.display()
+    )]
+    PinnedMap { path: PathBuf, source: MapError },
+    #[error("nothing is pinned in {}: no agent has run here, or `interceptor cleanup` has; name another directory with --pins", path.display())]
+    NothingPinned { path: PathBuf },
+    #[error("what is pinned in {} is of schema {found}, and this version reads {expected}: look with the version whose agent runs here", path.display())]
+    OtherSchema { path: PathBuf, found: String, expected: String },
+    #[error("can't enter the pods' network namespaces, which needs CAP_SYS_ADMIN")]
+    Namespaces(#[source] io::Error),
+    #[error("the kernel does not list sockets (it needs CONFIG_INET_DIAG)")]
+    Sockets(#[source] io::Error),
     #[error("this datapath was loaded without pins")]
     NotPinned,
     #[error("a gate needs settings first: without them it would hold the node itself")]

@@ -7,9 +7,11 @@
 
 mod adopt;
 mod attach;
+mod cleanup;
 mod counters;
 mod error;
 mod events;
+mod inspection;
 mod links;
 mod listeners;
 #[cfg(feature = "log")]
@@ -23,7 +25,9 @@ mod pod_records;
 mod preflight;
 mod programs;
 mod query_sockets;
+mod redirected;
 mod shape;
+pub(crate) mod sock_diag;
 mod sys;
 mod workloads;
 
@@ -38,9 +42,11 @@ use aya::{
 };
 
 pub use adopt::Prepared;
+pub use cleanup::{Cleaned, cleanup};
 pub use counters::Counter;
 pub use error::DatapathError;
 pub use events::{ConnectEvent, Events};
+pub use inspection::{Inspection, Workload};
 pub use listeners::Listeners;
 pub use name_servers::NameServerReader;
 pub use netns::{netns_cookie, own_addresses};
@@ -50,6 +56,7 @@ pub use pins::{CgroupId, DEFAULT_PINS};
 pub use pod_records::PodRecord;
 pub use preflight::preflight;
 pub use query_sockets::QuerySockets;
+pub use redirected::Redirected;
 pub use sys::readable;
 pub use workloads::Listener;
 
@@ -58,6 +65,7 @@ use name_servers::NameServers;
 use node::Node;
 use pins::{Pins, Place};
 use pod_records::PodRecords;
+use programs::Maps;
 use workloads::Workloads;
 
 /// Programs loaded into the kernel, with their maps and links.
@@ -89,13 +97,14 @@ impl Datapath {
     }
 
     fn with(mut ebpf: Ebpf, pins: Option<Pins>) -> Result<Self, DatapathError> {
-        let original_dst = OriginalDstReader::take(&mut ebpf)?;
-        let name_servers = NameServers::take(&mut ebpf)?;
-        let counters = Counters::take(&mut ebpf)?;
-        let node = Node::take(&mut ebpf)?;
-        let pod_records = PodRecords::take(&mut ebpf)?;
-        let workloads = Workloads::take(&mut ebpf)?;
-        let events = programs::take_map(&mut ebpf, "EVENTS")?;
+        let mut maps = Maps::Object(&mut ebpf);
+        let original_dst = OriginalDstReader::take(&mut maps)?;
+        let name_servers = NameServers::take(&mut maps)?;
+        let counters = Counters::take(&mut maps)?;
+        let node = Node::take(&mut maps)?;
+        let pod_records = PodRecords::take(&mut maps)?;
+        let workloads = Workloads::take(&mut maps)?;
+        let events = maps.take("EVENTS")?;
         Ok(Self {
             ebpf,
             pins,

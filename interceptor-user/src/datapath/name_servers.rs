@@ -2,17 +2,15 @@
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
 
-use aya::{
-    Ebpf,
-    maps::{HashMap, IterableMap, MapData, MapError},
-};
+use aya::maps::{HashMap, IterableMap, MapData, MapError};
 use interceptor_common::{
     addr::{Ip16, socket_addr},
     name_server::{NAME_SERVER_PORT, NameServerKey, SLOTS_V4, SLOTS_V6},
 };
 
 use super::{
-    DatapathError, programs,
+    DatapathError,
+    programs::{self, Maps},
     sys::Raw,
     workloads::{absent_is_fine, read_failed},
 };
@@ -25,9 +23,9 @@ pub(super) struct NameServers {
 }
 
 impl NameServers {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+    pub(super) fn take(maps: &mut Maps<'_>) -> Result<Self, DatapathError> {
         const NAME: &str = "NAME_SERVERS";
-        let servers: Servers = programs::take_map(ebpf, NAME)?;
+        let servers: Servers = maps.take(NAME)?;
         let copy = programs::duplicate(NAME, servers.map())?;
         Ok(Self { reader: NameServerReader { servers: Arc::new(copy) }, servers })
     }

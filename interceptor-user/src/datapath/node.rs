@@ -3,17 +3,14 @@
 
 use std::{collections::BTreeSet, os::fd::AsFd, time::Duration};
 
-use aya::{
-    Ebpf,
-    maps::{Array, HashMap, MapData},
-};
+use aya::maps::{Array, HashMap, MapData};
 use interceptor_common::settings::Settings;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     CgroupId, Datapath, DatapathError, links,
     pins::Place,
-    programs,
+    programs::{self, Maps},
     sys::Raw,
     workloads::{absent_is_fine, read_failed, write_failed},
 };
@@ -51,11 +48,11 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+    pub(super) fn take(maps: &mut Maps<'_>) -> Result<Self, DatapathError> {
         Ok(Self {
-            settings: programs::take_map(ebpf, "SETTINGS")?,
-            heartbeat: programs::take_map(ebpf, "HEARTBEAT")?,
-            left_alone: programs::take_map(ebpf, "LEFT_ALONE")?,
+            settings: maps.take("SETTINGS")?,
+            heartbeat: maps.take("HEARTBEAT")?,
+            left_alone: maps.take("LEFT_ALONE")?,
         })
     }
 }

@@ -7,13 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use aya::{
-    Ebpf,
-    maps::{MapData, MapError, SkStorage},
-};
+use aya::maps::{MapData, MapError, SkStorage};
 use interceptor_common::{addr::socket_addr, policy::OriginalDestination};
 
-use super::{DatapathError, programs, sys::Raw};
+use super::{DatapathError, programs::Maps, sys::Raw};
 
 /// What the workload asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +29,8 @@ pub struct OriginalDstReader {
 }
 
 impl OriginalDstReader {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self { accepted: Arc::new(programs::take_map(ebpf, "ACCEPTED")?) })
+    pub(super) fn take(maps: &mut Maps<'_>) -> Result<Self, DatapathError> {
+        Ok(Self { accepted: Arc::new(maps.take("ACCEPTED")?) })
     }
 
     /// None: this connection was not redirected here (somebody connected to the listener itself). Close it; there is

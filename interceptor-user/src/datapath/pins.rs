@@ -74,6 +74,20 @@ impl Pins {
         Ok(pins)
     }
 
+    /// What an agent has pinned there.
+    pub(super) fn existing(root: &Path) -> Result<Self, DatapathError> {
+        let expected = format!("v{SCHEMA}");
+        let found = entries(root)?;
+        if found.contains(&expected) {
+            return Ok(Self { directory: root.join(expected) });
+        }
+        let path = root.to_owned();
+        match found.into_iter().find(|name| name.starts_with('v')) {
+            Some(found) => Err(DatapathError::OtherSchema { path, found, expected }),
+            None => Err(DatapathError::NothingPinned { path }),
+        }
+    }
+
     fn maps(&self) -> PathBuf {
         self.directory.join("maps")
     }
@@ -138,7 +152,7 @@ fn absent_is_fine<T: Default>(path: &Path, result: io::Result<T>) -> Result<T, D
 }
 
 /// Elsewhere nothing can be pinned. The directory itself need not exist yet.
-fn require_bpf_fs(root: &Path) -> Result<(), DatapathError> {
+pub(super) fn require_bpf_fs(root: &Path) -> Result<(), DatapathError> {
     const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
     let existing = root.ancestors().find(|path| path.exists()).unwrap_or(root);
     let found = rustix::fs::statfs(existing).map_err(|error| failed(existing)(error.into()))?;

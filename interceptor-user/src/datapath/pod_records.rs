@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use aya::{
-    Ebpf,
-    maps::{HashMap, MapData},
-};
+use aya::maps::{HashMap, MapData};
 use interceptor_common::pod::{PodEntry, PodState};
 
 use super::{
-    CgroupId, Datapath, DatapathError, programs,
+    CgroupId, Datapath, DatapathError,
+    programs::Maps,
     sys::Raw,
     workloads::{absent_is_fine, read_failed, write_failed},
 };
@@ -31,8 +29,8 @@ pub(super) struct PodRecords {
 }
 
 impl PodRecords {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self { map: programs::take_map(ebpf, "PODS")? })
+    pub(super) fn take(maps: &mut Maps<'_>) -> Result<Self, DatapathError> {
+        Ok(Self { map: maps.take("PODS")? })
     }
 
     pub(super) fn read(&self) -> Result<BTreeMap<CgroupId, PodRecord>, DatapathError> {

@@ -128,13 +128,34 @@ impl Datapath {
     }
 }
 
-/// The map `name`, out of the object and into the hands of its one owner.
-pub(super) fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
-where
-    M: TryFrom<Map, Error = MapError>,
-{
-    let map = ebpf.take_map(name).ok_or_else(|| DatapathError::Missing { name: name.to_owned() })?;
-    M::try_from(map).map_err(|source| DatapathError::Map { name, source })
+/// Where maps come from.
+pub(super) enum Maps<'a> {
+    /// What we have just loaded.
+    Object(&'a mut Ebpf),
+    /// What is pinned, for who only looks.
+    Pinned(&'a Pins),
+}
+
+impl Maps<'_> {
+    /// The map `name`, into the hands of its one owner.
+    pub(super) fn take<M>(&mut self, name: &'static str) -> Result<M, DatapathError>
+    where
+        M: TryFrom<Map, Error = MapError>,
+    {
+        match self {
+            Self::Object(ebpf) => {
+                let map =
+                    ebpf.take_map(name).ok_or_else(|| DatapathError::Missing { name: name.to_owned() })?;
+                M::try_from(map).map_err(|source| DatapathError::Map { name, source })
+            }
+            Self::Pinned(pins) => {
+                let path = pins.map(name);
+                // The conversion compares the sizes that the kernel tells with those of our types.
+                let map = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(M::try_from);
+                map.map_err(|source| DatapathError::PinnedMap { path, source })
+            }
+        }
+    }
 }
 
 /// A second handle to the same map, for whoever reads it on another thread.

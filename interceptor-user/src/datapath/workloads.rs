@@ -8,10 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use aya::{
-    Ebpf,
-    maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie},
-};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, lpm_trie};
 use interceptor_common::{
     addr::{Ip16, Port},
     policy::{
@@ -20,7 +17,7 @@ use interceptor_common::{
     },
 };
 
-use super::{Datapath, DatapathError, programs, sys::Raw};
+use super::{Datapath, DatapathError, programs::Maps, sys::Raw};
 use crate::{
     plan::{KernelPolicy, Prefix, PrefixChanges},
     workload::RedirectPolicy,
@@ -62,13 +59,13 @@ pub(super) struct Workloads {
 }
 
 impl Workloads {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+    pub(super) fn take(maps: &mut Maps<'_>) -> Result<Self, DatapathError> {
         Ok(Self {
-            workloads: programs::take_map(ebpf, "WORKLOADS")?,
-            prefixes: programs::take_map(ebpf, "PREFIXES")?,
-            ports: programs::take_map(ebpf, "PORTS")?,
-            handovers_open: programs::take_map(ebpf, "HANDOVERS_OPEN")?,
-            handovers: programs::take_map(ebpf, "HANDOVERS")?,
+            workloads: maps.take("WORKLOADS")?,
+            prefixes: maps.take("PREFIXES")?,
+            ports: maps.take("PORTS")?,
+            handovers_open: maps.take("HANDOVERS_OPEN")?,
+            handovers: maps.take("HANDOVERS")?,
             enrolled: BTreeMap::new(),
             last_policy: NO_POLICY,
         })

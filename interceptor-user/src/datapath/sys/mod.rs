@@ -14,7 +14,7 @@ use interceptor_common::{
     name_server::NameServerKey,
     pod::PodEntry,
     policy::{
-        CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
+        Connecting, CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
         WorkloadEntry,
     },
     settings::Settings,
@@ -38,6 +38,7 @@ macro_rules! plain_bytes {
     )*};
 }
 plain_bytes!(
+    Connecting,
     CounterKey,
     HandoverKey,
     Ip16,
@@ -59,6 +60,15 @@ pub(super) fn event(bytes: &[u8]) -> Option<Event> {
     }
     // SAFETY: the length is right, every bit pattern is an Event, and the read asks for no alignment.
     Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+/// What a connecting socket's storage holds; None if it has another size than ours.
+pub(super) fn connecting(bytes: &[u8]) -> Option<Connecting> {
+    if bytes.len() != size_of::<Connecting>() {
+        return None;
+    }
+    // SAFETY: the length is right, every bit pattern is a Connecting, and the read asks for no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<Connecting>().read_unaligned() })
 }
 
 /// The ring buffer as something that tokio can wait for; needs a runtime.
