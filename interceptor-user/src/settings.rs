@@ -1,6 +1,7 @@
 //! What the command line and the environment asked for, as values that stay as they are for the process's life.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +52,10 @@ pub struct AgentSettings {
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     pub access_log: Option<AccessLogTarget>,
     pub access_log_format: Option<AccessLogEncoding>,
+    /// Where the agent is asked.
+    pub agent_socket: PathBuf,
+    /// Where it shows what anybody on the node may see.
+    pub admin_address: Option<SocketAddr>,
     /// Where maps and links are pinned, on a bpf file system.
     pub pins: PathBuf,
     /// Where the cgroup2 hierarchy is mounted; `None`: where this process finds it.

@@ -144,9 +144,15 @@ impl Node {
         command.arg(crate::binary()?).args(["-v", "agent", "-c"]).arg(self.dir.join("resources"));
         command.arg("--pins").arg(self.pins()).arg("--cgroup-root").arg(&self.root);
         command.arg("--access-log").arg(self.access_log());
+        command.arg("--agent-socket").arg(self.socket()).args(["--admin-address", "off"]);
         command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(create(&log)?);
         let child = command.spawn().context("cannot run sh")?;
         Ok(Agent { child, log, _node: self })
+    }
+
+    /// The agent's.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("run/agent.sock")
     }
 
     pub fn access_log(&self) -> PathBuf {
@@ -346,12 +352,17 @@ impl Agent<'_> {
     }
 
     /// SIGTERM, and until it has ended well.
-    pub fn stop(mut self) -> anyhow::Result<()> {
+    pub fn stop(self) -> anyhow::Result<()> {
         self.signal(Signal::TERM)?;
-        let status =
-            wait_for("the agent to end", Duration::from_secs(40), || self.child.try_wait().transpose())
-                .with_context(|| self.said())?
-                .context("cannot wait for the agent")?;
+        self.wait_ended()
+    }
+
+    /// Until it has ended by itself, well.
+    pub fn wait_ended(mut self) -> anyhow::Result<()> {
+        let child = &mut self.child;
+        let status = wait_for("the agent to end", Duration::from_secs(40), || child.try_wait().transpose())
+            .with_context(|| self.said())?
+            .context("cannot wait for the agent")?;
         ensure!(status.success(), "the agent ended with {status}: {}", self.said());
         Ok(())
     }

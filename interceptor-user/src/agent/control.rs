@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
 use super::cgroups::CgroupWatch;
 use super::configurations::{Compiled, Configurations};
 use super::pod::{Carried, Pod, PodDirectory, follow_addresses};
-use super::view::SharedView;
+use super::requests::Waiting;
+use super::shown::Shown;
+use super::takeover::Retired;
+use crate::admin::AdminRequest;
 use crate::compile::{Client, ClientLabels, CompileSettings};
 use crate::datapath::{self, CgroupId, Datapath, Listeners};
 use crate::dns::Resolver;
@@ -33,13 +36,13 @@ const PORTS_V6: u16 = 4;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Control {
-    settings: AgentSettings,
-    datapath: Datapath,
+    pub(super) settings: AgentSettings,
+    pub(super) datapath: Datapath,
     pub(super) proxy: Proxy,
     resolver: Resolver,
     configurations: Configurations,
     cgroups: CgroupWatch,
-    host: HostNetns,
+    pub(super) host: HostNetns,
     pub(super) world: Arc<World>,
     pub(super) diagnostics: Arc<[Diagnostic]>,
     labels: ClientLabels,
@@ -54,9 +57,19 @@ pub(super) struct Control {
     listed: bool,
     /// Pods that are not decided yet are held.
     gated: bool,
-    view: SharedView,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) retired: Option<Retired>,
+    pub(super) shown: Shown,
     /// Uids of pods whose addresses changed.
     addresses: (UnboundedSender<Arc<str>>, UnboundedReceiver<Arc<str>>),
+}
+
+/// What the loop waits for.
+pub(super) struct Inputs {
+    pub(super) worlds: watch::Receiver<Arc<World>>,
+    pub(super) snapshots: UnboundedReceiver<Compiled>,
+    pub(super) cgroups: Arc<Notify>,
+    pub(super) requests: Receiver<AdminRequest>,
 }
 
 /// What is made once, at the start.
@@ -68,12 +81,12 @@ pub(super) struct Parts {
     pub(super) configurations: Configurations,
     pub(super) cgroups: CgroupWatch,
     pub(super) host: HostNetns,
-    pub(super) view: SharedView,
+    pub(super) shown: Shown,
 }
 
 impl Control {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { settings, datapath, proxy, resolver, configurations, cgroups, host, view } = parts;
+        let Parts { settings, datapath, proxy, resolver, configurations, cgroups, host, shown } = parts;
         Self {
             settings,
             datapath,
@@ -91,47 +104,59 @@ impl Control {
             hooks: None,
             listed: false,
             gated: false,
-            view,
+            waiting: Vec::new(),
+            retired: None,
+            shown,
             addresses: unbounded_channel(),
         }
     }
 
-    /// Until a signal asks for the end.
-    pub(super) async fn run(
-        mut self,
-        mut worlds: watch::Receiver<Arc<World>>,
-        mut compiled: UnboundedReceiver<Compiled>,
-        cgroups_changed: &Notify,
-    ) -> anyhow::Result<()> {
+    /// Until a signal asks for the end, or a successor has taken over.
+    pub(super) async fn run(mut self, mut inputs: Inputs) -> anyhow::Result<()> {
         let mut terminated = signal(SignalKind::terminate()).context("can't handle signals")?;
         let mut interrupted = signal(SignalKind::interrupt()).context("can't handle signals")?;
         let mut again = tokio::time::interval(LOOK_AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let world = Arc::clone(&worlds.borrow_and_update());
+        let world = Arc::clone(&inputs.worlds.borrow_and_update());
         self.take_world(world);
-        loop {
+        while self.retired.is_none() {
             let retry = self.pods.values().filter_map(|pod| pod.retry.at()).min();
             let retry = retry.unwrap_or_else(|| Instant::now() + LOOK_AGAIN);
             tokio::select! {
-                _ = terminated.recv() => break,
-                _ = interrupted.recv() => break,
-                Ok(()) = worlds.changed() => {
-                    let world = Arc::clone(&worlds.borrow_and_update());
+                _ = terminated.recv() => return self.end(),
+                _ = interrupted.recv() => return self.end(),
+                Ok(()) = inputs.worlds.changed() => {
+                    let world = Arc::clone(&inputs.worlds.borrow_and_update());
                     self.take_world(world);
                 }
-                Some(compiled) = compiled.recv() => self.take_snapshot(compiled),
-                () = cgroups_changed.notified() => self.look_at_cgroups(),
+                Some(compiled) = inputs.snapshots.recv() => self.take_snapshot(compiled),
+                () = inputs.cgroups.notified() => self.look_at_cgroups(),
                 Some(uid) = self.addresses.1.recv() => self.refresh_addresses(&uid),
+                Some(request) = inputs.requests.recv() => self.take_request(request),
                 _ = again.tick() => {
                     self.look_at_cgroups();
                     self.keep_kernel();
                 }
                 () = tokio::time::sleep_until(retry.into()) => {}
             }
-            self.reconcile();
-            self.view.store(Arc::new(self.shown()));
+            if self.retired.is_none() {
+                self.reconcile();
+                self.answer_waiting();
+            }
+            self.show();
         }
-        self.end();
+        let mut look = tokio::time::interval(LOOK_AGAIN / 10);
+        while !self.leave_pods()? {
+            tokio::select! {
+                _ = terminated.recv() => break,
+                _ = interrupted.recv() => break,
+                Some(request) = inputs.requests.recv() => self.take_request(request),
+                _ = look.tick() => {}
+            }
+            self.show();
+        }
+        tracing::info!("another agent serves all pods");
+        self.proxy.stop(self.settings.drain);
         Ok(())
     }
 
@@ -144,11 +169,12 @@ impl Control {
     }
 
     /// Pins stay: connections are refused until the next agent serves them.
-    fn end(self) {
+    fn end(self) -> anyhow::Result<()> {
         tracing::info!(
             "ending; the kernel refuses new connections of enrolled pods until an agent serves them again"
         );
         self.proxy.stop(self.settings.drain);
+        Ok(())
     }
 
     /// What has to be done from time to time: says that we live, holds what is undecided, and removes what nobody has any
@@ -160,6 +186,10 @@ impl Control {
             tracing::error!("{problem}");
         }
         self.hooks = problem;
+        match self.datapath.counters() {
+            Ok(counters) => self.shown.counters.store(Arc::new(counters)),
+            Err(error) => tracing::warn!("can't read the kernel's counters: {error}"),
+        }
     }
 
     fn gate_and_collect(&mut self) -> anyhow::Result<()> {
@@ -349,7 +379,7 @@ impl Control {
         }
         let found = PodNetns::of_cgroup(&self.settings.proc, &directory, &self.host)
             .context("can't look at its network namespace")?;
-        let Some(netns) = found else {
+        let Some(netns) = found.or_else(|| pod.announced.clone()) else {
             // Between sandboxes; or nothing of it runs yet.
             if pod.carried.is_none() {
                 pod.retry.later();

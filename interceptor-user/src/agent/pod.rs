@@ -38,6 +38,8 @@ pub(super) struct Pod {
     pub(super) cgroup: Option<PodDirectory>,
     /// Our programs sit on that cgroup.
     pub(super) attached: Option<CgroupId>,
+    /// Its network namespace, as the CNI plugin tells before any process is in it.
+    pub(super) announced: Option<PodNetns>,
     pub(super) carried: Option<Carried>,
     /// Why it is not carried although it should be.
     pub(super) problem: Option<String>,
@@ -75,6 +77,8 @@ pub(super) struct Carried {
     pub(super) redirect: RedirectPolicy,
     /// Whose snapshot it gets.
     pub(super) client: Client,
+    /// Since when the kernel sends nothing here any more.
+    pub(super) left: Option<Instant>,
     following: JoinHandle<()>,
 }
 
@@ -88,7 +92,7 @@ impl Carried {
         client: Client,
         following: JoinHandle<()>,
     ) -> Self {
-        Self { netns, workload, listener, addresses, redirect, client, following }
+        Self { netns, workload, listener, addresses, redirect, client, left: None, following }
     }
 }
 
@@ -107,6 +111,7 @@ impl Pod {
             redirect_by: Vec::new(),
             cgroup: None,
             attached: None,
+            announced: None,
             carried: None,
             problem: None,
             told: None,

@@ -1,19 +1,81 @@
 //! What the control loop shows of itself: see [`super::view`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use interceptor_common::verdict::Effect;
 
 use super::control::Control;
 use super::pod::Pod;
-use super::view::{Check, Compiled, PodState, PodView, SourceState, SourceStatus, View};
+use super::view::{Check, Compiled, PodState, PodView, SharedView, SourceState, SourceStatus, View};
+use crate::admin::{Family, Heartbeat};
+use crate::datapath::Counter;
 use crate::enroll::Selection;
 
 /// A pod that has a cgroup and is not carried after this is a reason not to be ready.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Where the loop puts it, for everybody who reads.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) view: SharedView,
+    pub(super) heartbeat: Heartbeat,
+    pub(super) workers_alive: Arc<AtomicBool>,
+    /// As the kernel has counted, a second ago at most.
+    pub(super) counters: Arc<ArcSwap<Vec<Counter>>>,
+}
+
+impl Shown {
+    pub(super) fn new() -> Self {
+        Self {
+            view: View::shared(),
+            heartbeat: Heartbeat::new(),
+            workers_alive: Arc::new(AtomicBool::new(true)),
+            counters: Arc::default(),
+        }
+    }
+
+    /// What the kernel has counted, as metrics.
+    pub(super) fn append_counters(&self, out: &mut String) {
+        let view = self.view.load();
+        let mut family = Family::counter(
+            out,
+            "interceptor_connections_total",
+            "Connections by what the kernel decided about them, and why.",
+        );
+        for counter in self.counters.load().iter() {
+            let pod = view.pods.iter().find(|pod| pod.netns_cookie == Some(counter.cookie));
+            let (namespace, name) = pod.map_or(("", ""), |pod| (&*pod.namespace, &*pod.name));
+            let effect = match counter.reason.effect() {
+                Effect::Redirected => "redirected",
+                Effect::Bypassed => "bypassed",
+                Effect::Refused => "refused",
+                Effect::Undecided => "passed_undecided",
+                Effect::EventDropped => "event_dropped",
+            };
+            let labels = [
+                ("namespace", namespace),
+                ("pod", name),
+                ("effect", effect),
+                ("reason", counter.reason.name()),
+            ];
+            family.sample(&labels, counter.count);
+        }
+    }
+}
+
 impl Control {
+    pub(super) fn show(&self) {
+        self.shown.heartbeat.beat();
+        self.shown.workers_alive.store(!self.proxy.failed(), Ordering::Relaxed);
+        self.shown.view.store(Arc::new(self.view()));
+    }
+
     /// Everything as it is now.
-    pub(super) fn shown(&self) -> View {
+    fn view(&self) -> View {
         let mut pods: Vec<Arc<PodView>> =
             self.pods.iter().map(|(uid, pod)| Arc::new(self.shown_pod(uid, pod))).collect();
         pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
@@ -64,7 +126,11 @@ impl Control {
             false => Check::holds("proxy"),
             true => Check::fails("proxy", "a worker thread has ended: restart the agent"),
         };
-        vec![hooks, pods, proxy]
+        let successor = match self.is_retired() {
+            false => Check::holds("successor"),
+            true => Check::fails("successor", "another agent takes over"),
+        };
+        vec![hooks, pods, proxy, successor]
     }
 }
 

@@ -1,5 +1,6 @@
 //! `interceptor agent`: its flags, turned into settings.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::exec::{formats, policies};
+use crate::admin;
 use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::{NamespaceLabel, Selectors};
 use crate::settings::AgentSettings;
@@ -77,6 +79,15 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", env = "NODE_NAME", help_heading = NODE)]
     node_name: Option<Arc<str>>,
 
+    /// The unix socket that commands ask, and the CNI plugin
+    #[arg(long, value_name = "PATH", default_value = admin::SOCKET, help_heading = NODE)]
+    agent_socket: PathBuf,
+
+    /// Where health, metrics and what is in force are shown to anybody on the node; `off` for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000", value_parser = parse_admin_address,
+        help_heading = NODE)]
+    admin_address: AdminAddress,
+
     /// Where programs and maps are pinned: a directory on a bpf file system
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/interceptor", help_heading = NODE)]
     pins: PathBuf,
@@ -107,6 +118,19 @@ pub(super) struct Arguments {
     /// How access log lines are written; overrides the mesh configuration's accessLogEncoding
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     access_log_format: Option<AccessLogEncoding>,
+}
+
+/// `None`: nowhere.
+#[derive(Clone, Copy, Debug)]
+struct AdminAddress(Option<SocketAddr>);
+
+fn parse_admin_address(text: &str) -> Result<AdminAddress, String> {
+    if text == "off" {
+        return Ok(AdminAddress(None));
+    }
+    let address =
+        text.parse().map_err(|_malformed| "expected ADDRESS:PORT such as 127.0.0.1:15000, or off")?;
+    Ok(AdminAddress(Some(address)))
 }
 
 fn undecided() -> impl TypedValueParser<Value = Undecided> {
@@ -148,6 +172,8 @@ impl Arguments {
             outbound_traffic_policy: self.outbound_traffic_policy,
             access_log: self.access_log.as_deref().map(AccessLogTarget::new),
             access_log_format: self.access_log_format,
+            agent_socket: self.agent_socket,
+            admin_address: self.admin_address.0,
             pins: self.pins,
             cgroup_root: self.cgroup_root,
             kubepods: self.kubepods,

@@ -205,6 +205,16 @@ impl Datapath {
         Ok(())
     }
 
+    /// The first port of the listener that the namespace's connections go to, whichever agent said so; `None`: it is not
+    /// enrolled.
+    pub fn listener_port(&self, cookie: u64) -> Result<Option<u16>, DatapathError> {
+        match self.workloads.workloads.get(&cookie, 0) {
+            Ok(Raw(entry)) => Ok(Some(entry.port.0)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(read_failed("WORKLOADS")(error)),
+        }
+    }
+
     /// How many connections are between connect(2) and the proxy's queue, in all namespaces.
     pub fn handovers_waiting(&self) -> Result<u64, DatapathError> {
         let mut waiting = 0;

@@ -115,3 +115,42 @@ fn killing_the_agent_opens_no_hole() -> anyhow::Result<()> {
     assert_eq!(counts.others, "[]", "{counts:?}");
     Ok(())
 }
+
+#[test]
+fn replacing_the_agent_refuses_no_connection() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    let echo = Echo::start()?;
+    node.apply("httpbin", HTTPBIN)?;
+    let pods = [node.pod("web", "")?, node.pod("batch", "")?];
+    for pod in &pods {
+        pod.start()?;
+    }
+    let _pauses = [pods[0].pause()?, pods[1].pause()?];
+    let mut agent = node.agent(&["--drain", "5s"])?;
+    for pod in &pods {
+        pod.wait_enrolled(&agent)?;
+    }
+    let loads =
+        pods.iter().map(|pod| Load::start(pod, &echo.origin, 2)).collect::<anyhow::Result<Vec<_>>>()?;
+    for _round in 0..10 {
+        echo.wait_more(20)?;
+        let successor = node.agent(&["--drain", "5s"])?;
+        for pod in &pods {
+            pod.wait_enrolled(&successor)?;
+        }
+        agent.wait_ended()?;
+        agent = successor;
+    }
+    for load in loads {
+        let counts = load.finish()?;
+        assert_eq!(
+            (counts.unintercepted, counts.wrong, counts.refused, counts.broken),
+            (0, 0, 0, 0),
+            "{counts:?} {}",
+            agent.said()
+        );
+        assert!(counts.carried > 0, "{counts:?}");
+        assert_eq!(counts.others, "[]", "{counts:?}");
+    }
+    agent.stop()
+}
