@@ -68,6 +68,29 @@ fn with_the_agent_dead_connections_are_refused_and_the_next_one_takes_over() -> 
     Ok(())
 }
 
+/// A hand-over: the next agent has loaded everything while the last one was still writing.
+#[test]
+fn what_the_last_agent_writes_last_is_taken_over() -> anyhow::Result<()> {
+    let mut bed = Bed::pinned(&RedirectPolicy::default())?;
+    let prepared = Datapath::prepare(&pins(&bed)?)?;
+    let policy = RedirectPolicy { exclude_ports: vec![22], ..Default::default() };
+    bed.policy = bed.datapath.enroll(bed.cookie, &policy, &own_addresses(), bed.listener)?;
+    let gone = bed.cookie + 1_000_000;
+    bed.datapath.enroll(gone, &policy, &own_addresses(), bed.listener)?;
+    bed.datapath.unenroll(gone)?;
+
+    bed.datapath = prepared.adopt()?;
+    assert_eq!(bed.datapath.enrolled().into_iter().collect::<Vec<_>>(), [bed.cookie]);
+    let client = bed.connect("198.51.100.1:80")?;
+    bed.expect_redirected(&client, "198.51.100.1:80")?;
+    bed.start_connect("198.51.100.1:22")?;
+    assert_eq!(bed.count(Reason::ExcludedPort)?, 1);
+    let before = bed.policy;
+    bed.policy = bed.datapath.enroll(bed.cookie, &policy, &own_addresses(), bed.listener)?;
+    assert!(bed.policy > before, "{} after {before}", bed.policy);
+    Ok(())
+}
+
 /// What is adopted is as good as what was written: the own addresses change, and the policy says what it said.
 #[test]
 fn an_adopted_policy_survives_a_change_of_addresses() -> anyhow::Result<()> {
