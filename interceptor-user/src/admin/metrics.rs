@@ -6,10 +6,10 @@ use http::{HeaderValue, Response, header};
 
 use super::Admin;
 use super::body::{self, Body};
-use super::exposition::{Family, MEDIA_TYPE};
 use super::process;
 use crate::agent::view::{SourceState, View};
 use crate::resource::Level;
+use crate::telemetry::exposition::{Family, MEDIA_TYPE};
 
 pub(super) fn answer(admin: &Admin) -> Response<Body> {
     let mut out = String::new();

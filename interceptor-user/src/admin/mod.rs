@@ -10,7 +10,6 @@ mod config_dump;
 mod config_tables;
 mod endpoints;
 mod explained;
-mod exposition;
 mod health;
 mod listen;
 mod metrics;
@@ -28,8 +27,8 @@ use tokio::sync::mpsc;
 use crate::agent::view::SharedView;
 use crate::telemetry::logging::LogFilter;
 
+pub use crate::telemetry::exposition::Family;
 pub use explained::CARRIED;
-pub use exposition::Family;
 pub use health::Heartbeat;
 pub use listen::{ListenError, Listener};
 pub use requests::{AdminRequest, CniCommand, CniRefusal, CniRequest};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use super::exposition::Family;
+use crate::telemetry::exposition::Family;
 
 /// Sizes in bytes, times in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -8,6 +8,7 @@ pub mod active;
 mod configured;
 mod connection;
 pub mod copy;
+mod counting;
 mod dns_tap;
 mod downstream;
 pub(crate) mod http;
@@ -113,6 +114,15 @@ impl Proxy {
     /// Those of one workload; `None` when it is gone.
     pub fn counters_of(&self, id: WorkloadId) -> Option<ProxyCounters> {
         self.workloads.counters_of(id)
+    }
+
+    /// Appends all metrics in Prometheus' text format, wherever it is called: Istio's, and the proxy's own.
+    pub fn metrics(&self) -> impl Fn(&mut String) + Send + Sync + use<> {
+        let (workloads, access_log) = (Arc::clone(&self.workloads), self.access_log.clone());
+        move |out| {
+            workloads.metrics.append(out);
+            ProxyCounters { access_log_dropped: access_log.dropped(), ..workloads.counters() }.append(out);
+        }
     }
 
     /// Why connections of a workload are not accepted any more, where a listening socket of it has failed. It is to be

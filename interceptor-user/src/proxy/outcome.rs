@@ -102,7 +102,7 @@ impl ResponseFlag {
 }
 
 /// A set of flags; displays as Envoy does: comma-joined codes, `-` when empty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResponseFlags(u32);
 
 impl ResponseFlags {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dns::DnsCounters;
+use crate::telemetry::exposition::Family;
 
 /// A worker's counters.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub struct WorkerStats {
     mirrors_sent: AtomicU64,
     mirrors_failed: AtomicU64,
     mirrors_given_up: AtomicU64,
+    idle_connections: AtomicU64,
+    shared_connections: AtomicU64,
 }
 
 /// Sums over all workers, at one moment.
@@ -46,8 +49,92 @@ pub struct ProxyCounters {
     /// Copies that were not sent: their request was too large to be kept, too many were on their way, or a strict policy
     /// refused them.
     pub mirrors_given_up: u64,
+    /// Upstream connections that wait for a request, and HTTP/2 ones, which requests share; as of a few seconds ago.
+    pub upstream_connections_idle: u64,
+    pub upstream_connections_shared: u64,
     #[serde(flatten)]
     pub dns: DnsCounters,
+}
+
+impl ProxyCounters {
+    /// What a workload leaves behind when it goes: what grows, and nothing of what there is.
+    pub(super) fn gone(self) -> Self {
+        Self { connections_open: 0, upstream_connections_idle: 0, upstream_connections_shared: 0, ..self }
+    }
+
+    /// Appends them in Prometheus' text format.
+    pub(super) fn append(&self, out: &mut String) {
+        let Self { dns, .. } = self;
+        for (name, help, count) in [
+            (
+                "interceptor_connections_accepted_total",
+                "Connections that were taken over.",
+                self.connections_accepted,
+            ),
+            (
+                "interceptor_connections_without_original_destination_total",
+                "Connections to a listener that no intercepted connect() had made: closed.",
+                self.connections_without_original_dst,
+            ),
+            (
+                "interceptor_accept_exhausted_total",
+                "Times that accepting paused because the process was out of descriptors or memory.",
+                self.accept_exhausted,
+            ),
+            (
+                "interceptor_access_log_dropped_total",
+                "Access log lines that were lost because they could not be written fast enough.",
+                self.access_log_dropped,
+            ),
+            (
+                "interceptor_names_refused_total",
+                "Connections and requests that a strict policy refused for their name.",
+                self.names_refused,
+            ),
+            ("interceptor_dns_queries_total", "Datagrams sent on to name servers.", dns.dns_queries),
+            ("interceptor_dns_answers_total", "Answers of name servers.", dns.dns_answers),
+            ("interceptor_dns_learned_total", "Addresses whose names were learned.", dns.dns_learned),
+            (
+                "interceptor_dns_malformed_total",
+                "Answers of name servers that could not be read.",
+                dns.dns_malformed,
+            ),
+            ("interceptor_dns_unasked_total", "Answers that nobody had asked for.", dns.dns_unasked),
+            ("interceptor_dns_dropped_total", "Queries that found no room.", dns.dns_dropped),
+            (
+                "interceptor_dns_forgotten_total",
+                "Addresses that were forgotten for newer ones.",
+                dns.dns_forgotten,
+            ),
+        ] {
+            Family::counter(out, name, help).sample(&[], count);
+        }
+        Family::counter(
+            out,
+            "interceptor_names_total",
+            "Names that clients gave, by whether they fit the address.",
+        )
+        .sample(&[("result", "matched")], self.names_matched)
+        .sample(&[("result", "mismatched")], self.names_mismatched)
+        .sample(&[("result", "unknown")], self.names_unknown);
+        Family::counter(
+            out,
+            "interceptor_mirrors_total",
+            "Copies of requests for mirrors, by what became of them.",
+        )
+        .sample(&[("result", "answered")], self.mirrors_sent)
+        .sample(&[("result", "failed")], self.mirrors_failed)
+        .sample(&[("result", "given_up")], self.mirrors_given_up);
+        Family::gauge(out, "interceptor_connections_open", "Connections of workloads that are open.")
+            .sample(&[], self.connections_open);
+        Family::gauge(
+            out,
+            "interceptor_upstream_connections",
+            "Upstream connections in pools: idle ones, and those of HTTP/2, which requests share.",
+        )
+        .sample(&[("state", "idle")], self.upstream_connections_idle)
+        .sample(&[("state", "shared")], self.upstream_connections_shared);
+    }
 }
 
 impl WorkerStats {
@@ -61,6 +148,11 @@ impl WorkerStats {
 
     pub(super) fn mirror_given_up(&self) {
         self.mirrors_given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn pooled(&self, idle: usize, shared: usize) {
+        self.idle_connections.store(idle as u64, Ordering::Relaxed);
+        self.shared_connections.store(shared as u64, Ordering::Relaxed);
     }
 
     pub(super) fn opened(&self) {
@@ -108,5 +200,7 @@ impl WorkerStats {
         counters.mirrors_failed += self.mirrors_failed.load(Ordering::Relaxed);
         counters.mirrors_given_up += self.mirrors_given_up.load(Ordering::Relaxed);
         counters.names_refused += self.names_refused.load(Ordering::Relaxed);
+        counters.upstream_connections_idle += self.idle_connections.load(Ordering::Relaxed);
+        counters.upstream_connections_shared += self.shared_connections.load(Ordering::Relaxed);
     }
 }

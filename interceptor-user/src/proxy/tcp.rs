@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use super::active::Active;
 use super::copy::{self, CopyEnd, Transferred};
+use super::counting::CountedConnection;
 use super::dns_tap::DnsTap;
 use super::downstream::Downstream;
 use super::inspect::{self, Protocol};
@@ -134,7 +135,8 @@ pub(super) async fn carry(
     let lives_until = upstream.max_duration.and_then(|max| downstream.accepted_at.checked_add(max));
     let is_dns = downstream.original_dst.port() == DNS_PORT;
     let learned = worker.names.learned.as_deref().filter(|_| is_dns).map(|learned| (learned, &worker.names));
-    let carried = carry_bytes(&stream, &mut upstream, learned, &record.transferred);
+    record.carries(&upstream);
+    let carried = carry_bytes(&stream, &mut upstream, learned, record.counted.transferred());
     let end = match lives_until {
         None => Some(carried.await),
         Some(lives_until) => tokio::time::timeout_at(lives_until.into(), carried).await.ok(),
@@ -267,7 +269,7 @@ struct OpenRecord {
     worker: Rc<Worker>,
     accepted_at: Instant,
     entry: AccessRecord,
-    transferred: Transferred,
+    counted: CountedConnection,
 }
 
 impl OpenRecord {
@@ -280,7 +282,7 @@ impl OpenRecord {
                 response_flags: ResponseFlags::NONE,
                 ..downstream.record()
             },
-            transferred: Transferred::default(),
+            counted: worker.counting().connection(),
         }
     }
 
@@ -288,6 +290,12 @@ impl OpenRecord {
         self.entry.upstream_cluster = Some(upstream.cluster.clone());
         self.entry.upstream_host = Some(upstream.opened.peer.clone());
         self.entry.upstream_local_address = upstream.opened.local;
+    }
+
+    /// All is known by which it is counted.
+    fn carries(&self, upstream: &Upstream) {
+        let name = self.entry.requested_server_name.as_deref();
+        self.counted.connected(&self.worker.current().snapshot, &upstream.cluster, name);
     }
 
     fn failed(&mut self, failure: ConnectFailure) {
@@ -326,12 +334,16 @@ impl OpenRecord {
 
 impl Drop for OpenRecord {
     fn drop(&mut self) {
-        if !self.worker.access_log.enabled() {
+        let entry = &mut self.entry;
+        let name = entry.requested_server_name.as_deref();
+        let snapshot = &self.worker.current().snapshot;
+        self.counted.closed(snapshot, entry.upstream_cluster.as_ref(), name, entry.response_flags);
+        if !self.worker.wants_records() {
             return;
         }
-        self.entry.duration = self.accepted_at.elapsed();
-        self.entry.bytes_received = self.transferred.received.get();
-        self.entry.bytes_sent = self.transferred.sent.get();
-        self.worker.access_log.write(&self.entry);
+        entry.duration = self.accepted_at.elapsed();
+        entry.bytes_received = self.counted.transferred().received.get();
+        entry.bytes_sent = self.counted.transferred().sent.get();
+        self.worker.record(entry);
     }
 }

@@ -22,7 +22,8 @@ use super::workload::{Workload, WorkloadId};
 use crate::dns::Resolver;
 use crate::telemetry::AccessLog;
 
-/// How often pools are rid of what is closed or idle for too long.
+/// How often pools are rid of what is closed or idle for too long, and what open connections carry is counted (Istio's
+/// tcp_reporting_duration).
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a thread is told.
@@ -211,11 +212,14 @@ impl Thread {
         for Carried { worker, .. } in self.workers.borrow().values() {
             // Also lets go of a configuration that is not in effect any more.
             let active = worker.current();
-            if worker.pools().is_empty() {
+            worker.counting().count_open();
+            if worker.pools().is_empty() && worker.counting().is_empty() {
                 continue;
             }
             let live = alive.entry(std::ptr::from_ref(&*active)).or_insert_with(|| active.live_runtimes());
             worker.pools().sweep(|runtime| live.contains(&runtime));
+            worker.counting().sweep(|runtime| live.contains(&runtime));
+            worker.stats().pooled(worker.pools().idle(), worker.pools().shared());
         }
     }
 }

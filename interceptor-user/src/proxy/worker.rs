@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::active::Active;
+use super::counting::Counting;
 use super::downstream::Origin;
 use super::names::NameKnowledge;
 use super::stats::WorkerStats;
@@ -16,7 +17,7 @@ use super::threads::Load;
 use super::upstream::pool::Pools;
 use super::workload::{Life, Workload};
 use crate::dns::Resolver;
-use crate::telemetry::AccessLog;
+use crate::telemetry::{AccessLog, AccessRecord};
 
 /// The configuration that a request keeps to, counted per worker.
 #[derive(Clone, Debug)]
@@ -48,6 +49,7 @@ pub(crate) struct Worker {
     workload: Arc<Workload>,
     pub(crate) access_log: AccessLog,
     pub(crate) names: NameKnowledge,
+    counting: Rc<Counting>,
     origin: Rc<Origin>,
     /// The last configuration seen, so that a request costs no count shared by all threads.
     seen: RefCell<Current>,
@@ -65,6 +67,7 @@ impl Worker {
             seen: RefCell::new(Current::new(workload.active())),
             access_log,
             names: NameKnowledge { learned: workload.learned.clone(), resolver, stats },
+            counting: Rc::new(Counting::new(workload.numbers.series())),
             origin: Rc::new(Origin::of(&workload)),
             pools: Rc::default(),
             copies_on_their_way: Rc::default(),
@@ -77,6 +80,20 @@ impl Worker {
 
     pub(super) fn workload(&self) -> &Arc<Workload> {
         &self.workload
+    }
+
+    pub(crate) fn counting(&self) -> &Rc<Counting> {
+        &self.counting
+    }
+
+    /// Whether anybody reads records.
+    pub(crate) fn wants_records(&self) -> bool {
+        self.access_log.enabled()
+    }
+
+    /// Tells what there is to tell of a connection or request that has ended.
+    pub(crate) fn record(&self, record: &AccessRecord) {
+        self.access_log.write(record);
     }
 
     /// Whose connections these are.

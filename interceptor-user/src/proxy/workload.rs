@@ -15,6 +15,7 @@ use super::listener::InterceptedSource;
 use super::netns::Netns;
 use super::stats::{ProxyCounters, WorkerStats};
 use crate::dns::LearnedNames;
+use crate::telemetry::metrics::{Metrics, SourceMetrics, WorkerSeries};
 use crate::workload::SourceWorkload;
 
 /// Names a workload of a proxy; never used again.
@@ -94,11 +95,12 @@ impl Drop for Workload {
 }
 
 /// What is counted of a workload, and why it is not served when it isn't.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Numbers {
     /// One for each thread that has carried something of it.
     workers: Mutex<Vec<Arc<WorkerStats>>>,
     learned: Option<Arc<LearnedNames>>,
+    metrics: Arc<SourceMetrics>,
     pub(super) failure: OnceLock<Arc<str>>,
 }
 
@@ -107,6 +109,11 @@ impl Numbers {
         let stats = Arc::<WorkerStats>::default();
         lock(&self.workers).push(Arc::clone(&stats));
         stats
+    }
+
+    /// Where a worker counts its requests and connections.
+    pub(super) fn series(&self) -> WorkerSeries {
+        WorkerSeries::new(&self.metrics)
     }
 
     fn add_to(&self, counters: &mut ProxyCounters) {
@@ -125,6 +132,7 @@ pub(super) struct Workloads {
     state: Mutex<State>,
     /// Told when there is none any more.
     emptied: Condvar,
+    pub(super) metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +156,12 @@ impl Workloads {
     pub(super) fn add(self: &Arc<Self>, proxied: ProxiedWorkload) -> (Arc<Workload>, Vec<TcpListener>) {
         let ProxiedWorkload { listeners, intercepted, netns, configured, learned, source } = proxied;
         let (sender, life) = watch::channel(Life::Serving);
-        let numbers = Arc::new(Numbers { learned: learned.clone(), ..Numbers::default() });
+        let numbers = Arc::new(Numbers {
+            workers: Mutex::default(),
+            learned: learned.clone(),
+            metrics: self.metrics.source(&source),
+            failure: OnceLock::new(),
+        });
         let mut state = lock(&self.state);
         let id = WorkloadId(state.next);
         state.next += 1;
@@ -221,7 +234,7 @@ impl Workloads {
         let mut state = lock(&self.state);
         if let Some(entry) = state.live.remove(&id) {
             entry.numbers.add_to(&mut state.past);
-            state.past.connections_open = 0;
+            state.past = state.past.gone();
         }
         if state.live.is_empty() {
             self.emptied.notify_all();

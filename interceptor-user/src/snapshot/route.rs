@@ -332,6 +332,9 @@ pub enum RouteAction {
     Passthrough,
 }
 
+/// The route that refuses what nobody declared (REGISTRY_ONLY).
+pub const BLOCK_ALL: &str = "block_all";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// As logged: `default`, a name, `allow_any`, `block_all`; empty logs `-`.
@@ -398,7 +401,7 @@ impl VirtualHost {
             OutboundTrafficPolicy::AllowAny => ("allow_any", RouteAction::Passthrough),
             OutboundTrafficPolicy::AllowAnyDynamicDns => ("allow_any_dynamic_dns", dynamic_dns()),
             OutboundTrafficPolicy::RegistryOnly => (
-                "block_all",
+                BLOCK_ALL,
                 RouteAction::DirectResponse(Arc::new(DirectResponse {
                     status: 502,
                     body: bytes::Bytes::new(),

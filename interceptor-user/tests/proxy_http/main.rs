@@ -11,6 +11,7 @@ mod endpoints;
 mod faults;
 mod framing;
 mod http2;
+mod metrics;
 mod mirrors;
 mod paths;
 mod pooling;

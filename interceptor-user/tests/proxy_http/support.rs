@@ -134,6 +134,15 @@ impl Proxy {
         self.proxy.counters()
     }
 
+    /// The samples of a metric whose labels hold all of `labels`, summed up.
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let mut text = String::new();
+        self.proxy.metrics()(&mut text);
+        let of_name = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+        let samples = of_name.filter(|line| labels.iter().all(|label| line.contains(label)));
+        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
     pub(crate) fn start_draining(&self) {
         assert!(self.proxy.remove(self.workload, PATIENCE));
     }

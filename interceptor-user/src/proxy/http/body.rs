@@ -81,10 +81,7 @@ impl ResponseBody {
     fn fail(&mut self, flag: ResponseFlag, details: Cow<'static, str>) {
         self.ended = true;
         self.lease = None;
-        self.log.set(|record| {
-            record.response_flags.insert(flag);
-            record.response_code_details = Some(details);
-        });
+        self.log.broke_off(flag, details);
     }
 }
 
@@ -114,6 +111,8 @@ impl Body for ResponseBody {
                 let at_end = incoming.is_end_stream();
                 if let Some(data) = frame.data_ref() {
                     this.log.sent(data.len());
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    this.log.trailers(trailers);
                 }
                 if at_end {
                     this.end();
@@ -168,10 +167,8 @@ impl Drop for ResponseBody {
             self.end();
         }
         if !self.ended {
-            self.log.set(|record| {
-                record.response_flags.insert(ResponseFlag::DownstreamConnectionTermination);
-                record.response_code_details = Some("downstream_remote_disconnect".into());
-            });
+            let flag = ResponseFlag::DownstreamConnectionTermination;
+            self.log.broke_off(flag, "downstream_remote_disconnect");
         }
     }
 }

@@ -30,6 +30,11 @@ pub(super) fn set_status(headers: &mut HeaderMap, status: u8, message: &[u8]) {
     }
 }
 
+/// What a response's headers or trailers say.
+pub(super) fn status_in(headers: &HeaderMap) -> Option<u8> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
 /// The gRPC status of an HTTP status (gRPC's http-grpc-status-mapping).
 pub(crate) fn status_of(status: StatusCode) -> u8 {
     match status.as_u16() {

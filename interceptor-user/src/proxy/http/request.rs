@@ -13,7 +13,9 @@ use super::log::RequestLog;
 use super::reply::{ProtocolError, Reply};
 use super::tap::{BodyReading, Framing};
 use super::{Connection, cors, fault};
+use crate::proxy::counting::Taker;
 use crate::proxy::names::Claim;
+use crate::snapshot::route::BLOCK_ALL;
 use crate::snapshot::{Refusal, RequestFacts, Route, RouteAction, Snapshot, VirtualHost, request};
 
 /// Answers one request, whatever becomes of it.
@@ -67,6 +69,7 @@ async fn route_and_send(
         Ok(host) => host,
         Err(refusal) => return Reply::refused(refusal).send(settings, log),
     };
+    log.goes_to_undeclared(Taker::Nobody, &host);
     let catch_all;
     let virtual_host = match virtual_host(&active.snapshot, connection, &host) {
         Some(virtual_host) => virtual_host,
@@ -84,6 +87,9 @@ async fn route_and_send(
 
     let forward = match &route.action {
         RouteAction::DirectResponse(direct) => {
+            if &*route.name == BLOCK_ALL {
+                log.goes_to_undeclared(Taker::BlackHoleCluster, &host);
+            }
             return own(route, Reply::direct(direct).send(settings, log));
         }
         RouteAction::Redirect(redirect) => {
@@ -101,7 +107,10 @@ async fn route_and_send(
         },
     };
     // Named from here on, whoever answers.
-    log.set(|record| record.upstream_cluster = runtime.map(|runtime| runtime.cluster().name.clone()));
+    if let Some(runtime) = runtime {
+        log.goes_to(runtime, &host);
+        log.set(|record| record.upstream_cluster = Some(runtime.cluster().name.clone()));
+    }
     if let Some(fault) = forward.and_then(|forward| forward.fault.as_ref())
         && let Some(reply) = Box::pin(fault::inject(fault, &mut log)).await
     {

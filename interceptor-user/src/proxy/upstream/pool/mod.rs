@@ -283,6 +283,16 @@ impl Pools {
         self.endpoints.borrow().is_empty()
     }
 
+    /// HTTP/1 connections that nobody uses.
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.get()
+    }
+
+    /// HTTP/2 connections.
+    pub(crate) fn shared(&self) -> usize {
+        self.endpoints.borrow().values().map(|pool| pool.shared.len()).sum()
+    }
+
     /// Forgets connections that are closed, were idle for too long, or belong to a cluster that
     /// `is_live` no longer knows. Those in use finish.
     pub(crate) fn sweep(&self, is_live: impl Fn(RuntimeId) -> bool) {

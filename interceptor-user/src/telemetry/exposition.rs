@@ -2,7 +2,33 @@
 
 use std::fmt::{self, Display, Write as _};
 
-pub(super) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A label's value, with what must be escaped.
+pub(super) struct Escaped<T>(pub(super) T);
+
+impl<T: Display> Display for Escaped<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+        impl fmt::Write for Escaping<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                for piece in text.split_inclusive(['\\', '"', '\n']) {
+                    let last = piece.len().saturating_sub(1);
+                    let (plain, escape) = match piece.as_bytes().last() {
+                        Some(b'\\') => (&piece[..last], "\\\\"),
+                        Some(b'"') => (&piece[..last], "\\\""),
+                        Some(b'\n') => (&piece[..last], "\\n"),
+                        _ => (piece, ""),
+                    };
+                    self.0.write_str(plain)?;
+                    self.0.write_str(escape)?;
+                }
+                Ok(())
+            }
+        }
+        write!(Escaping(formatter), "{}", self.0)
+    }
+}
 
 /// One family: its head is written when this is made, then sample by sample.
 #[derive(Debug)]
@@ -21,6 +47,10 @@ impl<'a> Family<'a> {
         Self::new(out, name, "gauge", help)
     }
 
+    pub fn histogram(out: &'a mut String, name: &'static str, help: &str) -> Self {
+        Self::new(out, name, "histogram", help)
+    }
+
     fn new(out: &'a mut String, name: &'static str, kind: &str, help: &str) -> Self {
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         write(out, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
@@ -31,12 +61,19 @@ impl<'a> Family<'a> {
         self.out.push_str(self.name);
         for (index, (name, text)) in labels.iter().enumerate() {
             let start = if index == 0 { '{' } else { ',' };
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            write(self.out, format_args!("{start}{name}=\"{text}\""));
+            write(self.out, format_args!("{start}{name}=\"{}\"", Escaped(text)));
         }
         let end = if labels.is_empty() { "" } else { "}" };
         write(self.out, format_args!("{end} {value}\n"));
         self
+    }
+}
+
+impl Family<'_> {
+    /// A sample with labels that are written already. `suffix` follows the name: a histogram has several samples.
+    pub(super) fn written(&mut self, suffix: &str, labels: fmt::Arguments<'_>, value: impl Display) {
+        let name = self.name;
+        write(self.out, format_args!("{name}{suffix}{{{labels}}} {value}\n"));
     }
 }
 
