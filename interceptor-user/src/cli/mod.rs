@@ -3,6 +3,7 @@
 mod agent;
 mod agent_socket;
 mod analyze;
+mod check;
 mod cleanup;
 mod client;
 mod cni;
@@ -68,6 +69,7 @@ enum Command {
     Dump(dump::Arguments),
     Cleanup(cleanup::Arguments),
     Cni(cni::Arguments),
+    Check(check::Arguments),
     Completion(completion::Arguments),
     Man(man::Arguments),
     #[command(name = enter::SUBCOMMAND, hide = true)]
@@ -99,6 +101,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cni(arguments) => logging::start(cli.verbose.max(1)).and_then(|()| cni::run(arguments)),
         Command::Dump(arguments) => logging::start(cli.verbose).and_then(|()| dump::run(&arguments)),
         Command::Cleanup(arguments) => logging::start(cli.verbose).and_then(|()| cleanup::run(&arguments)),
+        Command::Check(arguments) => logging::start(cli.verbose).and_then(|()| check::run(arguments)),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),

@@ -91,6 +91,10 @@ impl ConfList {
         Ok(true)
     }
 
+    pub(super) fn has_plugin(&self) -> bool {
+        self.plugins.iter().any(|plugin| is_ours(plugin))
+    }
+
     /// False when it is not there.
     pub(super) fn remove(&mut self) -> bool {
         let before = self.plugins.len();

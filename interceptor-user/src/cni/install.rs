@@ -99,6 +99,29 @@ impl Installation {
     }
 }
 
+/// Whether runtimes would call the plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// Of this configuration, which they use.
+    In(PathBuf),
+    /// They use this one, and it is not there.
+    Not(PathBuf),
+    NoNetwork,
+}
+
+/// # Errors
+/// When the directory or a file in it can't be read.
+pub fn installed(conf_dir: &Path) -> anyhow::Result<Installed> {
+    for file in configurations(conf_dir)? {
+        match read(&file)? {
+            Ok(list) if list.has_plugin() => return Ok(Installed::In(file)),
+            Ok(_) | Err(Unusable::Version { .. }) => return Ok(Installed::Not(file)),
+            Err(_) => {}
+        }
+    }
+    Ok(Installed::NoNetwork)
+}
+
 /// Takes the plugin out of every network configuration, and gives the files that were changed.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ mod network;
 mod plugin;
 
 pub use conflist::PLUGIN;
-pub use install::{Configured, Installation, remove_executable, uninstall};
+pub use install::{Configured, Installation, Installed, installed, remove_executable, uninstall};
 pub use keep::lock;
 pub use network::{AGENT_SOCKET, DEADLINE, IfAgentDown, Keys};
 pub use plugin::run;

@@ -13,7 +13,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Listener;
 
-/// Istio's outbound port; the next free ones if it is taken.
+/// From Istio's outbound port on; the next free ones if it is taken.
+pub const LISTENER_PORTS: RangeInclusive<u16> = FIRST_PORT..=LAST_PORT;
 const FIRST_PORT: u16 = 15_001;
 const LAST_PORT: u16 = 32_000;
 /// The kernel lowers it to net.core.somaxconn.
@@ -101,7 +102,7 @@ pub(super) fn is_without_v6(error: &io::Error) -> bool {
 }
 
 /// net.ipv4.ip_local_port_range, which holds for IPv6 too.
-fn ephemeral_ports() -> RangeInclusive<u16> {
+pub fn ephemeral_ports() -> RangeInclusive<u16> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     parse_range(&text.unwrap_or_default()).unwrap_or(32_768..=60_999)
 }

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod attach;
+mod attached;
 mod cleanup;
 mod counters;
 mod error;
@@ -42,19 +43,20 @@ use aya::{
 };
 
 pub use adopt::Prepared;
+pub use attached::{Attached, ProgramNames, Sharing, attached};
 pub use cleanup::{Cleaned, cleanup};
 pub use counters::Counter;
 pub use error::DatapathError;
 pub use events::{ConnectEvent, Events};
 pub use inspection::{Inspection, Workload};
-pub use listeners::Listeners;
+pub use listeners::{LISTENER_PORTS, Listeners, ephemeral_ports};
 pub use name_servers::NameServerReader;
 pub use netns::{netns_cookie, own_addresses};
 pub use node::{NodeSettings, OnAgentDown, Undecided};
 pub use original_dst::{OriginalDst, OriginalDstReader};
 pub use pins::{CgroupId, DEFAULT_PINS};
 pub use pod_records::PodRecord;
-pub use preflight::preflight;
+pub use preflight::{KERNEL_MIN, kernel_version, preflight};
 pub use query_sockets::QuerySockets;
 pub use redirected::Redirected;
 pub use sys::readable;

@@ -10,12 +10,12 @@ const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// SO_NETNS_COOKIE is of 5.14, the cookie in sock_ops programs of 5.15.
-const KERNEL_MIN: (u32, u32) = (5, 15);
+pub const KERNEL_MIN: (u32, u32) = (5, 15);
 
 /// Fails with the first thing that is missing.
 pub fn preflight() -> Result<(), DatapathError> {
     let release = kernel_release();
-    if version(&release).is_some_and(|version| version < KERNEL_MIN) {
+    if kernel_version(&release).is_some_and(|version| version < KERNEL_MIN) {
         return Err(DatapathError::KernelVersion { release });
     }
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
@@ -30,7 +30,7 @@ pub(super) fn kernel_release() -> String {
 }
 
 /// `6.18.44-fc` → (6, 18). None for what does not look like a version: then the load itself decides.
-fn version(release: &str) -> Option<(u32, u32)> {
+pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
@@ -66,7 +66,7 @@ mod tests {
             ("mainline", None),
         ];
         for (release, expected) in rows {
-            assert_eq!(version(release), expected, "{release}");
+            assert_eq!(kernel_version(release), expected, "{release}");
         }
     }
 

@@ -6,6 +6,7 @@ mod bed;
 mod bound;
 mod bpf;
 mod changes;
+mod check;
 mod cleanup;
 mod dns;
 mod down;
