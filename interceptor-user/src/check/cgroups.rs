@@ -144,6 +144,12 @@ pub(super) fn processes(cgroup: &Path) -> Vec<u32> {
     pids
 }
 
+/// Whether something can be pinned there.
+pub(super) fn is_bpf_fs(found: &rustix::fs::StatFs) -> bool {
+    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+    u64::try_from(found.f_type).is_ok_and(|magic| magic == BPF_FS_MAGIC)
+}
+
 /// Separated by commas, and not without an end.
 pub(super) fn list<T: AsRef<str>>(names: BTreeSet<T>) -> String {
     let count = names.len();

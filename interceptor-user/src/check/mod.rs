@@ -6,9 +6,11 @@ mod cgroups;
 mod kernel;
 mod neighbours;
 mod pods;
+mod prepare;
 
 use std::path::PathBuf;
 
+pub use prepare::{Prepared, prepare};
 use serde::Serialize;
 
 /// Where to look.

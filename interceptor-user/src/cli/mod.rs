@@ -14,6 +14,7 @@ mod exec;
 mod explain;
 mod man;
 mod output;
+mod prepare;
 mod resources;
 
 use std::io::{self, Write};
@@ -70,6 +71,7 @@ enum Command {
     Cleanup(cleanup::Arguments),
     Cni(cni::Arguments),
     Check(check::Arguments),
+    Prepare(prepare::Arguments),
     Completion(completion::Arguments),
     Man(man::Arguments),
     #[command(name = enter::SUBCOMMAND, hide = true)]
@@ -102,6 +104,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dump(arguments) => logging::start(cli.verbose).and_then(|()| dump::run(&arguments)),
         Command::Cleanup(arguments) => logging::start(cli.verbose).and_then(|()| cleanup::run(&arguments)),
         Command::Check(arguments) => logging::start(cli.verbose).and_then(|()| check::run(arguments)),
+        Command::Prepare(arguments) => prepare::run(&arguments),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),

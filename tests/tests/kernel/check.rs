@@ -207,3 +207,25 @@ fn agents_and_what_they_left() -> anyhow::Result<()> {
     node.check()?.expect("CNI plugin", "warning", "not in");
     Ok(())
 }
+
+/// A node is a pid and a mount namespace here; its container has a mount namespace of its own.
+#[test]
+fn a_node_without_a_bpf_file_system_gets_one() -> anyhow::Result<()> {
+    let script = r#"set -e
+        while mountpoint -q /sys/fs/bpf; do umount /sys/fs/bpf; done
+        unshare --mount "$1" prepare
+        stat -f -c %t /sys/fs/bpf
+        unshare --mount "$1" prepare"#;
+    let mut node = Command::new("unshare");
+    node.args(["--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh"]).arg(binary()?);
+    let output = interceptor_tests::output(&mut node)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = said.lines().collect();
+    let expected = [
+        "a bpf file system is now mounted at /sys/fs/bpf",
+        "cafe4a11",
+        "a bpf file system is mounted at /sys/fs/bpf",
+    ];
+    assert_eq!(lines, expected);
+    Ok(())
+}
