@@ -66,15 +66,23 @@ impl Uri {
 /// When there is nobody to answer, or the answer is no.
 pub fn ask(socket: &Path, method: Method, uri: &Uri, body: Vec<u8>) -> Result<Answer, ClientError> {
     run(async {
-        let answer = async {
-            let mut driver = JoinSet::new();
-            let response = send(socket, method, uri, body, &mut driver).await?;
-            let headers = response.headers().clone();
-            Ok(Answer { headers, text: text(socket, response).await? })
-        };
+        let answer = exchange(socket, method, uri, body);
         let slow = || ClientError::Slow { path: socket.to_owned() };
         tokio::time::timeout(ANSWER_WAIT_MAX, answer).await.unwrap_or_else(|_| Err(slow()))
     })
+}
+
+/// As [`ask`], for as long as it takes.
+pub async fn exchange(
+    socket: &Path,
+    method: Method,
+    uri: &Uri,
+    body: Vec<u8>,
+) -> Result<Answer, ClientError> {
+    let mut driver = JoinSet::new();
+    let response = send(socket, method, uri, body, &mut driver).await?;
+    let headers = response.headers().clone();
+    Ok(Answer { headers, text: text(socket, response).await? })
 }
 
 fn run<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {

@@ -7,10 +7,12 @@ mod kernel;
 mod neighbours;
 mod pods;
 mod prepare;
+mod probe;
 
 use std::path::PathBuf;
 
 pub use prepare::{Prepared, prepare};
+pub use probe::{Probe, probe};
 use serde::Serialize;
 
 /// Where to look.

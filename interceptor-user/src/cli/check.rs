@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::output;
+use crate::admin::SOCKET;
 use crate::check::{self, Finding, Places, Verdict};
-use crate::cni::AGENT_SOCKET;
 use crate::datapath::DEFAULT_PINS;
+use crate::output::Output;
 
 /// What the verdict's column takes.
 const VERDICT_WIDTH: usize = 7;
@@ -41,7 +42,7 @@ pub(super) struct Arguments {
     pins: PathBuf,
 
     /// Where the agent listens
-    #[arg(long, value_name = "PATH", default_value = AGENT_SOCKET)]
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
     agent_socket: PathBuf,
 
     /// Where the container runtime looks for network configurations
@@ -80,11 +81,12 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     });
     let verdict = check::verdict(&findings);
     let report = Report { verdict, findings: &findings };
-    output::print(&match arguments.output {
-        Format::Text => text(&findings),
-        Format::Json => output::json(&report)?,
-        Format::Yaml => output::yaml(&report)?,
-    })?;
+    let format = match arguments.output {
+        Format::Text => Output::Text,
+        Format::Json => Output::Json,
+        Format::Yaml => Output::Yaml,
+    };
+    output::print(&format.render(&report, |report| text(report.findings))?)?;
     Ok(if verdict == Verdict::Failure { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

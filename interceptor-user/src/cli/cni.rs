@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use crate::cni::{self, AGENT_SOCKET, Configured, DEADLINE, IfAgentDown, Installation, Keys};
+use crate::admin::SOCKET;
+use crate::cni::{self, Configured, DEADLINE, IfAgentDown, Installation, Keys};
 
 /// Enrol pods before their first process runs: the CNI plugin, and its installer
 ///
@@ -71,7 +72,7 @@ struct Install {
     watch: bool,
 
     /// Where the agent listens, as the container runtime sees it
-    #[arg(long, value_name = "PATH", default_value = AGENT_SOCKET)]
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
     agent_socket: PathBuf,
 
     /// How long a pod waits for an agent that does not answer

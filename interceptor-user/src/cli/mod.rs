@@ -12,9 +12,11 @@ mod config;
 mod dump;
 mod exec;
 mod explain;
+mod hold;
 mod man;
 mod output;
 mod prepare;
+mod probe;
 mod resources;
 
 use std::io::{self, Write};
@@ -72,6 +74,9 @@ enum Command {
     Cni(cni::Arguments),
     Check(check::Arguments),
     Prepare(prepare::Arguments),
+    Probe(probe::Arguments),
+    #[command(hide = true)]
+    Hold,
     Completion(completion::Arguments),
     Man(man::Arguments),
     #[command(name = enter::SUBCOMMAND, hide = true)]
@@ -105,6 +110,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Cleanup(arguments) => logging::start(cli.verbose).and_then(|()| cleanup::run(&arguments)),
         Command::Check(arguments) => logging::start(cli.verbose).and_then(|()| check::run(arguments)),
         Command::Prepare(arguments) => prepare::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
+        Command::Hold => hold::run(),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),

@@ -16,7 +16,7 @@ mod plugin;
 pub use conflist::PLUGIN;
 pub use install::{Configured, Installation, Installed, installed, remove_executable, uninstall};
 pub use keep::lock;
-pub use network::{AGENT_SOCKET, DEADLINE, IfAgentDown, Keys};
+pub use network::{DEADLINE, IfAgentDown, Keys};
 pub use plugin::run;
 
 /// Whether a container runtime started us: by the name of the executable, without arguments, and with the environment of

@@ -8,13 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::failure::{self, Failure};
+use crate::admin::SOCKET;
 use crate::resource::parse_duration;
 
 /// Versions of the CNI specification that we speak, oldest first.
 pub(super) const VERSIONS: &[&str] = &["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// The path that the agent listens on unless it is told otherwise.
-pub const AGENT_SOCKET: &str = "/run/interceptor/agent.sock";
 /// How long an agent that does not answer is waited for. The runtime's own limits are in minutes.
 pub const DEADLINE: &str = "10s";
 
@@ -47,7 +46,7 @@ pub enum IfAgentDown {
 impl Default for Keys {
     fn default() -> Self {
         Self {
-            agent_socket: AGENT_SOCKET.into(),
+            agent_socket: SOCKET.into(),
             deadline: DEADLINE.to_owned(),
             if_agent_down: IfAgentDown::default(),
             exclude_namespaces: Vec::new(),
@@ -63,10 +62,7 @@ impl Keys {
         if self.agent_socket.is_absolute() {
             return Ok(());
         }
-        Err(format!(
-            "agentSocket is {:?}: expected an absolute path such as {AGENT_SOCKET}",
-            self.agent_socket
-        ))
+        Err(format!("agentSocket is {:?}: expected an absolute path such as {SOCKET}", self.agent_socket))
     }
 
     fn deadline(&self) -> Result<Duration, String> {
