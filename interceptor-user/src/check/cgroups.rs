@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Places};
-use crate::enroll::Kubepods;
+use crate::enroll::{Kubepods, processes};
 
 /// So many things of a kind are named.
 const NAMED_MAX: usize = 8;
@@ -131,17 +131,6 @@ fn visible_processes(kubepods: &Kubepods) -> Option<Finding> {
         format!("{hidden} of {} processes of pods are not visible", processes.len()),
         "run in the node's pid namespace (hostPID: true)",
     ))
-}
-
-/// As cgroup.procs lists them: 0 stands for one that our pid namespace does not show.
-pub(super) fn processes(cgroup: &Path) -> Vec<u32> {
-    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    let mut pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
-    let entries = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        pids.extend(processes(&entry.path()));
-    }
-    pids
 }
 
 /// Whether something can be pinned there.

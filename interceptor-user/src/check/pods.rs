@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::Finding;
-use super::cgroups::{Cgroups, list, processes};
+use super::cgroups::{Cgroups, list};
 use crate::datapath::{LISTENER_PORTS, ephemeral_ports};
-use crate::enroll::{HostNetns, PodNetns, within};
+use crate::enroll::{HostNetns, PodNetns, processes, within};
 
 /// Beyond that many, pods are not looked at.
 const PODS_MAX: usize = 500;

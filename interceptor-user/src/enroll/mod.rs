@@ -9,5 +9,5 @@ mod selection;
 pub use addresses::AddressChanges;
 pub use identity::source_workload;
 pub use kubepods::{Kubepods, PodCgroup};
-pub use netns::{HostNetns, PodNetns, within};
+pub use netns::{HostNetns, PodNetns, processes, within};
 pub use selection::{ENROLL, LeftAlone, Mistake, NamespaceLabel, OutOfReach, Selection, Selectors, Wanted};

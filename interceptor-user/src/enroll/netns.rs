@@ -49,7 +49,7 @@ impl PodNetns {
     /// helper may be passing through in the node's.
     pub fn of_cgroup(proc: &Path, cgroup: &Path, host: &HostNetns) -> io::Result<Option<Self>> {
         let mut oldest: Option<(u64, PathBuf)> = None;
-        for pid in processes(cgroup) {
+        for pid in processes(cgroup).into_iter().filter(|pid| *pid != 0) {
             let process = proc.join(pid.to_string());
             let namespace = process.join("ns/net");
             // It may have ended by now.
@@ -104,12 +104,10 @@ pub fn within<T: Send>(namespace: impl AsFd, work: impl FnOnce() -> T + Send) ->
     })
 }
 
-/// Every process below a cgroup, those of its containers included.
-fn processes(cgroup: &Path) -> Vec<u32> {
+/// Every process below a cgroup, those of its containers included. 0 stands for one that our pid namespace does not show.
+pub fn processes(cgroup: &Path) -> Vec<u32> {
     let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    // 0 is a process that our pid namespace does not show.
-    let mut pids: Vec<u32> =
-        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect();
+    let mut pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
     let entries = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
     for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         pids.extend(processes(&entry.path()));
