@@ -13,7 +13,7 @@ use super::copy::Transferred;
 use super::outcome::ResponseFlags;
 use super::upstream::{ClusterRuntime, RuntimeId};
 use crate::snapshot::{ClusterName, Snapshot};
-use crate::telemetry::metrics::{Destination, Outcome, RequestProtocol, Series, WorkerSeries, cut};
+use crate::telemetry::metrics::{Destination, NAME_MAX, Outcome, RequestProtocol, Series, WorkerSeries, cut};
 
 /// Whom a request is for.
 #[derive(Clone, Debug, Default)]
@@ -128,7 +128,7 @@ impl Counting {
         count: impl FnOnce(&Series),
     ) -> bool {
         let mut hosts = self.undeclared[taker as usize].borrow_mut();
-        let key = host.map(cut).unwrap_or_default();
+        let key = host.map(|host| cut(host, NAME_MAX)).unwrap_or_default();
         if let Some(known) = hosts.get(key) {
             return known.count(&self.series, outcome, count);
         }

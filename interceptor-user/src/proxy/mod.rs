@@ -35,11 +35,12 @@ pub use workload::{ProxiedWorkload, WorkloadId};
 
 use stats::ProxyCounters;
 use threads::Threads;
+use worker::Shared;
 use workload::Workloads;
 
 use crate::dns::Resolver;
 use crate::snapshot::Snapshot;
-use crate::telemetry::AccessLog;
+use crate::telemetry::{AccessLog, Flows};
 
 /// How long threads may take to break off what is open at the end of the time to drain.
 const BREAK_OFF_MAX: Duration = Duration::from_secs(1);
@@ -56,8 +57,7 @@ pub struct ProxyOptions {
 /// A running proxy. Dropped, it ends at once.
 #[derive(Debug)]
 pub struct Proxy {
-    resolver: Resolver,
-    access_log: AccessLog,
+    shared: Shared,
     workloads: Arc<Workloads>,
     threads: Threads,
     running: Vec<JoinHandle<()>>,
@@ -70,13 +70,14 @@ impl Proxy {
     /// When a thread or a runtime cannot be made.
     pub fn start(options: ProxyOptions) -> io::Result<Self> {
         let ProxyOptions { resolver, access_log, threads } = options;
-        let (threads, running) = Threads::start(threads, &access_log, &resolver)?;
-        Ok(Self { resolver, access_log, workloads: Arc::default(), threads, running })
+        let shared = Shared { resolver, access_log, flows: Flows::default() };
+        let (threads, running) = Threads::start(threads, &shared)?;
+        Ok(Self { shared, workloads: Arc::default(), threads, running })
     }
 
     /// Takes up a configuration, for all workloads that are to have it: one for each distinct client.
     pub fn configure(&self, snapshot: Snapshot) -> Configured {
-        Configured::new(snapshot, &self.resolver)
+        Configured::new(snapshot, &self.shared.resolver)
     }
 
     /// Takes connections of a workload from now on.
@@ -108,7 +109,7 @@ impl Proxy {
 
     /// Sums over all workloads, those that are gone among them.
     pub fn counters(&self) -> ProxyCounters {
-        ProxyCounters { access_log_dropped: self.access_log.dropped(), ..self.workloads.counters() }
+        ProxyCounters { access_log_dropped: self.shared.access_log.dropped(), ..self.workloads.counters() }
     }
 
     /// Those of one workload; `None` when it is gone.
@@ -118,11 +119,16 @@ impl Proxy {
 
     /// Appends all metrics in Prometheus' text format, wherever it is called: Istio's, and the proxy's own.
     pub fn metrics(&self) -> impl Fn(&mut String) + Send + Sync + use<> {
-        let (workloads, access_log) = (Arc::clone(&self.workloads), self.access_log.clone());
+        let (workloads, access_log) = (Arc::clone(&self.workloads), self.shared.access_log.clone());
         move |out| {
             workloads.metrics.append(out);
             ProxyCounters { access_log_dropped: access_log.dropped(), ..workloads.counters() }.append(out);
         }
+    }
+
+    /// What becomes of connections and requests, for whoever follows.
+    pub fn flows(&self) -> Flows {
+        self.shared.flows.clone()
     }
 
     /// Why connections of a workload are not accepted any more, where a listening socket of it has failed. It is to be
@@ -147,7 +153,7 @@ impl Proxy {
                 tracing::error!("a worker ended by a panic");
             }
         }
-        self.access_log.close();
+        self.shared.access_log.close();
         self.counters()
     }
 }

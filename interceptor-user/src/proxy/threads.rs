@@ -17,10 +17,8 @@ use tokio::task::LocalSet;
 
 use super::listener::{self, Accepted};
 use super::upstream::RuntimeId;
-use super::worker::Worker;
+use super::worker::{Shared, Worker};
 use super::workload::{Workload, WorkloadId};
-use crate::dns::Resolver;
-use crate::telemetry::AccessLog;
 
 /// How often pools are rid of what is closed or idle for too long, and what open connections carry is counted (Istio's
 /// tcp_reporting_duration).
@@ -63,11 +61,7 @@ impl Threads {
     ///
     /// # Errors
     /// When a thread or a runtime cannot be made; those that were end.
-    pub(super) fn start(
-        count: usize,
-        access_log: &AccessLog,
-        resolver: &Resolver,
-    ) -> io::Result<(Self, Vec<JoinHandle<()>>)> {
+    pub(super) fn start(count: usize, shared: &Shared) -> io::Result<(Self, Vec<JoinHandle<()>>)> {
         let (handles, receivers): (Vec<_>, Vec<_>) = (0..count.max(1))
             .map(|_| {
                 let (commands, received) = unbounded_channel();
@@ -80,16 +74,11 @@ impl Threads {
             .enumerate()
             .map(|(number, commands)| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let (threads, access_log, resolver) = (threads.clone(), access_log.clone(), resolver.clone());
+                let (threads, shared) = (threads.clone(), shared.clone());
                 std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                     LocalSet::new().block_on(&runtime, async move {
-                        let thread = Rc::new(Thread {
-                            number,
-                            threads,
-                            access_log,
-                            resolver,
-                            workers: RefCell::default(),
-                        });
+                        let workers = RefCell::default();
+                        let thread = Rc::new(Thread { number, threads, shared, workers });
                         // A task of its own: what is blocked on is looked at whenever anything happens.
                         let ended = tokio::task::spawn_local(run(thread, commands)).await;
                         if let Err(error) = ended {
@@ -143,8 +132,7 @@ impl Threads {
 struct Thread {
     number: usize,
     threads: Threads,
-    access_log: AccessLog,
-    resolver: Resolver,
+    shared: Shared,
     workers: RefCell<HashMap<WorkloadId, Carried>>,
 }
 
@@ -194,7 +182,7 @@ impl Thread {
         if let Some(carried) = self.workers.borrow().get(&id) {
             return carried.clone();
         }
-        let worker = Worker::new(Arc::clone(workload), self.access_log.clone(), self.resolver.clone());
+        let worker = Worker::new(Arc::clone(workload), &self.shared);
         let carried = Carried { worker, tasks: Rc::new(LocalSet::new()) };
         self.workers.borrow_mut().insert(id, carried.clone());
         let (thread, Carried { worker, tasks }) = (Rc::downgrade(self), carried.clone());

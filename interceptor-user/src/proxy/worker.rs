@@ -17,7 +17,7 @@ use super::threads::Load;
 use super::upstream::pool::Pools;
 use super::workload::{Life, Workload};
 use crate::dns::Resolver;
-use crate::telemetry::{AccessLog, AccessRecord};
+use crate::telemetry::{AccessLog, AccessRecord, Flows};
 
 /// The configuration that a request keeps to, counted per worker.
 #[derive(Clone, Debug)]
@@ -43,11 +43,20 @@ impl std::ops::Deref for Current {
     }
 }
 
+/// What all workers of a proxy have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) resolver: Resolver,
+    pub(super) access_log: AccessLog,
+    pub(super) flows: Flows,
+}
+
 /// What every connection of a worker uses.
 #[derive(Debug)]
 pub(crate) struct Worker {
     workload: Arc<Workload>,
     pub(crate) access_log: AccessLog,
+    flows: Flows,
     pub(crate) names: NameKnowledge,
     counting: Rc<Counting>,
     origin: Rc<Origin>,
@@ -61,11 +70,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(workload: Arc<Workload>, access_log: AccessLog, resolver: Resolver) -> Rc<Self> {
+    pub(super) fn new(workload: Arc<Workload>, shared: &Shared) -> Rc<Self> {
+        let Shared { access_log, resolver, flows } = shared.clone();
         let stats = workload.numbers.of_worker();
         Rc::new(Self {
             seen: RefCell::new(Current::new(workload.active())),
             access_log,
+            flows,
             names: NameKnowledge { learned: workload.learned.clone(), resolver, stats },
             counting: Rc::new(Counting::new(workload.numbers.series())),
             origin: Rc::new(Origin::of(&workload)),
@@ -88,12 +99,13 @@ impl Worker {
 
     /// Whether anybody reads records.
     pub(crate) fn wants_records(&self) -> bool {
-        self.access_log.enabled()
+        self.access_log.enabled() || self.flows.are_followed()
     }
 
     /// Tells what there is to tell of a connection or request that has ended.
     pub(crate) fn record(&self, record: &AccessRecord) {
         self.access_log.write(record);
+        self.flows.tell(record);
     }
 
     /// Whose connections these are.

@@ -9,6 +9,7 @@ mod changes;
 mod cors;
 mod endpoints;
 mod faults;
+mod flows;
 mod framing;
 mod http2;
 mod metrics;

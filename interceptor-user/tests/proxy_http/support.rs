@@ -16,7 +16,7 @@ use interceptor_user::snapshot::{
     OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
     Snapshot, VirtualHost, WeightedCluster,
 };
-use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
+use interceptor_user::telemetry::{AccessLog, AccessLogTarget, Follower};
 
 /// Longer than anything here takes; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -132,6 +132,10 @@ impl Proxy {
 
     pub(crate) fn counters(&self) -> ProxyCounters {
         self.proxy.counters()
+    }
+
+    pub(crate) fn follow(&self) -> Follower {
+        self.proxy.flows().follow()
     }
 
     /// The samples of a metric whose labels hold all of `labels`, summed up.

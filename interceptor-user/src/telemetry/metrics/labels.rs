@@ -11,7 +11,7 @@ use crate::workload::SourceWorkload;
 
 const UNKNOWN: &str = "unknown";
 /// What a name that a client gave may have of it in a label.
-const NAME_MAX: usize = 255;
+pub(crate) const NAME_MAX: usize = 255;
 
 /// Whom a request or connection was for. What can't be known of an endpoint outside of the mesh is not here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,7 +43,7 @@ impl Destination {
     /// A service that nobody declared, by what the client calls it; `name` is that of the cluster that takes such
     /// requests.
     pub(crate) fn undeclared(host: Option<&str>, name: Option<&str>) -> Self {
-        let host = host.map_or(UNKNOWN, cut);
+        let host = host.map_or(UNKNOWN, |host| cut(host, NAME_MAX));
         Self {
             service: host.into(),
             service_name: name.unwrap_or(host).into(),
@@ -61,10 +61,10 @@ impl Destination {
     }
 }
 
-/// As much of a name as goes into a label.
-pub(crate) fn cut(name: &str) -> &str {
-    let end = (0..=name.len().min(NAME_MAX)).rev().find(|end| name.is_char_boundary(*end));
-    &name[..end.unwrap_or_default()]
+/// As much of a text as `max` bytes hold.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=text.len().min(max)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

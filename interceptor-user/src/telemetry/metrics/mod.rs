@@ -13,7 +13,7 @@ mod text;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-pub(crate) use labels::{Destination, Outcome, RequestProtocol, cut};
+pub(crate) use labels::{Destination, NAME_MAX, Outcome, RequestProtocol, cut};
 pub(crate) use series::Series;
 
 use crate::workload::SourceWorkload;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Destination, Metrics, Outcome, RequestProtocol, SERIES_MAX, WorkerSeries};
+use super::{Destination, Metrics, NAME_MAX, Outcome, RequestProtocol, SERIES_MAX, WorkerSeries};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::snapshot::{Cluster, ClusterName, Discovery};
 use crate::workload::SourceWorkload;
@@ -145,6 +145,6 @@ fn a_source_has_a_bounded_number_of_series() {
 #[test]
 fn a_name_in_a_label_is_no_longer_than_a_name_can_be() {
     let long = "\u{e9}".repeat(4000);
-    assert_eq!(super::cut(&long).len(), 254);
-    assert_eq!(super::cut("short.example.com"), "short.example.com");
+    assert_eq!(super::cut(&long, NAME_MAX).len(), 254);
+    assert_eq!(super::cut("short.example.com", NAME_MAX), "short.example.com");
 }
