@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::Client;
+use crate::compile::{Client, CompileSettings, UnixEndpoints};
 use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::Selectors;
 use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
@@ -50,6 +50,7 @@ pub struct AgentSettings {
     pub selectors: Selectors,
     /// Overrides the mesh configuration's `outboundTrafficPolicy.mode`.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    pub unix_endpoints: UnixEndpoints,
     pub access_log: Option<AccessLogTarget>,
     pub access_log_format: Option<AccessLogEncoding>,
     /// Where the agent is asked.
@@ -70,6 +71,18 @@ pub struct AgentSettings {
     pub drain: Duration,
     /// Threads that carry connections; `None`: one for each core.
     pub workers: Option<usize>,
+}
+
+impl AgentSettings {
+    /// How a client's configuration is compiled.
+    pub fn compile_settings(&self, client: Client) -> CompileSettings {
+        CompileSettings {
+            client,
+            outbound_traffic_policy: self.outbound_traffic_policy,
+            learned_names: false,
+            unix_endpoints: self.unix_endpoints.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,11 +8,11 @@ use std::thread;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::analysis::{self, Audience};
+use crate::analysis::{self, Audience, Flags};
 use crate::compile::{Client, CompileSettings, Compiler};
 use crate::exec::findings::Findings;
 use crate::resource::{Diagnostic, World};
-use crate::snapshot::{OutboundTrafficPolicy, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::source::Texts;
 
 /// What a client gets from now on.
@@ -36,13 +36,11 @@ pub(super) struct Configurations {
 }
 
 impl Configurations {
-    pub(super) fn start(
-        outbound_traffic_policy: Option<OutboundTrafficPolicy>,
-        compiled: UnboundedSender<Compiled>,
-    ) -> io::Result<Self> {
+    /// `settings` are those of every client.
+    pub(super) fn start(settings: CompileSettings, compiled: UnboundedSender<Compiled>) -> io::Result<Self> {
         let (requests, received) = mpsc::channel();
         let compile = Compile {
-            outbound_traffic_policy,
+            settings,
             world: Arc::default(),
             compilers: HashMap::new(),
             compiled,
@@ -74,7 +72,7 @@ impl Configurations {
 }
 
 struct Compile {
-    outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+    settings: CompileSettings,
     world: Arc<World>,
     compilers: HashMap<Client, Compiler>,
     compiled: UnboundedSender<Compiled>,
@@ -117,11 +115,8 @@ impl Compile {
         if self.compilers.contains_key(&client) {
             return;
         }
-        let mut compiler = Compiler::new(CompileSettings {
-            client: client.clone(),
-            outbound_traffic_policy: self.outbound_traffic_policy,
-            learned_names: false,
-        });
+        let settings = CompileSettings { client: client.clone(), ..self.settings.clone() };
+        let mut compiler = Compiler::new(settings);
         let (snapshot, _) = compiler.compile(&self.world);
         self.compilers.insert(client.clone(), compiler);
         self.publish(client, snapshot);
@@ -147,7 +142,8 @@ impl Compile {
     /// What is wrong, once snapshots are on their way: nothing waits for it.
     fn report(&mut self) {
         let mut findings: BTreeSet<Diagnostic> = self.known.iter().cloned().collect();
-        findings.extend(analysis::find(&self.world, Audience::Mesh { credentials_dir: None }));
+        let flags = Flags { unix_endpoints: Some(&self.settings.unix_endpoints), ..Flags::default() };
+        findings.extend(analysis::find(&self.world, Audience::Mesh(flags)));
         self.told.tell(findings.into_iter().collect(), &self.texts);
     }
 }

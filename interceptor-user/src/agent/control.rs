@@ -161,11 +161,7 @@ impl Control {
     }
 
     pub(super) fn compile_settings(&self, client: Client) -> CompileSettings {
-        CompileSettings {
-            client,
-            outbound_traffic_policy: self.settings.outbound_traffic_policy,
-            learned_names: false,
-        }
+        self.settings.compile_settings(client)
     }
 
     /// Pins stay: connections are refused until the next agent serves them.

@@ -24,6 +24,7 @@ use anyhow::Context;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::admin::{self, Admin, AdminRequest};
+use crate::compile::Client;
 use crate::datapath::{Datapath, NodeSettings};
 use crate::dns::{self, Resolver};
 use crate::enroll::{HostNetns, Kubepods};
@@ -99,7 +100,7 @@ async fn serve(settings: &AgentSettings, log_filter: LogFilter) -> anyhow::Resul
     start_admin(settings, &shown, log_filter, asked)?;
 
     let (compiled, snapshots) = mpsc::unbounded_channel();
-    let configurations = Configurations::start(settings.outbound_traffic_policy, compiled)?;
+    let configurations = Configurations::start(settings.compile_settings(Client::default()), compiled)?;
     configurations.tell(diagnostics, source.texts().clone());
     let (following, worlds) = watch::channel(Arc::new(world));
     let telling = configurations.clone();

@@ -17,7 +17,7 @@ use crate::snapshot::TlsOrigination;
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     let credentials_dir = match mesh.audience {
-        Audience::Mesh { credentials_dir } => credentials_dir,
+        Audience::Mesh(flags) => flags.credentials_dir,
         Audience::Client(client) => client.credentials_dir.as_deref(),
     };
     for rule in mesh.world.destination_rules() {

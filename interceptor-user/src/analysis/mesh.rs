@@ -108,7 +108,7 @@ impl<'a> Mesh<'a> {
             }
         }
         let client = match audience {
-            Audience::Mesh { .. } => Client::in_namespace(&world.mesh.root_namespace),
+            Audience::Mesh(_) => Client::in_namespace(&world.mesh.root_namespace),
             Audience::Client(client) => client.clone(),
         };
         let mut mesh = Self {
@@ -255,7 +255,7 @@ impl<'a> Mesh<'a> {
     /// Who is asked, for messages: `no ServiceEntry or Service …`.
     pub(super) fn nobody(&self) -> &'static str {
         match self.audience {
-            Audience::Mesh { .. } => "no ServiceEntry or Service",
+            Audience::Mesh(_) => "no ServiceEntry or Service",
             Audience::Client(_) => "no ServiceEntry or Service that is seen from here",
         }
     }
@@ -271,7 +271,7 @@ fn distinct<'a>(services: impl Iterator<Item = &'a VirtualService>) -> Vec<&'a V
 
 fn is_seen(audience: Audience<'_>, export_to: &ExportTo, meta: &Meta) -> bool {
     match audience {
-        Audience::Mesh { .. } => true,
+        Audience::Mesh(_) => true,
         Audience::Client(client) => export_to.reaches(meta.namespace(), &client.namespace),
     }
 }

@@ -28,7 +28,7 @@ use std::path::Path;
 use findings::Findings;
 use mesh::Mesh;
 
-use crate::compile::Client;
+use crate::compile::{Client, UnixEndpoints};
 use crate::resource::{Diagnostic, World};
 
 pub use destination_rules::unusable_credentials;
@@ -36,11 +36,20 @@ pub use destination_rules::unusable_credentials;
 /// For whom the resources are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience<'a> {
-    /// Everybody: all rules. With the directory in which `credentialName` is looked for, if there is one.
-    Mesh { credentials_dir: Option<&'a Path> },
+    /// Everybody: all rules.
+    Mesh(Flags<'a>),
     /// This client, whose snapshot is compiled, too: what compiling tells is not told again, and
     /// nothing is said of gateways and of what only a whole cluster can tell.
     Client(&'a Client),
+}
+
+/// What the proxies that the resources are for are started with, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags<'a> {
+    /// Where `credentialName` is looked for.
+    pub credentials_dir: Option<&'a Path>,
+    /// `None`: they may be `exec`, which allows all, or an agent that allows none.
+    pub unix_endpoints: Option<&'a UnixEndpoints>,
 }
 
 /// Every finding, by place.
@@ -54,7 +63,7 @@ pub fn find(world: &World, audience: Audience<'_>) -> Vec<Diagnostic> {
     merged_rules::check(&mesh, &mut findings);
     virtual_services::check(&mesh, &mut findings);
     match audience {
-        Audience::Mesh { .. } => {
+        Audience::Mesh(_) => {
             virtual_services::check_left_over(&mesh, &mut findings);
             ports::check(&mesh, &mut findings);
             destinations::check(&mesh, &mut findings);

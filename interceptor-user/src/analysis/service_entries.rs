@@ -2,8 +2,10 @@
 
 use super::findings::{Findings, about, at};
 use super::mesh::Mesh;
+use super::{Audience, Flags};
+use crate::compile::UnixEndpoints;
 use crate::resource::service_entry::{Protocol, Resolution};
-use crate::resource::{ServiceEntry, code};
+use crate::resource::{Diagnostic, Level, ServiceEntry, code};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for entry in mesh.world.service_entries().filter(|entry| {
@@ -12,6 +14,19 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
         check_ports(entry, findings);
         check_endpoints(entry, findings);
     }
+    if let Audience::Mesh(Flags { unix_endpoints, .. }) = mesh.audience {
+        unix_sockets(mesh, unix_endpoints).into_iter().for_each(|finding| findings.push(finding));
+    }
+}
+
+/// Those that the agent was not allowed; all of them while nobody says what is allowed.
+fn unix_sockets(mesh: &Mesh<'_>, allowed: Option<&UnixEndpoints>) -> Vec<Diagnostic> {
+    if let Some(allowed) = allowed {
+        return allowed.findings(mesh.world, |_| true);
+    }
+    let of_agent = UnixEndpoints::default().findings(mesh.world, |_| true);
+    let effect = "exec connects to it, an agent leaves it out unless --allow-unix-endpoints allows it";
+    of_agent.into_iter().map(|finding| Diagnostic { level: Level::Info, ..finding }.effect(effect)).collect()
 }
 
 fn check_ports(entry: &ServiceEntry, findings: &mut Findings) {

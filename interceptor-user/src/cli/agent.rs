@@ -9,6 +9,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::exec::{formats, policies};
 use crate::admin;
+use crate::compile::UnixEndpoints;
 use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::{NamespaceLabel, Selectors};
 use crate::settings::AgentSettings;
@@ -53,6 +54,14 @@ pub(super) struct Arguments {
     /// What becomes of hosts that no ServiceEntry names; overrides everything else that says so
     #[arg(long, value_name = "POLICY", value_parser = policies(), help_heading = CONFIGURATION)]
     outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+
+    /// Directories whose unix sockets ServiceEntries and WorkloadEntries may name as endpoints [default: none]
+    ///
+    /// The agent connects as root: whoever writes resources gets what the servers there give root. Symbolic links are
+    /// not followed.
+    #[arg(long, value_name = "DIR,…", value_delimiter = ',', value_parser = UnixEndpoints::parse_directory,
+        help_heading = CONFIGURATION)]
+    allow_unix_endpoints: Vec<PathBuf>,
 
     /// Labels of namespaces whose pods are enrolled, one of which is enough
     #[arg(long, value_name = "NAME[=VALUE],…", value_delimiter = ',', help_heading = PODS,
@@ -170,6 +179,7 @@ impl Arguments {
                 sandboxed_runtimes: self.sandboxed_runtimes,
             },
             outbound_traffic_policy: self.outbound_traffic_policy,
+            unix_endpoints: UnixEndpoints::Below(self.allow_unix_endpoints),
             access_log: self.access_log.as_deref().map(AccessLogTarget::new),
             access_log_format: self.access_log_format,
             agent_socket: self.agent_socket,

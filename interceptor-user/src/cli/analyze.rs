@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use crate::analysis::{self, Audience};
+use crate::analysis::{self, Audience, Flags};
+use crate::compile::UnixEndpoints;
 use crate::proxy::upstream::look_at_files;
 use crate::report::{self, Finding, Format, Suppression};
 use crate::resource::{Diagnostic, Level, Places};
@@ -53,6 +54,10 @@ pub(super) struct Arguments {
     /// Look whether credentialName of DestinationRules has its files in DIR/NAME, as with `exec`, and can use them
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     credentials_dir: Option<PathBuf>,
+
+    /// The directories of unix sockets that the agent is given: endpoints elsewhere are errors
+    #[arg(long, value_name = "DIR,…", value_delimiter = ',', value_parser = UnixEndpoints::parse_directory)]
+    allow_unix_endpoints: Option<Vec<PathBuf>>,
 
     /// The namespace of resources that name none
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
@@ -111,7 +116,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (world, mut diagnostics, texts) = source.into_parts();
     let mut places = PlacesOfFiles { texts: &texts, known: HashMap::new() };
     let credentials_dir = arguments.credentials_dir.as_deref();
-    let mut found = analysis::find(&world, Audience::Mesh { credentials_dir });
+    let unix_endpoints = arguments.allow_unix_endpoints.clone().map(UnixEndpoints::Below);
+    let mut found = analysis::find(
+        &world,
+        Audience::Mesh(Flags { credentials_dir, unix_endpoints: unix_endpoints.as_ref() }),
+    );
     if let Some(directory) = credentials_dir {
         found.extend(analysis::unusable_credentials(&world, directory, |tls| look_at_files(tls).err()));
     }

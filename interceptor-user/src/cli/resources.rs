@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use super::agent_socket::{PodFlags, PodOfAgent};
 use super::client::ClientFlags;
 use super::exec::policies;
-use crate::compile::{Client, CompileSettings, compile};
+use crate::compile::{Client, CompileSettings, UnixEndpoints, compile};
 use crate::exec::findings::Findings;
 use crate::explain::{Place, Subject, redirect_places};
 use crate::resource::{Annotations, ClientPolicy, Labels, Level, Meta, POLICY, Resource, World};
@@ -118,6 +118,7 @@ impl FileFlags {
             client,
             outbound_traffic_policy: self.outbound_traffic_policy,
             learned_names: self.capture_dns,
+            unix_endpoints: UnixEndpoints::Any,
         };
         let (snapshot, found) = compile(&world, &settings);
         diagnostics.extend(found);

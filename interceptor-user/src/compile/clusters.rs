@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::Client;
+use super::CompileSettings;
 use super::connection_pool;
 use super::destination_rules::{DestinationRules, MergedRule};
 use super::discovery;
@@ -20,7 +20,7 @@ use crate::snapshot::{Cluster, ClusterName, ClusterRef, ClusterSource, Discovery
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Common<'a> {
     pub(super) mesh: &'a MeshConfig,
-    pub(super) client: &'a Client,
+    pub(super) settings: &'a CompileSettings,
 }
 
 /// Every cluster by name, and what each was made from.
@@ -144,11 +144,11 @@ fn cluster(
     let ejects = blocks.outlier_detection.is_some();
     let place = |endpoints: &[&WorkloadEntry]| {
         let setting = balancing.locality.as_ref().unwrap_or(&common.mesh.locality);
-        locality::placements(setting, ejects, common.client, endpoints)
+        locality::placements(setting, ejects, &common.settings.client, endpoints)
     };
     let (discovery, placements) = match balancing.is_passthrough() {
         true => (Discovery::OriginalDst { port: None }, Vec::new()),
-        false => discovery::of(service, port, labels, place)?,
+        false => discovery::of((service, port), labels, &common.settings.unix_endpoints, place)?,
     };
     let pool = blocks.connection_pool.clone().unwrap_or_default();
     let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());

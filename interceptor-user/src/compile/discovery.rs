@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::UnixEndpoints;
 use super::registry::Service;
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
 use crate::resource::{Labels, UnixPath};
@@ -12,9 +13,9 @@ use crate::snapshot::{Discovery, DnsTarget, Endpoint, Placement};
 /// Endpoints that have all of `labels`, and where each is, as `place` has it. `None` when the name of no
 /// endpoint is known: no cluster then.
 pub(super) fn of(
-    service: &Service,
-    port: &ServicePort,
+    (service, port): (&Service, &ServicePort),
     labels: Option<&Labels>,
+    unix_endpoints: &UnixEndpoints,
     place: impl FnOnce(&[&WorkloadEntry]) -> Vec<Option<Placement>>,
 ) -> Option<(Discovery, Vec<Placement>)> {
     let entry = &service.entry;
@@ -23,7 +24,12 @@ pub(super) fn of(
     let selected = |endpoint: &&WorkloadEntry| {
         labels.is_none_or(|labels| labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)))
     };
-    let endpoints: Vec<&WorkloadEntry> = entry.endpoints.iter().filter(selected).collect();
+    let endpoints: Vec<&WorkloadEntry> = entry
+        .endpoints
+        .iter()
+        .filter(selected)
+        .filter(|endpoint| unix_endpoints.allow(&endpoint.address))
+        .collect();
     let is_empty = endpoints.is_empty();
     let placements = place(&endpoints);
     let placed = endpoints.into_iter().zip(placements);

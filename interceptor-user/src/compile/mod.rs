@@ -23,6 +23,7 @@ mod retries;
 mod routes;
 pub(crate) mod scope;
 pub(crate) mod tls;
+mod unix_endpoints;
 mod virtual_services;
 mod workloads;
 
@@ -39,6 +40,8 @@ use registry::Registry;
 use routes::Translations;
 use scope::Scope;
 use virtual_services::VirtualServices;
+
+pub use unix_endpoints::UnixEndpoints;
 
 use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World, mesh_config};
 use crate::snapshot::{
@@ -99,6 +102,7 @@ pub struct CompileSettings {
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     /// Names are learned from the client's DNS answers, and tell TCP services apart.
     pub learned_names: bool,
+    pub unix_endpoints: UnixEndpoints,
 }
 
 /// Compiles what `settings.client` gets.
@@ -154,18 +158,19 @@ impl Compiler {
         let registry_changed = changed.registry || (scope.narrows() && changed.virtual_services);
         let registry = match previous {
             Some(previous) if !registry_changed => Arc::clone(&previous.registry),
-            Some(_) | None => Arc::new(Registry::new(world, &scope, &virtual_services)),
+            Some(_) | None => Arc::new(Registry::new((world, settings), &scope, &virtual_services)),
         };
         let rules = match previous {
             Some(previous) if !changed.rules => Arc::clone(&previous.rules),
             Some(_) | None => Arc::new(DestinationRules::new(world, client)),
         };
         virtual_services.report(&findings);
+        findings.extend(registry.refused.iter().cloned());
         let clusters = match previous {
             Some(previous) if !registry_changed && !changed.rules => previous.clusters.unchanged(),
             Some(_) | None => {
                 let before = previous.map(|previous| &previous.clusters);
-                let common = clusters::Common { mesh: &world.mesh, client };
+                let common = clusters::Common { mesh: &world.mesh, settings };
                 Clusters::new((common, policy), &registry, &rules, before)
             }
         };

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::CompileSettings;
 use super::kubernetes;
 use super::scope::{Import, Scope};
 use super::virtual_services::VirtualServices;
 use super::workloads::Workloads;
 use crate::resource::service_entry::{AddressRange, Resolution, ServicePort};
-use crate::resource::{ServiceEntry, VirtualService, World};
+use crate::resource::{Diagnostic, ServiceEntry, VirtualService, World};
 
 /// One host of one entry, as the client sees it.
 #[derive(Clone, Debug)]
@@ -107,12 +108,19 @@ pub(super) struct Registry {
     by_host: HashMap<Arc<str>, Vec<usize>>,
     /// Hosts spelled backwards, so that those with a common end stand together.
     backwards: BTreeMap<String, Vec<usize>>,
+    /// Endpoints that are left out of their services.
+    pub(super) refused: Vec<Diagnostic>,
 }
 
 impl Registry {
-    pub(super) fn new(world: &World, scope: &Scope<'_>, virtual_services: &VirtualServices) -> Self {
+    pub(super) fn new(
+        (world, settings): (&World, &CompileSettings),
+        scope: &Scope<'_>,
+        virtual_services: &VirtualServices,
+    ) -> Self {
         let entries = entries(world, scope);
-        let mut registry = Self::default();
+        let refused = settings.unix_endpoints.findings(world, |entry| scope.is_exported(entry));
+        let mut registry = Self { refused, ..Self::default() };
         for entry in &entries {
             registry.import(entry, world, scope);
         }

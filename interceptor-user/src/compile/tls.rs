@@ -12,7 +12,7 @@ use crate::snapshot::{CaSource, ClientIdentity, Credential, TlsOrigination, TlsO
 
 /// What a cluster with this policy does.
 pub(super) fn origination(
-    Common { mesh, client }: Common<'_>,
+    Common { mesh, settings }: Common<'_>,
     rule: &MergedRule,
     blocks: &Blocks,
     entry: &ServiceEntry,
@@ -39,7 +39,7 @@ pub(super) fn origination(
     let subject_alt_names = if tls.insecure_skip_verify { Vec::new() } else { subject_alt_names.clone() };
     // Istio has the Host verified by the rule's names alone, before the entry's take their place.
     let verify_host = named.is_empty() && tls.sni.is_none() && !subject_alt_names.is_empty();
-    let credentials_dir = client.credentials_dir.as_deref();
+    let credentials_dir = settings.client.credentials_dir.as_deref();
     let (credential, problem) = match (&tls.credential_name, credentials_dir) {
         (Some(name), Some(directory)) => match credential(name, directory, tls.mode) {
             Ok(credential) => (Some(credential), None),

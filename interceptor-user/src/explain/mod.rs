@@ -20,6 +20,7 @@ mod settings;
 mod strict;
 mod target;
 mod text;
+mod tls;
 mod words;
 
 use std::net::{IpAddr, SocketAddr};

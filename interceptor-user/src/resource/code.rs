@@ -136,6 +136,10 @@ codes! {
         "a delegate's route matches what the route that delegates to it does not",
         "this route is left out there",
         "make every match a special case of one of those of the route that delegates";
+    EGR0124 Error UnixEndpointRefused:
+        "an endpoint is a unix socket that the agent was not allowed to connect to",
+        "the endpoint is left out; where no other is left, requests get 503 (UH)",
+        "use an address, or start the agent with --allow-unix-endpoints and the socket's directory, if all who write resources may have what its server gives";
     IST0101 Error ReferencedResourceNotFound:
         "something that is referred to does not exist",
         "requests that are sent there get 503 (NC)",

@@ -50,6 +50,26 @@ fn directory(files: &[(&str, &str)]) -> TempDir {
 }
 
 #[test]
+fn unix_sockets_are_errors_where_it_is_known_what_the_agent_is_allowed() {
+    let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";
+    let entry = format!(
+        "hosts: [a.com], {ports}, resolution: STATIC, endpoints: [{{address: 'unix:///run/sidecars/a.sock'}}]"
+    );
+    let directory = directory(&[("a.yaml", &se("a", &entry))]);
+    for (flags, code, told) in [
+        (&[][..], 0, "Info [EGR0124]"),
+        (&["--allow-unix-endpoints", "/run/others,/srv"], 79, "allows /run/others, /srv"),
+        (&["--allow-unix-endpoints", "/srv,/run/sidecars"], 0, ""),
+        (&["--allow-unix-endpoints", "run/sidecars"], 2, ""),
+    ] {
+        let output = analyze(directory.path(), &[&["a.yaml"], flags].concat(), None);
+        let shown = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{shown}");
+        assert!(shown.contains(told) && shown.contains("EGR0124") != told.is_empty(), "{shown}");
+    }
+}
+
+#[test]
 fn exit_codes_and_thresholds() {
     let (good, bad) = (host("a", "a.com"), mistakes());
     let warning = format!("{}{}", host("a", "a.com"), dr("r", "host: c.com"));

@@ -86,7 +86,10 @@ fn ist0106_unix_sockets_that_cannot_be() {
             &format!("hosts: [a.com], {ports}, resolution: STATIC, endpoints: [{{address: '{address}'}}]"),
         )
     };
-    check(&with("unix:///run/a.sock"), &[]);
+    check(&with("unix://@a"), &[]);
+    let note = "Info EGR0124 ServiceEntry default/a | 'unix:///run/a.sock' | unix:///run/a.sock is a socket of the node; \
+                exec connects to it, an agent leaves it out; --allow-unix-endpoints";
+    check(&with("unix:///run/a.sock"), &[note]);
     let too_long = format!("unix:///{}", "x".repeat(107));
     for (address, words) in [
         ("unix://run/a.sock", "is not an absolute path to a file; write unix:///path/to/socket"),

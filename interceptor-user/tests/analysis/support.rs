@@ -1,6 +1,6 @@
 //! Looks for mistakes in YAML and compares what is found with what is expected.
 
-use interceptor_user::analysis::{Audience, find};
+use interceptor_user::analysis::{Audience, Flags, find};
 use interceptor_user::resource::{Diagnostic, Places, World, mesh_config, parse};
 
 /// Everything that is found, each at the place of its field, by place.
@@ -15,7 +15,7 @@ pub(crate) fn found(yaml: &str, mesh: &str) -> Vec<Diagnostic> {
         findings.extend(more);
     }
     let places = Places::new(yaml);
-    findings.extend(find(&world, Audience::Mesh { credentials_dir: None }).into_iter().map(|mut finding| {
+    findings.extend(find(&world, Audience::Mesh(Flags::default())).into_iter().map(|mut finding| {
         let origin = finding.origin.as_mut().expect("a place");
         if let Some(place) = places.find(origin.position, &finding.field) {
             origin.position = place;

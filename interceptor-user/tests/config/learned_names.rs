@@ -33,6 +33,7 @@ fn learned(policy: OutboundTrafficPolicy, strict: bool) -> CompileSettings {
         outbound_traffic_policy: Some(policy),
         learned_names: true,
         client: Client { policy: ClientPolicy { strict, ..ClientPolicy::default() }, ..Client::default() },
+        ..CompileSettings::default()
     }
 }
 

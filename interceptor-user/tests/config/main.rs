@@ -24,5 +24,6 @@ mod seeds;
 mod services;
 mod sidecar;
 mod support;
+mod unix_endpoints;
 mod virtual_service;
 mod workload_rules;

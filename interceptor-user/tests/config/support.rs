@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use interceptor_user::analysis::{Audience, find};
-use interceptor_user::compile::{Client, CompileSettings, compile};
+use interceptor_user::compile::{Client, CompileSettings, UnixEndpoints, compile};
 use interceptor_user::resource::{Diagnostic, Level, World, mesh_config, parse};
 use interceptor_user::snapshot::{
     Fallthrough, OutboundTrafficPolicy, RequestFacts, Route, RouteAction, Snapshot, TcpRoute, WeightedCluster,
@@ -20,7 +20,7 @@ pub(crate) fn compiled(yaml: &str, policy: OutboundTrafficPolicy) -> Config {
     let (world, findings) = world(yaml);
     let errors: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Error).collect();
     assert!(errors.is_empty(), "{errors:#?}");
-    let settings = CompileSettings { outbound_traffic_policy: Some(policy), ..CompileSettings::default() };
+    let settings = CompileSettings { outbound_traffic_policy: Some(policy), ..as_exec() };
     let (snapshot, more) = compile(&world, &settings);
     let told = find(&world, Audience::Client(&settings.client));
     Config { snapshot, findings: findings.into_iter().chain(more).chain(told).collect() }
@@ -30,10 +30,15 @@ pub(crate) fn allow_any(yaml: &str) -> Config {
     compiled(yaml, OutboundTrafficPolicy::AllowAny)
 }
 
+/// What a user writes for himself may name what he may open.
+fn as_exec() -> CompileSettings {
+    CompileSettings { unix_endpoints: UnixEndpoints::Any, ..CompileSettings::default() }
+}
+
 /// For this client.
 pub(crate) fn for_client(yaml: &str, client: Client) -> Config {
     let (world, findings) = world(yaml);
-    let settings = CompileSettings { client, ..CompileSettings::default() };
+    let settings = CompileSettings { client, ..as_exec() };
     let (snapshot, more) = compile(&world, &settings);
     let told = find(&world, Audience::Client(&settings.client));
     Config { snapshot, findings: findings.into_iter().chain(more).chain(told).collect() }
@@ -50,7 +55,7 @@ pub(crate) fn for_client_of_mesh(yaml: &str, mesh: &str, client: Client) -> Conf
     let (mesh, more) = mesh_config::parse(&"mesh.yaml".into(), mesh);
     findings.extend(more);
     world.mesh = mesh.unwrap_or_else(|| panic!("{findings:#?}"));
-    let settings = CompileSettings { client, ..CompileSettings::default() };
+    let settings = CompileSettings { client, ..as_exec() };
     let (snapshot, more) = compile(&world, &settings);
     findings.extend(more);
     findings.extend(find(&world, Audience::Client(&settings.client)));

@@ -1,6 +1,7 @@
 //! What a step says of one configuration: rows of YAML, target and the lines that must be there.
 
 use http::Method;
+use interceptor_user::compile::UnixEndpoints;
 use interceptor_user::explain::Spoken;
 
 use crate::support::{Case, logged};
@@ -203,6 +204,17 @@ fn endpoints_and_tls_that_cannot_be_are_told() {
         &[
             "endpoints     unix:///run/a.sock (weight 2), 192.0.2.2:80 (weight 1)",
             "unix sockets are looked for in the mount namespace of the proxy, not in the workload's",
+        ],
+    );
+    let mut refused = unix;
+    refused.settings.unix_endpoints = UnixEndpoints::Below(vec!["/run/others".into()]);
+    tells(
+        &refused,
+        "http://s.org/",
+        &[
+            "endpoints     192.0.2.2:80",
+            "not ServiceEntry default/s spec.endpoints[0].address (a.yaml:8:15): unix:///run/a.sock: \
+             --allow-unix-endpoints does not allow it",
         ],
     );
     let nobody = Case::new(&entry("  resolution: STATIC\n"));

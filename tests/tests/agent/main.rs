@@ -3,6 +3,7 @@
 mod enrolment;
 mod many;
 mod restart;
+mod unix_endpoints;
 
 /// A ServiceEntry, which makes port 80 one that speaks HTTP.
 const HTTPBIN: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: httpbin, namespace: shop}\n\

@@ -1,0 +1,105 @@
+//! The step about TLS: whether there is any towards the endpoints, who says so, what is verified and shown.
+
+use super::destinations::subset_of;
+use super::explanation::{Place, Step};
+use super::{Context, merged, places, words};
+use crate::resource::destination_rule::TrafficPolicy;
+use crate::resource::{Position, Resource, ResourceKey};
+use crate::snapshot::{CaSource, Cluster, TlsOrigination, TlsOriginationMode};
+
+pub(super) fn step(context: Context<'_>, cluster: &Cluster) -> Option<Step> {
+    let source = cluster.source.as_ref()?;
+    let Some(tls) = &cluster.tls else {
+        return Some(Step::new("tls", "none is added: what the application sends goes out as it is"));
+    };
+    let mut step = Step::new("tls", described(tls));
+    let rules = merged::rules(context, &source.destination_rules, subset_of(&cluster.name));
+    step.by.extend(rules.by.iter().map(|key| context.place_of_tls(key, cluster)));
+    if tls.impossible.is_none() {
+        step.notes.extend(files(context, tls));
+    }
+    Some(step)
+}
+
+fn described(tls: &TlsOrigination) -> String {
+    if let Some(reason) = &tls.impossible {
+        return format!("asked for and not possible: {reason}");
+    }
+    let mode = match tls.mode {
+        TlsOriginationMode::Simple => "SIMPLE",
+        TlsOriginationMode::Mutual => "MUTUAL",
+    };
+    let sni = tls.sni.as_deref().map_or_else(|| "the request's Host".to_owned(), str::to_owned);
+    format!("{mode}: TLS is put around what is sent; server name: {sni}")
+}
+
+fn verification(tls: &TlsOrigination) -> String {
+    let roots = match &tls.ca {
+        CaSource::System => "the system's roots".to_owned(),
+        CaSource::File(path) => path.display().to_string(),
+        CaSource::Unverified => {
+            return "the server's certificate is not verified (insecureSkipVerify)".into();
+        }
+    };
+    let names = match (tls.subject_alt_names.as_slice(), &tls.sni) {
+        ([], Some(sni)) => sni.to_string(),
+        ([], None) => "the request's Host".into(),
+        (names, _) => words::few(names.iter().map(ToString::to_string)),
+    };
+    format!("the server's certificate must be valid for {names}, by {roots}")
+}
+
+/// What is verified and presented, and whether the files for it are here. They may be elsewhere where the proxy runs.
+fn files(context: Context<'_>, tls: &TlsOrigination) -> Vec<String> {
+    let names_files = matches!(tls.ca, CaSource::File(_))
+        || tls.ca_crl.is_some()
+        || tls.identity.is_some()
+        || tls.credential.is_some();
+    if !names_files {
+        return vec![verification(tls)];
+    }
+    const HERE: &str = "while the proxy can't use one of them, nothing is sent and HTTP gets 503";
+    match (context.question.look_at_files)(tls) {
+        Ok(found) => {
+            let identity = found.identity.as_ref().map(|identity| {
+                let (certificate, key) = (identity.certificate.display(), identity.private_key.display());
+                format!("the client's certificate is {certificate}, with the key {key}")
+            });
+            let here = format!("the files are here and can be used; {HERE}");
+            [verification(&found)].into_iter().chain(identity).chain([here]).collect()
+        }
+        Err(reason) if tls.credential.is_some() => vec![format!("the files can't be used: {reason}; {HERE}")],
+        Err(reason) => vec![verification(tls), format!("the files can't be used here: {reason}; {HERE}")],
+    }
+}
+
+impl Context<'_> {
+    /// The place of the TLS settings in a DestinationRule that hold for a cluster.
+    fn place_of_tls(&self, key: &ResourceKey, cluster: &Cluster) -> Place {
+        let Some(Resource::DestinationRule(rule)) = self.world.resources.get(key) else {
+            return self.place_of(key);
+        };
+        let subset_name = subset_of(&cluster.name);
+        let subset = rule.subsets.iter().enumerate().find(|(_, subset)| *subset.name == *subset_name);
+        let in_subset = subset.and_then(|(index, subset)| {
+            let path = format!("spec.subsets[{index}].trafficPolicy");
+            tls_in(&subset.policy, cluster.port, &path)
+        });
+        let found = in_subset.or_else(|| tls_in(&rule.policy, cluster.port, "spec.trafficPolicy"));
+        match found {
+            Some((field, position)) => places::place(&rule.meta, Some(field), position),
+            None => places::whole(&rule.meta),
+        }
+    }
+}
+
+/// The `tls` of a policy that holds for a port.
+fn tls_in(policy: &TrafficPolicy, port: u16, path: &str) -> Option<(String, Position)> {
+    if let Some(blocks) = policy.ports.get(&port) {
+        return blocks
+            .tls
+            .as_ref()
+            .map(|tls| (format!("{path}.portLevelSettings[port {port}].tls"), tls.position));
+    }
+    policy.blocks.tls.as_ref().map(|tls| (format!("{path}.tls"), tls.position))
+}
