@@ -48,13 +48,17 @@ impl LogFilter {
     }
 }
 
+/// kube tells of every try that fails; `source::kubernetes` tells when trouble begins and ends.
+const WARN: &str = "warn,kube_client=off,kube_runtime=off";
+const INFO: &str = "interceptor_user=info,warn,kube_client=off,kube_runtime=off";
+
 /// The filter of one of tracing's levels: what we say at that level, and what is worth knowing of what we are made of.
 pub fn filter_of_level(level: &str) -> Option<&'static str> {
     Some(match level {
         "off" => "off",
-        "error" => "error",
-        "warn" => "warn",
-        "info" => "interceptor_user=info,warn",
+        "error" => "error,kube_client=off,kube_runtime=off",
+        "warn" => WARN,
+        "info" => INFO,
         "debug" => "interceptor_user=debug,info",
         "trace" => "interceptor_user=trace,debug",
         _ => return None,
@@ -96,8 +100,8 @@ pub fn start_steered(verbosity: u8) -> anyhow::Result<LogFilter> {
 
 fn level(verbosity: u8) -> &'static str {
     match verbosity {
-        0 => "warn",
-        1 => "interceptor_user=info,warn",
+        0 => WARN,
+        1 => INFO,
         2 => "interceptor_user=debug,info",
         _ => "trace",
     }

@@ -93,9 +93,14 @@ impl ApiServer {
     /// Puts the objects of a YAML text in, as `kubectl apply` does.
     pub fn apply(&self, yaml: &str) -> anyhow::Result<()> {
         let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).context("not YAML")?;
+        self.put(documents)
+    }
+
+    /// As [`Self::apply`], for many.
+    pub fn put(&self, objects: impl IntoIterator<Item = Value>) -> anyhow::Result<()> {
         let mut state = self.shared.lock();
-        for document in documents {
-            state.objects.apply(document)?;
+        for object in objects {
+            state.objects.apply(object)?;
         }
         drop(state);
         self.shared.changed.notify_all();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use interceptor_tests::{ApiServer, StreamingLists, eventually};
 use interceptor_user::resource::World;
 use interceptor_user::source::kubernetes::WatchState;
+use serde_json::json;
 
 use crate::support::{namespace, pod, service, service_entry, start, synced};
 
@@ -145,10 +146,13 @@ fn ten_thousand_at_the_start_are_one_world() -> anyhow::Result<()> {
     for streaming_lists in [StreamingLists::Served, StreamingLists::Refused] {
         let server = ApiServer::start()?;
         server.streaming_lists(streaming_lists);
-        for hundred in 0..100 {
-            let many: String = (0..100).map(|one| service(&format!("s{hundred}-{one}"))).collect();
-            server.apply(&many)?;
-        }
+        server.put((0..10_000).map(|number| {
+            json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": format!("s{number}"), "namespace": "shop"},
+                "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]},
+            })
+        }))?;
         let followed = synced(&server)?;
         assert_eq!((followed.worlds(), followed.world().resources.len()), (1, 10_000));
         let status = followed.status();
@@ -193,6 +197,36 @@ fn pods_are_read_where_a_service_entry_selects_them() -> anyhow::Result<()> {
         (again.worlds(), again.keys()),
         (1, vec!["ServiceEntry shop/e".to_owned(), "Pod shop/p".to_owned()])
     );
+    Ok(())
+}
+
+#[test]
+fn an_endpoint_slice_that_moves_from_one_watch_to_another_stays() -> anyhow::Result<()> {
+    let server = ApiServer::start()?;
+    let slice = |label: &str, address: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+             metadata: {{name: e, namespace: shop, labels: {{{label} kubernetes.io/service-name: s}}}}\n\
+             endpoints: [{{addresses: [{address}]}}]\n"
+        )
+    };
+    let has = |world: &World, address: &str| {
+        world.endpoint_slices().any(|slice| slice.addresses.iter().any(|have| have.to_string() == address))
+    };
+    server.apply(&slice("service.kubernetes.io/headless: '',", "10.1.0.1"))?;
+    let followed = synced(&server)?;
+    for (label, address) in [("", "10.1.0.2"), ("service.kubernetes.io/headless: '',", "10.1.0.3")] {
+        server.apply(&slice(label, address))?;
+        followed.wait_for(address, |world, _| has(world, address))?;
+        // Whatever came after it came on both watches.
+        server.apply(&slice(label, address).replace("name: e,", "name: last,"))?;
+        followed.wait_for("the last", |world, _| world.endpoint_slices().count() == 2)?;
+        assert!(has(&followed.world(), address));
+        server.delete("endpointslices", "shop", "last")?;
+        followed.wait_for_keys(&["EndpointSlice shop/e"])?;
+    }
+    server.delete("endpointslices", "shop", "e")?;
+    followed.wait_for_keys(&[])?;
     Ok(())
 }
 

@@ -64,8 +64,9 @@ pub(super) async fn discover(
             }
             Err(failure) => {
                 was_away = true;
+                let is_away = failure.class == FailureClass::NoAnswer;
                 found.send_modify(|found| found.failure = Some(failure));
-                LOOK_AGAIN
+                if is_away { LOOK_AGAIN } else { LOOK_OFTEN }
             }
         };
         tokio::select! {

@@ -4,7 +4,7 @@
 //! said, so that all nodes write one Event: the first makes it, the others find it there. It is counted up when it is found
 //! again later (`series.count`), by one of them. docs/operations.md tells operators.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,7 +121,7 @@ pub(super) async fn write(client: Client, node: Arc<str>, mut reports: watch::Re
         let mut latest = reports.borrow_and_update().clone();
         // A pod's waits for nobody: no other node writes it.
         latest.sort_by_key(|report| !report.is_about_a_pod());
-        let due = writer.write_due(&latest).await;
+        let due = writer.write_due(&latest, &reports).await;
         let ended = tokio::select! {
             changed = reports.changed() => changed.is_err(),
             () = sleep_until(due) => false,
@@ -142,9 +142,10 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes those whose time has come. When the next one's comes.
-    async fn write_due(&mut self, reports: &[Report]) -> Instant {
-        self.next.retain(|name, _| reports.iter().any(|report| report.name == *name));
+    /// Writes those whose time has come, as long as there is nothing newer. When the next one's comes.
+    async fn write_due(&mut self, reports: &[Report], newer: &watch::Receiver<Vec<Report>>) -> Instant {
+        let names: HashSet<&str> = reports.iter().map(|report| report.name.as_str()).collect();
+        self.next.retain(|name, _| names.contains(name.as_str()));
         let mut has_waited = false;
         for report in reports {
             let next = self.next.get(&report.name).copied();
@@ -155,6 +156,10 @@ impl Writer {
                 sleep(jittered(SPREAD)).await;
             }
             self.take_token().await;
+            if newer.has_changed().unwrap_or(true) {
+                self.tokens += 1;
+                return Instant::now();
+            }
             let was_written = next.is_some_and(|(_, was_written)| was_written);
             let fresh = if was_written { FRESH_REPEATED } else { FRESH };
             let (pause, is_written) = match timeout(PATIENCE, self.put(report, fresh)).await {
@@ -260,13 +265,14 @@ mod tests {
         };
         let reports: Vec<Report> = (0..50).map(|number| report(&format!("{number}"), "u")).collect();
         let started = Instant::now();
-        let due = writer.write_due(&reports).await;
+        let (_newer, none) = watch::channel(Vec::new());
+        let due = writer.write_due(&reports, &none).await;
         let took = started.elapsed().as_secs();
         assert!((28..=32).contains(&took), "{took} s for 30 more than may be written at once");
         assert!(due - Instant::now() > REPEAT / 3, "told again too soon");
         // Not told again when nothing has changed.
         let started = Instant::now();
-        writer.write_due(&reports).await;
+        writer.write_due(&reports, &none).await;
         assert_eq!(started.elapsed(), Duration::ZERO);
     }
 }

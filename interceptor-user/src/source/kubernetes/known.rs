@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::credentials::{self, Credential};
 use super::follow::Update;
+use super::held::{Held, is_guard};
 use super::mesh::MeshSettings;
 use super::object::Object;
 use super::watches::Watch;
-use crate::resource::{Diagnostic, Level, Namespace, Pod, Refused, Resource, ResourceKey, World, parse_json};
+use crate::resource::{Diagnostic, Level, Namespace, Pod, Resource, ResourceKey, World};
 
 /// What enrolment needs to know at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,24 +60,6 @@ struct Watched {
     /// A list that has not ended.
     listing: Option<Objects>,
     is_listed: bool,
-}
-
-/// One object, read.
-#[derive(Debug)]
-struct Held {
-    uid: Arc<str>,
-    origin: Arc<str>,
-    /// As it is written; `None` when it can't be used so.
-    good: Option<Resource>,
-    /// What acts instead: its last good form, or a guard.
-    instead: Option<Resource>,
-    findings: Vec<Diagnostic>,
-}
-
-impl Held {
-    fn acting(&self) -> Option<&Resource> {
-        self.good.as_ref().or(self.instead.as_ref())
-    }
 }
 
 #[derive(Debug, Default)]
@@ -263,6 +246,9 @@ impl Known {
             | Watch::Istio(_)
             | Watch::PodsOfNamespace(_) => Held::read(object, before.as_ref()),
         };
+        // The texts of its own key are there already.
+        let key = held.acting().map(|resource| resource.meta().key.clone());
+        let name = key.map_or(name, |key| (key.namespace, key.name));
         (name, held)
     }
 
@@ -321,38 +307,6 @@ impl Known {
     }
 }
 
-impl Held {
-    fn outside(object: &Object) -> Self {
-        Self {
-            uid: object.uid().into(),
-            origin: object.origin().into(),
-            good: None,
-            instead: None,
-            findings: Vec::new(),
-        }
-    }
-
-    fn read(object: &Object, before: Option<&Arc<Self>>) -> Arc<Self> {
-        let read = |origin: &Arc<str>| {
-            let mut parsed = parse_json(origin, &object.json);
-            let guard = parsed.refused.pop().and_then(|Refused { instead, .. }| instead);
-            (parsed.resources.pop(), guard, parsed.diagnostics)
-        };
-        // As if it were the version that is known: what differs then is what is written.
-        if let Some(before) = before.filter(|before| *before.uid == *object.uid() && before.good.is_some()) {
-            let (good, _, findings) = read(&before.origin);
-            if good == before.good && findings == before.findings {
-                return Arc::clone(before);
-            }
-        }
-        let origin = object.origin().into();
-        let (good, guard, findings) = read(&origin);
-        let last_good = before.and_then(|before| before.acting()).filter(|resource| !is_guard(resource));
-        let instead = if good.is_none() { last_good.cloned().or(guard) } else { None };
-        Arc::new(Self { uid: object.uid().into(), origin, good, instead, findings })
-    }
-}
-
 fn pod(held: &Held) -> Option<&Arc<Pod>> {
     if let Some(Resource::Pod(pod)) = &held.good { Some(pod) } else { None }
 }
@@ -370,11 +324,6 @@ fn namespace_change(before: Option<&Held>, now: Option<&Held>) -> Option<NodeCha
         Some(_) => NodeChange::Namespace(Arc::clone(namespace)),
         None => NodeChange::NamespaceGone(Arc::clone(namespace.meta.name())),
     })
-}
-
-/// What stands for a rule that can't be used and asks for TLS.
-fn is_guard(resource: &Resource) -> bool {
-    matches!(resource, Resource::DestinationRule(rule) if rule.refused)
 }
 
 fn is_of_world(watch: &Watch) -> bool {

@@ -9,12 +9,14 @@ mod discovery;
 mod events;
 mod failure;
 mod follow;
+mod held;
 mod known;
 mod mesh;
 mod object;
 mod patience;
 mod reporter;
 mod run;
+mod running;
 mod status;
 mod watches;
 

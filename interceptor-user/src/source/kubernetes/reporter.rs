@@ -53,7 +53,8 @@ impl Findings {
     }
 
     pub(super) fn latest(&mut self) -> Vec<Diagnostic> {
-        let resources = self.resources.borrow_and_update().to_vec();
-        resources.into_iter().chain(self.pods.borrow_and_update().iter().cloned()).collect()
+        // Pods go first: no other node tells of them.
+        let pods = self.pods.borrow_and_update().to_vec();
+        pods.into_iter().chain(self.resources.borrow_and_update().iter().cloned()).collect()
     }
 }

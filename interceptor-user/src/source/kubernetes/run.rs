@@ -8,16 +8,17 @@ use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::ApiResource;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::credentials::CredentialFiles;
 use super::discovery::{self, Found};
 use super::events::{self, Report};
-use super::failure::{Failure, FailureClass};
+use super::failure::FailureClass;
 use super::follow::{self, Update, Updates};
 use super::known::{About, Changes, Known, NodeChange};
 use super::reporter::Findings;
+use super::running::Running;
 use super::status::{Status, Trouble, WatchState, WatchStatus};
 use super::watches::Watch;
 use super::{Clients, KubernetesSettings};
@@ -27,23 +28,12 @@ use crate::resource::{Diagnostic, Kind, World};
 const GATHER: Duration = Duration::from_millis(40);
 /// Updates that wait to be taken up; a watch that has more waits itself.
 const UPDATES_MAX: usize = 64;
-/// A list that the server keeps failing is not waited for longer, at the start.
-const FAILING_LIST_PATIENCE: Duration = Duration::from_secs(30);
-/// Nor are Secrets and Pods that the first World asks for.
+/// Secrets and Pods that the first World asks for are not waited for longer.
 const WANTED_PATIENCE: Duration = Duration::from_secs(5);
+/// More Events than this at a time help nobody.
+const REPORTS_MAX: usize = 500;
 /// A kind must be missing for this long before what is known of it goes: a server that starts may not know it yet.
 const MISSING_PATIENCE: Duration = Duration::from_secs(10);
-
-/// A watch as it is run.
-struct Running {
-    /// `None` while there is no such kind.
-    task: Option<AbortHandle>,
-    version: &'static str,
-    state: WatchState,
-    /// Since when it has failed, and how it failed last.
-    failing: Option<(Instant, FailureClass)>,
-    missing_since: Option<Instant>,
-}
 
 pub(super) struct Run<W, N> {
     settings: KubernetesSettings,
@@ -176,11 +166,9 @@ where
         let server_is_back = self.server_is_back.subscribe();
         let updates = self.updates.0.clone();
         let following = follow::follow(self.clients.common.clone(), server_is_back, request, updates);
-        let task = Some(self.tasks.spawn(following));
+        let task = self.tasks.spawn(following);
         self.known.add(watch.clone());
-        let state = WatchState::Listing;
-        let running = Running { task, version, state, failing: None, missing_since: None };
-        self.running.insert(watch, running);
+        self.running.insert(watch, Running::new(task, version));
     }
 
     fn stop(&mut self, watch: &Watch) {
@@ -336,7 +324,7 @@ where
             };
             Some(Report::new(finding, object))
         });
-        reports.collect()
+        reports.take(REPORTS_MAX).collect()
     }
 
     fn tell_status(&self) {
@@ -362,51 +350,12 @@ where
             if let (Some(trouble), None) = (&status.api_server, &before.api_server) {
                 tracing::warn!(
                     why = &*trouble.why,
-                    "the API server does not answer: what is known goes on holding"
+                    "asking the API server fails: what is known goes on holding"
                 );
             } else if before.api_server.is_some() && status.api_server.is_none() {
                 tracing::info!("the API server answers");
             }
             self.status.store(Arc::new(status));
-        }
-    }
-}
-
-impl Running {
-    fn missing() -> Self {
-        Self { task: None, version: "", state: WatchState::Missing, failing: None, missing_since: None }
-    }
-
-    fn fail(&mut self, watch: &Watch, failure: &Failure) {
-        if failure.class == FailureClass::NotServed {
-            self.task = None;
-            self.state = WatchState::Missing;
-            tracing::info!(%watch, why = failure.why, "is not served");
-            return;
-        }
-        let since = self.failing.map_or_else(Instant::now, |(since, _)| since);
-        self.failing = Some((since, failure.class));
-        let before = if let WatchState::Failing(trouble) = &self.state { Some(trouble) } else { None };
-        if before.is_none_or(|before| *before.why != failure.why) && failure.class != FailureClass::Expired {
-            tracing::warn!(%watch, why = failure.why, "can't be followed: what is known of it goes on holding");
-        }
-        self.state = WatchState::Failing(Trouble::new(&failure.why, before));
-    }
-
-    fn succeed(&mut self, watch: &Watch, is_listed: bool) {
-        if self.failing.take().is_some() {
-            tracing::info!(%watch, "is followed again");
-        }
-        self.missing_since = None;
-        self.state = if is_listed { WatchState::Following } else { WatchState::Listing };
-    }
-
-    /// Not waited for at the start: it may not be read, there is no such kind, or the server keeps failing it.
-    fn is_given_up(&self, now: Instant) -> bool {
-        match (&self.state, self.failing) {
-            (WatchState::Missing, _) | (_, Some((_, FailureClass::Forbidden))) => true,
-            (_, Some((_, FailureClass::NoAnswer))) | (_, None) => false,
-            (_, Some((since, _))) => now - since >= FAILING_LIST_PATIENCE,
         }
     }
 }
