@@ -85,6 +85,11 @@ impl ApiServer {
         &self.kubeconfig
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A directory that goes with the server.
     pub fn dir(&self) -> &Dir {
         &self.dir

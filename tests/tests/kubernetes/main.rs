@@ -10,3 +10,4 @@ mod mistakes;
 mod node;
 mod resources;
 mod support;
+mod tls;

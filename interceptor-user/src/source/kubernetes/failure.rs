@@ -15,7 +15,9 @@ pub(super) struct Failure {
 pub(super) enum FailureClass {
     /// No answer: the server is away, or the way to it.
     NoAnswer,
-    /// 401, 403: it answers, and this is not allowed.
+    /// 401: it does not know who asks. Nothing can be said of what there is.
+    Unauthorized,
+    /// 403: it answers, and this is not allowed.
     Forbidden,
     /// 404: there is no such kind now.
     NotServed,
@@ -54,7 +56,8 @@ impl Failure {
 
     pub(super) fn of_status(status: &kube::core::Status) -> Self {
         let class = match status.code {
-            401 | 403 => FailureClass::Forbidden,
+            401 => FailureClass::Unauthorized,
+            403 => FailureClass::Forbidden,
             404 => FailureClass::NotServed,
             410 => FailureClass::Expired,
             code => FailureClass::Status(code),
@@ -94,6 +97,7 @@ mod tests {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         for (error, class, why) in [
             (status(403, "pods is forbidden"), FailureClass::Forbidden, "403 pods is forbidden"),
+            (status(401, "Unauthorized"), FailureClass::Unauthorized, "401 Unauthorized"),
             (status(404, "404 page not found"), FailureClass::NotServed, "404 404 page not found"),
             (status(410, "too old"), FailureClass::Expired, "410 too old"),
             (status(500, ""), FailureClass::Status(500), "500"),

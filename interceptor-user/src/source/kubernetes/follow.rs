@@ -131,7 +131,10 @@ impl Follower {
             self.back_off().await;
             match class {
                 // A watch goes on where it was.
-                FailureClass::NoAnswer | FailureClass::Forbidden | FailureClass::Status(_) => {}
+                FailureClass::NoAnswer
+                | FailureClass::Unauthorized
+                | FailureClass::Forbidden
+                | FailureClass::Status(_) => {}
                 // An event may be lost, or what is asked for does not exist any more.
                 FailureClass::Garbage | FailureClass::Expired => return true,
                 FailureClass::NotServed => return false,

@@ -9,6 +9,8 @@ use super::failure::{Failure, FailureClass};
 use super::status::{Trouble, WatchState};
 use super::watches::Watch;
 
+/// What is forbidden may have been allowed a moment ago, when all was installed together.
+const FORBIDDEN_PATIENCE: Duration = Duration::from_secs(5);
 /// A list that the server keeps failing is not waited for longer, at the start.
 const FAILING_LIST_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,10 +60,17 @@ impl Running {
 
     /// Not waited for at the start: it may not be read, there is no such kind, or the server keeps failing it.
     pub(super) fn is_given_up(&self, now: Instant) -> bool {
-        match (&self.state, self.failing) {
-            (WatchState::Missing, _) | (_, Some((_, FailureClass::Forbidden))) => true,
-            (_, Some((_, FailureClass::NoAnswer))) | (_, None) => false,
-            (_, Some((since, _))) => now - since >= FAILING_LIST_PATIENCE,
+        if self.state == WatchState::Missing {
+            return true;
+        }
+        let Some((since, class)) = self.failing else { return false };
+        match class {
+            FailureClass::NotServed => true,
+            FailureClass::NoAnswer | FailureClass::Unauthorized => false,
+            FailureClass::Forbidden => now - since >= FORBIDDEN_PATIENCE,
+            FailureClass::Expired | FailureClass::Garbage | FailureClass::Status(_) => {
+                now - since >= FAILING_LIST_PATIENCE
+            }
         }
     }
 }
@@ -80,7 +89,9 @@ mod tests {
         };
         for (class, seconds, is_given_up) in [
             (FailureClass::NoAnswer, 3600, false),
-            (FailureClass::Forbidden, 0, true),
+            (FailureClass::Unauthorized, 3600, false),
+            (FailureClass::Forbidden, 4, false),
+            (FailureClass::Forbidden, 5, true),
             (FailureClass::NotServed, 0, true),
             (FailureClass::Status(500), 29, false),
             (FailureClass::Status(500), 30, true),
