@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Client, CompileSettings, UnixEndpoints};
+use crate::compile::{Client, CompileSettings, NodePaths};
 use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::Selectors;
 use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
@@ -50,7 +50,8 @@ pub struct AgentSettings {
     pub selectors: Selectors,
     /// Overrides the mesh configuration's `outboundTrafficPolicy.mode`.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
-    pub unix_endpoints: UnixEndpoints,
+    pub unix_endpoints: NodePaths,
+    pub tls_files: NodePaths,
     pub access_log: Option<AccessLogTarget>,
     pub access_log_format: Option<AccessLogEncoding>,
     /// Where the agent is asked.
@@ -81,6 +82,7 @@ impl AgentSettings {
             outbound_traffic_policy: self.outbound_traffic_policy,
             learned_names: false,
             unix_endpoints: self.unix_endpoints.clone(),
+            tls_files: self.tls_files.clone(),
         }
     }
 }

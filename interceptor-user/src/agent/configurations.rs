@@ -142,7 +142,11 @@ impl Compile {
     /// What is wrong, once snapshots are on their way: nothing waits for it.
     fn report(&mut self) {
         let mut findings: BTreeSet<Diagnostic> = self.known.iter().cloned().collect();
-        let flags = Flags { unix_endpoints: Some(&self.settings.unix_endpoints), ..Flags::default() };
+        let flags = Flags {
+            unix_endpoints: Some(&self.settings.unix_endpoints),
+            tls_files: Some(&self.settings.tls_files),
+            ..Flags::default()
+        };
         findings.extend(analysis::find(&self.world, Audience::Mesh(flags)));
         self.told.tell(findings.into_iter().collect(), &self.texts);
     }

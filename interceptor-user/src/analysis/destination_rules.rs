@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Audience;
 use super::findings::{Findings, about, at};
 use super::mesh::{Mesh, Service, Source};
+use super::{Audience, Flags};
+use crate::compile::NodePaths;
 use crate::compile::destination_rules::MergedRule;
-use crate::compile::tls;
+use crate::compile::tls::{self, Files};
 use crate::resource::client_tls::{ClientTls, TlsMode};
 use crate::resource::destination_rule::{Blocks, DestinationRule, Subset, TrafficPolicy};
 use crate::resource::service_entry::Resolution;
@@ -16,14 +17,18 @@ use crate::resource::{Diagnostic, Labels, World, code, host};
 use crate::snapshot::TlsOrigination;
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
-    let credentials_dir = match mesh.audience {
-        Audience::Mesh(flags) => flags.credentials_dir,
-        Audience::Client(client) => client.credentials_dir.as_deref(),
+    let files = match mesh.audience {
+        Audience::Mesh(Flags { credentials_dir, tls_files, .. }) => {
+            Files { credentials_dir, allowed: tls_files.unwrap_or(&NodePaths::Any) }
+        }
+        Audience::Client(client) => {
+            Files { credentials_dir: client.credentials_dir.as_deref(), allowed: &NodePaths::Any }
+        }
     };
     for rule in mesh.world.destination_rules() {
         each_block(rule, &mut |blocks, port, field| {
             if let Some(tls) = &blocks.tls {
-                check_tls((rule, credentials_dir), tls, port, &format!("{field}.tls"), findings);
+                check_tls((rule, files), tls, port, &format!("{field}.tls"), findings);
             }
         });
         if mesh.matching(&rule.host).next().is_none() {
@@ -71,16 +76,20 @@ fn each_block(rule: &DestinationRule, visit: &mut dyn FnMut(&Blocks, Option<u16>
 }
 
 fn check_tls(
-    (rule, credentials_dir): (&DestinationRule, Option<&Path>),
+    (rule, files): (&DestinationRule, Files<'_>),
     tls: &ClientTls,
     port: Option<u16>,
     field: &str,
     findings: &mut Findings,
 ) {
-    if let Some(problem) = tls::problem(tls, credentials_dir) {
+    if let Some(problem) = tls::problem(tls, files) {
         let finding = at(&code::EGR0104, &rule.meta, tls.position, field, problem);
         findings.push(match tls.mode {
             TlsMode::IstioMutual => finding.mend("use SIMPLE, or MUTUAL with certificates as files"),
+            TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual if files.refused(tls).is_some() => finding.mend(
+                "start the agent with --allow-tls-files and the files' directory, if pods may use all keys in it on \
+                 behalf of all who write resources; or use credentialName",
+            ),
             TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual => finding,
         });
     }

@@ -28,7 +28,7 @@ use std::path::Path;
 use findings::Findings;
 use mesh::Mesh;
 
-use crate::compile::{Client, UnixEndpoints};
+use crate::compile::{Client, NodePaths};
 use crate::resource::{Diagnostic, World};
 
 pub use destination_rules::unusable_credentials;
@@ -49,7 +49,9 @@ pub struct Flags<'a> {
     /// Where `credentialName` is looked for.
     pub credentials_dir: Option<&'a Path>,
     /// `None`: they may be `exec`, which allows all, or an agent that allows none.
-    pub unix_endpoints: Option<&'a UnixEndpoints>,
+    pub unix_endpoints: Option<&'a NodePaths>,
+    /// The same of certificates and keys.
+    pub tls_files: Option<&'a NodePaths>,
 }
 
 /// Every finding, by place.

@@ -3,7 +3,7 @@
 use super::findings::{Findings, about, at};
 use super::mesh::Mesh;
 use super::{Audience, Flags};
-use crate::compile::UnixEndpoints;
+use crate::compile::{NodePaths, unix_endpoints};
 use crate::resource::service_entry::{Protocol, Resolution};
 use crate::resource::{Diagnostic, Level, ServiceEntry, code};
 
@@ -20,11 +20,11 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
 }
 
 /// Those that the agent was not allowed; all of them while nobody says what is allowed.
-fn unix_sockets(mesh: &Mesh<'_>, allowed: Option<&UnixEndpoints>) -> Vec<Diagnostic> {
+fn unix_sockets(mesh: &Mesh<'_>, allowed: Option<&NodePaths>) -> Vec<Diagnostic> {
     if let Some(allowed) = allowed {
-        return allowed.findings(mesh.world, |_| true);
+        return unix_endpoints::findings(allowed, mesh.world, |_| true);
     }
-    let of_agent = UnixEndpoints::default().findings(mesh.world, |_| true);
+    let of_agent = unix_endpoints::findings(&NodePaths::default(), mesh.world, |_| true);
     let effect = "exec connects to it, an agent leaves it out unless --allow-unix-endpoints allows it";
     of_agent.into_iter().map(|finding| Diagnostic { level: Level::Info, ..finding }.effect(effect)).collect()
 }

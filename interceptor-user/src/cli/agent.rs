@@ -9,7 +9,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::exec::{formats, policies};
 use crate::admin;
-use crate::compile::UnixEndpoints;
+use crate::compile::NodePaths;
 use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::{NamespaceLabel, Selectors};
 use crate::settings::AgentSettings;
@@ -59,9 +59,17 @@ pub(super) struct Arguments {
     ///
     /// The agent connects as root: whoever writes resources gets what the servers there give root. Symbolic links are
     /// not followed.
-    #[arg(long, value_name = "DIR,…", value_delimiter = ',', value_parser = UnixEndpoints::parse_directory,
+    #[arg(long, value_name = "DIR,…", value_delimiter = ',', value_parser = NodePaths::parse_directory,
         help_heading = CONFIGURATION)]
     allow_unix_endpoints: Vec<PathBuf>,
+
+    /// Directories whose files DestinationRules may name as clientCertificate, privateKey, caCertificates and caCrl
+    /// [default: none]
+    ///
+    /// They are the node's, read as root: whoever writes resources can have pods authenticate with every key that is there.
+    #[arg(long, value_name = "DIR,…", value_delimiter = ',', value_parser = NodePaths::parse_directory,
+        help_heading = CONFIGURATION)]
+    allow_tls_files: Vec<PathBuf>,
 
     /// Labels of namespaces whose pods are enrolled, one of which is enough
     #[arg(long, value_name = "NAME[=VALUE],…", value_delimiter = ',', help_heading = PODS,
@@ -179,7 +187,8 @@ impl Arguments {
                 sandboxed_runtimes: self.sandboxed_runtimes,
             },
             outbound_traffic_policy: self.outbound_traffic_policy,
-            unix_endpoints: UnixEndpoints::Below(self.allow_unix_endpoints),
+            unix_endpoints: NodePaths::Below(self.allow_unix_endpoints),
+            tls_files: NodePaths::Below(self.allow_tls_files),
             access_log: self.access_log.as_deref().map(AccessLogTarget::new),
             access_log_format: self.access_log_format,
             agent_socket: self.agent_socket,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::analysis::{self, Audience, Flags};
-use crate::compile::UnixEndpoints;
+use crate::compile::NodePaths;
 use crate::proxy::upstream::look_at_files;
 use crate::report::{self, Finding, Format, Suppression};
 use crate::resource::{Diagnostic, Level, Places};
@@ -56,7 +56,7 @@ pub(super) struct Arguments {
     credentials_dir: Option<PathBuf>,
 
     /// The directories of unix sockets that the agent is given: endpoints elsewhere are errors
-    #[arg(long, value_name = "DIR,…", value_delimiter = ',', value_parser = UnixEndpoints::parse_directory)]
+    #[arg(long, value_name = "DIR,…", value_delimiter = ',', value_parser = NodePaths::parse_directory)]
     allow_unix_endpoints: Option<Vec<PathBuf>>,
 
     /// The namespace of resources that name none
@@ -116,10 +116,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (world, mut diagnostics, texts) = source.into_parts();
     let mut places = PlacesOfFiles { texts: &texts, known: HashMap::new() };
     let credentials_dir = arguments.credentials_dir.as_deref();
-    let unix_endpoints = arguments.allow_unix_endpoints.clone().map(UnixEndpoints::Below);
+    let unix_endpoints = arguments.allow_unix_endpoints.clone().map(NodePaths::Below);
     let mut found = analysis::find(
         &world,
-        Audience::Mesh(Flags { credentials_dir, unix_endpoints: unix_endpoints.as_ref() }),
+        Audience::Mesh(Flags {
+            credentials_dir,
+            unix_endpoints: unix_endpoints.as_ref(),
+            ..Flags::default()
+        }),
     );
     if let Some(directory) = credentials_dir {
         found.extend(analysis::unusable_credentials(&world, directory, |tls| look_at_files(tls).err()));

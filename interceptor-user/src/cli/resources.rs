@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use super::agent_socket::{PodFlags, PodOfAgent};
 use super::client::ClientFlags;
 use super::exec::policies;
-use crate::compile::{Client, CompileSettings, UnixEndpoints, compile};
+use crate::compile::{Client, CompileSettings, NodePaths, compile};
 use crate::exec::findings::Findings;
 use crate::explain::{Place, Subject, redirect_places};
 use crate::resource::{Annotations, ClientPolicy, Labels, Level, Meta, POLICY, Resource, World};
@@ -118,7 +118,8 @@ impl FileFlags {
             client,
             outbound_traffic_policy: self.outbound_traffic_policy,
             learned_names: self.capture_dns,
-            unix_endpoints: UnixEndpoints::Any,
+            unix_endpoints: NodePaths::Any,
+            tls_files: NodePaths::Any,
         };
         let (snapshot, found) = compile(&world, &settings);
         diagnostics.extend(found);

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::UnixEndpoints;
+use super::NodePaths;
 use super::registry::Service;
+use super::unix_endpoints;
 use crate::resource::service_entry::{Resolution, ServicePort, WorkloadEntry};
 use crate::resource::{Labels, UnixPath};
 use crate::snapshot::{Discovery, DnsTarget, Endpoint, Placement};
@@ -15,7 +16,7 @@ use crate::snapshot::{Discovery, DnsTarget, Endpoint, Placement};
 pub(super) fn of(
     (service, port): (&Service, &ServicePort),
     labels: Option<&Labels>,
-    unix_endpoints: &UnixEndpoints,
+    allowed: &NodePaths,
     place: impl FnOnce(&[&WorkloadEntry]) -> Vec<Option<Placement>>,
 ) -> Option<(Discovery, Vec<Placement>)> {
     let entry = &service.entry;
@@ -28,7 +29,7 @@ pub(super) fn of(
         .endpoints
         .iter()
         .filter(selected)
-        .filter(|endpoint| unix_endpoints.allow(&endpoint.address))
+        .filter(|endpoint| unix_endpoints::allows(allowed, &endpoint.address))
         .collect();
     let is_empty = endpoints.is_empty();
     let placements = place(&endpoints);

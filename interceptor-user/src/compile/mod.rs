@@ -17,13 +17,14 @@ mod l4_routes;
 mod listeners;
 mod load_balancing;
 mod locality;
+mod node_paths;
 mod policy;
 mod registry;
 mod retries;
 mod routes;
 pub(crate) mod scope;
 pub(crate) mod tls;
-mod unix_endpoints;
+pub(crate) mod unix_endpoints;
 mod virtual_services;
 mod workloads;
 
@@ -41,7 +42,7 @@ use routes::Translations;
 use scope::Scope;
 use virtual_services::VirtualServices;
 
-pub use unix_endpoints::UnixEndpoints;
+pub use node_paths::NodePaths;
 
 use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World, mesh_config};
 use crate::snapshot::{
@@ -102,7 +103,10 @@ pub struct CompileSettings {
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     /// Names are learned from the client's DNS answers, and tell TCP services apart.
     pub learned_names: bool,
-    pub unix_endpoints: UnixEndpoints,
+    /// Unix sockets that may be endpoints.
+    pub unix_endpoints: NodePaths,
+    /// Files that DestinationRules may name as certificates, keys and CAs.
+    pub tls_files: NodePaths,
 }
 
 /// Compiles what `settings.client` gets.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::CompileSettings;
 use super::kubernetes;
 use super::scope::{Import, Scope};
+use super::unix_endpoints;
 use super::virtual_services::VirtualServices;
 use super::workloads::Workloads;
 use crate::resource::service_entry::{AddressRange, Resolution, ServicePort};
@@ -119,7 +120,8 @@ impl Registry {
         virtual_services: &VirtualServices,
     ) -> Self {
         let entries = entries(world, scope);
-        let refused = settings.unix_endpoints.findings(world, |entry| scope.is_exported(entry));
+        let refused =
+            unix_endpoints::findings(&settings.unix_endpoints, world, |entry| scope.is_exported(entry));
         let mut registry = Self { refused, ..Self::default() };
         for entry in &entries {
             registry.import(entry, world, scope);

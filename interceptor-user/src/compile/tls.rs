@@ -3,12 +3,36 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::NodePaths;
 use super::clusters::Common;
 use super::destination_rules::MergedRule;
 use crate::resource::ServiceEntry;
 use crate::resource::client_tls::{ClientTls, TlsMode};
 use crate::resource::destination_rule::Blocks;
 use crate::snapshot::{CaSource, ClientIdentity, Credential, TlsOrigination, TlsOriginationMode};
+
+/// Where the files that TLS is made of may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Files<'a> {
+    /// Where `credentialName` finds its own.
+    pub(crate) credentials_dir: Option<&'a Path>,
+    /// Those that a rule may name itself.
+    pub(crate) allowed: &'a NodePaths,
+}
+
+impl Files<'_> {
+    /// The first file that a rule names and must not.
+    pub(crate) fn refused(self, tls: &ClientTls) -> Option<String> {
+        let of_client = (tls.mode == TlsMode::Mutual)
+            .then_some([("clientCertificate", &tls.client_certificate), ("privateKey", &tls.private_key)]);
+        let of_server = [("caCertificates", &tls.ca_certificates), ("caCrl", &tls.ca_crl)];
+        let named = of_client.into_iter().flatten().chain(of_server);
+        let mut named = named.filter_map(|(field, path)| Some((field, path.as_ref()?)));
+        let (field, path) = named.find(|(_, path)| !self.allowed.allow(path))?;
+        let (path, allowed) = (path.display(), self.allowed);
+        Some(format!("{field} {path} is a file of the node, and --allow-tls-files allows {allowed}"))
+    }
+}
 
 /// What a cluster with this policy does.
 pub(super) fn origination(
@@ -40,12 +64,13 @@ pub(super) fn origination(
     // Istio has the Host verified by the rule's names alone, before the entry's take their place.
     let verify_host = named.is_empty() && tls.sni.is_none() && !subject_alt_names.is_empty();
     let credentials_dir = settings.client.credentials_dir.as_deref();
+    let files = Files { credentials_dir, allowed: &settings.tls_files };
     let (credential, problem) = match (&tls.credential_name, credentials_dir) {
         (Some(name), Some(directory)) => match credential(name, directory, tls.mode) {
             Ok(credential) => (Some(credential), None),
             Err(problem) => (None, Some(problem)),
         },
-        _ => (None, problem(tls, credentials_dir)),
+        _ => (None, problem(tls, files)),
     };
     let impossible =
         problem.map(|problem| -> Arc<str> { format!("{}: {problem}", rule.rules[0].meta.key).into() });
@@ -81,13 +106,13 @@ pub(crate) fn of_credential(tls: &ClientTls, directory: &Path) -> Option<TlsOrig
 }
 
 /// Why TLS can't be made as asked, before any file is looked at.
-pub(crate) fn problem(tls: &ClientTls, credentials_dir: Option<&Path>) -> Option<String> {
+pub(crate) fn problem(tls: &ClientTls, files: Files<'_>) -> Option<String> {
     match (tls.mode, &tls.credential_name) {
         (TlsMode::Disable, _) => None,
         (TlsMode::IstioMutual, _) => {
             Some("mode ISTIO_MUTUAL needs a mesh identity, which there is none of here".into())
         }
-        (TlsMode::Simple | TlsMode::Mutual, Some(name)) => match credentials_dir {
+        (TlsMode::Simple | TlsMode::Mutual, Some(name)) => match files.credentials_dir {
             Some(directory) => credential(name, directory, tls.mode).err(),
             None => Some(format!(
                 "credentialName {name} names a Kubernetes secret, which can't be read here; give \
@@ -102,7 +127,7 @@ pub(crate) fn problem(tls: &ClientTls, credentials_dir: Option<&Path>) -> Option
         (TlsMode::Mutual, None) if tls.private_key.is_none() => {
             Some("private key required for mutual tls".into())
         }
-        (TlsMode::Mutual | TlsMode::Simple, None) => None,
+        (TlsMode::Mutual | TlsMode::Simple, None) => files.refused(tls),
     }
 }
 

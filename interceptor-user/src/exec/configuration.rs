@@ -8,7 +8,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::findings::Findings;
 use crate::analysis::{self, Audience};
-use crate::compile::{CompileSettings, Compiler, UnixEndpoints};
+use crate::compile::{CompileSettings, Compiler, NodePaths};
 use crate::resource::{Diagnostic, World};
 use crate::settings::ExecSettings;
 use crate::snapshot::Snapshot;
@@ -32,7 +32,8 @@ impl Configuration {
             client: settings.client.clone(),
             outbound_traffic_policy: settings.outbound_traffic_policy,
             learned_names: settings.capture_dns,
-            unix_endpoints: UnixEndpoints::Any,
+            unix_endpoints: NodePaths::Any,
+            tls_files: NodePaths::Any,
         });
         let mut told = Findings::default();
         let (snapshot, findings) = compiler.compile(&world);

@@ -10,6 +10,7 @@ use super::{
     Context, TcpRoute, considered, filters, intercepted, merged, outcome, places, settings, strict, tls,
     words,
 };
+use crate::compile::unix_endpoints;
 use crate::proxy::upstream::UpstreamError;
 use crate::resource::Resource;
 use crate::snapshot::{Cluster, ClusterName, Discovery, EndpointAddress, Forward, Route, WeightedCluster};
@@ -288,7 +289,7 @@ fn endpoints_step(
         cluster.source.as_ref().and_then(|source| context.world.resources.get(&source.service))
     {
         step.notes.push(format!("{} has resolution {}", entry.meta.key, entry.resolution));
-        let refused = context.settings.unix_endpoints.refused(entry, context.world);
+        let refused = unix_endpoints::refused(&context.settings.unix_endpoints, entry, context.world);
         step.passed_over.extend(refused.into_iter().map(|refused| PassedOver {
             place: places::place(refused.meta, Some(refused.field), refused.endpoint.position),
             why: format!("{}: --allow-unix-endpoints does not allow it", refused.endpoint.address),

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use interceptor_user::compile::Client;
+use interceptor_user::analysis::{Audience, Flags, find};
+use interceptor_user::compile::{Client, CompileSettings, NodePaths, compile};
 use interceptor_user::snapshot::{CaSource, Cluster, ClusterName, Discovery, LoadBalancer, UpstreamProtocol};
 
 use crate::support::{Config, allow_any, in_namespace};
@@ -335,6 +336,48 @@ fn credentials_are_looked_for_in_their_directory() {
         let (tls, found) = tls(given);
         let impossible = tls.impossible.expect("a reason");
         assert!(impossible.contains(expected) && found.contains(expected), "{impossible} {found}");
+    }
+}
+
+#[test]
+fn files_of_the_node_are_used_where_they_were_allowed() {
+    let below = |directory: &str| NodePaths::Below(vec![directory.into()]);
+    let pair = "mode: MUTUAL, clientCertificate: /etc/kubelet/a.pem, privateKey: /etc/kubelet/a.key";
+    for (tls, allowed, expected) in [
+        (pair, NodePaths::Any, None),
+        (pair, below("/etc/kubelet"), None),
+        (pair, NodePaths::default(), Some("clientCertificate /etc/kubelet/a.pem")),
+        (pair, below("/etc/mesh"), Some("--allow-tls-files allows /etc/mesh")),
+        (
+            "mode: MUTUAL, clientCertificate: /etc/mesh/a.pem, privateKey: /etc/mesh/../kubelet/a.key",
+            below("/etc/mesh"),
+            Some("privateKey /etc/mesh/../kubelet/a.key"),
+        ),
+        (
+            "mode: SIMPLE, caCertificates: /etc/ca.pem",
+            NodePaths::default(),
+            Some("caCertificates /etc/ca.pem"),
+        ),
+        ("mode: SIMPLE, caCrl: /etc/crl.pem", NodePaths::default(), Some("caCrl /etc/crl.pem")),
+        ("mode: SIMPLE, caCertificates: ca.pem", below("/"), Some("caCertificates ca.pem")),
+        // It is not shown, so that it is not read either.
+        ("mode: SIMPLE, clientCertificate: /etc/a.pem", NodePaths::default(), None),
+        ("mode: SIMPLE", NodePaths::default(), None),
+    ] {
+        let yaml = ENTRY.replace("SERVICE", "default")
+            + &rule("default", "dr", &format!("  host: a.example.com\n  trafficPolicy: {{tls: {{{tls}}}}}"));
+        let world = crate::support::world(&yaml).0;
+        let settings = CompileSettings { tls_files: allowed.clone(), ..CompileSettings::default() };
+        let (snapshot, _) = compile(&world, &settings);
+        let cluster = &snapshot.clusters[&ClusterName::outbound(80, "", "a.example.com")];
+        let impossible = cluster.tls.as_ref().expect("TLS").impossible.as_deref();
+        assert_eq!(impossible.is_some(), expected.is_some(), "{tls} {impossible:?}");
+        assert!(impossible.unwrap_or_default().contains(expected.unwrap_or_default()), "{impossible:?}");
+
+        let flags = Flags { tls_files: Some(&allowed), ..Flags::default() };
+        let told = crate::support::shown(&find(&world, Audience::Mesh(flags)));
+        assert_eq!(told.contains("EGR0104"), expected.is_some(), "{told}");
+        assert!(told.contains(expected.unwrap_or_default()), "{told}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use interceptor_user::analysis::{Audience, find};
-use interceptor_user::compile::{Client, CompileSettings, UnixEndpoints, compile};
+use interceptor_user::compile::{Client, CompileSettings, NodePaths, compile};
 use interceptor_user::resource::{Diagnostic, Level, World, mesh_config, parse};
 use interceptor_user::snapshot::{
     Fallthrough, OutboundTrafficPolicy, RequestFacts, Route, RouteAction, Snapshot, TcpRoute, WeightedCluster,
@@ -32,7 +32,11 @@ pub(crate) fn allow_any(yaml: &str) -> Config {
 
 /// What a user writes for himself may name what he may open.
 fn as_exec() -> CompileSettings {
-    CompileSettings { unix_endpoints: UnixEndpoints::Any, ..CompileSettings::default() }
+    CompileSettings {
+        unix_endpoints: NodePaths::Any,
+        tls_files: NodePaths::Any,
+        ..CompileSettings::default()
+    }
 }
 
 /// For this client.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use interceptor_user::compile::{Client, CompileSettings, Compiler, UnixEndpoints, compile};
+use interceptor_user::compile::{Client, CompileSettings, Compiler, NodePaths, compile};
 use interceptor_user::resource::Diagnostic;
 use interceptor_user::snapshot::{ClusterName, Discovery, Snapshot};
 
@@ -55,12 +55,12 @@ metadata: {name: remote, namespace: shop}
 spec: {address: 10.0.0.2, labels: {app: vm}}
 ";
 
-fn settings(unix_endpoints: UnixEndpoints) -> CompileSettings {
+fn settings(unix_endpoints: NodePaths) -> CompileSettings {
     CompileSettings { client: Client::in_namespace("shop"), unix_endpoints, ..CompileSettings::default() }
 }
 
-fn below(directory: &str) -> UnixEndpoints {
-    UnixEndpoints::Below(vec![PathBuf::from(directory)])
+fn below(directory: &str) -> NodePaths {
+    NodePaths::Below(vec![PathBuf::from(directory)])
 }
 
 fn endpoints(snapshot: &Snapshot, subset: &str, host: &str) -> Vec<String> {
@@ -80,10 +80,10 @@ fn paths_are_used_where_they_were_allowed() {
     let (own, address) = ("unix://@docker", "10.0.0.1:80");
     let world = world(ENTRY).0;
     for (allowed, all, of_subset) in [
-        (UnixEndpoints::Any, &[docker, around, sidecar, own, address][..], &[docker][..]),
+        (NodePaths::Any, &[docker, around, sidecar, own, address][..], &[docker][..]),
         (below("/run/sidecars"), &[sidecar, own, address], &[]),
         (below("/run"), &[docker, sidecar, own, address], &[docker]),
-        (UnixEndpoints::default(), &[own, address], &[]),
+        (NodePaths::default(), &[own, address], &[]),
     ] {
         let (snapshot, findings) = compile(&world, &settings(allowed));
         assert_eq!(endpoints(&snapshot, "", "a.example.com"), all);
@@ -107,7 +107,7 @@ fn what_is_left_out_is_told_where_it_stands() {
     assert!(told.contains("the endpoint is left out") && told.contains("start the agent with"), "{told}");
     assert!(!snapshot.clusters.is_empty());
 
-    let (snapshot, findings) = compile(&world(SELECTED).0, &settings(UnixEndpoints::default()));
+    let (snapshot, findings) = compile(&world(SELECTED).0, &settings(NodePaths::default()));
     let told = shown(&findings);
     assert_eq!(refused(&findings).len(), 1, "{told}");
     assert!(
@@ -128,7 +128,7 @@ fn who_does_not_see_an_entry_is_not_told_of_its_endpoints() {
 
 #[test]
 fn a_compile_that_reuses_the_one_before_tells_the_same() {
-    let mut compiler = Compiler::new(settings(UnixEndpoints::default()));
+    let mut compiler = Compiler::new(settings(NodePaths::default()));
     let (first, of_first) = compiler.compile(&world(ENTRY).0);
     let more = format!(
         "{ENTRY}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs, namespace: shop}}\n\

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use interceptor_user::compile::{Client, CompileSettings, UnixEndpoints, compile};
+use interceptor_user::compile::{Client, CompileSettings, NodePaths, compile};
 use interceptor_user::explain::{Explanation, Question, Spoken, explain};
 use interceptor_user::resource::{World, parse};
 use interceptor_user::snapshot::{CaSource, OutboundTrafficPolicy, Snapshot};
@@ -50,7 +50,11 @@ impl Case {
         }
         Self {
             world,
-            settings: CompileSettings { unix_endpoints: UnixEndpoints::Any, ..CompileSettings::default() },
+            settings: CompileSettings {
+                unix_endpoints: NodePaths::Any,
+                tls_files: NodePaths::Any,
+                ..CompileSettings::default()
+            },
             redirect: RedirectPolicy::default(),
             spoken: None,
             address: None,

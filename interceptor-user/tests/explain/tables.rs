@@ -1,7 +1,7 @@
 //! What a step says of one configuration: rows of YAML, target and the lines that must be there.
 
 use http::Method;
-use interceptor_user::compile::UnixEndpoints;
+use interceptor_user::compile::NodePaths;
 use interceptor_user::explain::Spoken;
 
 use crate::support::{Case, logged};
@@ -207,7 +207,7 @@ fn endpoints_and_tls_that_cannot_be_are_told() {
         ],
     );
     let mut refused = unix;
-    refused.settings.unix_endpoints = UnixEndpoints::Below(vec!["/run/others".into()]);
+    refused.settings.unix_endpoints = NodePaths::Below(vec!["/run/others".into()]);
     tells(
         &refused,
         "http://s.org/",

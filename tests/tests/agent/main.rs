@@ -3,6 +3,7 @@
 mod enrolment;
 mod many;
 mod restart;
+mod tls_files;
 mod unix_endpoints;
 
 /// A ServiceEntry, which makes port 80 one that speaks HTTP.
