@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 const CALICO: &str = include_str!("../../interceptor-user/src/cni/samples/10-calico.conflist");
 const PREV_RESULT: &str =
     r#"{ "cniVersion": "1.0.0", "ips": [{"address": "10.244.0.7/24", "interface": 2}] }"#;
+const NETNS: &str = "/proc/self/ns/net";
 /// Far longer than any call here takes that is not meant to wait.
 const LONG: &str = "30s";
 
@@ -58,22 +60,28 @@ impl Node {
     }
 
     fn call_for(&self, command: &str, arguments: &str, input: &str) -> anyhow::Result<Output> {
-        let mut child = Command::new(self.dir.join("interceptor-cni"))
+        run(&mut self.command(command, arguments), input)
+    }
+
+    fn command(&self, command: &str, arguments: &str) -> Command {
+        let mut plugin = Command::new(self.dir.join("interceptor-cni"));
+        plugin
             .env_clear()
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", "c0ffee")
-            .env("CNI_NETNS", "/var/run/netns/cni-1")
+            .env("CNI_NETNS", NETNS)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", self.dir.path())
-            .env("CNI_ARGS", arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run the plugin")?;
-        child.stdin.take().context("no input")?.write_all(input.as_bytes())?;
-        child.wait_with_output().context("cannot wait for the plugin")
+            .env("CNI_ARGS", arguments);
+        plugin
     }
+}
+
+fn run(plugin: &mut Command, input: &str) -> anyhow::Result<Output> {
+    let plugin = plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = plugin.spawn().context("cannot run the plugin")?;
+    child.stdin.take().context("no input")?.write_all(input.as_bytes())?;
+    child.wait_with_output().context("cannot wait for the plugin")
 }
 
 /// Speaks what the agent's socket speaks: answers each request with the next of `answers`, the last one for ever.
@@ -103,7 +111,7 @@ impl Agent {
     }
 }
 
-/// Status 0 breaks the connection off instead.
+/// Status 0 breaks the connection off instead. Returns what was asked, with the network namespace's number for its path.
 fn answer(mut stream: UnixStream, status: u16, body: &str) -> anyhow::Result<Value> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut head = String::new();
@@ -114,11 +122,15 @@ fn answer(mut stream: UnixStream, status: u16, body: &str) -> anyhow::Result<Val
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no length")?;
     let mut question = vec![0; length.parse()?];
     reader.read_exact(&mut question)?;
+    let mut question: Value = serde_json::from_slice(&question)?;
+    // While the plugin waits: the path may be of an open file of its own.
+    let netns = question["netns"].as_str().context("no network namespace")?;
+    question["netns"] = json!(fs::metadata(netns).with_context(|| netns.to_owned())?.ino());
     if status > 0 {
         let length = body.len();
         write!(stream, "HTTP/1.1 {status} Some\r\ncontent-length: {length}\r\n\r\n{body}")?;
     }
-    Ok(serde_json::from_slice(&question)?)
+    Ok(question)
 }
 
 fn error_of(output: &Output) -> anyhow::Result<Value> {
@@ -138,7 +150,7 @@ fn add_asks_the_agent_and_passes_the_result_on() -> anyhow::Result<()> {
     for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         expect_success(&node.call("ADD", &node.network(version, json!({})))?, PREV_RESULT);
         let expected = json!({"command": "ADD", "namespace": "shop", "name": "web-1", "uid": "0f0c",
-            "containerId": "c0ffee", "netns": "/var/run/netns/cni-1"});
+            "containerId": "c0ffee", "netns": fs::metadata(NETNS)?.ino()});
         assert_eq!(agent.question()?, expected);
     }
     let log = node.log();
@@ -271,6 +283,17 @@ fn bad_calls_are_explained() -> anyhow::Result<()> {
             "{command} {input}: {error}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn a_network_namespace_that_is_gone_is_named() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    let mut command = node.command("ADD", "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-1");
+    let error =
+        error_of(&run(command.env("CNI_NETNS", "/run/netns/gone"), &node.network("1.0.0", json!({})))?)?;
+    assert_eq!(error["code"], 4);
+    assert!(error["msg"].as_str().is_some_and(|msg| msg.contains("/run/netns/gone")), "{error}");
     Ok(())
 }
 

@@ -36,8 +36,14 @@ pub(super) enum Trouble {
 }
 
 /// Asks until there is an answer, at most for `patience`.
-pub(super) fn ask(socket: &Path, call: &Call, pod: &PodName, patience: Duration) -> Result<(), Trouble> {
-    let question = question(call, pod)?;
+pub(super) fn ask(
+    socket: &Path,
+    call: &Call,
+    pod: &PodName,
+    netns: &str,
+    patience: Duration,
+) -> Result<(), Trouble> {
+    let question = question(call, pod, netns)?;
     let deadline = Instant::now() + patience;
     run(async {
         loop {
@@ -54,14 +60,19 @@ pub(super) fn ask(socket: &Path, call: &Call, pod: &PodName, patience: Duration)
 }
 
 /// Asks once, and waits for the answer at most for `patience`.
-pub(super) fn ask_once(socket: &Path, call: &Call, pod: &PodName, patience: Duration) -> Result<(), Trouble> {
-    let question = question(call, pod)?;
+pub(super) fn ask_once(
+    socket: &Path,
+    call: &Call,
+    pod: &PodName,
+    netns: &str,
+    patience: Duration,
+) -> Result<(), Trouble> {
+    let question = question(call, pod, netns)?;
     run(in_time(socket, &question, Instant::now() + patience))
 }
 
-fn question(call: &Call, pod: &PodName) -> Result<Vec<u8>, Trouble> {
-    let question =
-        Question { command: call.command.name(), pod, container_id: &call.container_id, netns: &call.netns };
+fn question(call: &Call, pod: &PodName, netns: &str) -> Result<Vec<u8>, Trouble> {
+    let question = Question { command: call.command.name(), pod, container_id: &call.container_id, netns };
     serde_json::to_vec(&question).map_err(|error| Trouble::Away(error.to_string()))
 }
 

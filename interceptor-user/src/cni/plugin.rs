@@ -3,7 +3,9 @@
 //! ADD ends when the pod is enrolled, or fails, and the sandbox with it. DEL never fails: a pod that can't be deleted
 //! is worse than one that the agent forgets a moment later by itself.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -114,7 +116,8 @@ fn enrolled(call: &Call, network: &Network) -> Result<&'static str, Failure> {
     };
     let socket = &network.keys.agent_socket;
     let named = format!("{}/{}", pod.namespace, pod.name);
-    match agent::ask(socket, call, pod, network.deadline) {
+    let netns = Netns::open(&call.netns)?;
+    match agent::ask(socket, call, pod, &netns.path, network.deadline) {
         Ok(()) => Ok("the agent agrees"),
         Err(Trouble::Refused(why)) => Err(Failure::new(
             failure::REFUSED,
@@ -148,9 +151,27 @@ fn forgotten(call: &Call, network: &Network) -> &'static str {
         Err(why) => return why,
     };
     let patience = network.deadline.min(PATIENCE_FOR_DEL);
-    match agent::ask_once(&network.keys.agent_socket, call, pod, patience) {
+    match agent::ask_once(&network.keys.agent_socket, call, pod, &call.netns, patience) {
         Ok(()) => "the agent knows",
         Err(Trouble::Refused(_) | Trouble::Away(_)) => "the agent will see for itself",
+    }
+}
+
+/// The pod's network namespace, held open. The agent's container does not see what is mounted on the node after it was
+/// started, as the runtime does with the namespace; but it sees our open files.
+struct Netns {
+    path: String,
+    _file: File,
+}
+
+impl Netns {
+    fn open(path: &str) -> Result<Self, Failure> {
+        let file = File::open(path).map_err(|error| {
+            let msg = format!("CNI_NETNS is {path:?}, which can't be opened: {error}");
+            Failure::new(failure::INVALID_ENVIRONMENT, msg)
+        })?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        Ok(Self { path, _file: file })
     }
 }
 
