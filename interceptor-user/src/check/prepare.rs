@@ -1,11 +1,14 @@
 //! Gives a node what an agent needs and a node may lack: a bpf file system, mounted where everybody looks for it.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::Context;
 use rustix::fs::statfs;
 use rustix::mount::{MountFlags, mount};
+use rustix::process::getppid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::cgroups::is_bpf_fs;
@@ -20,18 +23,17 @@ pub enum Prepared {
     Mounted,
 }
 
-/// Mounts a bpf file system in the mount namespace of the node's first process, where every container that is started
-/// later sees it. The process must have no other threads, and is in that namespace afterwards.
+/// Mounts a bpf file system in the node's mount namespace, where every container that is started later sees it. The
+/// process must have no other threads, and is in that namespace afterwards.
 ///
 /// # Errors
 /// When the namespace can't be entered, which needs SYS_ADMIN, SYS_CHROOT, SYS_PTRACE and the node's pid namespace; or
 /// nothing can be mounted there.
 pub fn prepare(proc: &Path) -> anyhow::Result<Prepared> {
-    let namespace = proc.join("1/ns/mnt");
-    let namespace = File::open(&namespace).with_context(|| {
-        format!("can't open {}: CAP_SYS_PTRACE is needed, and hostPID in a container", namespace.display())
-    })?;
-    move_into_link_name_space(rustix::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Mount)).context(
+    let namespace = node_namespace(proc, "mnt").context(
+        "can't find the node's mount namespace: CAP_SYS_PTRACE is needed, and hostPID in a container",
+    )?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount)).context(
         "can't enter the node's mount namespace: CAP_SYS_ADMIN and CAP_SYS_CHROOT are needed for that",
     )?;
     let found = statfs(DIRECTORY).with_context(|| {
@@ -44,4 +46,14 @@ pub fn prepare(proc: &Path) -> anyhow::Result<Prepared> {
     mount("bpf", DIRECTORY, "bpf", flags, Some(c"mode=0700"))
         .with_context(|| format!("can't mount a bpf file system on {DIRECTORY} of the node"))?;
     Ok(Prepared::Mounted)
+}
+
+/// A namespace of the node's first process; or where that one may not be looked at, of the one that started us: for a
+/// container's first process that is the runtime's, which runs on the node.
+fn node_namespace(proc: &Path, kind: &str) -> io::Result<File> {
+    let open = |pid: &str| File::open(proc.join(pid).join("ns").join(kind));
+    open("1").or_else(|error| match getppid() {
+        Some(parent) => open(&parent.to_string()),
+        None => Err(error),
+    })
 }
