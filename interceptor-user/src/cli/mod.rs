@@ -18,6 +18,7 @@ mod output;
 mod prepare;
 mod probe;
 mod resources;
+mod rollout;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -77,6 +78,8 @@ enum Command {
     Probe(probe::Arguments),
     #[command(hide = true)]
     Hold,
+    #[command(hide = true)]
+    Rollout(rollout::Arguments),
     Completion(completion::Arguments),
     Man(man::Arguments),
     #[command(name = enter::SUBCOMMAND, hide = true)]
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Prepare(arguments) => prepare::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Hold => hold::run(),
+        Command::Rollout(arguments) => rollout::run(&arguments),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
         Command::Man(arguments) => man::run(&arguments, Cli::command()),
         Command::Enter(arguments) => enter::run(&arguments),

@@ -11,7 +11,7 @@ pub(super) fn answer(objects: &Objects, path: &str) -> Option<Value> {
         ["version"] => Some(json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"})),
         ["api"] => Some(json!({"kind": "APIVersions", "versions": ["v1"]})),
         ["apis"] => {
-            let names = ["discovery.k8s.io", "events.k8s.io", ISTIO];
+            let names = ["apps", "discovery.k8s.io", "events.k8s.io", ISTIO];
             let groups: Vec<Value> = names.iter().filter_map(|name| group(objects, name)).collect();
             Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }

@@ -6,12 +6,13 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 /// Group and plural name of every kind that there is.
-pub(super) const BUILT_IN: [(&str, &str, &str, &str, bool); 7] = [
+pub(super) const BUILT_IN: [(&str, &str, &str, &str, bool); 8] = [
     ("", "v1", "pods", "Pod", true),
     ("", "v1", "services", "Service", true),
     ("", "v1", "namespaces", "Namespace", false),
     ("", "v1", "configmaps", "ConfigMap", true),
     ("", "v1", "secrets", "Secret", true),
+    ("apps", "v1", "daemonsets", "DaemonSet", true),
     ("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
     ("events.k8s.io", "v1", "events", "Event", true),
 ];

@@ -9,5 +9,6 @@ mod mesh;
 mod mistakes;
 mod node;
 mod resources;
+mod rollout;
 mod support;
 mod tls;

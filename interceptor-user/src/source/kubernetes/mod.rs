@@ -15,6 +15,7 @@ mod mesh;
 mod object;
 mod patience;
 mod reporter;
+mod rollout;
 mod run;
 mod running;
 mod status;
@@ -34,6 +35,7 @@ use crate::resource::{Diagnostic, World};
 use credentials::CredentialFiles;
 pub use known::NodeChange;
 pub use reporter::Reporter;
+pub use rollout::{RolloutError, await_daemonset};
 pub use status::{Status, Trouble, WatchState, WatchStatus};
 
 /// Which API server, and what of it.
