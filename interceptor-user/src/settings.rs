@@ -10,6 +10,7 @@ use crate::compile::{Client, CompileSettings, NodePaths};
 use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::Selectors;
 use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
+use crate::source::kubernetes::KubernetesSettings;
 use crate::telemetry::AccessLogTarget;
 use crate::workload::RedirectPolicy;
 
@@ -42,9 +43,9 @@ pub struct ExecSettings {
 /// Everything `interceptor agent` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentSettings {
-    /// Files and directories of resources, pods and namespaces among them, in place of an API server.
-    pub config: Vec<PathBuf>,
-    pub mesh_config: Option<PathBuf>,
+    pub source: AgentSource,
+    /// Where credentialName finds secrets, as `NAMESPACE/NAME`.
+    pub credentials_dir: Option<PathBuf>,
     /// Pods of other nodes are not ours; `None`: all are of this one.
     pub node_name: Option<Arc<str>>,
     pub selectors: Selectors,
@@ -85,6 +86,13 @@ impl AgentSettings {
             tls_files: self.tls_files.clone(),
         }
     }
+}
+
+/// Where an agent's resources, pods and namespaces come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentSource {
+    Files { config: Vec<PathBuf>, mesh_config: Option<PathBuf> },
+    Kubernetes(KubernetesSettings),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal};
 
-use crate::{BpfFs, Dir, Http, Pod, World, cgroup_root, eventually, unique, wait_for};
+use crate::{ApiServer, BpfFs, Dir, Http, Pod, World, cgroup_root, eventually, unique, wait_for};
+
+/// The name of every node here.
+const NODE: &str = "worker-1";
 
 /// How the kubelet names cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct Node {
     root: PathBuf,
     driver: Driver,
     world: &'static World,
+    /// Where pods and resources are, if not in files.
+    api: Option<&'static ApiServer>,
     bpf: BpfFs,
     /// Its resources, and what the agent writes.
     pub dir: Dir,
@@ -37,7 +42,16 @@ impl Node {
         Self::with_driver(Driver::Cgroupfs)
     }
 
+    /// Its agents follow an API server, which is told of its pods.
+    pub fn following(api: &'static ApiServer) -> anyhow::Result<Self> {
+        Self::make(Driver::Cgroupfs, Some(api))
+    }
+
     pub fn with_driver(driver: Driver) -> anyhow::Result<Self> {
+        Self::make(driver, None)
+    }
+
+    fn make(driver: Driver, api: Option<&'static ApiServer>) -> anyhow::Result<Self> {
         crate::cgroup::require_root()?;
         let root = cgroup_root()?.join(unique());
         let dir = Dir::new()?;
@@ -51,7 +65,7 @@ impl Node {
         let world = World::shared()?;
         // The node looks names up where its pods do.
         world.outside.etc("resolv.conf", &format!("nameserver {}\n", world.dns.address))?;
-        let node = Self { root, driver, world, bpf, dir, agents: AtomicU32::new(0) };
+        let node = Self { root, driver, world, api, bpf, dir, agents: AtomicU32::new(0) };
         node.apply(
             "namespaces",
             "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio-injection: enabled}}\n\
@@ -62,6 +76,9 @@ impl Node {
 
     /// Writes a file of resources, as an editor does: a new file takes the old one's name.
     pub fn apply(&self, name: &str, yaml: &str) -> anyhow::Result<()> {
+        if let Some(api) = self.api {
+            return api.apply(yaml);
+        }
         let new = self.dir.write("new", yaml)?;
         fs::rename(&new, self.dir.join("resources").join(format!("{name}.yaml")))
             .context("cannot replace a file")
@@ -125,7 +142,7 @@ impl Node {
     fn describe(&self, namespace: &str, name: &str, uid: &str, metadata: &str) -> anyhow::Result<()> {
         let yaml = format!(
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  uid: {uid}\n{metadata}\
-             spec: {{containers: [{{name: app}}]}}\n"
+             spec: {{nodeName: {NODE}, containers: [{{name: app}}]}}\n"
         );
         self.apply(&format!("pod-{namespace}-{name}"), &yaml)
     }
@@ -141,13 +158,18 @@ impl Node {
         let mut command = self.world.outside.command("sh");
         command.env("SSL_CERT_FILE", self.world.ca.root());
         command.args(["-c", "echo 0 >\"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"]).arg(&cgroup);
-        command.arg(crate::binary()?).args(["-v", "agent", "-c"]).arg(self.dir.join("resources"));
+        command.arg(crate::binary()?).args(["-v", "agent"]);
+        match self.api {
+            None => command.arg("-c").arg(self.dir.join("resources")),
+            Some(api) => command.arg("--kubeconfig").arg(api.kubeconfig()).args(["--node-name", NODE]),
+        };
+        command.arg("--credentials-dir").arg(self.dir.join("credentials"));
         command.arg("--pins").arg(self.pins()).arg("--cgroup-root").arg(&self.root);
         command.arg("--access-log").arg(self.access_log());
         command.arg("--agent-socket").arg(self.socket()).args(["--admin-address", "off"]);
         command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(create(&log)?);
         let child = command.spawn().context("cannot run sh")?;
-        Ok(Agent { child, log, _node: self })
+        Ok(Agent { child, log, node: self })
     }
 
     /// The agent's.
@@ -320,7 +342,7 @@ impl Drop for Process {
 pub struct Agent<'node> {
     child: Child,
     log: PathBuf,
-    _node: &'node Node,
+    node: &'node Node,
 }
 
 impl Agent<'_> {
@@ -333,7 +355,18 @@ impl Agent<'_> {
         wait_for(&format!("the agent to say {what:?}"), Duration::from_secs(20), || {
             self.said().contains(what).then_some(())
         })
-        .with_context(|| self.said())
+        .with_context(|| format!("{}\n{}", self.said(), self.shown()))
+    }
+
+    /// What its socket shows, for people.
+    fn shown(&self) -> String {
+        let show = |path: &str| {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "--max-time", "5", "--unix-socket"]).arg(self.node.socket());
+            let shown = curl.arg(format!("http://agent{path}")).output();
+            shown.map(|shown| String::from_utf8_lossy(&[shown.stdout, shown.stderr].concat()).into_owned())
+        };
+        ["/readyz?verbose", "/pods"].map(|path| show(path).unwrap_or_default()).join("\n")
     }
 
     pub fn pid(&self) -> u32 {

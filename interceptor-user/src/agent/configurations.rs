@@ -14,6 +14,15 @@ use crate::exec::findings::Findings;
 use crate::resource::{Diagnostic, World};
 use crate::snapshot::Snapshot;
 use crate::source::Texts;
+use crate::source::kubernetes::Reporter;
+
+/// What the thread tells.
+#[derive(Debug)]
+pub(super) enum Told {
+    Compiled(Box<Compiled>),
+    /// All that is wrong now.
+    Findings(Arc<[Diagnostic]>),
+}
 
 /// What a client gets from now on.
 #[derive(Debug)]
@@ -27,6 +36,7 @@ enum Request {
     /// Those of the pods that there are; others are forgotten.
     Clients(HashMap<Client, ()>),
     Tell(Vec<Diagnostic>, Box<Texts>),
+    ReportTo(Option<Reporter>),
 }
 
 /// A handle to the thread, which ends with the last of them.
@@ -37,7 +47,7 @@ pub(super) struct Configurations {
 
 impl Configurations {
     /// `settings` are those of every client.
-    pub(super) fn start(settings: CompileSettings, compiled: UnboundedSender<Compiled>) -> io::Result<Self> {
+    pub(super) fn start(settings: CompileSettings, compiled: UnboundedSender<Told>) -> io::Result<Self> {
         let (requests, received) = mpsc::channel();
         let compile = Compile {
             settings,
@@ -47,6 +57,7 @@ impl Configurations {
             known: Vec::new(),
             texts: Box::default(),
             told: Findings::default(),
+            reporter: None,
         };
         thread::Builder::new().name("compile".into()).spawn(move || compile.run(&received))?;
         Ok(Self { requests })
@@ -65,6 +76,11 @@ impl Configurations {
         self.send(Request::Tell(diagnostics, Box::new(texts)));
     }
 
+    /// Who writes Events about what is wrong.
+    pub(super) fn report_to(&self, reporter: Option<Reporter>) {
+        self.send(Request::ReportTo(reporter));
+    }
+
     fn send(&self, request: Request) {
         // The thread ends by a panic only, which the process's end follows.
         drop(self.requests.send(request));
@@ -75,10 +91,11 @@ struct Compile {
     settings: CompileSettings,
     world: Arc<World>,
     compilers: HashMap<Client, Compiler>,
-    compiled: UnboundedSender<Compiled>,
+    compiled: UnboundedSender<Told>,
     known: Vec<Diagnostic>,
     texts: Box<Texts>,
     told: Findings,
+    reporter: Option<Reporter>,
 }
 
 impl Compile {
@@ -102,6 +119,7 @@ impl Compile {
                         self.known = diagnostics;
                         self.texts = texts;
                     }
+                    Request::ReportTo(reporter) => self.reporter = reporter,
                 }
             }
             if changed {
@@ -136,7 +154,7 @@ impl Compile {
 
     fn publish(&self, client: Client, snapshot: Snapshot) {
         // An error is the control loop gone.
-        drop(self.compiled.send(Compiled { client, snapshot }));
+        drop(self.compiled.send(Told::Compiled(Box::new(Compiled { client, snapshot }))));
     }
 
     /// What is wrong, once snapshots are on their way: nothing waits for it.
@@ -148,6 +166,12 @@ impl Compile {
             ..Flags::default()
         };
         findings.extend(analysis::find(&self.world, Audience::Mesh(flags)));
-        self.told.tell(findings.into_iter().collect(), &self.texts);
+        let findings: Vec<Diagnostic> = findings.into_iter().collect();
+        if let Some(reporter) = &self.reporter {
+            reporter.resources(&findings);
+        }
+        // An error is the control loop gone.
+        drop(self.compiled.send(Told::Findings(findings.clone().into())));
+        self.told.tell(findings, &self.texts);
     }
 }

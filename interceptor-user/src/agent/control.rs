@@ -10,23 +10,25 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, watch};
 
 use super::cgroups::CgroupWatch;
-use super::configurations::{Compiled, Configurations};
+use super::configurations::{self, Compiled, Configurations};
 use super::pod::{Carried, Pod, PodDirectory, follow_addresses};
 use super::requests::Waiting;
 use super::shown::Shown;
+use super::source::{self, Source};
 use super::takeover::Retired;
 use crate::admin::AdminRequest;
 use crate::compile::{Client, ClientLabels, CompileSettings};
 use crate::datapath::{self, CgroupId, Datapath, Listeners};
 use crate::dns::Resolver;
-use crate::enroll::{HostNetns, PodNetns, Selection, Wanted, within};
+use crate::enroll::{HostNetns, Mistake, PodNetns, Selection, Wanted, within};
 use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy};
-use crate::resource::{Diagnostic, Namespace, Pod as ApiPod, World};
+use crate::resource::{Diagnostic, Level, Namespace, Pod as ApiPod, Position, World};
 use crate::settings::AgentSettings;
+use crate::source::kubernetes::NodeChange;
 
 /// A connection is a (source port, address) pair: eight addresses hold some 200,000 open ones of a pod.
 const ADDRESSES_V4: u16 = 8;
@@ -41,6 +43,7 @@ pub(super) struct Control {
     pub(super) proxy: Proxy,
     resolver: Resolver,
     configurations: Configurations,
+    pub(super) source: Source,
     cgroups: CgroupWatch,
     pub(super) host: HostNetns,
     pub(super) world: Arc<World>,
@@ -53,8 +56,15 @@ pub(super) struct Control {
     namespaces: HashMap<Arc<str>, Arc<Namespace>>,
     /// What is wrong with programs that should be attached.
     pub(super) hooks: Option<String>,
-    /// Every pod and namespace that was there at the start has been told.
-    listed: bool,
+    /// Every pod, and every namespace, that was there at the start has been told.
+    pods_listed: bool,
+    namespaces_listed: bool,
+    waiting_for_namespaces: Vec<Arc<ApiPod>>,
+    has_world: bool,
+    /// A pod waits for what its client gets.
+    lacks_configurations: bool,
+    /// Mistakes of pods that Events tell of.
+    reported: Vec<Diagnostic>,
     /// Pods that are not decided yet are held.
     gated: bool,
     pub(super) waiting: Vec<Waiting>,
@@ -66,8 +76,8 @@ pub(super) struct Control {
 
 /// What the loop waits for.
 pub(super) struct Inputs {
-    pub(super) worlds: watch::Receiver<Arc<World>>,
-    pub(super) snapshots: UnboundedReceiver<Compiled>,
+    pub(super) told: source::Told,
+    pub(super) snapshots: UnboundedReceiver<configurations::Told>,
     pub(super) cgroups: Arc<Notify>,
     pub(super) requests: Receiver<AdminRequest>,
 }
@@ -79,6 +89,7 @@ pub(super) struct Parts {
     pub(super) proxy: Proxy,
     pub(super) resolver: Resolver,
     pub(super) configurations: Configurations,
+    pub(super) source: Source,
     pub(super) cgroups: CgroupWatch,
     pub(super) host: HostNetns,
     pub(super) shown: Shown,
@@ -86,13 +97,15 @@ pub(super) struct Parts {
 
 impl Control {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { settings, datapath, proxy, resolver, configurations, cgroups, host, shown } = parts;
+        let Parts { settings, datapath, proxy, resolver, configurations, source, cgroups, host, shown } =
+            parts;
         Self {
             settings,
             datapath,
             proxy,
             resolver,
             configurations,
+            source,
             cgroups,
             host,
             world: Arc::default(),
@@ -102,7 +115,12 @@ impl Control {
             pods: BTreeMap::new(),
             namespaces: HashMap::new(),
             hooks: None,
-            listed: false,
+            pods_listed: false,
+            namespaces_listed: false,
+            waiting_for_namespaces: Vec::new(),
+            has_world: false,
+            lacks_configurations: false,
+            reported: Vec::new(),
             gated: false,
             waiting: Vec::new(),
             retired: None,
@@ -117,19 +135,25 @@ impl Control {
         let mut interrupted = signal(SignalKind::interrupt()).context("can't handle signals")?;
         let mut again = tokio::time::interval(LOOK_AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let world = Arc::clone(&inputs.worlds.borrow_and_update());
-        self.take_world(world);
+        // What is there at the start counts as a change.
+        inputs.told.worlds.mark_changed();
         while self.retired.is_none() {
             let retry = self.pods.values().filter_map(|pod| pod.retry.at()).min();
             let retry = retry.unwrap_or_else(|| Instant::now() + LOOK_AGAIN);
             tokio::select! {
                 _ = terminated.recv() => return self.end(),
                 _ = interrupted.recv() => return self.end(),
-                Ok(()) = inputs.worlds.changed() => {
-                    let world = Arc::clone(&inputs.worlds.borrow_and_update());
-                    self.take_world(world);
+                Ok(()) = inputs.told.worlds.changed() => {
+                    let world = inputs.told.worlds.borrow_and_update().clone();
+                    if let Some(world) = world {
+                        self.take_world(world);
+                    }
                 }
-                Some(compiled) = inputs.snapshots.recv() => self.take_snapshot(compiled),
+                Some(change) = inputs.told.nodes.recv() => self.take_change(change),
+                Some(told) = inputs.snapshots.recv() => match told {
+                    configurations::Told::Compiled(compiled) => self.take_snapshot(*compiled),
+                    configurations::Told::Findings(findings) => self.diagnostics = findings,
+                },
                 () = inputs.cgroups.notified() => self.look_at_cgroups(),
                 Some(uid) = self.addresses.1.recv() => self.refresh_addresses(&uid),
                 Some(request) = inputs.requests.recv() => self.take_request(request),
@@ -142,6 +166,7 @@ impl Control {
             if self.retired.is_none() {
                 self.reconcile();
                 self.answer_waiting();
+                self.report_mistakes();
             }
             self.show();
         }
@@ -222,17 +247,64 @@ impl Control {
 
     /// Whether everything that was there at the start is known, and dealt with.
     fn is_synced(&self) -> bool {
-        self.listed && self.pods.values().all(|pod| pod.cgroup.is_none() || pod.is_dealt_with())
+        self.has_world
+            && self.pods_listed
+            && self.namespaces_listed
+            && self.pods.values().all(|pod| pod.cgroup.is_none() || pod.is_dealt_with())
     }
 
     fn take_world(&mut self, world: Arc<World>) {
         self.labels = ClientLabels::of(&world);
         self.world = world;
         self.configurations.world(Arc::clone(&self.world));
-        self.take_node_of(&Arc::clone(&self.world));
+        if !self.source.tells_nodes() {
+            self.take_node_of(&Arc::clone(&self.world));
+            (self.pods_listed, self.namespaces_listed) = (true, true);
+        }
+        self.has_world = true;
         self.ask_for_configurations();
         self.look_at_cgroups();
-        self.listed = true;
+        self.pods.values_mut().for_each(|pod| pod.retry.now());
+    }
+
+    /// A pod or a namespace, as the API server tells it.
+    fn take_change(&mut self, change: NodeChange) {
+        match change {
+            NodeChange::Pod(pod) => {
+                self.select(&pod);
+                self.look_at_cgroups();
+            }
+            NodeChange::PodGone(pod) => {
+                if let Some(uid) = &pod.uid {
+                    self.pod_gone(uid);
+                }
+            }
+            NodeChange::Namespace(namespace) => {
+                self.namespaces.insert(Arc::clone(namespace.meta.name()), Arc::clone(&namespace));
+                self.select_all_of(namespace.meta.name());
+            }
+            NodeChange::NamespaceGone(name) => {
+                self.namespaces.remove(&name);
+                self.select_all_of(&name);
+            }
+            NodeChange::PodsListed => self.pods_listed = true,
+            NodeChange::NamespacesListed => {
+                self.namespaces_listed = true;
+                // Pods that came before their namespaces could not be decided about.
+                self.waiting_for_namespaces
+                    .drain(..)
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .for_each(|pod| self.select(pod));
+            }
+        }
+    }
+
+    fn select_all_of(&mut self, namespace: &str) {
+        let pods: Vec<Arc<ApiPod>> = self.pods.values().filter_map(|pod| pod.api.clone()).collect();
+        for pod in pods.iter().filter(|pod| **pod.meta.namespace() == *namespace) {
+            self.select(pod);
+        }
     }
 
     /// Takes pods and namespaces from the world, where nobody tells them one by one.
@@ -251,6 +323,10 @@ impl Control {
 
     /// Decides about a pod, for the first time or anew.
     fn select(&mut self, api: &Arc<ApiPod>) {
+        if !self.namespaces_listed && self.source.tells_nodes() {
+            self.waiting_for_namespaces.push(Arc::clone(api));
+            return;
+        }
         let node = &self.settings.node_name;
         if node.is_some() && api.node_name.is_some() && *node != api.node_name {
             return;
@@ -259,7 +335,11 @@ impl Control {
         let known = self.pods.get_mut(uid);
         let namespace = self.namespaces.get(api.meta.namespace()).map(|namespace| &**namespace);
         let before = known.as_ref().and_then(|known| known.wanted());
-        let selection = self.settings.selectors.select(api, namespace, before);
+        let mut selection = self.settings.selectors.select(api, namespace, before);
+        if let (Selection::Enroll(wanted), Some(directory)) = (&mut selection, &self.settings.credentials_dir)
+        {
+            wanted.client.credentials_dir = Some(directory.join(&**api.meta.namespace()));
+        }
         tell_mistakes(known.as_deref(), &selection, &api.meta.key.to_string());
         match known {
             Some(known) if known.selection == selection => known.api = Some(Arc::clone(api)),
@@ -278,7 +358,30 @@ impl Control {
         }
     }
 
+    /// Has Events written about annotations that can't be used.
+    fn report_mistakes(&mut self) {
+        let Some(reporter) = self.source.reporter() else { return };
+        let of_pod = |pod: &Pod| {
+            let meta = pod.api.as_ref().map(|api| api.meta.clone())?;
+            let mistakes = pod.wanted()?.mistakes.iter();
+            let finding = |mistake: &Mistake| {
+                let message = format!("{mistake}; it changes nothing");
+                meta.finding(Level::Error, Position::default(), "metadata.annotations", message)
+            };
+            Some(mistakes.map(finding).collect::<Vec<_>>())
+        };
+        let mistakes: Vec<Diagnostic> = self.pods.values().filter_map(of_pod).flatten().collect();
+        if self.reported != mistakes {
+            reporter.pods(&mistakes);
+            self.reported = mistakes;
+        }
+    }
+
     fn ask_for_configurations(&mut self) {
+        // What is compiled of nothing would let everything through.
+        if !self.has_world {
+            return;
+        }
         let wanted: HashMap<Client, ()> = self
             .pods
             .values()
@@ -336,6 +439,9 @@ impl Control {
                 self.pods.insert(uid, pod);
             }
         }
+        if std::mem::take(&mut self.lacks_configurations) {
+            self.ask_for_configurations();
+        }
     }
 
     fn reconcile_pod(&mut self, uid: &Arc<str>, pod: &mut Pod) -> anyhow::Result<()> {
@@ -384,7 +490,8 @@ impl Control {
         };
         let client = self.labels.reduce(&wanted.client);
         let Some(configured) = self.configured.get(&client).cloned() else {
-            self.ask_for_configurations();
+            // Asked for when this pod is back among the others.
+            self.lacks_configurations = true;
             return Ok(());
         };
         if pod.carried.as_ref().is_some_and(|carried| carried.netns != netns) {

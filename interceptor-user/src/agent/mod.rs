@@ -9,6 +9,7 @@ mod control;
 mod pod;
 mod requests;
 mod shown;
+mod source;
 mod takeover;
 pub mod view;
 
@@ -19,9 +20,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Duration;
 
-use anyhow::Context;
-use tokio::sync::{Notify, mpsc, watch};
+use anyhow::{Context, bail};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::admin::{self, Admin, AdminRequest};
 use crate::compile::Client;
@@ -30,7 +33,6 @@ use crate::dns::{self, Resolver};
 use crate::enroll::{HostNetns, Kubepods};
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::settings::AgentSettings;
-use crate::source::FileSource;
 use crate::telemetry::AccessLog;
 use crate::telemetry::logging::LogFilter;
 
@@ -38,6 +40,10 @@ use cgroups::CgroupWatch;
 use configurations::Configurations;
 use control::{Control, Inputs, Parts};
 use shown::Shown;
+use source::Source;
+
+/// How long a start waits for what the API server tells.
+const FIRST_WORLD_WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// Requests that wait for the control loop; more are answered with 503.
 const REQUESTS_MAX: usize = 64;
@@ -48,12 +54,30 @@ const REQUESTS_MAX: usize = 64;
 /// When the kernel, the cgroups or the configuration can't be used at all. A pod that can't be served fails nothing
 /// else.
 pub fn run(settings: &AgentSettings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
+    let (compiled, snapshots) = mpsc::unbounded_channel();
+    let configurations = Configurations::start(settings.compile_settings(Client::default()), compiled)?;
+    let (source, told) = Source::start(&settings.source, &configurations)?;
+    configurations.report_to(source.reporter().cloned());
+    let configuration = Configuration { configurations, snapshots, source, told };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(settings, log_filter))?;
+    runtime.block_on(serve(settings, configuration, log_filter))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(settings: &AgentSettings, log_filter: LogFilter) -> anyhow::Result<()> {
+/// What is configured, and what becomes of it.
+struct Configuration {
+    configurations: Configurations,
+    snapshots: UnboundedReceiver<configurations::Told>,
+    source: Source,
+    told: source::Told,
+}
+
+async fn serve(
+    settings: &AgentSettings,
+    configuration: Configuration,
+    log_filter: LogFilter,
+) -> anyhow::Result<()> {
+    let Configuration { configurations, snapshots, source, mut told } = configuration;
     crate::exec::raise_open_files();
     let home = crate::exec::own_cgroup()?;
     let cgroup_root = match &settings.cgroup_root {
@@ -70,15 +94,18 @@ async fn serve(settings: &AgentSettings, log_filter: LogFilter) -> anyhow::Resul
 
     // What takes time is done while the agent before us, if there is one, serves.
     let prepared = Datapath::prepare(&settings.pins)?;
-    let (source, world, diagnostics) =
-        FileSource::open(settings.config.clone(), settings.mesh_config.clone())?;
-    let mesh = crate::compile::mesh_settings(&world.mesh);
-    let access_log = AccessLog::configured(settings.access_log.as_ref(), settings.access_log_format, &mesh)?;
-    let resolver = Resolver::start(dns::Options {
-        refresh_rate: world.mesh.dns_refresh_rate,
-        ..dns::Options::default()
-    })
-    .context("can't start the resolver")?;
+    let world = told.first_world(FIRST_WORLD_WAIT_MAX).await;
+    if world.is_none() && takeover::is_there(&settings.agent_socket) {
+        bail!("the API server does not tell what there is; the agent before us goes on");
+    }
+    let mesh = world.map(|world| world.mesh.clone()).unwrap_or_default();
+    let access_log = AccessLog::configured(
+        settings.access_log.as_ref(),
+        settings.access_log_format,
+        &crate::compile::mesh_settings(&mesh),
+    )?;
+    let options = dns::Options { refresh_rate: mesh.dns_refresh_rate, ..dns::Options::default() };
+    let resolver = Resolver::start(options).context("can't start the resolver")?;
     let threads = settings.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
     let proxy = Proxy::start(ProxyOptions { resolver: resolver.clone(), access_log, threads })
         .context("can't start the proxy")?;
@@ -99,22 +126,22 @@ async fn serve(settings: &AgentSettings, log_filter: LogFilter) -> anyhow::Resul
     let (asked, requests) = mpsc::channel(REQUESTS_MAX);
     start_admin(settings, &shown, log_filter, asked)?;
 
-    let (compiled, snapshots) = mpsc::unbounded_channel();
-    let configurations = Configurations::start(settings.compile_settings(Client::default()), compiled)?;
-    configurations.tell(diagnostics, source.texts().clone());
-    let (following, worlds) = watch::channel(Arc::new(world));
-    let telling = configurations.clone();
-    let _watching = source.watch(move |world, diagnostics, texts| {
-        telling.tell(diagnostics, texts.clone());
-        following.send_replace(Arc::new(world.clone()));
-    })?;
     let cgroups_changed = Arc::new(Notify::new());
     let cgroups = CgroupWatch::start(kubepods, Arc::clone(&cgroups_changed));
 
     let settings = settings.clone();
-    let control =
-        Control::new(Parts { settings, datapath, proxy, resolver, configurations, cgroups, host, shown });
-    control.run(Inputs { worlds, snapshots, cgroups: cgroups_changed, requests }).await
+    let control = Control::new(Parts {
+        settings,
+        datapath,
+        proxy,
+        resolver,
+        configurations,
+        source,
+        cgroups,
+        host,
+        shown,
+    });
+    control.run(Inputs { told, snapshots, cgroups: cgroups_changed, requests }).await
 }
 
 /// On a thread of its own: what is shown may be large, and pods don't wait for it.

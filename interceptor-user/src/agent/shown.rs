@@ -10,7 +10,7 @@ use interceptor_common::verdict::Effect;
 
 use super::control::Control;
 use super::pod::Pod;
-use super::view::{Check, Compiled, PodState, PodView, SharedView, SourceState, SourceStatus, View};
+use super::view::{Check, Compiled, PodState, PodView, SharedView, View};
 use crate::admin::{Family, Heartbeat};
 use crate::datapath::Counter;
 use crate::enroll::Selection;
@@ -84,7 +84,7 @@ impl Control {
             diagnostics: Arc::clone(&self.diagnostics),
             pods,
             checks: self.checks(),
-            sources: vec![SourceStatus { name: "files".into(), state: SourceState::Following }],
+            sources: self.source.status(),
         }
     }
 

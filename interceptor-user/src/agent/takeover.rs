@@ -6,6 +6,7 @@
 //! there any more, and ends when what was open has ended. No socket changes hands, so it does not matter which versions
 //! the two are of, nor in which containers they run.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,11 @@ const SUCCESSOR_WAIT_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Retired {
     since: Instant,
+}
+
+/// Whether an agent listens.
+pub(super) fn is_there(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
 }
 
 /// Asks the agent before us, if there is one, to change nothing any more.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::exec::{formats, policies};
@@ -12,8 +13,9 @@ use crate::admin;
 use crate::compile::NodePaths;
 use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::{NamespaceLabel, Selectors};
-use crate::settings::AgentSettings;
+use crate::settings::{AgentSettings, AgentSource};
 use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
+use crate::source::kubernetes::{ConfigMapKey, KubernetesSettings};
 use crate::telemetry::AccessLogTarget;
 
 const PODS: &str = "Pods";
@@ -37,19 +39,35 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
         Programs and maps stay pinned below --pins when it ends, however it ends: connections of enrolled pods are \
         refused until an agent serves them again. `interceptor cleanup` removes them.\n\n\
         Examples:\n  \
+        # As a DaemonSet runs it\n  \
+        NODE_NAME=worker-1 interceptor agent\n\n  \
         # Pods, namespaces and Istio resources from a directory, no API server\n  \
         interceptor agent -c /etc/interceptor/\n\n  \
         # Namespaces with another label\n  \
         interceptor agent -c /etc/interceptor/ --enroll-namespaces team-egress=on")]
 pub(super) struct Arguments {
-    /// Resources, pods and namespaces among them: YAML files or directories; may be repeated
-    #[arg(short, long, value_name = "FILE-OR-DIR", value_hint = clap::ValueHint::AnyPath, required = true,
-        help_heading = CONFIGURATION)]
+    /// Resources, pods and namespaces among them, from YAML files or directories instead of an API server; may be repeated
+    #[arg(short, long, value_name = "FILE-OR-DIR", value_hint = clap::ValueHint::AnyPath, help_heading = CONFIGURATION)]
     config: Vec<PathBuf>,
 
-    /// Istio's mesh configuration (MeshConfig), as a YAML file
-    #[arg(long, value_name = "FILE", help_heading = CONFIGURATION)]
+    /// Istio's mesh configuration (MeshConfig), as a YAML file beside those
+    #[arg(long, value_name = "FILE", requires = "config", help_heading = CONFIGURATION)]
     mesh_config: Option<PathBuf>,
+
+    /// How to reach the API server [default: the service account of the pod that the agent is]
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG", conflicts_with = "config", help_heading = CONFIGURATION)]
+    kubeconfig: Option<PathBuf>,
+
+    /// The ConfigMap of the mesh configuration, and its key
+    #[arg(long, value_name = "NAMESPACE/NAME/KEY", default_value = "istio-system/istio/mesh",
+        value_parser = parse_config_map, conflicts_with = "config", help_heading = CONFIGURATION)]
+    mesh_config_map: ConfigMapKey,
+
+    /// Where secrets that are named by credentialName are kept, as NAMESPACE/NAME/KEY: on a file system in memory
+    ///
+    /// Without an API server they are looked for there.
+    #[arg(long, value_name = "DIR", default_value = "/run/interceptor/credentials", help_heading = CONFIGURATION)]
+    credentials_dir: PathBuf,
 
     /// What becomes of hosts that no ServiceEntry names; overrides everything else that says so
     #[arg(long, value_name = "POLICY", value_parser = policies(), help_heading = CONFIGURATION)]
@@ -150,6 +168,15 @@ fn parse_admin_address(text: &str) -> Result<AdminAddress, String> {
     Ok(AdminAddress(Some(address)))
 }
 
+fn parse_config_map(text: &str) -> Result<ConfigMapKey, String> {
+    match text.split('/').collect::<Vec<_>>()[..] {
+        [namespace, name, key] if !namespace.is_empty() && !name.is_empty() && !key.is_empty() => {
+            Ok(ConfigMapKey { namespace: namespace.into(), name: name.into(), key: key.into() })
+        }
+        _ => Err("expected NAMESPACE/NAME/KEY".to_owned()),
+    }
+}
+
 fn undecided() -> impl TypedValueParser<Value = Undecided> {
     PossibleValuesParser::new([
         PossibleValue::new("refuse").help("They fail with EPERM; a pod is decided about within milliseconds"),
@@ -177,10 +204,26 @@ fn parse_duration() -> impl TypedValueParser<Value = Duration> {
 }
 
 impl Arguments {
-    pub(super) fn into_settings(self) -> AgentSettings {
-        AgentSettings {
-            config: self.config,
-            mesh_config: self.mesh_config,
+    /// # Errors
+    /// When an API server is to be followed, and nobody says which node this is.
+    pub(super) fn into_settings(self) -> anyhow::Result<AgentSettings> {
+        let source = if self.config.is_empty() {
+            let node_name = self.node_name.clone().context(
+                "which node is this? Give --node-name (in a pod: the environment variable NODE_NAME from spec.nodeName), \
+                 or resources as files with -c",
+            )?;
+            AgentSource::Kubernetes(KubernetesSettings {
+                kubeconfig: self.kubeconfig,
+                node_name,
+                mesh_config_map: self.mesh_config_map,
+                credentials_dir: Some(self.credentials_dir.clone()),
+            })
+        } else {
+            AgentSource::Files { config: self.config, mesh_config: self.mesh_config }
+        };
+        Ok(AgentSettings {
+            source,
+            credentials_dir: Some(self.credentials_dir),
             node_name: self.node_name,
             selectors: Selectors {
                 namespaces: self.enroll_namespaces,
@@ -201,6 +244,6 @@ impl Arguments {
             on_agent_down: self.on_agent_down,
             drain: self.drain,
             workers: self.workers,
-        }
+        })
     }
 }

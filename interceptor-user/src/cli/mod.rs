@@ -103,7 +103,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             logging::start(cli.verbose).and_then(|()| crate::exec::run(&arguments.into_settings()))
         }
         Command::Agent(arguments) => logging::start_steered(cli.verbose)
-            .and_then(|filter| crate::agent::run(&arguments.into_settings(), filter)),
+            .and_then(|filter| crate::agent::run(&arguments.into_settings()?, filter)),
         Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Explain(arguments) => logging::start(cli.verbose).and_then(|()| explain::run(*arguments)),
         Command::Config(arguments) => logging::start(cli.verbose).and_then(|()| config::run(*arguments)),

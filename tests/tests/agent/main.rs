@@ -1,6 +1,7 @@
 //! `interceptor agent` with real pods: cgroups as the kubelet lays them out, processes in network namespaces.
 
 mod enrolment;
+mod kubernetes;
 mod many;
 mod restart;
 mod tls_files;

@@ -39,7 +39,7 @@ pub use rollout::{RolloutError, await_daemonset};
 pub use status::{Status, Trouble, WatchState, WatchStatus};
 
 /// Which API server, and what of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KubernetesSettings {
     /// Else that of the pod's service account.
     pub kubeconfig: Option<PathBuf>,
