@@ -223,6 +223,7 @@ impl Control {
                 File::open(kubepods).with_context(|| format!("can't open {}", kubepods.display()))?;
             self.datapath.gate(kubepods).context("can't hold pods that are not decided yet")?;
             self.gated = true;
+            tracing::info!("pods that are not decided yet are held");
         }
         for gone in self.datapath.collect_dead()? {
             self.datapath.decide_again(gone)?;

@@ -2,7 +2,9 @@
 
 mod enrolment;
 mod kubernetes;
+mod load;
 mod many;
+mod race;
 mod restart;
 mod tls_files;
 mod unix_endpoints;
