@@ -149,6 +149,11 @@ impl Node {
 
     /// Starts `interceptor agent`; it may still be on its way when this returns.
     pub fn agent(&self, flags: &[&str]) -> anyhow::Result<Agent<'_>> {
+        self.agent_under(&[], flags)
+    }
+
+    /// With a command before it that runs another.
+    pub fn agent_under(&self, wrapper: &[&str], flags: &[&str]) -> anyhow::Result<Agent<'_>> {
         let number = self.agents.fetch_add(1, Ordering::Relaxed);
         let cgroup = self.root.join(format!("agent-{number}"));
         fs::create_dir(&cgroup).with_context(|| format!("cannot make {}", cgroup.display()))?;
@@ -158,7 +163,7 @@ impl Node {
         let mut command = self.world.outside.command("sh");
         command.env("SSL_CERT_FILE", self.world.ca.root());
         command.args(["-c", "echo 0 >\"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"]).arg(&cgroup);
-        command.arg(crate::binary()?).args(["-v", "agent"]);
+        command.args(wrapper).arg(crate::binary()?).args(["-v", "agent"]);
         match self.api {
             None => command.arg("-c").arg(self.dir.join("resources")),
             Some(api) => command.arg("--kubeconfig").arg(api.kubeconfig()).args(["--node-name", NODE]),

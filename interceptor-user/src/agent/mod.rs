@@ -30,7 +30,7 @@ use crate::admin::{self, Admin, AdminRequest};
 use crate::compile::Client;
 use crate::datapath::{Datapath, NodeSettings};
 use crate::dns::{self, Resolver};
-use crate::enroll::{HostNetns, Kubepods};
+use crate::enroll::{HostNetns, Kubepods, enter_cgroup_namespace};
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::settings::AgentSettings;
 use crate::telemetry::AccessLog;
@@ -54,6 +54,10 @@ const REQUESTS_MAX: usize = 64;
 /// When the kernel, the cgroups or the configuration can't be used at all. A pod that can't be served fails nothing
 /// else.
 pub fn run(settings: &AgentSettings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
+    // Before there are other threads. What fails because of it tells so.
+    if let Err(error) = enter_cgroup_namespace(&settings.proc) {
+        tracing::debug!("can't see cgroups as the node does: {error}");
+    }
     let (compiled, snapshots) = mpsc::unbounded_channel();
     let configurations = Configurations::start(settings.compile_settings(Client::default()), compiled)?;
     let (source, told) = Source::start(&settings.source, &configurations)?;

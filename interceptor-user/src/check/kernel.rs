@@ -95,8 +95,8 @@ fn compiler(setting: Option<&str>) -> Finding {
     }
 }
 
-/// Loads the programs, and attaches them to a cgroup of their own below `root`.
-pub(super) fn programs(root: &Path) -> Vec<Finding> {
+/// Loads the programs, and attaches them to a cgroup of their own below `directory`.
+pub(super) fn programs(directory: &Path) -> Vec<Finding> {
     const LOADED: &str = "programs";
     const ATTACHED: &str = "hooks";
     let mut datapath = match Datapath::load() {
@@ -107,21 +107,23 @@ pub(super) fn programs(root: &Path) -> Vec<Finding> {
         }
     };
     let loaded = Finding::ok(LOADED, "the kernel accepts them");
-    let attached = match Probe::make(root) {
+    let attached = match Probe::make(directory) {
         Ok(probe) => match probe.open().map_err(anyhow::Error::new).and_then(|cgroup| {
             datapath.attach_workload(&cgroup)?;
             Ok(datapath.attach_dns(&cgroup)?)
         }) {
-            Ok(()) => Finding::ok(ATTACHED, format!("attached to a new cgroup below {}", root.display())),
+            Ok(()) => {
+                Finding::ok(ATTACHED, format!("attached to a new cgroup below {}", directory.display()))
+            }
             Err(error) => Finding::failure(
                 ATTACHED,
-                format!("can't be attached below {}: {}", root.display(), sentence(error.as_ref())),
+                format!("can't be attached below {}: {}", directory.display(), sentence(error.as_ref())),
                 "see who is attached there, below",
             ),
         },
         Err(error) => Finding::failure(
             ATTACHED,
-            format!("no cgroup can be made below {}: {error}", root.display()),
+            format!("no cgroup can be made below {}: {error}", directory.display()),
             "mount cgroup2 writable; a container needs the node's /sys/fs/cgroup",
         ),
     };

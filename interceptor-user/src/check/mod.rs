@@ -9,11 +9,14 @@ mod pods;
 mod prepare;
 mod probe;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use prepare::{Prepared, prepare};
 pub use probe::{Probe, probe};
 use serde::Serialize;
+
+use crate::enroll::enter_cgroup_namespace;
+use crate::exec::own_cgroup;
 
 /// Where to look.
 #[derive(Clone, Debug)]
@@ -74,11 +77,18 @@ impl Finding {
 
 /// Asks everything. What can't be asked because something else is missing is left out.
 pub fn node(places: &Places) -> Vec<Finding> {
+    // What fails because of it is among the findings.
+    drop(enter_cgroup_namespace(Path::new("/proc")));
     let mut findings = kernel::findings();
     let (more, cgroups) = cgroups::findings(places);
     findings.extend(more);
     if let Some(cgroups) = &cgroups {
-        findings.extend(kernel::programs(&cgroups.root));
+        // Below our own, which also those may write to who are not allowed to everywhere.
+        let probe = match &places.cgroup_root {
+            Some(root) => root.clone(),
+            None => own_cgroup().unwrap_or_else(|_| cgroups.root.clone()),
+        };
+        findings.extend(kernel::programs(&probe));
         findings.extend(neighbours::findings(cgroups));
         findings.extend(pods::findings(cgroups));
     }

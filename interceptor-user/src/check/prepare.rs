@@ -1,17 +1,15 @@
 //! Gives a node what an agent needs and a node may lack: a bpf file system, mounted where everybody looks for it.
 
-use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::Context;
 use rustix::fs::statfs;
 use rustix::mount::{MountFlags, mount};
-use rustix::process::getppid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::cgroups::is_bpf_fs;
+use crate::enroll::node_namespace;
 
 /// Where bpf file systems are by convention; the kernel makes the directory.
 const DIRECTORY: &str = "/sys/fs/bpf";
@@ -46,14 +44,4 @@ pub fn prepare(proc: &Path) -> anyhow::Result<Prepared> {
     mount("bpf", DIRECTORY, "bpf", flags, Some(c"mode=0700"))
         .with_context(|| format!("can't mount a bpf file system on {DIRECTORY} of the node"))?;
     Ok(Prepared::Mounted)
-}
-
-/// A namespace of the node's first process; or where that one may not be looked at, of the one that started us: for a
-/// container's first process that is the runtime's, which runs on the node.
-fn node_namespace(proc: &Path, kind: &str) -> io::Result<File> {
-    let open = |pid: &str| File::open(proc.join(pid).join("ns").join(kind));
-    open("1").or_else(|error| match getppid() {
-        Some(parent) => open(&parent.to_string()),
-        None => Err(error),
-    })
 }

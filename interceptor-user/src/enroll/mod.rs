@@ -4,10 +4,12 @@ mod addresses;
 mod identity;
 mod kubepods;
 mod netns;
+mod node;
 mod selection;
 
 pub use addresses::AddressChanges;
 pub use identity::source_workload;
 pub use kubepods::{Kubepods, PodCgroup};
 pub use netns::{HostNetns, PodNetns, processes, within};
+pub use node::{enter_cgroup_namespace, node_namespace};
 pub use selection::{ENROLL, LeftAlone, Mistake, NamespaceLabel, OutOfReach, Selection, Selectors, Wanted};
