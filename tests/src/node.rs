@@ -363,6 +363,24 @@ impl Agent<'_> {
         .with_context(|| format!("{}\n{}", self.said(), self.shown()))
     }
 
+    /// Waits until /readyz says yes.
+    pub fn wait_ready(&self) -> anyhow::Result<()> {
+        wait_for("the agent to be ready", Duration::from_secs(20), || {
+            let mut curl = Command::new("curl");
+            curl.args(["-sSf", "--max-time", "5", "--unix-socket"]).arg(self.node.socket());
+            curl.arg("http://agent/readyz").output().ok()?.status.success().then_some(())
+        })
+        .with_context(|| format!("{}\n{}", self.said(), self.shown()))
+    }
+
+    /// Proportional set size: what the process takes, shared pages divided among those who share them.
+    pub fn pss_kib(&self) -> anyhow::Result<f64> {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+        line.trim().trim_end_matches(" kB").parse().with_context(|| format!("not a number: {line}"))
+    }
+
     /// What its socket shows, for people.
     fn shown(&self) -> String {
         let show = |path: &str| {
