@@ -73,6 +73,8 @@ pub struct AgentSettings {
     pub drain: Duration,
     /// Threads that carry connections; `None`: one for each core.
     pub workers: Option<usize>,
+    /// A kubelet starts us again whenever we end.
+    pub is_in_pod: bool,
 }
 
 impl AgentSettings {

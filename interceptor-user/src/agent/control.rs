@@ -182,6 +182,14 @@ impl Control {
         }
         tracing::info!("another agent serves all pods");
         self.proxy.stop(self.settings.drain);
+        if self.settings.is_in_pod {
+            // Started again we would take over again.
+            tracing::info!("waiting to be told to end");
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+        }
         Ok(())
     }
 

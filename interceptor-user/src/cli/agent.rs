@@ -244,6 +244,8 @@ impl Arguments {
             on_agent_down: self.on_agent_down,
             drain: self.drain,
             workers: self.workers,
+            // The kubelet sets it in every container.
+            is_in_pod: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
         })
     }
 }

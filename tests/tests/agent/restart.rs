@@ -73,3 +73,19 @@ fn replacing_the_agent_refuses_no_connection() -> anyhow::Result<()> {
     }
     agent.stop()
 }
+
+/// Otherwise the kubelet would start it again, and it would take over again, until the DaemonSet's controller ends it.
+#[test]
+fn in_a_pod_an_agent_that_was_replaced_ends_when_it_is_told_to() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    let pod = node.pod("web", "")?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    let first = node.agent_under(&["env", "KUBERNETES_SERVICE_HOST=10.96.0.1"], &["--drain", "1s"])?;
+    pod.wait_enrolled(&first)?;
+    let second = node.agent(&[])?;
+    pod.wait_enrolled(&second)?;
+    first.wait_said("waiting to be told to end")?;
+    first.stop()?;
+    second.stop()
+}
