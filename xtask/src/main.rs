@@ -1,4 +1,4 @@
-//! Dispatches what cargo cannot do: `cargo xtask setup|ebpf|demo|test|bench`. One file per subcommand.
+//! Dispatches what cargo cannot do: `cargo xtask setup|ebpf|demo|test|bench|manifests`. One file per subcommand.
 #![expect(clippy::print_stdout, reason = "xtask talks to the person who started it")]
 
 mod bench;
@@ -6,6 +6,7 @@ mod demo;
 mod deny;
 mod ebpf;
 mod install;
+mod manifests;
 mod setup;
 mod shell;
 mod test;
@@ -33,6 +34,8 @@ enum Command {
     Test(test::Args),
     /// Measure what interception costs, each number beside no-proxy in the same run (as root)
     Bench(bench::Args),
+    /// Make deploy/manifests of deploy/chart; with --check, fail when they differ
+    Manifests(manifests::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Manifests(args) => manifests::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

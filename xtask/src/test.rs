@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use crate::shell::{self, cargo, quiet};
-use crate::{deny, ebpf, install, setup};
+use crate::{deny, ebpf, install, manifests, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -65,6 +65,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         println!("Comparing the BPF object with its source");
         setup::run(setup::Args {})?;
         tally.check("BPF object", ebpf::run(ebpf::Args { check: true, log: false }));
+        println!("Comparing the manifests with their chart");
+        tally.check("manifests", manifests::run(manifests::Args { check: true }));
         println!("Checking the dependencies");
         deny::install()?;
         for check in deny::CHECKS {

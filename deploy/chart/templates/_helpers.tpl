@@ -33,7 +33,6 @@ AppArmor's profile of container runtimes forbids writing to /sys/fs/bpf and look
 type of containers forbids both, too, and the node's directories.
 */}}
 {{- define "interceptor.confinement" -}}
-allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 runAsUser: 0
 runAsGroup: 0
