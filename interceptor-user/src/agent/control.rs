@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -24,7 +24,7 @@ use crate::admin::AdminRequest;
 use crate::compile::{Client, ClientLabels, CompileSettings};
 use crate::datapath::{self, CgroupId, Datapath, Listeners};
 use crate::dns::Resolver;
-use crate::enroll::{HostNetns, Mistake, PodNetns, Selection, Wanted, within};
+use crate::enroll::{HostNetns, LeftAlone, Mistake, PodNetns, Selection, Wanted, within};
 use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy};
 use crate::resource::{Diagnostic, Level, Namespace, Pod as ApiPod, Position, World};
 use crate::settings::AgentSettings;
@@ -36,6 +36,9 @@ const PORTS_V6: u16 = 4;
 
 /// How often everything is looked at again, whatever events came.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long an agent that was told to end waits for its successor to take over the last pods.
+const TAKEOVER_WAIT_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Control {
     pub(super) settings: AgentSettings,
@@ -61,6 +64,8 @@ pub(super) struct Control {
     namespaces_listed: bool,
     waiting_for_namespaces: Vec<Arc<ApiPod>>,
     has_world: bool,
+    /// Every pod that was there at the start is carried.
+    is_settled: bool,
     /// A pod waits for what its client gets.
     lacks_configurations: bool,
     /// Mistakes of pods that Events tell of.
@@ -119,6 +124,7 @@ impl Control {
             namespaces_listed: false,
             waiting_for_namespaces: Vec::new(),
             has_world: false,
+            is_settled: false,
             lacks_configurations: false,
             reported: Vec::new(),
             gated: false,
@@ -149,15 +155,22 @@ impl Control {
                         self.take_world(world);
                     }
                 }
-                Some(change) = inputs.told.nodes.recv() => self.take_change(change),
-                Some(told) = inputs.snapshots.recv() => match told {
-                    configurations::Told::Compiled(compiled) => self.take_snapshot(*compiled),
-                    configurations::Told::Findings(findings) => self.diagnostics = findings,
+                change = inputs.told.nodes.recv(), if self.source.tells_nodes() => match change {
+                    Some(change) => self.take_change(change),
+                    None => bail!("nobody follows the API server any more: a thread has ended by a panic"),
+                },
+                told = inputs.snapshots.recv() => match told {
+                    Some(configurations::Told::Compiled(compiled)) => self.take_snapshot(*compiled),
+                    Some(configurations::Told::Findings(findings)) => self.diagnostics = findings,
+                    None => bail!("nobody compiles any more: a thread has ended by a panic"),
                 },
                 () = inputs.cgroups.notified() => self.look_at_cgroups(),
                 Some(uid) = self.addresses.1.recv() => self.refresh_addresses(&uid),
                 Some(request) = inputs.requests.recv() => self.take_request(request),
                 _ = again.tick() => {
+                    let old = self.pods.iter().filter(|(_, pod)| pod.has_old_addresses);
+                    let old: Vec<_> = old.map(|(uid, _)| Arc::clone(uid)).collect();
+                    old.iter().for_each(|uid| self.refresh_addresses(uid));
                     self.look_at_cgroups();
                     self.keep_kernel();
                 }
@@ -171,14 +184,19 @@ impl Control {
             self.show();
         }
         let mut look = tokio::time::interval(LOOK_AGAIN / 10);
+        let mut end_by: Option<Instant> = None;
         while !self.leave_pods()? {
             tokio::select! {
-                _ = terminated.recv() => break,
+                // Whoever replaces us ends us as soon as the successor says that it is ready: it has a moment left.
+                _ = terminated.recv() => drop(end_by.get_or_insert_with(|| Instant::now() + TAKEOVER_WAIT_MAX)),
                 _ = interrupted.recv() => break,
                 Some(request) = inputs.requests.recv() => self.take_request(request),
                 _ = look.tick() => {}
             }
             self.show();
+            if end_by.is_some_and(|end_by| end_by <= Instant::now()) {
+                break;
+            }
         }
         tracing::info!("another agent serves all pods");
         self.proxy.stop(self.settings.drain);
@@ -222,10 +240,10 @@ impl Control {
     }
 
     fn gate_and_collect(&mut self) -> anyhow::Result<()> {
-        if !self.is_synced() {
-            return Ok(());
-        }
         if !self.gated {
+            if !self.is_synced() {
+                return Ok(());
+            }
             let kubepods = &self.cgroups.kubepods().directory;
             let kubepods =
                 File::open(kubepods).with_context(|| format!("can't open {}", kubepods.display()))?;
@@ -235,23 +253,33 @@ impl Control {
         }
         for gone in self.datapath.collect_dead()? {
             self.datapath.decide_again(gone)?;
+            self.pods
+                .values_mut()
+                .filter(|pod| pod.attached == Some(gone))
+                .for_each(|pod| pod.attached = None);
         }
-        let attached: BTreeSet<CgroupId> = self.datapath.attached_pods()?.into_iter().collect();
-        let ours: BTreeSet<CgroupId> =
-            self.pods.values().filter_map(|pod| Some(pod.cgroup.as_ref()?.id)).collect();
-        let carried: BTreeSet<u64> =
-            self.pods.values().filter_map(|pod| Some(pod.carried.as_ref()?.netns.cookie)).collect();
         // What an earlier agent has left of pods that went while nobody looked.
-        for (id, record) in self.datapath.described()? {
-            if !attached.contains(&id) && !ours.contains(&id) {
-                if !carried.contains(&record.netns_cookie) {
-                    self.datapath.unenroll(record.netns_cookie)?;
-                }
-                self.datapath.decide_again(id)?;
-                self.datapath.forget(id)?;
+        let mut there: BTreeSet<CgroupId> = self.datapath.attached_pods()?.into_iter().collect();
+        let directories = self.cgroups.look().into_values().map(PodDirectory::open);
+        there.extend(directories.filter_map(|opened| Some(opened.ok()?.id)));
+        for id in self.datapath.described()?.into_keys().filter(|id| !there.contains(id)) {
+            self.datapath.decide_again(id)?;
+            self.datapath.forget(id)?;
+        }
+        if self.pods.values().all(Pod::is_settled) {
+            self.is_settled = true;
+            let carried: BTreeSet<u64> =
+                self.pods.values().filter_map(|pod| Some(pod.carried.as_ref()?.netns.cookie)).collect();
+            for cookie in self.datapath.enrolled().difference(&carried) {
+                self.datapath.unenroll(*cookie)?;
             }
         }
         Ok(())
+    }
+
+    /// Everything that was there at the start is served or held.
+    pub(super) fn is_started(&self) -> bool {
+        self.gated && self.is_settled
     }
 
     /// Whether everything that was there at the start is known, and dealt with.
@@ -291,21 +319,27 @@ impl Control {
             NodeChange::Namespace(namespace) => {
                 self.namespaces.insert(Arc::clone(namespace.meta.name()), Arc::clone(&namespace));
                 self.select_all_of(namespace.meta.name());
+                self.select_waiting();
             }
-            NodeChange::NamespaceGone(name) => {
-                self.namespaces.remove(&name);
-                self.select_all_of(&name);
-            }
+            // Its pods go before it does: what is still there stays what it was.
+            NodeChange::NamespaceGone(name) => drop(self.namespaces.remove(&name)),
             NodeChange::PodsListed => self.pods_listed = true,
             NodeChange::NamespacesListed => {
                 self.namespaces_listed = true;
-                // Pods that came before their namespaces could not be decided about.
-                self.waiting_for_namespaces
-                    .drain(..)
-                    .collect::<Vec<_>>()
-                    .iter()
-                    .for_each(|pod| self.select(pod));
+                self.select_waiting();
             }
+        }
+    }
+
+    fn wait_for_namespace(&mut self, pod: &Arc<ApiPod>) {
+        self.waiting_for_namespaces.retain(|other| other.uid != pod.uid);
+        self.waiting_for_namespaces.push(Arc::clone(pod));
+    }
+
+    /// Pods that came before their namespaces could not be decided about.
+    fn select_waiting(&mut self) {
+        for pod in std::mem::take(&mut self.waiting_for_namespaces) {
+            self.select(&pod);
         }
     }
 
@@ -341,10 +375,28 @@ impl Control {
             return;
         }
         let Some(uid) = &api.uid else { return };
+        let is_known_namespace = self.namespaces.contains_key(api.meta.namespace());
+        if self.source.tells_nodes() && !is_known_namespace {
+            // A pod and its namespace are told by two watches: until the other comes, the pod stays what it was, and a new
+            // one is undecided, which the gate holds.
+            self.wait_for_namespace(api);
+            return;
+        }
         let known = self.pods.get_mut(uid);
+        if let Some(known) = known.as_ref().filter(|known| !known.is_called(api)) {
+            tracing::error!("{} says that it has the uid of {}: it is left out", api.meta.key, known.name());
+            return;
+        }
         let namespace = self.namespaces.get(api.meta.namespace()).map(|namespace| &**namespace);
         let before = known.as_ref().and_then(|known| known.wanted());
         let mut selection = self.settings.selectors.select(api, namespace, before);
+        if let Some(known) = &known
+            && selection == Selection::LeaveAlone(LeftAlone::Over)
+            && known.attached.is_some()
+        {
+            // Whoever says that it has ended may be mistaken: its cgroup tells.
+            selection = known.selection.clone();
+        }
         if let (Selection::Enroll(wanted), Some(directory)) = (&mut selection, &self.settings.credentials_dir)
         {
             wanted.client.credentials_dir = Some(directory.join(&**api.meta.namespace()));
@@ -361,6 +413,7 @@ impl Control {
 
     /// Of a pod that is gone from the API the processes may run on: its cgroup tells when it has ended.
     fn pod_gone(&mut self, uid: &str) {
+        self.waiting_for_namespaces.retain(|pod| pod.uid.as_deref() != Some(uid));
         if let Some(pod) = self.pods.get_mut(uid) {
             pod.api = None;
             pod.retry.now();
@@ -416,11 +469,13 @@ impl Control {
     fn look_at_cgroups(&mut self) {
         let mut there = self.cgroups.look();
         for (uid, pod) in &mut self.pods {
-            let directory = there.remove(uid);
-            let is_new = directory.as_ref() != pod.cgroup.as_ref().map(|cgroup| &cgroup.directory);
+            // Gone again already is as good as not there.
+            let found = there.remove(uid).and_then(|directory| PodDirectory::open(directory).ok());
+            // By its id: a directory that was removed and made again is another cgroup, without programs.
+            let is_new = found != pod.cgroup;
             if is_new {
-                // Gone again already is as good as not there.
-                pod.cgroup = directory.and_then(|directory| PodDirectory::open(directory).ok());
+                pod.cgroup = found;
+                pod.described = None;
                 pod.since = pod.cgroup.is_some().then(Instant::now);
             }
             if is_new || pod.wanted().is_some() {
@@ -488,15 +543,24 @@ impl Control {
             pod.attached = Some(self.datapath.attach_pod(opened, false)?);
             self.datapath.decide_again(cgroup)?;
         }
-        let found = PodNetns::of_cgroup(&self.settings.proc, &directory, &self.host)
+        if let Some(carried) = &pod.carried
+            && let Some(failure) = self.proxy.failure(carried.workload)
+        {
+            tracing::error!("pod {}: its listeners failed ({failure}): they are made again", pod.name());
+            self.stop_carrying(pod)?;
+        }
+        let known = pod.carried.as_ref().map(|carried| &carried.netns);
+        let found = PodNetns::of_cgroup(&self.settings.proc, &directory, &self.host, known)
             .context("can't look at its network namespace")?;
         let Some(netns) = found.or_else(|| pod.announced.clone()) else {
             // Between sandboxes; or nothing of it runs yet.
+            pod.has_netns = false;
             if pod.carried.is_none() {
                 pod.retry.later();
             }
             return Ok(());
         };
+        pod.has_netns = true;
         let client = self.labels.reduce(&wanted.client);
         let Some(configured) = self.configured.get(&client).cloned() else {
             // Asked for when this pod is back among the others.
@@ -593,6 +657,9 @@ impl Control {
         });
         if let Err(error) = refreshed {
             tracing::error!("pod {}: can't follow its addresses: {error:#}", pod.name());
+            pod.has_old_addresses = true;
+        } else {
+            pod.has_old_addresses = false;
         }
     }
 
@@ -621,7 +688,12 @@ impl Control {
 
     fn stop_carrying(&mut self, pod: &mut Pod) -> anyhow::Result<()> {
         if let Some(carried) = pod.carried.take() {
-            self.datapath.unenroll(carried.netns.cookie)?;
+            let is_carried = |other: &Pod| {
+                other.carried.as_ref().is_some_and(|other| other.netns.cookie == carried.netns.cookie)
+            };
+            if !self.pods.values().any(is_carried) {
+                self.datapath.unenroll(carried.netns.cookie)?;
+            }
             self.proxy.remove(carried.workload, self.settings.drain);
         }
         Ok(())

@@ -49,6 +49,10 @@ pub(super) struct Pod {
     pub(super) described: Option<PodRecord>,
     /// When its cgroup was first seen.
     pub(super) since: Option<Instant>,
+    /// Something of it runs in a network namespace of its own.
+    pub(super) has_netns: bool,
+    /// Its addresses could not be read when they changed.
+    pub(super) has_old_addresses: bool,
     pub(super) retry: Retry,
 }
 
@@ -117,6 +121,8 @@ impl Pod {
             told: None,
             described: None,
             since: None,
+            has_netns: false,
+            has_old_addresses: false,
             retry: Retry::default(),
         };
         pod.decide(api, selection);
@@ -165,6 +171,20 @@ impl Pod {
             state,
             note: note.unwrap_or_default(),
         }
+    }
+
+    /// Nothing is left to be done for what runs of it.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_looked_at = self.attached.is_some() || self.problem.is_some();
+        self.cgroup.is_none()
+            || self.wanted().is_none()
+            || self.carried.is_some()
+            || (is_looked_at && !self.has_netns)
+    }
+
+    /// Whether the API means this pod by that name.
+    pub(super) fn is_called(&self, api: &ApiPod) -> bool {
+        *self.source.namespace == **api.meta.namespace() && *self.source.pod == **api.meta.name()
     }
 
     /// `namespace/name`, for people.

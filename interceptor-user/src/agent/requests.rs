@@ -37,11 +37,13 @@ impl Control {
             return refuse("another agent is taking over".to_owned(), true);
         }
         let found = self.pods.iter_mut().find(|(uid, pod)| match &*request.uid {
-            "" => pod.source.namespace == request.namespace && pod.source.pod == request.name,
-            asked => {
-                ***uid == *asked
-                    || (pod.source.namespace == request.namespace && pod.source.pod == request.name)
+            // Of several with one name the API knows one: the others are still being taken down.
+            "" => {
+                pod.api.is_some()
+                    && pod.source.namespace == request.namespace
+                    && pod.source.pod == request.name
             }
+            asked => ***uid == *asked,
         });
         let Some((uid, pod)) = found else {
             return match request.command {
@@ -95,7 +97,9 @@ impl Control {
                 .as_ref()
                 .is_some_and(|carried| announced.is_none_or(|announced| carried.netns == *announced));
             let outcome = match (&pod.problem, is_carried) {
+                // Or it is none of ours any more.
                 (_, true) => Ok(()),
+                _ if pod.wanted().is_none() => Ok(()),
                 (Some(problem), false) => Err(CniRefusal { why: problem.clone(), ask_again: true }),
                 (None, false) if answer.is_closed() => continue,
                 (None, false) => {

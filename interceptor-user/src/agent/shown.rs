@@ -130,7 +130,11 @@ impl Control {
             false => Check::holds("successor"),
             true => Check::fails("successor", "another agent takes over"),
         };
-        vec![hooks, pods, proxy, successor]
+        let start = match self.is_started() {
+            true => Check::holds("start"),
+            false => Check::fails("start", "what was there at the start is not known, or not served, yet"),
+        };
+        vec![start, hooks, pods, proxy, successor]
     }
 }
 

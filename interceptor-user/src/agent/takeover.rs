@@ -6,6 +6,7 @@
 //! there any more, and ends when what was open has ended. No socket changes hands, so it does not matter which versions
 //! the two are of, nor in which containers they run.
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -26,11 +27,17 @@ const SUCCESSOR_WAIT_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Retired {
     since: Instant,
+    /// The number of our socket's file: a successor puts its own in its place.
+    socket: Option<u64>,
 }
 
 /// Whether an agent listens.
 pub(super) fn is_there(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
 /// Asks the agent before us, if there is one, to change nothing any more.
@@ -55,7 +62,8 @@ impl Control {
 
     pub(super) fn retire(&mut self) {
         self.waiting.clear();
-        self.retired.get_or_insert(Retired { since: Instant::now() });
+        let socket = inode(&self.settings.agent_socket);
+        self.retired = Some(Retired { since: Instant::now(), socket });
     }
 
     /// Leaves the pods that the successor serves. True when there are none left.
@@ -64,11 +72,13 @@ impl Control {
     /// When there is no successor after all: somebody has to start us again.
     pub(super) fn leave_pods(&mut self) -> anyhow::Result<bool> {
         let Some(retired) = &self.retired else { return Ok(false) };
-        let waited = retired.since.elapsed();
+        let has_failed = retired.since.elapsed() > SUCCESSOR_WAIT_MAX
+            && (retired.socket == inode(&self.settings.agent_socket)
+                || !is_there(&self.settings.agent_socket));
         for pod in self.pods.values_mut() {
             let Some(carried) = &mut pod.carried else { continue };
             if self.datapath.listener_port(carried.netns.cookie)? == Some(carried.listener.port) {
-                if waited > SUCCESSOR_WAIT_MAX {
+                if has_failed {
                     bail!("an agent asked us to make room and has not taken over pod {}", pod.name());
                 }
                 carried.left = None;

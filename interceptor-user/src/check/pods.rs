@@ -30,7 +30,7 @@ pub(super) fn findings(cgroups: &Cgroups) -> Vec<Finding> {
     let proc = Path::new("/proc");
     let (Ok(host), Ok(pods)) = (HostNetns::read(proc), kubepods.pods()) else { return Vec::new() };
     let facts = pods.iter().take(PODS_MAX).filter_map(|pod| {
-        let netns = PodNetns::of_cgroup(proc, &pod.directory, &host).ok()??;
+        let netns = PodNetns::of_cgroup(proc, &pod.directory, &host, None).ok()??;
         let (redirects, ephemeral) = within(&netns.file, || (redirects(), ephemeral_ports())).ok()?;
         let has_sidecar = processes(&pod.directory).into_iter().any(is_sidecar);
         Some(Facts { uid: pod.uid.to_string(), redirects, has_sidecar, ephemeral })

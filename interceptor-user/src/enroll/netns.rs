@@ -46,9 +46,14 @@ pub struct PodNetns {
 
 impl PodNetns {
     /// That of the oldest process below `cgroup` which is not in the node's own; `None` while there is none. A runtime's
-    /// helper may be passing through in the node's.
-    pub fn of_cgroup(proc: &Path, cgroup: &Path, host: &HostNetns) -> io::Result<Option<Self>> {
-        let mut oldest: Option<(u64, PathBuf)> = None;
+    /// helper may be passing through in the node's. What is `known` is not opened again.
+    pub fn of_cgroup(
+        proc: &Path,
+        cgroup: &Path,
+        host: &HostNetns,
+        known: Option<&Self>,
+    ) -> io::Result<Option<Self>> {
+        let mut oldest: Option<(u64, u64, PathBuf)> = None;
         for pid in processes(cgroup).into_iter().filter(|pid| *pid != 0) {
             let process = proc.join(pid.to_string());
             let namespace = process.join("ns/net");
@@ -56,13 +61,15 @@ impl PodNetns {
             let (Ok(metadata), Some(started)) = (fs::metadata(&namespace), start_time(&process)) else {
                 continue;
             };
-            if !host.is(metadata.ino()) && oldest.as_ref().is_none_or(|(before, _)| started < *before) {
-                oldest = Some((started, namespace));
+            if !host.is(metadata.ino()) && oldest.as_ref().is_none_or(|(before, ..)| started < *before) {
+                oldest = Some((started, metadata.ino(), namespace));
             }
         }
         match oldest {
             None => Ok(None),
-            Some((_, path)) => match Self::open(&path) {
+            // It is held open, so its number is nobody else's.
+            Some((_, inode, _)) if known.is_some_and(|known| known.inode == inode) => Ok(known.cloned()),
+            Some((_, _, path)) => match Self::open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 opened => opened.map(Some),
             },

@@ -62,8 +62,19 @@ pub struct Container {
     pub run_as_user: Option<Spanned<i64>>,
 }
 
-/// The annotation by which the kubelet mirrors a static pod to the API server; its value is the uid the pod runs with.
+/// What the kubelet annotates when it mirrors a static pod to the API server: the value of the second is the uid that the
+/// pod runs with, a hash.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 const MIRRORED_UID: &str = "kubernetes.io/config.hash";
+
+/// The uid of the static pod that this one mirrors. Anybody may write annotations: only a pod that a Node owns, which the API
+/// server lets nobody but its kubelet make, speaks for another uid; and that is a hash, which no other pod's uid is.
+fn mirrored(meta: &Meta, owner: Option<&Owner>) -> Option<Arc<str>> {
+    let annotation = |name: &str| meta.annotations.get(name).map(|annotation| &annotation.value);
+    let uid = annotation(MIRRORED_UID).filter(|_| annotation(MIRROR).is_some())?;
+    let is_hash = uid.len() == 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_hash && owner.is_some_and(|owner| *owner.kind == *"Node")).then(|| Arc::clone(uid))
+}
 
 pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Pod {
     let metadata = root.get("metadata").and_then(|field| field.object()).map(Object::open_quietly);
@@ -76,13 +87,14 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Pod {
         let each = if each.is_empty() { single.into_iter().collect() } else { each };
         each.iter().filter_map(|field| field.peek_text()?.parse().ok()).collect()
     });
-    let mirrored = meta.annotations.get(MIRRORED_UID).map(|annotation| Arc::clone(&annotation.value));
     let owners =
         metadata.as_ref().map(|metadata| metadata.list("ownerReferences", owner)).unwrap_or_default();
+    let owner = owners.into_iter().find_map(|(owner, controls)| controls.then_some(owner));
+    let mirrored = mirrored(&meta, owner.as_ref());
     Pod {
         meta,
         uid: mirrored.or_else(|| metadata.as_ref()?.peek("uid").map(Arc::from)),
-        owner: owners.into_iter().find_map(|(owner, controls)| controls.then_some(owner)),
+        owner,
         spec: read_spec(spec),
         node_name: spec.peek("nodeName").map(Arc::from),
         service_account: spec.peek("serviceAccountName").map(Arc::from),
