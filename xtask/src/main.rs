@@ -1,9 +1,10 @@
-//! Dispatches what cargo cannot do: `cargo xtask setup|ebpf|demo|test|bench|manifests`. One file per subcommand.
+//! Dispatches what cargo cannot do: `cargo xtask setup|ebpf|demo|test|bench|manifests|e2e`. One file per subcommand.
 #![expect(clippy::print_stdout, reason = "xtask talks to the person who started it")]
 
 mod bench;
 mod demo;
 mod deny;
+mod e2e;
 mod ebpf;
 mod install;
 mod manifests;
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::Args),
     /// Make deploy/manifests of deploy/chart; with --check, fail when they differ
     Manifests(manifests::Args),
+    /// Deploy to a real cluster, play the pod scenarios there, and clean up
+    E2e(e2e::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Manifests(args) => manifests::run(args),
+        Command::E2e(args) => e2e::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

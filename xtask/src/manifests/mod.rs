@@ -53,23 +53,45 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What each file has to be.
-fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
-    let rendered = render()?;
-    let part = |name: &str| {
+/// What there is to install.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Agent,
+    Cleanup,
+}
+
+/// A part as YAML for kubectl. `values` are the chart's.
+pub(crate) fn documents(values: &serde_json::Value, part: Part) -> anyhow::Result<String> {
+    let rendered = render(values)?;
+    let template = |name: &str| {
         let text = rendered.0.get(name).with_context(|| format!("the chart has no {name}"))?;
         anyhow::Ok(plain(text))
     };
-    let install =
-        [NAMESPACE.to_owned(), part("serviceaccount.yaml")?, part("rbac.yaml")?, part("daemonset.yaml")?];
-    // What waits for the nodes is a person with `kubectl rollout status` here.
-    let cleanup = part("cleanup.yaml")?;
-    let daemonset = cleanup.split("---\n").find(|document| document.contains("kind: DaemonSet"));
-    let daemonset = daemonset.context("cleanup.yaml has no DaemonSet")?;
+    match part {
+        Part::Agent => {
+            let templates = ["serviceaccount.yaml", "rbac.yaml", "daemonset.yaml"];
+            let templates = templates.into_iter().map(template).collect::<anyhow::Result<Vec<_>>>()?;
+            Ok(format!("{NAMESPACE}---\n{}", templates.join("---\n")))
+        }
+        // What waits for the nodes is a person with `kubectl rollout status` here.
+        Part::Cleanup => {
+            let cleanup = template("cleanup.yaml")?;
+            let daemonset = cleanup.split("---\n").find(|document| document.contains("kind: DaemonSet"));
+            Ok(daemonset.context("cleanup.yaml has no DaemonSet")?.to_owned())
+        }
+    }
+}
+
+/// What each file has to be.
+fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
+    let defaults = serde_json::json!({});
     Ok(vec![
         (
             "interceptor.yaml",
-            headed("Installs the agent: kubectl apply -f interceptor.yaml", &install.join("---\n")),
+            headed(
+                "Installs the agent: kubectl apply -f interceptor.yaml",
+                &documents(&defaults, Part::Agent)?,
+            ),
         ),
         (
             "cleanup.yaml",
@@ -80,7 +102,7 @@ fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
                  #   kubectl apply -f cleanup.yaml\n\
                  #   kubectl -n interceptor rollout status daemonset/interceptor-cleanup\n\
                  #   kubectl delete namespace interceptor",
-                daemonset,
+                &documents(&defaults, Part::Cleanup)?,
             ),
         ),
     ])
@@ -111,12 +133,12 @@ fn plain(text: &str) -> String {
     plain
 }
 
-fn render() -> anyhow::Result<Rendered> {
+fn render(values: &serde_json::Value) -> anyhow::Result<Rendered> {
     let python = install::helm()?;
     let script = target("render.py");
     fs::write(&script, RENDER).with_context(|| format!("cannot write {}", script.display()))?;
     let mut command = Command::new(python);
-    command.arg(&script).arg(shell::root().join("deploy/chart"));
+    command.arg(&script).arg(shell::root().join("deploy/chart")).arg(values.to_string());
     let lines = quiet("helm template", &mut command)?;
     serde_json::from_str(&lines.join("\n")).context("helm's answer can't be read")
 }
