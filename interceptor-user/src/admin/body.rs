@@ -19,6 +19,8 @@ pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
+/// One JSON text a line.
+pub(super) const JSON_LINES: &str = "application/x-ndjson";
 const YAML: &str = "application/yaml";
 
 pub(super) fn whole(

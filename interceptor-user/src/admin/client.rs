@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 
 /// For all of an answer. Names may be looked up for it.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+
+const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// A request that was answered as asked.
 #[derive(Debug)]
@@ -35,10 +37,12 @@ pub enum ClientError {
     Denied { path: PathBuf },
     #[error("can't connect to the agent's socket {}", path.display())]
     Connect { path: PathBuf, source: io::Error },
-    #[error("can't ask the agent at {}", path.display())]
+    #[error("the agent at {} broke the answer off; it may have ended", path.display())]
     Broken { path: PathBuf, source: hyper::Error },
     #[error("the agent at {} has not answered for {} s", path.display(), ANSWER_WAIT_MAX.as_secs())]
     Slow { path: PathBuf },
+    #[error("the agent at {} sends a line of more than {LINE_BYTES_MAX} bytes", path.display())]
+    LongLine { path: PathBuf },
     #[error("can't start a runtime")]
     Runtime { source: io::Error },
     #[error("{uri:?} can't be asked for")]
@@ -83,6 +87,52 @@ pub async fn exchange(
     let response = send(socket, method, uri, body, &mut driver).await?;
     let headers = response.headers().clone();
     Ok(Answer { headers, text: text(socket, response).await? })
+}
+
+/// An answer that comes line by line, for as long as it does.
+#[derive(Debug)]
+pub struct Lines {
+    socket: PathBuf,
+    body: Incoming,
+    /// What has come and was not asked for yet.
+    buffer: BytesMut,
+    _driver: JoinSet<()>,
+}
+
+impl Lines {
+    /// # Errors
+    /// When there is nobody to answer, or the answer is no.
+    pub async fn open(socket: &Path, uri: &Uri) -> Result<Self, ClientError> {
+        let mut driver = JoinSet::new();
+        let response = send(socket, Method::GET, uri, Vec::new(), &mut driver).await?;
+        let buffer = BytesMut::new();
+        Ok(Self { socket: socket.to_owned(), body: response.into_body(), buffer, _driver: driver })
+    }
+
+    /// The next one, without its end; `None` after the last.
+    ///
+    /// # Errors
+    /// When the connection breaks, or a line is longer than any that is sent.
+    pub async fn next(&mut self) -> Result<Option<String>, ClientError> {
+        let mut searched = 0;
+        loop {
+            if let Some(length) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(searched + length + 1);
+                return Ok(Some(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned()));
+            }
+            searched = self.buffer.len();
+            if searched > LINE_BYTES_MAX {
+                return Err(ClientError::LongLine { path: self.socket.clone() });
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.buffer.extend(frame.into_data().ok()),
+                Some(Err(source)) => {
+                    return Err(ClientError::Broken { path: self.socket.clone(), source });
+                }
+                None => return Ok(None),
+            }
+        }
+    }
 }
 
 fn run<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {

@@ -14,7 +14,7 @@ use super::body::{self, Body, ChunkWriter};
 use super::config_tables::{self, Table};
 use super::query::Query;
 use super::refusal::Refusal;
-use super::{Admin, config_dump, explained, health, metrics, pods, requests};
+use super::{Admin, config_dump, explained, flows, health, metrics, pods, requests};
 use crate::telemetry::logging::{self, FilterError};
 
 /// So many answers are worked out at a time, beside the control loop.
@@ -24,6 +24,7 @@ const DUMPS_MAX: usize = 2;
 const DUMP_TIME_MAX: Duration = Duration::from_secs(60);
 /// Chunks of a dump that wait for the client.
 const DUMP_CHUNKS_MAX: usize = 2;
+const FOLLOWERS_MAX: usize = 16;
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -39,12 +40,17 @@ pub(super) struct Serving {
     admin: Admin,
     worked_out: Arc<Semaphore>,
     dumps: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
 }
 
 impl Serving {
     pub(super) fn new(admin: Admin) -> Self {
-        let worked_out = Arc::new(Semaphore::new(WORKED_OUT_MAX));
-        Self { admin, worked_out, dumps: Arc::new(Semaphore::new(DUMPS_MAX)) }
+        Self {
+            admin,
+            worked_out: Arc::new(Semaphore::new(WORKED_OUT_MAX)),
+            dumps: Arc::new(Semaphore::new(DUMPS_MAX)),
+            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+        }
     }
 }
 
@@ -57,6 +63,7 @@ enum Asked {
     Config(Table),
     ConfigDump,
     Explain,
+    Flows,
     LogFilter,
     SetLogFilter,
     Cni,
@@ -79,7 +86,7 @@ const fn post(asked: Asked, path: &'static str, what: &'static str) -> Endpoint 
     Endpoint { asked, method: Method::POST, path, door: Door::Unix, what }
 }
 
-static ENDPOINTS: [Endpoint; 15] = [
+static ENDPOINTS: [Endpoint; 16] = [
     read(Asked::Alive, "/healthz", "whether the agent lives"),
     read(Asked::Ready, "/readyz", "whether the node may rely on it; ?verbose"),
     read(Asked::Metrics, "/metrics", "Prometheus' text format"),
@@ -91,6 +98,13 @@ static ENDPOINTS: [Endpoint; 15] = [
     read(Asked::Config(Table::Registry), "/config/registry", "as listeners"),
     read(Asked::ConfigDump, "/config_dump", "all that is in force; ?pod=NAMESPACE/NAME"),
     post(Asked::Explain, "/explain", "?pod=NAMESPACE/NAME, with {\"target\": \"http://HOST\"}"),
+    Endpoint {
+        asked: Asked::Flows,
+        method: Method::GET,
+        path: "/flows",
+        door: Door::Unix,
+        what: "connections and requests as they end; ?follow, ?pod=NAMESPACE/NAME",
+    },
     read(Asked::LogFilter, "/logging", "which messages are logged"),
     post(Asked::SetLogFilter, "/logging", "?level=debug, or ?filter=TARGET=LEVEL,…"),
     post(Asked::Cni, "/cni", "the CNI plugin asks"),
@@ -160,6 +174,12 @@ impl Endpoint {
             Asked::Explain => {
                 let question = read_all(request).await?;
                 work_out(serving, move |admin| explained::answer(&admin.view.load(), query, &question)).await
+            }
+            Asked::Flows => {
+                let place = Arc::clone(&serving.followers).try_acquire_owned();
+                let place =
+                    place.map_err(|_all_taken| Refusal::unavailable("too many follow flows already"))?;
+                flows::answer(&admin.flows, &admin.view.load(), query, place)
             }
             Asked::LogFilter => {
                 query.finish()?;

@@ -10,6 +10,7 @@ mod config_dump;
 mod config_tables;
 mod endpoints;
 mod explained;
+mod flows;
 mod health;
 mod listen;
 mod metrics;
@@ -25,6 +26,7 @@ use std::path::Path;
 use tokio::sync::mpsc;
 
 use crate::agent::view::SharedView;
+use crate::telemetry::Flows;
 use crate::telemetry::logging::LogFilter;
 
 pub use crate::telemetry::exposition::Family;
@@ -54,6 +56,8 @@ pub struct Admin {
     pub workers_alive: Box<dyn Fn() -> bool + Send + Sync>,
     pub log_filter: LogFilter,
     pub metrics: Vec<MetricSource>,
+    /// What becomes of connections and requests.
+    pub flows: Flows,
     /// To the control loop. When it is full the answer is 503.
     pub requests: mpsc::Sender<AdminRequest>,
 }

@@ -25,8 +25,9 @@ const TCP_CONNECTIONS_MAX: usize = 16;
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
-/// For a client to take some of what it is sent.
-const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// For a client to take some of what it is sent. On the socket it may be a person who looks at a screenful.
+const UNIX_WRITE_WAIT_MAX: Duration = Duration::from_secs(60);
+const TCP_WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 const TAKEN_PAUSE: Duration = Duration::from_secs(1);
@@ -131,7 +132,10 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_WAIT_MAX));
+    stream.set_write_timeout(Some(match door {
+        Door::Unix => UNIX_WRITE_WAIT_MAX,
+        Door::Tcp => TCP_WRITE_WAIT_MAX,
+    }));
     let service = service_fn(move |request| {
         let serving = Arc::clone(&serving);
         async move { Ok::<_, Infallible>(endpoints::answer(&serving, door, request).await) }

@@ -128,7 +128,7 @@ async fn serve(
 
     let shown = Shown::new();
     let (asked, requests) = mpsc::channel(REQUESTS_MAX);
-    start_admin(settings, &shown, log_filter, asked)?;
+    start_admin(settings, &proxy, &shown, log_filter, asked)?;
 
     let cgroups_changed = Arc::new(Notify::new());
     let cgroups = CgroupWatch::start(kubepods, Arc::clone(&cgroups_changed));
@@ -151,6 +151,7 @@ async fn serve(
 /// On a thread of its own: what is shown may be large, and pods don't wait for it.
 fn start_admin(
     settings: &AgentSettings,
+    proxy: &Proxy,
     shown: &Shown,
     log_filter: LogFilter,
     requests: mpsc::Sender<AdminRequest>,
@@ -161,7 +162,8 @@ fn start_admin(
         heartbeat: shown.heartbeat.clone(),
         workers_alive: Box::new(move || alive.load(Ordering::Relaxed)),
         log_filter,
-        metrics: vec![Box::new(move |out| counters.append_counters(out))],
+        metrics: vec![Box::new(proxy.metrics()), Box::new(move |out| counters.append_counters(out))],
+        flows: proxy.flows(),
         requests,
     };
     let (started, outcome) = std::sync::mpsc::channel();

@@ -12,6 +12,8 @@ mod config;
 mod dump;
 mod exec;
 mod explain;
+mod flow_table;
+mod flows;
 mod hold;
 mod man;
 mod output;
@@ -70,6 +72,7 @@ enum Command {
     Analyze(analyze::Arguments),
     Explain(Box<explain::Arguments>),
     Config(Box<config::Arguments>),
+    Flows(flows::Arguments),
     Dump(dump::Arguments),
     Cleanup(cleanup::Arguments),
     Cni(cni::Arguments),
@@ -107,6 +110,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Explain(arguments) => logging::start(cli.verbose).and_then(|()| explain::run(*arguments)),
         Command::Config(arguments) => logging::start(cli.verbose).and_then(|()| config::run(*arguments)),
+        Command::Flows(arguments) => logging::start(cli.verbose).and_then(|()| flows::run(&arguments)),
         // What an installer does to a node is worth a line.
         Command::Cni(arguments) => logging::start(cli.verbose.max(1)).and_then(|()| cni::run(arguments)),
         Command::Dump(arguments) => logging::start(cli.verbose).and_then(|()| dump::run(&arguments)),

@@ -1,9 +1,11 @@
 //! Data on standard output. A reader that stops reading (`| head`) is no failure.
 
 use std::io::{self, Write};
+use std::thread;
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::oneshot;
 
 use crate::output::Output;
 
@@ -36,9 +38,27 @@ pub(super) fn print(text: &str) -> anyhow::Result<bool> {
 
 /// Waits a second, or until nobody reads our output any more: then false.
 pub(super) fn reader_stays_for_a_second() -> anyhow::Result<bool> {
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    is_reader_gone_within(Some(&second)).map(|gone| !gone).context("can't watch standard output")
+}
+
+/// Returns when nobody reads our output any more.
+pub(super) async fn reader_is_gone() {
+    let (gone, told) = oneshot::channel();
+    // It may wait until the process ends: no runtime must wait for it.
+    let watching = thread::Builder::new().name("reader".into()).spawn(move || {
+        if is_reader_gone_within(None).unwrap_or(false) {
+            let _told = gone.send(()).is_ok();
+        }
+    });
+    if watching.is_err() || told.await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn is_reader_gone_within(time: Option<&Timespec>) -> io::Result<bool> {
     let stdout = io::stdout();
     let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
-    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-    let happened = rustix::io::retry_on_intr(|| poll(&mut watched, Some(&second)));
-    Ok(happened.context("can't watch standard output")? == 0)
+    let happened = rustix::io::retry_on_intr(|| poll(&mut watched, time))?;
+    Ok(happened > 0)
 }

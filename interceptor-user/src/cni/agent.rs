@@ -114,6 +114,7 @@ fn trouble(error: ClientError) -> Trouble {
         | ClientError::Broken { .. }
         | ClientError::Slow { .. }
         | ClientError::Runtime { .. }
+        | ClientError::LongLine { .. }
         | ClientError::Uri { .. } => Trouble::Away(format!("{:#}", anyhow::Error::from(error))),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use interceptor_user::admin::{Admin, Heartbeat, Listener, serve};
 use interceptor_user::agent::view::View;
+use interceptor_user::telemetry::Flows;
 use interceptor_user::telemetry::logging::LogFilter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UnixStream};
@@ -34,6 +35,7 @@ impl Here {
             log_filter: LogFilter::new(EnvFilter::new("warn")).0,
             metrics: Vec::new(),
             requests: mpsc::channel(1).0,
+            flows: Flows::default(),
         };
         let unix = Listener::unix(&directory.path().join("agent.sock")).unwrap();
         let tcp = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -100,7 +102,7 @@ async fn a_client_that_does_not_read_is_let_go() {
         while !stream.ready(Interest::READABLE).await.unwrap().is_read_closed() {
             assert!(std::time::Instant::now() < patience, "it is still served");
             // Time does not pass by itself while a thread waits for the client.
-            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::time::advance(Duration::from_secs(5)).await;
         }
         let mut sent = Vec::new();
         let _ended = stream.read_to_end(&mut sent).await.is_ok();
@@ -122,6 +124,48 @@ async fn a_client_that_does_not_read_is_let_go() {
         assert!(std::time::Instant::now() < patience, "{told}");
     };
     assert!(told.starts_with("HTTP/1.1 200 OK") && told.ends_with("0\r\n\r\n"), "{}", &told[..100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_follow_looks_for_five_seconds() {
+    let server = Here::start(View::default()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /flows HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let started = Instant::now();
+    let told = all(&mut stream).await;
+    assert!(
+        told.starts_with("HTTP/1.1 200 OK") && told.contains("content-type: application/x-ndjson"),
+        "{told}"
+    );
+    assert!(told.ends_with("\r\n\r\n0\r\n\r\n"), "nothing, and whole: {told}");
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_secs(5) && waited < Duration::from_secs(6), "{waited:?}");
+}
+
+#[tokio::test]
+async fn so_many_follow_and_no_more() {
+    let server = Here::start(View::default()).await;
+    let follow = b"GET /flows?follow HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut followers = Vec::new();
+    for _ in 0..16 {
+        let mut stream = server.connect().await;
+        stream.write_all(follow).await.unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        followers.push(stream);
+    }
+    let one_more = async || {
+        let mut stream = server.connect().await;
+        stream.write_all(follow).await.unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        String::from_utf8(start.to_vec()).unwrap()
+    };
+    assert_eq!(one_more().await, "HTTP/1.1 503");
+    followers.pop();
+    let has_place = async { while one_more().await != "HTTP/1.1 200" {} };
+    timeout(Duration::from_secs(10), has_place).await.unwrap();
 }
 
 #[tokio::test]

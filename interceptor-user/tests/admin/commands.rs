@@ -135,6 +135,7 @@ fn nobody_to_ask() {
         "interceptor: no agent answers at {path}: there is no such socket; is `interceptor agent` running"
     );
     fails(run(&ask), 1, &missing);
+    fails(run(&["flows", "--agent-socket", path]), 1, &missing);
     drop(UnixListener::bind(&socket).unwrap());
     fails(
         run(&ask),

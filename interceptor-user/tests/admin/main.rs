@@ -5,6 +5,7 @@
 mod bounds;
 mod commands;
 mod config;
+mod flows;
 mod health;
 mod requests;
 mod sockets;

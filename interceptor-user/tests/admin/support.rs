@@ -14,6 +14,7 @@ use interceptor_user::agent::view::{
 use interceptor_user::compile::{Client, CompileSettings, compile};
 use interceptor_user::explain::redirect_places;
 use interceptor_user::resource::{Pod, World, parse};
+use interceptor_user::telemetry::Flows;
 use interceptor_user::telemetry::logging::LogFilter;
 use interceptor_user::workload::RedirectPolicy;
 use tempfile::TempDir;
@@ -145,10 +146,18 @@ impl Agent {
         Self::with_loop(view, drop)
     }
 
+    pub(crate) fn with_flows(view: View, flows: Flows) -> Self {
+        let (requests, asked) = mpsc::channel(1);
+        Self::serve(view, requests, flows, async move {
+            let _kept = asked;
+            std::future::pending().await
+        })
+    }
+
     /// `answer` is the control loop.
     pub(crate) fn with_loop(view: View, mut answer: impl FnMut(AdminRequest) + Send + 'static) -> Self {
         let (requests, mut asked) = mpsc::channel(8);
-        Self::serve(view, requests, async move {
+        Self::serve(view, requests, Flows::default(), async move {
             while let Some(request) = asked.recv().await {
                 answer(request);
             }
@@ -157,16 +166,13 @@ impl Agent {
 
     /// One request finds room before the loop.
     pub(crate) fn with_idle_loop(view: View) -> Self {
-        let (requests, asked) = mpsc::channel(1);
-        Self::serve(view, requests, async move {
-            let _kept = asked;
-            std::future::pending().await
-        })
+        Self::with_flows(view, Flows::default())
     }
 
     fn serve(
         view: View,
         requests: mpsc::Sender<AdminRequest>,
+        flows: Flows,
         control_loop: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -183,6 +189,7 @@ impl Agent {
             log_filter,
             metrics: vec![Box::new(|out| out.push_str("# TYPE added_total counter\nadded_total 7\n"))],
             requests,
+            flows,
         };
         let socket = directory.path().join("agent.sock");
         let (stop, stopped) = oneshot::channel();

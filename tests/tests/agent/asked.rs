@@ -1,0 +1,114 @@
+//! What the agent answers on its socket, and the commands that ask it.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+
+use interceptor_tests::{Node, binary, output};
+
+use crate::HTTPBIN;
+
+const TIMEOUT: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: httpbin, namespace: shop}\n\
+    spec: {hosts: [httpbin.org], http: [{timeout: 1s, route: [{destination: {host: httpbin.org}}]}]}\n";
+
+fn command(node: &Node, words: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(binary()?);
+    command.args(words).arg("--agent-socket").arg(node.socket()).stdin(Stdio::null());
+    Ok(command)
+}
+
+fn run(node: &Node, words: &[&str]) -> anyhow::Result<Output> {
+    Ok(command(node, words)?.output()?)
+}
+
+fn get(node: &Node, path: &str) -> anyhow::Result<String> {
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--fail-with-body", "--max-time", "20", "--unix-socket"]).arg(node.socket());
+    Ok(String::from_utf8(output(curl.arg(format!("http://agent{path}")))?.stdout)?)
+}
+
+/// What is explained and shown is what happens, and is counted and told when it has happened.
+#[test]
+fn a_pods_request_is_explained_shown_followed_and_counted() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    node.apply("httpbin", HTTPBIN)?;
+    node.apply("timeout", TIMEOUT)?;
+    let agent = node.agent(&["--outbound-traffic-policy", "REGISTRY_ONLY"])?;
+    let exclude = "  annotations: {traffic.sidecar.istio.io/excludeOutboundIPRanges: 10.10.0.4/32}\n";
+    let pod = node.pod("web", exclude)?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    pod.wait_enrolled(&agent)?;
+
+    let explained = run(&node, &["explain", "--pod", "shop/web", "http://httpbin.org/delay/5"])?;
+    let text = String::from_utf8(explained.stdout)?;
+    assert_eq!(explained.status.code(), Some(0), "{text}");
+    for part in [
+        "from namespace shop",
+        "timeout 1s",
+        "by VirtualService shop/httpbin spec.http[0]",
+        "outbound|80||httpbin.org",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let excluded = run(&node, &["explain", "--pod", "shop/web", "http://10.10.0.4/"])?;
+    let text = String::from_utf8(excluded.stdout)?;
+    let by = "by Pod shop/web annotation traffic.sidecar.istio.io/excludeOutboundIPRanges";
+    assert!(text.contains("left alone") && text.contains(by), "{text}");
+    let blocked = run(&node, &["explain", "--pod", "shop/web", "http://edition.cnn.com"])?;
+    assert_eq!(blocked.status.code(), Some(3), "{blocked:?}");
+    let table = run(&node, &["config", "clusters", "--pod", "shop/web", "--fqdn", "httpbin.org"])?;
+    assert!(String::from_utf8(table.stdout)?.contains("\nhttpbin.org "));
+
+    let mut flows =
+        command(&node, &["flows", "--follow", "--pod", "shop/web"])?.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(flows.stdout.take().expect("it is piped")).lines();
+    assert!(lines.next().expect("heads")?.starts_with("TIME"));
+    assert_eq!(pod.curl(&["http://httpbin.org/delay/5"])?.http()?.status, 504);
+    assert_eq!(pod.curl(&["http://edition.cnn.com/"])?.http()?.status, 502);
+    for parts in [
+        [
+            "   shop/web   ",
+            "   GET httpbin.org/delay/5   ",
+            "   504    UT   ",
+            "   outbound|80||httpbin.org   ",
+        ],
+        ["   shop/web   ", "   GET edition.cnn.com/   ", "   502    -   ", "   route block_all   "],
+    ] {
+        let line = lines.next().expect("a flow")?;
+        // Columns are wider than what is in them.
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in parts {
+            assert!(format!(" {} ", words(&line)).contains(&format!(" {} ", words(part))), "{part}: {line}");
+        }
+    }
+    // It ends when nobody reads it any more.
+    drop(lines);
+    assert!(flows.wait()?.success());
+
+    let metrics = get(&node, "/metrics")?;
+    let requests = metrics.lines().filter(|line| line.starts_with("istio_requests_total{"));
+    let timed_out = requests.filter(|line| line.contains("response_code=\"504\"") && line.ends_with(" 1"));
+    assert_eq!(timed_out.count(), 1, "{metrics}");
+    assert!(metrics.contains("interceptor_pods{state=\"enrolled\"} 1\n"), "{metrics}");
+    let families: Vec<&str> = metrics.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    assert_eq!(
+        families.len(),
+        families.iter().collect::<BTreeSet<_>>().len(),
+        "a family comes twice: {families:#?}"
+    );
+    assert_eq!(get(&node, "/healthz")?, "ok\n");
+    assert_eq!(get(&node, "/readyz")?, "ok\n");
+    let dump: serde_json::Value = serde_json::from_str(&get(&node, "/config_dump")?)?;
+    assert_eq!(dump["clients"][0]["pods"], serde_json::json!(["shop/web"]));
+
+    let unknown = run(&node, &["config", "routes", "--pod", "shop/wbe"])?;
+    assert_eq!(unknown.status.code(), Some(1));
+    let said = String::from_utf8(unknown.stderr)?;
+    assert_eq!(said, "interceptor: no pod shop/wbe on this node; there are shop/web\n");
+    agent.stop()?;
+    let alone = run(&node, &["config", "routes", "--pod", "shop/web"])?;
+    let said = String::from_utf8(alone.stderr)?;
+    assert!(said.starts_with("interceptor: no agent answers at "), "{said}");
+    Ok(())
+}
