@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::upstream::{ClusterRuntime, RuntimeId, TlsClient, random};
+use super::upstream::{BoundsId, ClusterRuntime, RuntimeId, TlsClient, random};
 use crate::dns::Resolver;
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, Discovery, Snapshot, TlsOrigination, WeightedCluster,
@@ -25,6 +25,13 @@ pub struct Active {
     /// PassthroughCluster: connections and requests to the destination that they asked for.
     pub passthrough: Arc<ClusterRuntime>,
     resolver: Resolver,
+}
+
+/// The clusters that are in use.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) runtimes: HashSet<RuntimeId>,
+    pub(crate) bounds: HashSet<BoundsId>,
 }
 
 type TlsClients = HashMap<TlsOrigination, Arc<TlsClient>>;
@@ -118,10 +125,15 @@ impl Active {
         exists.then(|| self.runtime(&cluster.name)).flatten()
     }
 
-    /// The runtimes in use; those of clusters that are gone or changed are not among them.
-    pub(crate) fn live_runtimes(&self) -> HashSet<RuntimeId> {
+    /// What is in use; clusters that are gone or changed are not.
+    pub(crate) fn live(&self) -> Live {
         let used = self.clusters.values().filter_map(|slot| slot.runtime.get());
-        used.chain([&self.passthrough]).map(|runtime| runtime.id()).collect()
+        let mut live = Live::default();
+        for runtime in used.chain([&self.passthrough]) {
+            live.runtimes.insert(runtime.id());
+            live.bounds.extend(runtime.bounds());
+        }
+        live
     }
 }
 

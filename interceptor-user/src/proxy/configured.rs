@@ -8,8 +8,8 @@ use super::active::Active;
 use crate::dns::Resolver;
 use crate::snapshot::Snapshot;
 
-/// A handle to it; clones are the same one. Endpoints, their health, and the bounds of clusters belong to it, and are
-/// shared by its workloads; upstream connections never are.
+/// A handle to it; clones are the same one. Endpoints, their load and health belong to it, and are shared by its
+/// workloads; upstream connections never are.
 #[derive(Clone, Debug)]
 pub struct Configured {
     active: Arc<ArcSwap<Active>>,

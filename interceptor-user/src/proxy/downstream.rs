@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::netns::Netns;
+use super::upstream::WorkerUsages;
 use super::worker::Open;
 use super::workload::Workload;
 use crate::telemetry::AccessRecord;
@@ -17,11 +18,17 @@ pub(crate) struct Origin {
     pub(crate) source: Rc<SourceWorkload>,
     /// Where upstream connections are made.
     pub(crate) netns: Netns,
+    /// What it uses of clusters that have bounds.
+    pub(crate) usages: WorkerUsages,
 }
 
 impl Origin {
     pub(super) fn of(workload: &Workload) -> Self {
-        Self { source: Rc::new((*workload.source).clone()), netns: workload.netns.clone() }
+        Self {
+            source: Rc::new((*workload.source).clone()),
+            netns: workload.netns.clone(),
+            usages: WorkerUsages::new(&workload.usages),
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -13,10 +12,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
+use super::active::{Active, Live};
 use super::listener::{self, Accepted};
-use super::upstream::RuntimeId;
 use super::worker::{Shared, Worker};
 use super::workload::{Workload, WorkloadId};
 
@@ -186,8 +186,14 @@ impl Thread {
         let carried = Carried { worker, tasks: Rc::new(LocalSet::new()) };
         self.workers.borrow_mut().insert(id, carried.clone());
         let (thread, Carried { worker, tasks }) = (Rc::downgrade(self), carried.clone());
+        // A task of its own, too: what the set runs until is looked at whenever anything happens.
+        let (end, ended) = oneshot::channel::<()>();
+        tasks.spawn_local(async move {
+            worker.ended().await;
+            drop(end);
+        });
         tokio::task::spawn_local(async move {
-            tasks.run_until(worker.ended()).await;
+            drop(tasks.run_until(ended).await);
             // Dropped here, together with the tasks, and not while the list is borrowed.
             let _last = thread.upgrade().and_then(|thread| thread.workers.borrow_mut().remove(&id));
         });
@@ -196,18 +202,20 @@ impl Thread {
 
     fn sweep(&self) {
         // Workloads of one client have the same configuration, and the same clusters are alive for them.
-        let mut alive: HashMap<*const _, HashSet<RuntimeId>> = HashMap::new();
+        let mut alive: HashMap<*const Active, Live> = HashMap::new();
         for Carried { worker, .. } in self.workers.borrow().values() {
             // Also lets go of a configuration that is not in effect any more.
             let active = worker.current();
             worker.counting().count_open();
-            if worker.pools().is_empty() && worker.counting().is_empty() {
+            let (pools, counting, usages) = (worker.pools(), worker.counting(), &worker.origin().usages);
+            if pools.is_empty() && counting.is_empty() && usages.is_empty() {
                 continue;
             }
-            let live = alive.entry(std::ptr::from_ref(&*active)).or_insert_with(|| active.live_runtimes());
-            worker.pools().sweep(|runtime| live.contains(&runtime));
-            worker.counting().sweep(|runtime| live.contains(&runtime));
-            worker.stats().pooled(worker.pools().idle(), worker.pools().shared());
+            let live = alive.entry(std::ptr::from_ref(&*active)).or_insert_with(|| active.live());
+            pools.sweep(|runtime| live.runtimes.contains(&runtime));
+            counting.sweep(|runtime| live.runtimes.contains(&runtime));
+            usages.sweep(|bounds| live.bounds.contains(&bounds));
+            worker.stats().pooled(pools.idle(), pools.shared());
         }
     }
 }

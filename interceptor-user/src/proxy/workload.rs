@@ -14,6 +14,7 @@ use super::configured::Configured;
 use super::listener::InterceptedSource;
 use super::netns::Netns;
 use super::stats::{ProxyCounters, WorkerStats};
+use super::upstream::Usages;
 use crate::dns::LearnedNames;
 use crate::telemetry::metrics::{Metrics, SourceMetrics, WorkerSeries};
 use crate::workload::SourceWorkload;
@@ -65,6 +66,7 @@ pub(super) struct Workload {
     pub(super) netns: Netns,
     pub(super) learned: Option<Arc<LearnedNames>>,
     pub(super) source: Arc<SourceWorkload>,
+    pub(super) usages: Arc<Usages>,
     pub(super) life: watch::Receiver<Life>,
     pub(super) numbers: Arc<Numbers>,
     list: Arc<Workloads>,
@@ -172,6 +174,7 @@ impl Workloads {
             netns: Netns::new(netns),
             learned,
             source,
+            usages: Arc::default(),
             life,
             numbers: Arc::clone(&numbers),
             list: Arc::clone(self),

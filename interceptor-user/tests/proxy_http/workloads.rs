@@ -81,6 +81,46 @@ fn no_upstream_connection_is_shared_by_two_workloads() {
 }
 
 #[test]
+fn bounds_are_each_workloads_own() {
+    let (answer, held) = channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    // The first connection is answered when the test says so.
+    let upstream = Upstream::start(move |mut client, number| {
+        while client.request().is_some() {
+            if number == 1 {
+                held.lock().unwrap().recv().unwrap();
+            }
+            client.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let mut config = Config::new(&[upstream.address]);
+    config.cluster.bounds.connections = Some(1);
+    config.cluster.bounds.requests = Some(1);
+    config.cluster.bounds.pending_requests = Some(1);
+    let proxy = proxy(1);
+    let configured = proxy.configure(config.build(80));
+    let (one, of_one) = workload(&configured, ORIGINAL_DST);
+    let (two, of_two) = workload(&configured, ORIGINAL_DST);
+    for workload in [of_one, of_two] {
+        proxy.add(workload).unwrap();
+    }
+    let mut busy = Client::connect(one);
+    busy.send(get(HOST, "/"));
+    eventually("its request is there", || upstream.connections() == 1);
+    assert_eq!(status(two), 200);
+
+    // Its own it does use up: one waits, and the next is refused.
+    let mut waiting = Client::connect(one);
+    waiting.send(get(HOST, "/"));
+    eventually("one more is too many", || status(one) == 503);
+    for _ in 0..2 {
+        answer.send(()).unwrap();
+    }
+    assert_eq!((busy.reply().status(), waiting.reply().status()), (200, 200));
+    assert_eq!(upstream.connections(), 2);
+}
+
+#[test]
 fn a_removed_workload_ends_at_once_when_nothing_is_open() {
     let upstream = Upstream::echo();
     let proxy = proxy(2);

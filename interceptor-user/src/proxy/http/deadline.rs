@@ -2,7 +2,7 @@
 //! whole request.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -24,9 +24,12 @@ impl Deadline {
         Self { timeout, upload, sleep: None }
     }
 
-    /// What `work` comes to, or `None` when `deadline` passes before.
-    pub(super) async fn within<T>(deadline: &mut Option<Self>, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = pin!(work);
+    /// What `work` comes to, or `None` when `deadline` passes before. `work` is pinned by the caller: handed over, it
+    /// would have room twice in the future of its request.
+    pub(super) async fn within<T>(
+        deadline: &mut Option<Self>,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));

@@ -1,6 +1,7 @@
 //! Sends a request to an upstream, within its route's timeout, and turns what came of it into the client's
 //! response.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -97,7 +98,7 @@ pub(super) async fn forward(
         RequestHash::new(key, &parts.headers, &parts.uri, &exchange.connection.downstream)
     });
     let mut tries = Tries::new(exchange, parts, carriage, hash, (upload, gate));
-    let end = Deadline::within(&mut deadline, tries.run(retries, &mut log)).await;
+    let end = Deadline::within(&mut deadline, pin!(tries.run(retries, &mut log))).await;
     let attempts = tries.attempt();
     let Some((end, no_retry)) = end else {
         tries.report(Outcome::TimedOut);

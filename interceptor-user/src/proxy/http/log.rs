@@ -22,7 +22,7 @@ use crate::telemetry::{AccessRecord, HttpRecord};
 /// Lives as long as its request; dropped, it counts the request and writes its record.
 #[derive(Debug, Default)]
 pub(super) struct RequestLog {
-    open: Option<Open>,
+    open: Option<Box<Open>>,
     answering: Option<Answering>,
 }
 
@@ -64,7 +64,7 @@ impl RequestLog {
             delayed: false,
             record,
         };
-        Self { open: Some(open), answering: Some(connection.tap.answering()) }
+        Self { open: Some(Box::new(open)), answering: Some(connection.tap.answering()) }
     }
 
     /// Whether replies of our own are gRPC's.
@@ -200,7 +200,7 @@ fn record<B>(connection: &Connection, request: &Request<B>) -> AccessRecord {
 }
 
 impl Open {
-    fn end(mut self) {
+    fn end(&mut self) {
         let duration = self.started.elapsed();
         let received = self.bytes_received + self.upload.as_deref().map_or(0, Upload::received);
         let outcome =
@@ -236,7 +236,7 @@ impl Open {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        if let Some(open) = self.open.take() {
+        if let Some(open) = &mut self.open {
             open.end();
         }
     }

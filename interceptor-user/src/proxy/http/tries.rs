@@ -1,5 +1,6 @@
 //! Tries a request on one endpoint after another, as the route allows.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +107,7 @@ impl<'a> Tries<'a> {
                 return (end, None);
             }
             self.retry = None;
-            match self.exchange.runtime.usage().retry() {
+            match self.exchange.runtime.usage(&self.exchange.connection.downstream).retry() {
                 Ok(retry) => self.retry = retry,
                 Err(Overflow) => return (end, Some(ResponseFlag::UpstreamOverflow)),
             }
@@ -150,7 +151,7 @@ impl<'a> Tries<'a> {
             });
             let request = self.request(&lease);
             let mut deadline = limit.map(|limit| Deadline::new(limit, self.upload.clone()));
-            let Some(sent) = Deadline::within(&mut deadline, lease.send(request)).await else {
+            let Some(sent) = Deadline::within(&mut deadline, pin!(lease.send(request))).await else {
                 return TryEnd::PerTryTimeout;
             };
             let mut error = match sent {

@@ -1,4 +1,4 @@
-//! How much of a cluster there is now, counted for the whole process, and refused beyond its bounds. What
+//! How much of a cluster a workload uses now, counted for all its workers, and refused beyond its bounds. What
 //! nothing bounds is not counted. No lock: workers meet in atomics, and wait for each other's connections.
 
 use std::sync::Arc;

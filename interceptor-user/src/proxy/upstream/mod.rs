@@ -21,6 +21,7 @@ mod proxy_protocol;
 mod ring_hash;
 mod tls;
 mod tunnel;
+mod usages;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -40,11 +41,12 @@ pub(crate) use io::UpstreamIo;
 pub(crate) use opaque::{OpaqueIo, OpaqueUpstream};
 pub(crate) use outlier::Outcome;
 pub(crate) use tls::{TlsClient, look_at_files, of_io_error as tls_failure};
+pub(crate) use usages::{BoundsId, UsageOf, Usages, WorkerUsages};
 
 use super::downstream::Downstream;
 use crate::dns::Resolver;
-use crate::snapshot::{Cluster, EndpointAddress, UpstreamProtocol};
-use bounds::{ConnectionSlot, Usage};
+use crate::snapshot::{Bounds, Cluster, EndpointAddress, UpstreamProtocol};
+use bounds::ConnectionSlot;
 use pool::Wanted;
 
 /// Tells one life of a cluster from the next: a changed cluster is a new runtime.
@@ -65,7 +67,8 @@ pub struct ClusterRuntime {
     cluster: Arc<Cluster>,
     endpoints: endpoints::Endpoints,
     tls: Option<Arc<TlsClient>>,
-    usage: Arc<Usage>,
+    /// `None`: there is as much of it as anybody wants.
+    bounds: Option<BoundsId>,
 }
 
 /// An open connection, TLS included.
@@ -92,8 +95,10 @@ impl ClusterRuntime {
             id: RuntimeId::next(),
             endpoints: endpoints::Endpoints::new(&cluster, resolver, known),
             tls,
-            usage: same_bounds
-                .map_or_else(|| Usage::new(&cluster.bounds).into(), |previous| Arc::clone(&previous.usage)),
+            bounds: match same_bounds {
+                Some(previous) => previous.bounds,
+                None => (cluster.bounds != Bounds::default()).then(BoundsId::next),
+            },
             cluster,
         }
     }
@@ -102,8 +107,14 @@ impl ClusterRuntime {
         &self.cluster
     }
 
-    pub(crate) fn usage(&self) -> &Usage {
-        &self.usage
+    /// What of it the workload uses that a connection is of.
+    pub(crate) fn usage(&self, downstream: &Downstream) -> UsageOf {
+        let usages = &downstream.origin.usages;
+        UsageOf(self.bounds.map(|bounds| usages.of(bounds, &self.cluster.bounds)))
+    }
+
+    pub(crate) fn bounds(&self) -> Option<BoundsId> {
+        self.bounds
     }
 
     pub(crate) fn id(&self) -> RuntimeId {
@@ -111,8 +122,9 @@ impl ClusterRuntime {
     }
 
     /// One connection more, if the cluster may have it.
-    fn slot(&self) -> Result<Option<ConnectionSlot>, UpstreamError> {
-        let Some(connections) = self.usage.connections() else { return Ok(None) };
+    fn slot(&self, downstream: &Downstream) -> Result<Option<ConnectionSlot>, UpstreamError> {
+        let usage = self.usage(downstream);
+        let Some(connections) = usage.connections() else { return Ok(None) };
         connections.enter().map(Some).ok_or(Overflow.into())
     }
 

@@ -82,7 +82,7 @@ impl ClusterRuntime {
         &self,
         downstream: &Downstream,
     ) -> Result<OpaqueUpstream, ConnectError> {
-        let slot = self.slot()?;
+        let slot = self.slot(downstream)?;
         let pick = self.choose_opaque(downstream).await?;
         let connected = self.in_time(self.open_opaque(&pick, downstream)).await;
         self.report_connection(&pick.watched, connected.as_ref().err());

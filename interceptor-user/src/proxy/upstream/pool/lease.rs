@@ -103,7 +103,7 @@ impl Pools {
         };
         let pools = Rc::clone(self);
         let mut lease = Lease { sender, facts, reused, pools, _active: pick.active, counted: None };
-        match runtime.usage().request() {
+        match runtime.usage(wanted.downstream).request() {
             Ok(None) if stream.is_none() => {}
             Ok(request) => lease.counted = Some(Box::new(Counted { _request: request, _stream: stream })),
             Err(overflow) => {

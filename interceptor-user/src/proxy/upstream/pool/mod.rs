@@ -151,7 +151,8 @@ impl Pools {
         key: &PoolKey,
         wanted: &Wanted<'_>,
     ) -> Result<(Sender, Rc<ConnectionFacts>, bool), UpstreamError> {
-        let _pending = runtime.usage().pending()?;
+        let usage = runtime.usage(wanted.downstream);
+        let _pending = usage.pending()?;
         let _one_at_a_time = match key.protocol {
             UpstreamProtocol::Http1 => None,
             UpstreamProtocol::Http2 => {
@@ -162,7 +163,7 @@ impl Pools {
                 Some(turn)
             }
         };
-        let slot = match runtime.usage().connections() {
+        let slot = match usage.connections() {
             None => None,
             Some(connections) => match self.room_for_one(connections, key, wanted).await {
                 bounded::Room::Kept(sender, facts) => return Ok((sender, facts, true)),
