@@ -48,6 +48,7 @@ impl Running {
             }),
             netns: None,
             configured: proxy.configure(snapshot),
+            connections_max: usize::MAX,
             learned: None,
             source: Arc::default(),
         };

@@ -76,6 +76,7 @@ impl Bed {
             intercepted: Arc::new(move |_| Ok(Some(Intercepted { original_dst, source: None }))),
             netns: Some(Arc::new(File::open(self.netns.path())?.into())),
             configured: configured.clone(),
+            connections_max: usize::MAX,
             learned: Some(Arc::default()),
             source: Arc::default(),
         })?;

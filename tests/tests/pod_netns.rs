@@ -82,6 +82,7 @@ impl Bed {
             intercepted: Arc::new(move |_| Ok(Some(Intercepted { original_dst, source: None }))),
             netns: Some(Arc::new(netns)),
             configured: self.configured.clone(),
+            connections_max: usize::MAX,
             learned: None,
             source: Arc::default(),
         })?)

@@ -40,6 +40,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long an agent that was told to end waits for its successor to take over the last pods.
 const TAKEOVER_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Connections that a pod may have open, where there are descriptors enough.
+const CONNECTIONS_MAX: usize = 32_768;
+
+/// A connection takes four descriptors at most: no pod has more than half of those that there are.
+fn connections_max() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    CONNECTIONS_MAX.min(files / 8)
+}
+
 pub(super) struct Control {
     pub(super) settings: AgentSettings,
     pub(super) datapath: Datapath,
@@ -632,6 +642,7 @@ impl Control {
             }),
             netns: Some(Arc::clone(&netns.file)),
             configured,
+            connections_max: connections_max(),
             learned: None,
             source: Arc::clone(&pod.source),
         })?;

@@ -81,6 +81,7 @@ impl Carrier {
             }),
             netns: None,
             configured: configured.clone(),
+            connections_max: usize::MAX,
             learned,
             source: Arc::default(),
         });

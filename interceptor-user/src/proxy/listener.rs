@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -12,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::connection;
 use super::downstream::Downstream;
+use super::tcp;
 use super::threads::{Load, Threads};
 use super::worker::Worker;
 use super::workload::Workload;
@@ -146,7 +148,15 @@ fn intercept(worker: &Rc<Worker>, threads: &Threads, number: usize, stream: TcpS
     // An address that the application bound itself is no loopback address and stays.
     let source = intercepted.source.filter(|_| peer.ip().is_loopback()).unwrap_or(peer.ip());
     let (remote_address, original_dst) = (SocketAddr::new(source, peer.port()), intercepted.original_dst);
-    let (carrier, load) = threads.place(number);
+    let surplus = workload.open.load(Ordering::Relaxed) >= workload.connections_max;
+    let (carrier, load) = threads.place(number, workload);
+    if surplus {
+        let open = worker.opened(load);
+        let downstream =
+            Downstream::new(remote_address, original_dst, Rc::clone(worker.origin()), Some(open));
+        worker.stats().surplus();
+        return tcp::refuse_surplus(worker, stream, &downstream);
+    }
     if carrier == number {
         tokio::task::spawn_local(carry(worker, stream, remote_address, original_dst, load));
         return;

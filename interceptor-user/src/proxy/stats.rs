@@ -12,6 +12,7 @@ pub struct WorkerStats {
     open: AtomicU64,
     without_original_dst: AtomicU64,
     accept_exhausted: AtomicU64,
+    surplus: AtomicU64,
     names_matched: AtomicU64,
     names_mismatched: AtomicU64,
     names_unknown: AtomicU64,
@@ -33,6 +34,8 @@ pub struct ProxyCounters {
     pub connections_without_original_dst: u64,
     /// Times that accepting paused because the process was out of descriptors or memory.
     pub accept_exhausted: u64,
+    /// Connections that were one too many for their workload: reset.
+    pub connections_surplus: u64,
     /// Access log lines that could not be kept because the log could not be written fast enough.
     pub access_log_dropped: u64,
     /// Names that clients gave (SNI, Host) that fit the address they asked for; counted when DNS is captured or the
@@ -80,6 +83,11 @@ impl ProxyCounters {
                 "interceptor_accept_exhausted_total",
                 "Times that accepting paused because the process was out of descriptors or memory.",
                 self.accept_exhausted,
+            ),
+            (
+                "interceptor_connections_surplus_total",
+                "Connections that were one too many for their workload: reset.",
+                self.connections_surplus,
             ),
             (
                 "interceptor_access_log_dropped_total",
@@ -168,6 +176,10 @@ impl WorkerStats {
         self.without_original_dst.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn surplus(&self) {
+        self.surplus.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn accept_exhausted(&self) {
         self.accept_exhausted.fetch_add(1, Ordering::Relaxed);
     }
@@ -193,6 +205,7 @@ impl WorkerStats {
         counters.connections_open += self.open.load(Ordering::Relaxed);
         counters.connections_without_original_dst += self.without_original_dst.load(Ordering::Relaxed);
         counters.accept_exhausted += self.accept_exhausted.load(Ordering::Relaxed);
+        counters.connections_surplus += self.surplus.load(Ordering::Relaxed);
         counters.names_matched += self.names_matched.load(Ordering::Relaxed);
         counters.names_mismatched += self.names_mismatched.load(Ordering::Relaxed);
         counters.names_unknown += self.names_unknown.load(Ordering::Relaxed);

@@ -30,6 +30,9 @@ const SERVER_NAME_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Where names are learned from what servers answer.
 const DNS_PORT: u16 = NAME_SERVER_PORT.0;
 
+/// In the log, of what a workload has too many of.
+const SURPLUS_DETAILS: &str = "too_many_connections";
+
 /// Where opaque bytes go.
 #[derive(Clone, Debug)]
 pub(super) enum OpaqueTarget {
@@ -127,35 +130,55 @@ pub(super) async fn carry(
         }
     };
     record.connected(&upstream);
+    let mut ends = Ends { stream: &stream, upstream: &mut upstream, are_done: false };
     if downstream.requested_server_name.is_none() {
-        downstream.requested_server_name = server_name(&stream, &mut upstream).await;
+        downstream.requested_server_name = server_name(&stream, ends.upstream).await;
         record.entry.requested_server_name.clone_from(&downstream.requested_server_name);
         count_name(worker, &downstream).await;
     }
-    let lives_until = upstream.max_duration.and_then(|max| downstream.accepted_at.checked_add(max));
+    let lives_until = ends.upstream.max_duration.and_then(|max| downstream.accepted_at.checked_add(max));
     let is_dns = downstream.original_dst.port() == DNS_PORT;
     let learned = worker.names.learned.as_deref().filter(|_| is_dns).map(|learned| (learned, &worker.names));
-    record.carries(&upstream);
-    let carried = carry_bytes(&stream, &mut upstream, learned, record.counted.transferred());
+    record.carries(ends.upstream);
+    let carried = carry_bytes(&mut ends, learned, record.counted.transferred());
     let end = match lives_until {
         None => Some(carried.await),
         Some(lives_until) => tokio::time::timeout_at(lives_until.into(), carried).await.ok(),
     };
+    ends.are_done = true;
     match end {
         Some(end) => record.ended(&end),
         None => record.entry.response_flags.insert(ResponseFlag::DurationTimeout),
     }
 }
 
+/// Both ends of a connection. Broken off before they are done, they see a reset: an orderly end would say that all
+/// bytes have been there.
+struct Ends<'a> {
+    stream: &'a TcpStream,
+    upstream: &'a mut Upstream,
+    are_done: bool,
+}
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if !self.are_done {
+            reset(self.stream);
+            if let Some(upstream) = self.upstream.opened.io.socket() {
+                reset(upstream);
+            }
+        }
+    }
+}
+
 /// `learned` for what a name server answers.
 async fn carry_bytes(
-    stream: &TcpStream,
-    upstream: &mut Upstream,
+    ends: &mut Ends<'_>,
     learned: Option<(&LearnedNames, &NameKnowledge)>,
     transferred: &Transferred,
 ) -> CopyEnd {
-    let idle_timeout = upstream.idle_timeout;
-    let OpaqueUpstream { io, peer, .. } = &mut upstream.opened;
+    let (stream, idle_timeout) = (ends.stream, ends.upstream.idle_timeout);
+    let OpaqueUpstream { io, peer, .. } = &mut ends.upstream.opened;
     match (io, learned.zip(peer.as_ip())) {
         (OpaqueIo::Plain(upstream), Some(((learned, names), server))) => {
             let tap = DnsTap::new(upstream, server, names, learned);
@@ -238,6 +261,14 @@ pub(super) fn refuse_name(
     });
     record.entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
     record.entry.connection_termination_details = Some(MISMATCH_DETAILS.into());
+    reset(&stream);
+}
+
+/// Ends a connection that is one too many for its workload.
+pub(super) fn refuse_surplus(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream) {
+    let mut record = OpenRecord::new(worker, downstream);
+    record.entry.response_flags = ResponseFlag::OverloadManager.into();
+    record.entry.connection_termination_details = Some(SURPLUS_DETAILS.into());
     reset(&stream);
 }
 

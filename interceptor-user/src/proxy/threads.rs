@@ -46,13 +46,24 @@ struct Handle {
     open: Arc<AtomicUsize>,
 }
 
-/// Counts a connection as one of a thread's for as long as it lives.
+/// Counts a connection as one of a thread's and of a workload's for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Load(Arc<AtomicUsize>);
+pub(super) struct Load([Arc<AtomicUsize>; 2]);
+
+impl Load {
+    fn new(counts: [&Arc<AtomicUsize>; 2]) -> Self {
+        Self(counts.map(|count| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(count)
+        }))
+    }
+}
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        for count in &self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -105,14 +116,12 @@ impl Threads {
 
     /// The thread that carries the fewest connections, and one more from now on; `own` rather than another
     /// one that has as many.
-    pub(super) fn place(&self, own: usize) -> (usize, Load) {
+    pub(super) fn place(&self, own: usize, workload: &Workload) -> (usize, Load) {
         let open =
             |number: usize| self.0.get(number).map_or(usize::MAX, |it| it.open.load(Ordering::Relaxed));
         let fewest =
             (0..self.0.len()).fold(own, |best, other| if open(other) < open(best) { other } else { best });
-        let count = &self.0[fewest].open;
-        count.fetch_add(1, Ordering::Relaxed);
-        (fewest, Load(Arc::clone(count)))
+        (fewest, Load::new([&self.0[fewest].open, &workload.open]))
     }
 
     pub(super) fn carry(&self, number: usize, accepted: Accepted) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -39,6 +40,9 @@ pub struct ProxiedWorkload {
     /// The network namespace that upstream sockets are made in; `None`: the proxy's own.
     pub netns: Option<Arc<OwnedFd>>,
     pub configured: Configured,
+    /// Connections that it may have open at one time: one more is reset. Each takes two descriptors, and two more while
+    /// bytes wait.
+    pub connections_max: usize,
     /// What the workload's DNS answers say; `None`: they are not captured.
     pub learned: Option<Arc<LearnedNames>>,
     pub source: Arc<SourceWorkload>,
@@ -67,6 +71,9 @@ pub(super) struct Workload {
     pub(super) learned: Option<Arc<LearnedNames>>,
     pub(super) source: Arc<SourceWorkload>,
     pub(super) usages: Arc<Usages>,
+    pub(super) connections_max: usize,
+    /// Connections that are open, on all threads.
+    pub(super) open: Arc<AtomicUsize>,
     pub(super) life: watch::Receiver<Life>,
     pub(super) numbers: Arc<Numbers>,
     list: Arc<Workloads>,
@@ -156,7 +163,8 @@ struct Entry {
 impl Workloads {
     /// Enters a workload, and hands back its listeners.
     pub(super) fn add(self: &Arc<Self>, proxied: ProxiedWorkload) -> (Arc<Workload>, Vec<TcpListener>) {
-        let ProxiedWorkload { listeners, intercepted, netns, configured, learned, source } = proxied;
+        let ProxiedWorkload { listeners, intercepted, netns, configured, connections_max, learned, source } =
+            proxied;
         let (sender, life) = watch::channel(Life::Serving);
         let numbers = Arc::new(Numbers {
             workers: Mutex::default(),
@@ -175,6 +183,8 @@ impl Workloads {
             learned,
             source,
             usages: Arc::default(),
+            connections_max,
+            open: Arc::default(),
             life,
             numbers: Arc::clone(&numbers),
             list: Arc::clone(self),

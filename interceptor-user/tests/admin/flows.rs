@@ -52,6 +52,7 @@ impl Traffic {
                 intercepted: Arc::new(move |_| Ok(Some(Intercepted { original_dst, source: None }))),
                 netns: None,
                 configured: configured.clone(),
+                connections_max: usize::MAX,
                 learned: None,
                 source: Arc::new(source),
             };

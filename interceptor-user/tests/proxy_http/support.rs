@@ -91,6 +91,7 @@ pub(crate) fn workload(configured: &Configured, original_dst: SocketAddr) -> (So
         intercepted: Arc::new(move |_| Ok(Some(Intercepted { original_dst, source: None }))),
         netns: None,
         configured: configured.clone(),
+        connections_max: usize::MAX,
         learned: None,
         source: Arc::default(),
     };

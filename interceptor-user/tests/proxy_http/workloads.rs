@@ -1,5 +1,6 @@
 //! One proxy, many workloads: each has its own configuration and its own connections, and goes without a trace.
 
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -185,12 +186,41 @@ fn a_removed_workloads_connections_are_broken_off_after_their_time() {
     assert!(started.elapsed() < Duration::from_secs(1), "it does not wait");
     // The end can be brought forward.
     assert!(proxy.remove(id, Duration::from_millis(20)));
-    for end in clients.into_iter().chain(upstreams) {
-        let mut end = end;
-        assert!(end.is_closed());
+    // Not in good order: nobody is to take for all what came.
+    for mut end in clients.into_iter().chain(upstreams) {
+        let error = end.stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
     eventually("it is gone", || is_gone(&proxy, id));
     assert_eq!(proxy.counters().connections_open, 0);
+}
+
+#[test]
+fn a_workload_with_too_many_connections_hurts_nobody_else() {
+    let upstream = Upstream::echo();
+    let proxy = proxy(2);
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let (greedy, mut of_greedy) = workload(&configured, ORIGINAL_DST);
+    of_greedy.connections_max = 3;
+    let (other, of_other) = workload(&configured, ORIGINAL_DST);
+    let greedy_id = proxy.add(of_greedy).unwrap();
+    proxy.add(of_other).unwrap();
+    let mut kept: Vec<_> = (0..3).map(|_| Client::connect(greedy)).collect();
+    let open = || proxy.counters_of(greedy_id).unwrap().connections_open;
+    eventually("they are open", || open() == 3);
+
+    let mut surplus = Client::connect(greedy);
+    let error = surplus.stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(proxy.counters().connections_surplus, 1);
+    assert_eq!(status(other), 200);
+    for client in &mut kept {
+        client.send(get(HOST, "/"));
+        assert_eq!(client.reply().status(), 200);
+    }
+    kept.clear();
+    eventually("they are closed", || open() == 0);
+    assert_eq!(status(greedy), 200);
 }
 
 #[test]

@@ -50,6 +50,15 @@ impl OpaqueIo {
         Self::Post(Box::new(BufReader::with_capacity(FIRST_BYTES_MAX, tunnel)))
     }
 
+    /// What can be reset; where there are only streams of a connection, dropping one is its reset.
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().get_ref().0),
+            Self::Post(_) => None,
+        }
+    }
+
     /// Waits until the server has sent something, closed or failed. Inside TLS session tickets are nothing.
     pub(crate) async fn spoke(&mut self) {
         // An error is as good as bytes: the copy meets it again.
