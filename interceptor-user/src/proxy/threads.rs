@@ -195,14 +195,18 @@ impl Thread {
         let carried = Carried { worker, tasks: Rc::new(LocalSet::new()) };
         self.workers.borrow_mut().insert(id, carried.clone());
         let (thread, Carried { worker, tasks }) = (Rc::downgrade(self), carried.clone());
-        // A task of its own, too: what the set runs until is looked at whenever anything happens.
-        let (end, ended) = oneshot::channel::<()>();
-        tasks.spawn_local(async move {
-            worker.ended().await;
-            drop(end);
-        });
         tokio::task::spawn_local(async move {
-            drop(tasks.run_until(ended).await);
+            // Another connection may have come before the end was heard of.
+            while !worker.is_done() {
+                // A task of its own, too: what the set runs until is looked at whenever anything happens.
+                let (end, ended) = oneshot::channel::<()>();
+                let worker = Rc::clone(&worker);
+                tasks.spawn_local(async move {
+                    worker.ended().await;
+                    drop(end);
+                });
+                drop(tasks.run_until(ended).await);
+            }
             // Dropped here, together with the tasks, and not while the list is borrowed.
             let _last = thread.upgrade().and_then(|thread| thread.workers.borrow_mut().remove(&id));
         });

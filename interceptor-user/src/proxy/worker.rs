@@ -162,6 +162,14 @@ impl Worker {
         BusyGuard(Rc::clone(&self.busy))
     }
 
+    /// Whether the workload may be let go of now.
+    pub(super) fn is_done(&self) -> bool {
+        match *self.workload.life.borrow() {
+            Life::Serving => self.workload.life.has_changed().is_err(),
+            Life::Draining(until) => self.busy.count.get() == 0 || until <= Instant::now(),
+        }
+    }
+
     /// Ready when the workload is to be let go of: it drains, and has nothing open here or no more time.
     pub(super) async fn ended(&self) {
         let mut life = self.workload.life.clone();
