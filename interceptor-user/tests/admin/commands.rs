@@ -1,6 +1,7 @@
 //! `explain --pod` and `config --pod`: what they print, and what they say when nobody answers.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -158,6 +159,13 @@ fn the_socket_is_roots() {
     }
     let mut asking = Command::new(command);
     asking.args(["config", "routes", "--pod", "a/b", "--agent-socket", socket.to_str().unwrap()]);
-    let output = asking.uid(65534).gid(65534).output().unwrap();
+    asking.uid(65534).gid(65534);
+    // A child that another test forks meanwhile has the copy open for writing until it becomes its program.
+    let output = loop {
+        match asking.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            asked => break asked.unwrap(),
+        }
+    };
     fails(output, 1, "permission denied at");
 }
