@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    KeyUsagePurpose, SanType, date_time_ymd,
 };
 
 use crate::Dir;
@@ -65,6 +65,19 @@ impl Ca {
         self.sign(name, params)
     }
 
+    /// An identity of the mesh, for both ends: a certificate for `spiffe://…`.
+    pub fn mesh_identity(&self, file: &str, uri: &str) -> anyhow::Result<Identity> {
+        self.sign(file, identity(uri)?)
+    }
+
+    /// One that ended in 2020.
+    pub fn expired_mesh_identity(&self, file: &str, uri: &str) -> anyhow::Result<Identity> {
+        let mut params = identity(uri)?;
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 1);
+        self.sign(file, params)
+    }
+
     fn sign(&self, file: &str, params: CertificateParams) -> anyhow::Result<Identity> {
         let key = KeyPair::generate().context("cannot make a key")?;
         let certificate = params.signed_by(&key, &self.issuer).context("cannot sign a certificate")?;
@@ -73,6 +86,14 @@ impl Ca {
             key: self.dir.write(&format!("{file}.key"), key.serialize_pem())?,
         })
     }
+}
+
+fn identity(uri: &str) -> anyhow::Result<CertificateParams> {
+    let mut params = params(&[])?;
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().context("not a URI")?)];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
 }
 
 fn params(names: &[&str]) -> anyhow::Result<CertificateParams> {

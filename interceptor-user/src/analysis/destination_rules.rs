@@ -1,6 +1,5 @@
 //! Rules about DestinationRules: hosts, TLS that can't be or should not be, subsets without endpoints.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::findings::{Findings, about, at};
@@ -18,12 +17,8 @@ use crate::snapshot::TlsOrigination;
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     let files = match mesh.audience {
-        Audience::Mesh(Flags { credentials_dir, tls_files, .. }) => {
-            Files { credentials_dir, allowed: tls_files.unwrap_or(&NodePaths::Any) }
-        }
-        Audience::Client(client) => {
-            Files { credentials_dir: client.credentials_dir.as_deref(), allowed: &NodePaths::Any }
-        }
+        Audience::Mesh(flags) => flags.files(),
+        Audience::Client(client) => Files::of(client, &NodePaths::Any),
     };
     for rule in mesh.world.destination_rules() {
         each_block(rule, &mut |blocks, port, field| {
@@ -40,22 +35,27 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     }
 }
 
-/// The credentials of rules whose files can't be used: `problem` looks at them and says why.
-pub fn unusable_credentials(
+/// Rules whose files, found by their names, can't be used: `problem` looks at them and says why.
+pub fn unusable_files(
     world: &World,
-    directory: &Path,
+    flags: Flags<'_>,
     problem: impl Fn(&TlsOrigination) -> Option<String>,
 ) -> Vec<Diagnostic> {
     let mut findings = Findings::default();
     for rule in world.destination_rules() {
         each_block(rule, &mut |blocks, _, field| {
             let Some(tls) = &blocks.tls else { return };
-            let origination = tls::of_credential(tls, directory);
-            if let Some(problem) = origination.as_ref().and_then(&problem) {
-                let field = format!("{field}.tls.credentialName");
-                let finding = at(&code::EGR0104, &rule.meta, tls.position, field, problem);
-                findings.push(finding.mend("put the files there, or name another secret"));
-            }
+            let origination = tls::of_found_files(tls, flags.files());
+            let Some(problem) = origination.as_ref().and_then(&problem) else { return };
+            let (field, mend) = match tls.mode {
+                TlsMode::IstioMutual => {
+                    (format!("{field}.tls.mode"), "put a valid identity there, or name another directory")
+                }
+                TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual => {
+                    (format!("{field}.tls.credentialName"), "put the files there, or name another secret")
+                }
+            };
+            findings.push(at(&code::EGR0104, &rule.meta, tls.position, field, problem).mend(mend));
         });
     }
     findings.into_sorted()
@@ -85,7 +85,7 @@ fn check_tls(
     if let Some(problem) = tls::problem(tls, files) {
         let finding = at(&code::EGR0104, &rule.meta, tls.position, field, problem);
         findings.push(match tls.mode {
-            TlsMode::IstioMutual => finding.mend("use SIMPLE, or MUTUAL with certificates as files"),
+            TlsMode::IstioMutual => finding.mend("start exec with --identity-dir, or use SIMPLE, or MUTUAL with certificates as files"),
             TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual if files.refused(tls).is_some() => finding.mend(
                 "start the agent with --allow-tls-files and the files' directory, if pods may use all keys in it on \
                  behalf of all who write resources; or use credentialName",

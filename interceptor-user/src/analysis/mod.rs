@@ -28,10 +28,11 @@ use std::path::Path;
 use findings::Findings;
 use mesh::Mesh;
 
+use crate::compile::tls::Files;
 use crate::compile::{Client, NodePaths};
 use crate::resource::{Diagnostic, World};
 
-pub use destination_rules::unusable_credentials;
+pub use destination_rules::unusable_files;
 
 /// For whom the resources are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +49,20 @@ pub enum Audience<'a> {
 pub struct Flags<'a> {
     /// Where `credentialName` is looked for.
     pub credentials_dir: Option<&'a Path>,
+    /// Where the identity for ISTIO_MUTUAL is.
+    pub identity_dir: Option<&'a Path>,
     /// `None`: they may be `exec`, which allows all, or an agent that allows none.
     pub unix_endpoints: Option<&'a NodePaths>,
     /// The same of certificates and keys.
     pub tls_files: Option<&'a NodePaths>,
+}
+
+impl<'a> Flags<'a> {
+    /// What is known of the files that TLS is made of: those that rules name may be anywhere.
+    fn files(self) -> Files<'a> {
+        let Self { credentials_dir, identity_dir, tls_files, .. } = self;
+        Files { credentials_dir, identity_dir, allowed: tls_files.unwrap_or(&NodePaths::Any) }
+    }
 }
 
 /// Every finding, by place.

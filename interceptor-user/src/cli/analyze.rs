@@ -20,7 +20,7 @@ const FINDINGS: u8 = 79;
 
 /// Say what is wrong with Istio's egress resources, where, what will happen and how to mend it
 ///
-/// Reads files, directories or standard input (and --credentials-dir), and nothing else: no cluster, no network, no root. Each finding has a
+/// Reads files, directories or standard input (and --credentials-dir, --identity-dir), and nothing else: no cluster, no network, no root. Each finding has a
 /// code (Istio's, or ours where Istio's analyzer does not look), the resource, the line with the field underlined,
 /// what happens at run time, and the mend.
 #[derive(Debug, clap::Args)]
@@ -54,6 +54,10 @@ pub(super) struct Arguments {
     /// Look whether credentialName of DestinationRules has its files in DIR/NAME, as with `exec`, and can use them
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     credentials_dir: Option<PathBuf>,
+
+    /// Look whether the identity for TLS mode ISTIO_MUTUAL is in DIR, as with `exec`, and can be used
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    identity_dir: Option<PathBuf>,
 
     /// The directories of unix sockets that the agent is given: endpoints elsewhere are errors
     #[arg(long, value_name = "DIR,…", value_delimiter = ',', value_parser = NodePaths::parse_directory)]
@@ -115,19 +119,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         FileSource::read(arguments.paths.clone(), arguments.mesh_config.clone(), namespace);
     let (world, mut diagnostics, texts) = source.into_parts();
     let mut places = PlacesOfFiles { texts: &texts, known: HashMap::new() };
-    let credentials_dir = arguments.credentials_dir.as_deref();
     let unix_endpoints = arguments.allow_unix_endpoints.clone().map(NodePaths::Below);
-    let mut found = analysis::find(
-        &world,
-        Audience::Mesh(Flags {
-            credentials_dir,
-            unix_endpoints: unix_endpoints.as_ref(),
-            ..Flags::default()
-        }),
-    );
-    if let Some(directory) = credentials_dir {
-        found.extend(analysis::unusable_credentials(&world, directory, |tls| look_at_files(tls).err()));
-    }
+    let flags = Flags {
+        credentials_dir: arguments.credentials_dir.as_deref(),
+        identity_dir: arguments.identity_dir.as_deref(),
+        unix_endpoints: unix_endpoints.as_ref(),
+        tls_files: None,
+    };
+    let mut found = analysis::find(&world, Audience::Mesh(flags));
+    found.extend(analysis::unusable_files(&world, flags, |tls| look_at_files(tls).err()));
     diagnostics.extend(found.into_iter().map(|finding| places.placed(finding)));
     diagnostics.retain(|finding| {
         !arguments.suppress.iter().any(|suppression| suppression.covers(finding))

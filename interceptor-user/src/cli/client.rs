@@ -31,6 +31,13 @@ pub(super) struct ClientFlags {
     /// change are read again. Without the directory, what needs a credential answers 503.
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = CLIENT)]
     credentials_dir: Option<PathBuf>,
+
+    /// Where the client's identity in the mesh is, for TLS mode ISTIO_MUTUAL: cert-chain.pem, key.pem and root-cert.pem, as
+    /// Istio writes them, or tls.crt, tls.key and ca.crt, as cert-manager does
+    ///
+    /// Files that change are read again. Without the directory, or while the identity has expired, ISTIO_MUTUAL answers 503.
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = CLIENT)]
+    identity_dir: Option<PathBuf>,
 }
 
 /// A name and its value.
@@ -47,6 +54,7 @@ impl ClientFlags {
             labels: labels.collect(),
             policy: policy.unwrap_or_default(),
             credentials_dir: self.credentials_dir.clone(),
+            identity_dir: self.identity_dir.clone(),
             ..Client::in_namespace(&namespace)
         }
     }

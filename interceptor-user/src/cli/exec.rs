@@ -46,6 +46,8 @@ const EXTERNAL: &str = "A proxy of your own";
         # Two address ranges and a port stay direct\n  \
         sudo interceptor exec -c registry.yaml --exclude-ip-ranges 10.0.0.0/8,192.168.0.0/16 \\\n    \
             --exclude-ports 5432 -- ./app\n\n  \
+        # Through Istio's egress gateway (TLS mode ISTIO_MUTUAL), with an identity of the mesh from files\n  \
+        sudo interceptor exec -c config/ --identity-dir /etc/certs -- ./app\n\n  \
         # Resources from standard input, counters to a file\n  \
         kubectl get serviceentries -o yaml | sudo interceptor exec -c - --stats stats.json -- ./app\n\n  \
         # Connections handed to a proxy of your own that reads SO_ORIGINAL_DST, instead of to ours\n  \

@@ -155,7 +155,8 @@ fn cluster(
     let extras = rule.map(|rule| rule.extras_of(subset)).unwrap_or_default();
     let name = ClusterName::outbound(port.number, subset_name, &service.host);
     let cluster = Cluster {
-        tls: rule.and_then(|rule| tls::origination(common, rule, &blocks, &service.entry)),
+        tls: rule
+            .and_then(|rule| tls::origination(common, rule, &blocks, (service, port.number, subset_name))),
         load_balancer: load_balancing::policy(&balancing),
         hash_key: load_balancing::hash_key(&balancing),
         warmup: load_balancing::warmup(&balancing),

@@ -61,6 +61,8 @@ pub struct Client {
     pub policy: ClientPolicy,
     /// Where credentialName finds the secrets of its namespace: directories of files.
     pub credentials_dir: Option<PathBuf>,
+    /// Where its identity in the mesh is, for ISTIO_MUTUAL: a directory of files.
+    pub identity_dir: Option<PathBuf>,
 }
 
 impl Client {
@@ -72,6 +74,7 @@ impl Client {
             locality: "".into(),
             policy: ClientPolicy::default(),
             credentials_dir: None,
+            identity_dir: None,
         }
     }
 

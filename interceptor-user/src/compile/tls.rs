@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::NodePaths;
 use super::clusters::Common;
 use super::destination_rules::MergedRule;
-use crate::resource::ServiceEntry;
+use super::registry::Service;
+use super::{Client, NodePaths};
 use crate::resource::client_tls::{ClientTls, TlsMode};
 use crate::resource::destination_rule::Blocks;
 use crate::snapshot::{CaSource, ClientIdentity, Credential, TlsOrigination, TlsOriginationMode};
@@ -16,11 +16,21 @@ use crate::snapshot::{CaSource, ClientIdentity, Credential, TlsOrigination, TlsO
 pub(crate) struct Files<'a> {
     /// Where `credentialName` finds its own.
     pub(crate) credentials_dir: Option<&'a Path>,
+    /// Where the identity for ISTIO_MUTUAL is.
+    pub(crate) identity_dir: Option<&'a Path>,
     /// Those that a rule may name itself.
     pub(crate) allowed: &'a NodePaths,
 }
 
-impl Files<'_> {
+impl<'a> Files<'a> {
+    pub(crate) fn of(client: &'a Client, allowed: &'a NodePaths) -> Self {
+        Self {
+            credentials_dir: client.credentials_dir.as_deref(),
+            identity_dir: client.identity_dir.as_deref(),
+            allowed,
+        }
+    }
+
     /// The first file that a rule names and must not.
     pub(crate) fn refused(self, tls: &ClientTls) -> Option<String> {
         let of_client = (tls.mode == TlsMode::Mutual)
@@ -34,12 +44,12 @@ impl Files<'_> {
     }
 }
 
-/// What a cluster with this policy does.
+/// What a cluster with this policy does: `port` and `subset` are its own.
 pub(super) fn origination(
     Common { mesh, settings }: Common<'_>,
     rule: &MergedRule,
     blocks: &Blocks,
-    entry: &ServiceEntry,
+    (service, port, subset): (&Service, u16, &str),
 ) -> Option<TlsOrigination> {
     if let Some(refused) = rule.refused() {
         let reason = format!("{} asks for TLS but can't be used as written", refused.meta.key);
@@ -47,8 +57,10 @@ pub(super) fn origination(
     }
     let tls = blocks.tls.as_ref()?;
     let mode = mode(tls)?;
+    let is_of_mesh = mode == TlsOriginationMode::IstioMutual;
+    let verifies = is_of_mesh || !tls.insecure_skip_verify;
     let ca = match &tls.ca_certificates {
-        _ if tls.insecure_skip_verify => CaSource::Unverified,
+        _ if !verifies => CaSource::Unverified,
         Some(path) => CaSource::File(path.clone()),
         None => CaSource::System,
     };
@@ -59,31 +71,27 @@ pub(super) fn origination(
         _ => None,
     };
     let named = &tls.subject_alt_names;
-    let subject_alt_names = if named.is_empty() { &entry.subject_alt_names } else { named };
-    let subject_alt_names = if tls.insecure_skip_verify { Vec::new() } else { subject_alt_names.clone() };
+    let subject_alt_names = if named.is_empty() { &service.entry.subject_alt_names } else { named };
+    let subject_alt_names = if verifies { subject_alt_names.clone() } else { Vec::new() };
     // Istio has the Host verified by the rule's names alone, before the entry's take their place.
-    let verify_host = named.is_empty() && tls.sni.is_none() && !subject_alt_names.is_empty();
-    let credentials_dir = settings.client.credentials_dir.as_deref();
-    let files = Files { credentials_dir, allowed: &settings.tls_files };
-    let (credential, problem) = match (&tls.credential_name, credentials_dir) {
-        (Some(name), Some(directory)) => match credential(name, directory, tls.mode) {
-            Ok(credential) => (Some(credential), None),
-            Err(problem) => (None, Some(problem)),
-        },
-        _ => (None, problem(tls, files)),
+    let verify_host = !is_of_mesh && named.is_empty() && tls.sni.is_none() && !subject_alt_names.is_empty();
+    // Istio's name of the cluster for its own gateways and sidecars (BuildDNSSrvSubsetKey).
+    let of_mesh = || is_of_mesh.then(|| format!("outbound_.{port}_.{subset}_.{}", service.host).into());
+    let (credential, impossible) = match credential(tls, Files::of(&settings.client, &settings.tls_files)) {
+        Ok(credential) => (credential, None),
+        Err(problem) => (None, Some(format!("{}: {problem}", rule.rules[0].meta.key).into())),
     };
-    let impossible =
-        problem.map(|problem| -> Arc<str> { format!("{}: {problem}", rule.rules[0].meta.key).into() });
     Some(TlsOrigination {
         mode,
-        sni: tls.sni.clone(),
+        sni: tls.sni.clone().or_else(of_mesh),
         subject_alt_names,
         verify_host,
         ca,
         ca_crl: tls.ca_crl.clone(),
         identity,
         credential,
-        tls_1_3_only: mesh.tls_1_3_only,
+        // tlsDefaults is for all but ISTIO_MUTUAL.
+        tls_1_3_only: mesh.tls_1_3_only && !is_of_mesh,
         impossible,
     })
 }
@@ -93,28 +101,37 @@ fn mode(tls: &ClientTls) -> Option<TlsOriginationMode> {
     match tls.mode {
         TlsMode::Disable => None,
         TlsMode::Simple => Some(TlsOriginationMode::Simple),
-        TlsMode::Mutual | TlsMode::IstioMutual => Some(TlsOriginationMode::Mutual),
+        TlsMode::Mutual => Some(TlsOriginationMode::Mutual),
+        TlsMode::IstioMutual => Some(TlsOriginationMode::IstioMutual),
     }
 }
 
-/// TLS with the files of a credential and nothing else, to see whether they can be used; `None` without a
-/// credential that can be looked for.
-pub(crate) fn of_credential(tls: &ClientTls, directory: &Path) -> Option<TlsOrigination> {
-    let credential = credential(tls.credential_name.as_ref()?, directory, tls.mode).ok()?;
+/// TLS with the files that are found by their names and nothing else, to see whether they can be used; `None` where there are
+/// none to look for.
+pub(crate) fn of_found_files(tls: &ClientTls, files: Files<'_>) -> Option<TlsOrigination> {
+    let credential = credential(tls, files).ok().flatten()?;
     let ca = if tls.insecure_skip_verify { CaSource::Unverified } else { CaSource::System };
     Some(TlsOrigination { mode: mode(tls)?, ca, credential: Some(credential), ..TlsOrigination::simple() })
 }
 
 /// Why TLS can't be made as asked, before any file is looked at.
 pub(crate) fn problem(tls: &ClientTls, files: Files<'_>) -> Option<String> {
+    credential(tls, files).err()
+}
+
+/// The files that are found by their names, if there are such; fails where TLS can't be made as asked.
+fn credential(tls: &ClientTls, files: Files<'_>) -> Result<Option<Credential>, String> {
     match (tls.mode, &tls.credential_name) {
-        (TlsMode::Disable, _) => None,
-        (TlsMode::IstioMutual, _) => {
-            Some("mode ISTIO_MUTUAL needs a mesh identity, which there is none of here".into())
-        }
+        (TlsMode::Disable, _) => Ok(None),
+        (TlsMode::IstioMutual, _) => match files.identity_dir {
+            Some(directory) => Ok(Some(Credential::MeshIdentity { directory: directory.to_owned() })),
+            None => Err("mode ISTIO_MUTUAL needs an identity of the mesh: give --identity-dir DIR with cert-chain.pem, \
+                         key.pem and root-cert.pem, or tls.crt, tls.key and ca.crt"
+                .into()),
+        },
         (TlsMode::Simple | TlsMode::Mutual, Some(name)) => match files.credentials_dir {
-            Some(directory) => credential(name, directory, tls.mode).err(),
-            None => Some(format!(
+            Some(directory) => secret(name, directory, tls.mode).map(Some),
+            None => Err(format!(
                 "credentialName {name} names a Kubernetes secret, which can't be read here; give \
                  --credentials-dir DIR with its files in DIR/{}, or clientCertificate, privateKey and \
                  caCertificates as files",
@@ -122,17 +139,17 @@ pub(crate) fn problem(tls: &ClientTls, files: Files<'_>) -> Option<String> {
             )),
         },
         (TlsMode::Mutual, None) if tls.client_certificate.is_none() => {
-            Some("client certificate required for mutual tls".into())
+            Err("client certificate required for mutual tls".into())
         }
         (TlsMode::Mutual, None) if tls.private_key.is_none() => {
-            Some("private key required for mutual tls".into())
+            Err("private key required for mutual tls".into())
         }
-        (TlsMode::Mutual | TlsMode::Simple, None) => files.refused(tls),
+        (TlsMode::Mutual | TlsMode::Simple, None) => files.refused(tls).map_or(Ok(None), Err),
     }
 }
 
 /// Where the files of `credentialName` are: those of a secret, of its `-cacert` sibling, or of a ConfigMap.
-fn credential(name: &Arc<str>, directory: &Path, mode: TlsMode) -> Result<Credential, String> {
+fn secret(name: &Arc<str>, directory: &Path, mode: TlsMode) -> Result<Credential, String> {
     const CACERT: &str = "-cacert";
     let config_map = name.strip_prefix("configmap://");
     let plain = config_map.or_else(|| name.strip_prefix("kubernetes://")).unwrap_or(name);
@@ -156,5 +173,5 @@ fn credential(name: &Arc<str>, directory: &Path, mode: TlsMode) -> Result<Creden
     } else {
         vec![directory.join(format!("{plain}{CACERT}")), own.clone()]
     };
-    Ok(Credential { name: Arc::clone(name), directory: own, ca_directories })
+    Ok(Credential::Secret { name: Arc::clone(name), directory: own, ca_directories })
 }

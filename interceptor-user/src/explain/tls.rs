@@ -28,6 +28,7 @@ fn described(tls: &TlsOrigination) -> String {
     let mode = match tls.mode {
         TlsOriginationMode::Simple => "SIMPLE",
         TlsOriginationMode::Mutual => "MUTUAL",
+        TlsOriginationMode::IstioMutual => "ISTIO_MUTUAL",
     };
     let sni = tls.sni.as_deref().map_or_else(|| "the request's Host".to_owned(), str::to_owned);
     format!("{mode}: TLS is put around what is sent; server name: {sni}")
@@ -42,6 +43,9 @@ fn verification(tls: &TlsOrigination) -> String {
         }
     };
     let names = match (tls.subject_alt_names.as_slice(), &tls.sni) {
+        ([], _) if tls.mode == TlsOriginationMode::IstioMutual => {
+            "an identity of the trust domain that its own is of".into()
+        }
         ([], Some(sni)) => sni.to_string(),
         ([], None) => "the request's Host".into(),
         (names, _) => words::few(names.iter().map(ToString::to_string)),

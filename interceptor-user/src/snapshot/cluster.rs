@@ -89,6 +89,8 @@ pub enum UpstreamProtocol {
 pub enum TlsOriginationMode {
     Simple,
     Mutual,
+    /// With an identity of the mesh (SPIFFE), at both ends.
+    IstioMutual,
 }
 
 /// Whom the server's certificate must be signed by.
@@ -109,14 +111,20 @@ pub struct ClientIdentity {
     pub private_key: PathBuf,
 }
 
-/// credentialName: files that are named like the keys of a Kubernetes secret.
+/// Files that are found by their names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Credential {
-    pub name: Arc<str>,
-    /// `tls.crt` and `tls.key`, or `cert` and `key`.
-    pub directory: PathBuf,
-    /// `ca.crt` or `cacert`, with `ca.crl` or `crl`: the first of these directories that has one.
-    pub ca_directories: Vec<PathBuf>,
+pub enum Credential {
+    /// credentialName: named like the keys of a Kubernetes secret.
+    Secret {
+        name: Arc<str>,
+        /// `tls.crt` and `tls.key`, or `cert` and `key`.
+        directory: PathBuf,
+        /// `ca.crt` or `cacert`, with `ca.crl` or `crl`: the first of these directories that has one.
+        ca_directories: Vec<PathBuf>,
+    },
+    /// The proxy's own identity, named as Istio has such files, or cert-manager's CSI driver: `cert-chain.pem`,
+    /// `key.pem` and `root-cert.pem`, or `tls.crt`, `tls.key` and `ca.crt`.
+    MeshIdentity { directory: PathBuf },
 }
 
 /// TLS towards the endpoints.
@@ -126,7 +134,8 @@ pub struct TlsOrigination {
     /// Sent as SNI when set; otherwise the request's Host (not for addresses).
     pub sni: Option<Arc<str>>,
     /// Accepted subject alternative names, exact. Empty: with `sni` unset the certificate must be
-    /// valid for the request's Host, with `sni` set for `sni`.
+    /// valid for the request's Host, with `sni` set for `sni`; with ISTIO_MUTUAL it must be an identity of the
+    /// trust domain that `identity` is of.
     pub subject_alt_names: Vec<Arc<str>>,
     /// The certificate must be valid for the request's Host beside one of `subject_alt_names`.
     pub verify_host: bool,
@@ -134,7 +143,7 @@ pub struct TlsOrigination {
     /// A PEM file of revoked certificates; every certificate of a chain must be covered by it.
     pub ca_crl: Option<PathBuf>,
     pub identity: Option<ClientIdentity>,
-    /// Instead of `ca` unless nothing is verified, `ca_crl` and, with mode MUTUAL, `identity`.
+    /// Instead of `ca` unless nothing is verified, `ca_crl` and, with another mode than SIMPLE, `identity`.
     pub credential: Option<Credential>,
     /// Nothing below TLS 1.3; otherwise nothing below 1.2.
     pub tls_1_3_only: bool,

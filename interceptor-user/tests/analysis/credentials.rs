@@ -1,10 +1,10 @@
-//! `--credentials-dir`: `credentialName` of DestinationRules with its files there, missing, or unusable.
+//! `--credentials-dir` and `--identity-dir`: what DestinationRules need of files with its files there, missing, or unusable.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertificateParams, CertifiedKey, KeyPair, SanType, date_time_ymd, generate_simple_self_signed};
 use tempfile::TempDir;
 
 use crate::support::{dr, host};
@@ -132,4 +132,61 @@ fn explain_says_whether_they_are_there() {
     ] {
         assert!(said.contains(note), "{note}\n{said}");
     }
+}
+
+/// Certificate and key of an identity of the mesh that is good until a year has begun.
+fn identity(until: i32) -> (String, String) {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names =
+        vec![SanType::URI("spiffe://cluster.local/ns/shop/sa/cart".try_into().expect("a URI"))];
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(until, 1, 1);
+    let key = KeyPair::generate().expect("a key");
+    (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+}
+
+#[test]
+fn an_identity_of_the_mesh_is_looked_for_where_it_is_said_to_be() {
+    let rule = "mode: ISTIO_MUTUAL";
+    let with = |until| {
+        let (certificate, key) = identity(until);
+        let files = [("cert-chain.pem", &*certificate), ("key.pem", &*key), ("root-cert.pem", &*certificate)];
+        directory(rule, &files)
+    };
+    let analyze = |directory: &TempDir, flags: &[&str]| {
+        let output = run(directory.path(), &[&["analyze", "a.yaml"], flags].concat());
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let explain = |directory: &TempDir| {
+        let words = ["explain", "-c", "a.yaml", "--identity-dir", "secrets", "http://a.com"];
+        let output = run(directory.path(), &words);
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let good = with(3000);
+    assert_eq!(analyze(&good, &["--identity-dir", "secrets"]), (Some(0), String::new()));
+    let (code, said) = explain(&good);
+    assert_eq!(code, Some(0), "{said}");
+    for note in [
+        "ISTIO_MUTUAL: TLS is put around what is sent; server name: outbound_.80_._.a.com",
+        "must be valid for an identity of the trust domain that its own is of, by secrets/root-cert.pem",
+        "the client's certificate is secrets/cert-chain.pem, with the key secrets/key.pem",
+    ] {
+        assert!(said.contains(note), "{note}\n{said}");
+    }
+
+    let (code, said) = analyze(&good, &[]);
+    assert_eq!(code, Some(79));
+    assert!(
+        said.contains("mode ISTIO_MUTUAL needs an identity of the mesh: give --identity-dir DIR"),
+        "{said}"
+    );
+
+    let expired = with(2021);
+    let (code, said) = analyze(&expired, &["--identity-dir", "secrets"]);
+    assert_eq!(code, Some(79));
+    let reason = "the identity secrets/cert-chain.pem can't be used: it expired at 2021-01-01T00:00:00Z";
+    assert!(said.starts_with("Error [EGR0104] (DestinationRule default/r a.yaml:4:"), "{said}");
+    assert!(said.contains(reason) && said.contains("put a valid identity there"), "{said}");
+    let (code, said) = explain(&expired);
+    assert!(code == Some(3) && said.contains(reason) && said.contains("flags UF"), "{said}");
 }

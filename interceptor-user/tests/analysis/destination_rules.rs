@@ -23,7 +23,7 @@ fn egr0104_tls_that_cannot_be_made() {
         ),
         ("mode: MUTUAL", "client certificate required"),
         ("mode: MUTUAL, clientCertificate: /c.pem", "private key required"),
-        ("mode: ISTIO_MUTUAL", "mesh identity; use SIMPLE"),
+        ("mode: ISTIO_MUTUAL", "needs an identity of the mesh; give --identity-dir DIR; use SIMPLE"),
     ] {
         check(&rule(tls), &[&format!("Error EGR0104 DestinationRule default/r | tls | {words}")]);
     }

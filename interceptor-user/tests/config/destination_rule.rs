@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use interceptor_user::analysis::{Audience, Flags, find};
 use interceptor_user::compile::{Client, CompileSettings, NodePaths, compile};
-use interceptor_user::snapshot::{CaSource, Cluster, ClusterName, Discovery, LoadBalancer, UpstreamProtocol};
+use interceptor_user::snapshot::{
+    CaSource, Cluster, ClusterName, Credential, Discovery, LoadBalancer, TlsOriginationMode, UpstreamProtocol,
+};
 
 use crate::support::{Config, allow_any, in_namespace};
 
@@ -322,9 +324,12 @@ fn credentials_are_looked_for_in_their_directory() {
     ] {
         let (tls, found) = tls(&format!("mode: SIMPLE, credentialName: '{given}'"));
         assert_eq!(tls.impossible, None, "{given}");
-        let credential = tls.credential.expect("a credential");
-        assert_eq!((&*credential.name, &*credential.directory), (given, Path::new(directory)));
-        assert_eq!(credential.ca_directories, ca_directories.iter().map(PathBuf::from).collect::<Vec<_>>());
+        let expected = Credential::Secret {
+            name: given.into(),
+            directory: directory.into(),
+            ca_directories: ca_directories.iter().map(PathBuf::from).collect(),
+        };
+        assert_eq!(tls.credential, Some(expected));
         assert!(!found.contains("credentialName"), "{found}");
     }
     for (given, expected) in [
@@ -379,6 +384,50 @@ fn files_of_the_node_are_used_where_they_were_allowed() {
         assert_eq!(told.contains("EGR0104"), expected.is_some(), "{told}");
         assert!(told.contains(expected.unwrap_or_default()), "{told}");
     }
+}
+
+/// The name that Istio's gateways and sidecars know the cluster by, and the identity's own roots.
+#[test]
+fn the_meshs_identity_is_shown_to_the_meshs_servers() {
+    let yaml = |tls: &str| {
+        let policy = format!("trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL{tls}}}}}");
+        ENTRY.replace("SERVICE", "default").replace("  subjectAltNames: [san.example.com]\n", "")
+            + &rule("default", "dr", &format!("  host: a.example.com\n  {policy}\n  subsets: [{{name: v1}}]"))
+    };
+    let of = |tls: &str, port: u16, subset: &str| {
+        let client = Client { identity_dir: Some("/identity".into()), ..Client::default() };
+        let config = crate::support::for_client_of_mesh(
+            &yaml(tls),
+            "tlsDefaults: {minProtocolVersion: TLSV1_3}",
+            client,
+        );
+        assert!(!config.found().contains("ISTIO_MUTUAL"), "{}", config.found());
+        cluster(&config, port, subset).tls.clone().expect("TLS")
+    };
+    for (tls, port, subset, sni) in [
+        ("", 80, "", "outbound_.80_._.a.example.com"),
+        ("", 443, "v1", "outbound_.443_.v1_.a.example.com"),
+        (", sni: httpbin.org", 443, "v1", "httpbin.org"),
+        (", insecureSkipVerify: true", 80, "", "outbound_.80_._.a.example.com"),
+    ] {
+        let found = of(tls, port, subset);
+        assert_eq!(
+            (found.mode, found.impossible.as_deref()),
+            (TlsOriginationMode::IstioMutual, None),
+            "{tls}"
+        );
+        assert_eq!((found.sni.as_deref(), found.verify_host), (Some(sni), false), "{tls}");
+        assert_ne!(found.ca, CaSource::Unverified, "{tls}");
+        assert_eq!(found.credential, Some(Credential::MeshIdentity { directory: "/identity".into() }));
+        // tlsDefaults is for all but ISTIO_MUTUAL.
+        assert!(!found.tls_1_3_only);
+    }
+    let named = of(", subjectAltNames: ['spiffe://td/ns/a/sa/b']", 80, "");
+    assert_eq!(named.subject_alt_names, ["spiffe://td/ns/a/sa/b".into()]);
+    let impossible = with("  host: a.example.com\n  trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}");
+    let tls = cluster(&impossible, 80, "").tls.as_ref().expect("TLS");
+    let reason = tls.impossible.as_deref().expect("a reason");
+    assert!(reason.contains("give --identity-dir DIR with cert-chain.pem"), "{reason}");
 }
 
 /// The Host is verified by what the rule says; the entry's names come in addition.

@@ -12,6 +12,7 @@ mod faults;
 mod flows;
 mod framing;
 mod http2;
+mod mesh_identity;
 mod metrics;
 mod mirrors;
 mod paths;

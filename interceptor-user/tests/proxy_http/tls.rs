@@ -18,15 +18,15 @@ use crate::support::{Client, Config, HOST, Proxy, Reply, Upstream, eventually, g
 
 /// A certification authority for one test.
 pub(crate) struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    folder: tempfile::TempDir,
+    pub(crate) issuer: CertifiedIssuer<'static, KeyPair>,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// A certificate with its key.
 pub(crate) struct Issued {
-    certificate: CertificateDer<'static>,
-    key: PrivateKeyDer<'static>,
-    pem: (String, String),
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    pub(crate) pem: (String, String),
 }
 
 impl Authority {
@@ -135,7 +135,7 @@ pub(crate) fn unverified() -> TlsOrigination {
     simple(CaSource::Unverified)
 }
 
-fn proxy(upstream: &Upstream, tls: TlsOrigination) -> Proxy {
+pub(crate) fn proxy(upstream: &Upstream, tls: TlsOrigination) -> Proxy {
     let mut config = Config::new(&[upstream.address]);
     config.cluster.tls = Some(tls);
     config.start()
@@ -146,7 +146,7 @@ const VERIFY_FAILED: &str = "upstream connect error or disconnect/reset before h
      routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:TLS_error_end: ";
 
 /// The reply is a verification failure for this reason.
-fn assert_unverified(reply: &Reply, proxy: &Proxy, reason: &str) {
+pub(crate) fn assert_unverified(reply: &Reply, proxy: &Proxy, reason: &str) {
     assert_eq!(reply.status(), 503);
     let text = reply.text();
     let told = text.strip_prefix(VERIFY_FAILED).unwrap_or_else(|| panic!("{text}"));
@@ -422,7 +422,7 @@ fn secret(authority: &Authority, directory: &str, files: &[(&str, &str)]) -> Cre
         std::fs::write(own.join(name), text).unwrap();
     }
     let name = directory.strip_suffix("-cacert").unwrap_or(directory);
-    Credential {
+    Credential::Secret {
         name: name.into(),
         directory: root.join(name),
         ca_directories: vec![root.join(format!("{name}-cacert")), root.join(name)],

@@ -1,15 +1,17 @@
 //! TLS towards a cluster's endpoints: made from files once, made again when they change, and never
 //! replaced by plaintext when it cannot be made.
 
+mod config;
 mod credential;
 mod failure;
 mod material;
+mod spiffe;
 mod verify;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -21,6 +23,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::UpstreamError;
 use crate::snapshot::{CaSource, TlsOrigination};
+use config::{Configs, configs};
 pub(crate) use failure::of_io_error;
 use material::FileVersions;
 
@@ -41,14 +44,6 @@ pub(crate) struct TlsClient {
 struct State {
     configs: Result<Configs, Arc<str>>,
     files: FileVersions,
-}
-
-/// By what the connection is for.
-#[derive(Clone, Debug)]
-struct Configs {
-    opaque: Arc<ClientConfig>,
-    http1: Arc<ClientConfig>,
-    http2: Arc<ClientConfig>,
 }
 
 /// What a connection is for.
@@ -79,12 +74,17 @@ impl TlsClient {
     /// Why there can be no TLS, before a connection is opened for it.
     pub(super) fn config(&self, purpose: Purpose) -> Result<Arc<ClientConfig>, UpstreamError> {
         self.look_for_changes();
-        match (&self.state.load().configs, purpose) {
-            (Ok(configs), Purpose::Opaque) => Ok(Arc::clone(&configs.opaque)),
-            (Ok(configs), Purpose::Http1) => Ok(Arc::clone(&configs.http1)),
-            (Ok(configs), Purpose::Http2) => Ok(Arc::clone(&configs.http2)),
-            (Err(reason), _) => Err(UpstreamError::TlsUnavailable(Arc::clone(reason))),
+        let state = self.state.load();
+        let configs =
+            state.configs.as_ref().map_err(|reason| UpstreamError::TlsUnavailable(Arc::clone(reason)))?;
+        if let Some(problem) = configs.identity.as_ref().and_then(|identity| identity.problem()) {
+            return Err(UpstreamError::TlsUnavailable(problem.into()));
         }
+        Ok(Arc::clone(match purpose {
+            Purpose::Opaque => &configs.opaque,
+            Purpose::Http1 => &configs.http1,
+            Purpose::Http2 => &configs.http2,
+        }))
     }
 
     /// The handshake. `name` comes from [`Self::server_name`]; as an address it is not sent as SNI. A unix
@@ -133,54 +133,8 @@ impl State {
 /// Reads files; fails with why TLS can't be made of them.
 pub(crate) fn look_at_files(origination: &TlsOrigination) -> Result<TlsOrigination, String> {
     let found = credential::found(origination)?.unwrap_or_else(|| origination.clone());
-    configs(&found).map(|_| found)
-}
-
-fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
-    if let Some(reason) = &origination.impossible {
-        return Err(reason.to_string());
-    }
-    let found = credential::found(origination)?;
-    let origination = found.as_ref().unwrap_or(origination);
-    let http1 = config(origination, origination.verify_host)?;
-    let opaque =
-        if origination.verify_host { Arc::new(config(origination, false)?) } else { Arc::new(http1.clone()) };
-    let mut http2 = http1.clone();
-    http2.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Configs { opaque, http1: Arc::new(http1), http2: Arc::new(http2) })
-}
-
-fn config(origination: &TlsOrigination, verify_host: bool) -> Result<ClientConfig, String> {
-    static PROVIDER: LazyLock<Arc<rustls::crypto::CryptoProvider>> =
-        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
-    let provider = Arc::clone(&PROVIDER);
-    let roots = match &origination.ca {
-        CaSource::System => Some(material::system_roots()?),
-        CaSource::File(path) => Some(material::roots_of_file(path)?),
-        CaSource::Unverified => None,
-    };
-    let revoked = origination.ca_crl.as_deref().map(material::revocations).transpose()?;
-    let names = verify::Names { declared: &origination.subject_alt_names, verify_host };
-    let verifier = verify::Verifier::new(&provider, roots, revoked, names)?;
-    let versions: &[&rustls::SupportedProtocolVersion] = if origination.tls_1_3_only {
-        &[&rustls::version::TLS13]
-    } else {
-        &[&rustls::version::TLS13, &rustls::version::TLS12]
-    };
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
-    match &origination.identity {
-        Some(identity) => {
-            let (chain, key) = material::identity(identity)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("client certificate {}: {error}", identity.certificate.display()))
-        }
-        None => Ok(builder.with_no_client_auth()),
-    }
+    let configs = configs(&found)?;
+    configs.identity.and_then(|identity| identity.problem()).map_or(Ok(found), Err)
 }
 
 /// What is not a name is verified, and fails, as the address that was connected to; without one as

@@ -12,6 +12,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
+use super::spiffe;
+
 /// Whom the certificate has to be for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names<'a> {
@@ -19,6 +21,8 @@ pub(super) struct Names<'a> {
     pub(super) declared: &'a [Arc<str>],
     /// The name of the handshake in any case.
     pub(super) verify_host: bool,
+    /// With ISTIO_MUTUAL, where none is declared: an identity of this trust domain, and not the name of the handshake.
+    pub(super) trust_domain: Option<&'a str>,
 }
 
 #[derive(Debug)]
@@ -28,6 +32,7 @@ pub(super) struct Verifier {
     /// Empty: the name of the handshake.
     names: Vec<Name>,
     verify_host: bool,
+    trust_domain: Option<Arc<str>>,
     /// Verifies against `caCrl`, too.
     with_revocation: Option<Arc<WebPkiServerVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -61,15 +66,26 @@ impl Name {
                 if certificate.valid_uri_names().any(|name| name == &**uri) {
                     return Ok(());
                 }
-                let reason = format!("certificate not valid for name \"{uri}\"");
-                Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::from(Box::<
-                    dyn std::error::Error + Send + Sync,
-                >::from(
-                    reason
-                ))))))
+                Err(invalid(format!("certificate not valid for name \"{uri}\"")))
             }
         }
     }
+}
+
+/// A server of the mesh, whoever it is there.
+fn verify_identity(end_entity: &CertificateDer<'_>, trust_domain: &str) -> Result<ServerCertVerified, Error> {
+    match spiffe::trust_domain(end_entity) {
+        Ok(found) if *found == *trust_domain => Ok(ServerCertVerified::assertion()),
+        Ok(found) => Err(invalid(format!(
+            "the server's identity is of trust domain {found}, ours of {trust_domain}: name it in subjectAltNames"
+        ))),
+        Err(reason) => Err(invalid(format!("the server's certificate is no identity of the mesh: {reason}"))),
+    }
+}
+
+fn invalid(reason: String) -> Error {
+    let reason = Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(reason));
+    Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))
 }
 
 impl Verifier {
@@ -77,16 +93,17 @@ impl Verifier {
         provider: &Arc<CryptoProvider>,
         roots: Option<Arc<RootCertStore>>,
         revoked: Option<Vec<CertificateRevocationListDer<'static>>>,
-        Names { declared, verify_host }: Names<'_>,
+        Names { declared, verify_host, trust_domain }: Names<'_>,
     ) -> Result<Self, String> {
-        let names = declared.iter().map(Name::new).collect::<Result<_, _>>()?;
+        let names = declared.iter().map(Name::new).collect::<Result<Vec<_>, _>>()?;
         let with_revocation = match (&roots, revoked) {
             (Some(roots), Some(revoked)) => Some(with_revocation(roots, provider, revoked)?),
             (None, Some(_)) => return Err("caCrl needs a server that is verified".into()),
             (_, None) => None,
         };
         let algorithms = provider.signature_verification_algorithms;
-        Ok(Self { roots, names, verify_host, with_revocation, algorithms })
+        let trust_domain = trust_domain.filter(|_| names.is_empty()).map(Into::into);
+        Ok(Self { roots, names, verify_host, trust_domain, with_revocation, algorithms })
     }
 
     /// The signatures up to a root, the dates, and that nothing is revoked.
@@ -144,6 +161,9 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
         self.verify_chain(roots, (end_entity, intermediates), server_name, now)?;
+        if let Some(trust_domain) = &self.trust_domain {
+            return verify_identity(end_entity, trust_domain);
+        }
         if self.names.is_empty() || self.verify_host {
             verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         }

@@ -1,0 +1,122 @@
+//! Makes what rustls needs from what a policy wants, of files as they are now: who is verified, what is shown and offered.
+
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+
+use super::verify::{Names, Verifier};
+use super::{credential, material, spiffe};
+use crate::snapshot::{CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode};
+
+/// By what the connection is for.
+#[derive(Clone, Debug)]
+pub(super) struct Configs {
+    pub(super) opaque: Arc<ClientConfig>,
+    pub(super) http1: Arc<ClientConfig>,
+    pub(super) http2: Arc<ClientConfig>,
+    /// The identity that is shown with ISTIO_MUTUAL.
+    pub(super) identity: Option<Arc<MeshIdentity>>,
+}
+
+/// An identity of the mesh, and where it is from.
+#[derive(Debug)]
+pub(super) struct MeshIdentity {
+    file: PathBuf,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl MeshIdentity {
+    /// Why it can't be shown at this moment.
+    pub(super) fn problem(&self) -> Option<String> {
+        let reason = spiffe::out_of_date(&self.chain, UnixTime::now())?;
+        Some(format!("the identity {} can't be used: {reason}", self.file.display()))
+    }
+}
+
+/// What is offered for connections of opaque bytes, HTTP/1.1 and HTTP/2.
+type Alpn = [&'static [&'static [u8]]; 3];
+
+const ALPN: Alpn = [&[], &[], &[b"h2"]];
+/// As Istio's proxies have it, which tell by it what is inside (its `istio.alpn` filter), without
+/// `istio-peer-exchange`: bytes about the peer would have to go first.
+const ALPN_OF_MESH: Alpn =
+    [&[b"istio"], &[b"istio-http/1.1", b"istio", b"http/1.1"], &[b"istio-h2", b"istio", b"h2"]];
+
+/// Fails with why TLS can't be made.
+pub(super) fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
+    if let Some(reason) = &origination.impossible {
+        return Err(reason.to_string());
+    }
+    let found = credential::found(origination)?;
+    let origination = found.as_ref().unwrap_or(origination);
+    let identity = origination.identity.as_ref();
+    let shown =
+        identity.map(|identity| Ok::<_, String>((identity, material::identity(identity)?))).transpose()?;
+    let of_mesh = shown.as_ref().filter(|_| origination.mode == TlsOriginationMode::IstioMutual);
+    let of_mesh = of_mesh.map(|(files, (chain, _))| of_mesh_identity(files, chain)).transpose()?;
+    let trust_domain = of_mesh.as_ref().map(|(_, trust_domain)| &**trust_domain);
+    let names = |verify_host| Names { declared: &origination.subject_alt_names, verify_host, trust_domain };
+    let with = |verify_host| config(origination, names(verify_host), shown.as_ref());
+    let http = with(origination.verify_host)?;
+    let opaque = if origination.verify_host { with(false)? } else { http.clone() };
+    let alpn = if of_mesh.is_some() { ALPN_OF_MESH } else { ALPN };
+    let offering = |mut config: ClientConfig, protocols: &[&[u8]]| {
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    };
+    Ok(Configs {
+        opaque: offering(opaque, alpn[0]),
+        http1: offering(http.clone(), alpn[1]),
+        http2: offering(http, alpn[2]),
+        identity: of_mesh.map(|(identity, _)| Arc::new(identity)),
+    })
+}
+
+/// A client certificate as an identity of the mesh, with its trust domain.
+fn of_mesh_identity(
+    files: &ClientIdentity,
+    chain: &[CertificateDer<'static>],
+) -> Result<(MeshIdentity, Arc<str>), String> {
+    let file = files.certificate.clone();
+    let trust_domain = chain.first().map_or_else(|| Err("it is empty".into()), spiffe::trust_domain);
+    let trust_domain =
+        trust_domain.map_err(|reason| format!("the identity {} can't be used: {reason}", file.display()))?;
+    Ok((MeshIdentity { file, chain: chain.to_vec() }, trust_domain))
+}
+
+type Shown<'a> = (&'a ClientIdentity, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>));
+
+fn config(
+    origination: &TlsOrigination,
+    names: Names<'_>,
+    shown: Option<&Shown<'_>>,
+) -> Result<ClientConfig, String> {
+    static PROVIDER: LazyLock<Arc<rustls::crypto::CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    let provider = Arc::clone(&PROVIDER);
+    let roots = match &origination.ca {
+        CaSource::System => Some(material::system_roots()?),
+        CaSource::File(path) => Some(material::roots_of_file(path)?),
+        CaSource::Unverified => None,
+    };
+    let revoked = origination.ca_crl.as_deref().map(material::revocations).transpose()?;
+    let verifier = Verifier::new(&provider, roots, revoked, names)?;
+    let versions: &[&rustls::SupportedProtocolVersion] = if origination.tls_1_3_only {
+        &[&rustls::version::TLS13]
+    } else {
+        &[&rustls::version::TLS13, &rustls::version::TLS12]
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    match shown {
+        Some((files, (chain, key))) => builder
+            .with_client_auth_cert(chain.clone(), key.clone_key())
+            .map_err(|error| format!("client certificate {}: {error}", files.certificate.display())),
+        None => Ok(builder.with_no_client_auth()),
+    }
+}
