@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::findings::{Findings, about, named};
+use super::findings::{Findings, about, at, named};
 use super::gateways::selector;
 use super::mesh::Mesh;
 use super::workloads::Workload;
@@ -21,7 +21,35 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
         check_whole(sidecars, findings);
         check_selected(sidecars, &workloads, findings);
         check_ambient(sidecars, &workloads, findings);
+        sidecars.iter().for_each(|sidecar| check_egress_proxy(mesh, sidecar, findings));
     }
+}
+
+/// Where hosts that nobody declared go has to be declared itself.
+fn check_egress_proxy(mesh: &Mesh<'_>, sidecar: &Sidecar, findings: &mut Findings) {
+    let Some(proxy) = &sidecar.egress_proxy else { return };
+    let host = &proxy.host;
+    let services: Vec<_> = mesh.seen_from(sidecar.meta.namespace(), host).collect();
+    let imports = |namespace: &str| {
+        sidecar.egress.is_empty() || sidecar.egress.iter().any(|listener| listener.brings(namespace, host))
+    };
+    let port = proxy.port.unwrap_or_default();
+    let message = if services.is_empty() {
+        format!("{} has host {host}, which hosts that nobody declared are sent to", mesh.nobody())
+    } else if !services.iter().any(|service| service.port(port).is_some()) {
+        format!("{host} has no port {port}, which hosts that nobody declared are sent to")
+    } else if !services.iter().any(|service| imports(service.meta.namespace())) {
+        format!("the Sidecar's egress hosts leave {host} out, which hosts that nobody declared are sent to")
+    } else {
+        return;
+    };
+    let field = "spec.outboundTrafficPolicy.egressProxy";
+    let finding = at(&code::IST0101, &sidecar.meta, proxy.position, field, message);
+    findings.push(
+        finding
+            .effect("requests get 503 (NC), other connections are closed")
+            .mend("declare its host with that port, and name it in the Sidecar's egress hosts"),
+    );
 }
 
 /// Sidecars of one namespace beyond this are not compared with each other.

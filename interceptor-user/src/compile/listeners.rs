@@ -14,10 +14,10 @@ use super::registry::{Bind, Registry, Service};
 use super::routes::Routes;
 use crate::resource::service_entry::{AddressRange, Protocol, ServicePort};
 use crate::resource::{Diagnostic, Level, code};
-use crate::snapshot::{CidrChain, HostMap, Listener, OutboundTrafficPolicy, TcpRoute};
+use crate::snapshot::{CatchAll, CidrChain, HostMap, Listener, TcpRoute};
 
 pub(super) struct Listeners<'a> {
-    policy: OutboundTrafficPolicy,
+    catch_all: &'a CatchAll,
     is_strict: bool,
     learned_names: bool,
     routes: &'a Routes<'a>,
@@ -52,14 +52,14 @@ struct Owner {
 
 impl<'a> Listeners<'a> {
     pub(super) fn new(
-        (policy, is_strict): (OutboundTrafficPolicy, bool),
+        (catch_all, is_strict): (&'a CatchAll, bool),
         learned_names: bool,
         routes: &'a Routes<'a>,
         l4_routes: &'a L4Routes<'a>,
         findings: &'a Findings,
     ) -> Self {
         Self {
-            policy,
+            catch_all,
             is_strict,
             learned_names,
             routes,
@@ -128,7 +128,7 @@ impl<'a> Listeners<'a> {
     fn draft_of_port(&mut self, owner: &Owner) -> Option<&mut Draft> {
         let port = owner.port.number;
         let new = || {
-            let mut draft = Draft::new(format!("0.0.0.0_{port}"), self.policy, owner);
+            let mut draft = Draft::new(format!("0.0.0.0_{port}"), self.catch_all, owner);
             draft.name_owners = self.learned_names.then(HashMap::new);
             draft.is_strict = self.is_strict;
             draft
@@ -139,7 +139,7 @@ impl<'a> Listeners<'a> {
 
     fn draft_of_address(&mut self, owner: &Owner, address: IpAddr) -> Option<&mut Draft> {
         let port = owner.port.number;
-        let new = || Draft::new(format!("{address}_{port}"), self.policy, owner);
+        let new = || Draft::new(format!("{address}_{port}"), self.catch_all, owner);
         let draft = self.by_address.entry((address, port)).or_insert_with(new);
         draft.admits(owner, self.findings).then_some(draft)
     }
@@ -152,8 +152,8 @@ impl<'a> Listeners<'a> {
 }
 
 impl Draft {
-    fn new(name: String, policy: OutboundTrafficPolicy, first: &Owner) -> Self {
-        let mut listener = Listener::new(name.into(), policy);
+    fn new(name: String, catch_all: &CatchAll, first: &Owner) -> Self {
+        let mut listener = Listener::new(name.into(), catch_all);
         listener.server_first = first.port.protocol.is_server_first();
         Self {
             listener,

@@ -37,6 +37,7 @@ use clusters::Clusters;
 use destination_rules::DestinationRules;
 use findings::Findings;
 use listeners::Listeners;
+use policy::Policy;
 use registry::Registry;
 use routes::Translations;
 use scope::Scope;
@@ -156,7 +157,7 @@ impl Compiler {
         let findings = Findings::default();
         let scope = Scope::new(world, client);
         scope.report(&findings);
-        let (policy, strict) = policy::of(world, settings, &scope, &findings);
+        let policy = Policy::of(world, settings, &scope, &findings);
         let virtual_services = match previous {
             Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
             Some(_) | None => Arc::new(VirtualServices::new(world, &scope)),
@@ -178,9 +179,10 @@ impl Compiler {
             Some(_) | None => {
                 let before = previous.map(|previous| &previous.clusters);
                 let common = clusters::Common { mesh: &world.mesh, settings };
-                Clusters::new((common, policy), &registry, &rules, before)
+                Clusters::new((common, policy.outbound_traffic), &registry, &rules, before)
             }
         };
+        let catch_all = policy.catch_all(&clusters, &findings);
         let translator = http_routes::Translator {
             registry: &registry,
             clusters: &clusters,
@@ -189,7 +191,7 @@ impl Compiler {
             client,
         };
         let translations = previous.map(|previous| &previous.translations);
-        let routes = routes::Routes::new(policy, &translator, &virtual_services, translations);
+        let routes = routes::Routes::new(&catch_all, &translator, &virtual_services, translations);
         let same_l4 = previous.filter(|_| !registry_changed && !changed.rules && !changed.l4_routes);
         // Routes of one address are those of one service, which its listener does not tell.
         let same_l4 = same_l4
@@ -206,7 +208,7 @@ impl Compiler {
                     l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
                 let names = settings.learned_names;
                 let mut listeners =
-                    Listeners::new((policy, strict), names, &routes, &l4_routes, &l4_findings);
+                    Listeners::new((&catch_all, policy.strict), names, &routes, &l4_routes, &l4_findings);
                 listeners.add_all(&registry);
                 let (by_address, by_port) = listeners.finish();
                 (by_address, by_port, l4_findings.into_sorted())
@@ -215,12 +217,13 @@ impl Compiler {
         findings.extend(l4_findings.iter().cloned());
         let translations = routes.into_translations();
         let snapshot = Snapshot {
-            outbound_traffic_policy: policy,
-            strict,
+            outbound_traffic_policy: policy.outbound_traffic,
+            strict: policy.strict,
             mesh: mesh_settings(&world.mesh),
             by_address,
             by_port,
-            virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
+            virtual_outbound: Arc::new(Listener::virtual_outbound(&catch_all)),
+            catch_all: catch_all.virtual_host,
             clusters: clusters.by_name(),
         };
         self.previous = Some(Previous {

@@ -2,28 +2,66 @@
 //! annotation, that before its namespace's, that before its Sidecar's, that before the mesh's.
 
 use super::CompileSettings;
+use super::clusters::Clusters;
 use super::findings::Findings;
 use super::scope::Scope;
 use crate::resource::mesh_config::OutboundTrafficPolicyMode;
-use crate::resource::{ClientPolicy, Level, POLICY, World};
-use crate::snapshot::OutboundTrafficPolicy;
+use crate::resource::virtual_service::Destination;
+use crate::resource::{ClientPolicy, Level, POLICY, Sidecar, World};
+use crate::snapshot::{CatchAll, OutboundTrafficPolicy};
 
-/// The policy, and whether names must fit the addresses asked for.
-pub(super) fn of(
-    world: &World,
-    settings: &CompileSettings,
-    scope: &Scope<'_>,
-    findings: &Findings,
-) -> (OutboundTrafficPolicy, bool) {
-    let own = settings.client.policy.within(of_namespace(world, &settings.client.namespace, findings));
-    let of_sidecar = scope.sidecar.as_ref().and_then(|sidecar| sidecar.outbound_traffic_policy);
-    let mode = own.outbound_traffic_policy.or(of_sidecar).or(world.mesh.outbound_traffic_policy);
-    let policy = match mode {
-        Some(OutboundTrafficPolicyMode::AllowAny) | None => OutboundTrafficPolicy::AllowAny,
-        Some(OutboundTrafficPolicyMode::RegistryOnly) => OutboundTrafficPolicy::RegistryOnly,
-        Some(OutboundTrafficPolicyMode::AllowAnyDynamicDns) => OutboundTrafficPolicy::AllowAnyDynamicDns,
-    };
-    (settings.outbound_traffic_policy.unwrap_or(policy), own.strict)
+/// What holds for a client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy<'a> {
+    pub(super) outbound_traffic: OutboundTrafficPolicy,
+    /// Names must fit the addresses asked for.
+    pub(super) strict: bool,
+    /// Where a Sidecar sends what nobody declared, if it is what decides.
+    egress_proxy: Option<(&'a Sidecar, &'a Destination)>,
+}
+
+impl<'a> Policy<'a> {
+    pub(super) fn of(
+        world: &World,
+        settings: &CompileSettings,
+        scope: &'a Scope<'_>,
+        findings: &Findings,
+    ) -> Self {
+        let own = settings.client.policy.within(of_namespace(world, &settings.client.namespace, findings));
+        let sidecar = scope.sidecar.as_deref();
+        let of_sidecar = sidecar.and_then(|sidecar| sidecar.outbound_traffic_policy);
+        let mode = own.outbound_traffic_policy.or(of_sidecar).or(world.mesh.outbound_traffic_policy);
+        let policy = match mode {
+            Some(OutboundTrafficPolicyMode::AllowAny) | None => OutboundTrafficPolicy::AllowAny,
+            Some(OutboundTrafficPolicyMode::RegistryOnly) => OutboundTrafficPolicy::RegistryOnly,
+            Some(OutboundTrafficPolicyMode::AllowAnyDynamicDns) => OutboundTrafficPolicy::AllowAnyDynamicDns,
+        };
+        let is_overridden =
+            settings.outbound_traffic_policy.is_some() || own.outbound_traffic_policy.is_some();
+        let egress_proxy = sidecar.filter(|_| !is_overridden);
+        Self {
+            outbound_traffic: settings.outbound_traffic_policy.unwrap_or(policy),
+            strict: own.strict,
+            egress_proxy: egress_proxy.and_then(|sidecar| Some((sidecar, sidecar.egress_proxy.as_ref()?))),
+        }
+    }
+
+    /// What connections and requests get that nobody declared.
+    pub(super) fn catch_all(self, clusters: &Clusters, findings: &Findings) -> CatchAll {
+        let Some((sidecar, proxy)) = self.egress_proxy else { return self.outbound_traffic.into() };
+        let (port, subset) = (proxy.port.unwrap_or_default(), proxy.subset.as_deref().unwrap_or_default());
+        let cluster = clusters.named(port, subset, &proxy.host);
+        if cluster.cluster.is_none() {
+            let field = "spec.outboundTrafficPolicy.egressProxy";
+            let message = format!(
+                "there is no cluster {}: requests to hosts that nobody declared get 503 (NC), other connections are \
+                 closed; declare its host with that port and subset, and import it with the Sidecar's egress hosts",
+                cluster.name
+            );
+            findings.coded("IST0101", &sidecar.meta, Level::Error, proxy.position, field, message);
+        }
+        CatchAll::egress_proxy(cluster)
+    }
 }
 
 /// What the Namespace's annotation says; a value that can't be used says nothing.

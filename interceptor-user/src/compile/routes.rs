@@ -10,14 +10,14 @@ use super::virtual_services::VirtualServices;
 use crate::resource::service_entry::Protocol;
 use crate::resource::{Diagnostic, ResourceKey, VirtualService};
 use crate::snapshot::{
-    Forward, OutboundTrafficPolicy, Route, RouteAction, RouteTable, Source, VirtualHost, WeightedCluster,
+    CatchAll, Forward, Route, RouteAction, RouteTable, Source, VirtualHost, WeightedCluster,
 };
 
 /// The port on which a VirtualService acts on hosts that nobody declared.
 const PORT_OF_UNKNOWN_HOSTS: u16 = 80;
 
 pub(super) struct Routes<'a> {
-    policy: OutboundTrafficPolicy,
+    catch_all: &'a CatchAll,
     translator: &'a Translator<'a>,
     virtual_services: &'a VirtualServices,
     /// The services of each port, whatever its protocol.
@@ -47,7 +47,7 @@ struct Translation {
 
 impl<'a> Routes<'a> {
     pub(super) fn new(
-        policy: OutboundTrafficPolicy,
+        catch_all: &'a CatchAll,
         translator: &'a Translator<'a>,
         virtual_services: &'a VirtualServices,
         previous: Option<&'a Translations>,
@@ -59,7 +59,7 @@ impl<'a> Routes<'a> {
             }
         }
         let (tables, translations) = (RefCell::default(), RefCell::default());
-        Self { policy, translator, virtual_services, by_port, tables, previous, translations }
+        Self { catch_all, translator, virtual_services, by_port, tables, previous, translations }
     }
 
     pub(super) fn into_translations(self) -> Translations {
@@ -71,7 +71,7 @@ impl<'a> Routes<'a> {
         if let Some(table) = self.tables.borrow().get(&port) {
             return Arc::clone(table);
         }
-        let mut table = RouteTable::new(port.to_string().into(), self.policy);
+        let mut table = RouteTable::new(port.to_string().into(), self.catch_all);
         let mut acting = BTreeSet::new();
         for service in self.by_port.get(&port).into_iter().flatten() {
             if !has_http(service, port) || !service.port(port).is_some_and(|port| service.is_listed_on(port))
@@ -123,7 +123,7 @@ impl<'a> Routes<'a> {
 
     /// One service, whatever the request's Host says: route table `host:port`.
     pub(super) fn table_of_service(&self, service: &Service, port: u16) -> Arc<RouteTable> {
-        let mut table = RouteTable::new(format!("{}:{port}", service.host).into(), self.policy);
+        let mut table = RouteTable::new(format!("{}:{port}", service.host).into(), self.catch_all);
         table.catch_all = self.virtual_host(service, port).0;
         Arc::new(table)
     }

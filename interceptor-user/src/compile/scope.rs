@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Client;
 use super::findings::Findings;
 use crate::resource::service_entry::{Protocol, ServiceEntry};
-use crate::resource::sidecar::{CaptureMode, EgressHost, EgressListener, EgressNamespace};
+use crate::resource::sidecar::{CaptureMode, EgressHost, EgressListener};
 use crate::resource::{Level, MeshConfig, Sidecar, VirtualService, World, host};
 
 /// The view of one client.
@@ -58,10 +58,8 @@ impl<'a> Scope<'a> {
         if listeners.is_empty() {
             return vec![Import { listener: None }];
         }
-        let brings = |listener: &&EgressListener| {
-            listener.hosts.iter().any(|wanted| wanted.is_of(namespace) && host::matches(&wanted.host, host))
-        };
-        listeners.iter().filter(brings).map(|listener| Import { listener: Some(listener) }).collect()
+        let bringing = listeners.iter().filter(|listener| listener.brings(namespace, host));
+        bringing.map(|listener| Import { listener: Some(listener) }).collect()
     }
 
     /// The Sidecar that leaves an exported service's host out.
@@ -99,16 +97,6 @@ impl<'a> Scope<'a> {
         };
         let listeners = self.listeners();
         listeners.is_empty() || listeners.iter().any(|listener| listener.hosts.iter().any(brings))
-    }
-}
-
-impl EgressHost {
-    fn is_of(&self, namespace: &str) -> bool {
-        match &self.namespace {
-            EgressNamespace::Any => true,
-            EgressNamespace::None => false,
-            EgressNamespace::Named(name) => **name == *namespace,
-        }
     }
 }
 

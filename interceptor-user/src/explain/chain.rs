@@ -7,7 +7,7 @@ use super::places::place;
 use super::{Context, considered};
 use crate::compile::scope::Scope;
 use crate::resource::{ClientPolicy, POLICY, Position};
-use crate::snapshot::{Decision, FirstBytes, Listener, TcpRoute, decision};
+use crate::snapshot::{Decision, Fallthrough, FirstBytes, Listener, TcpRoute, decision};
 
 pub(super) fn step(
     context: Context<'_>,
@@ -22,10 +22,16 @@ pub(super) fn step(
             "chain",
             format!("{spoken}: requests are routed by Host, in route table {}", table.name),
         ),
-        Decision::Route(route) => by_route(context, listener, asked, first, route),
-        Decision::Passthrough | Decision::Refuse => {
+        Decision::Route(route) if !is_fallthrough(listener, decision) => {
+            by_route(context, listener, asked, first, route)
+        }
+        Decision::Route(_) | Decision::Passthrough | Decision::Refuse => {
             let policy = context.snapshot.outbound_traffic_policy.name();
-            let what = if matches!(decision, Decision::Refuse) { "closed" } else { "passed on as it is" };
+            let what = match decision {
+                Decision::Refuse => "closed",
+                Decision::Route(_) => "to the egress proxy, whatever the address",
+                Decision::Passthrough | Decision::Http(..) => "passed on as it is",
+            };
             let mut step = Step::new(
                 "chain",
                 format!("{spoken}: no chain takes it, so that the policy decides ({policy}): {what}"),
@@ -51,7 +57,8 @@ pub(super) fn step(
     ) {
         step.notes.push("HTTP is opaque bytes here: no route, timeout or retry applies".into());
     }
-    if let (FirstBytes::Tls { sni: Some(name) }, Decision::Passthrough | Decision::Refuse) = (first, decision)
+    if let FirstBytes::Tls { sni: Some(name) } = first
+        && is_fallthrough(listener, decision)
     {
         let names = listener.tls.iter().count();
         if names > 0 {
@@ -59,6 +66,15 @@ pub(super) fn step(
         }
     }
     step
+}
+
+/// Whether no chain of the listener decided.
+fn is_fallthrough(listener: &Listener, decision: Decision<'_>) -> bool {
+    match (decision, &listener.fallthrough) {
+        (Decision::Passthrough | Decision::Refuse, _) => true,
+        (Decision::Route(route), Fallthrough::EgressProxy(proxy)) => Arc::ptr_eq(route, proxy),
+        (Decision::Route(_) | Decision::Http(..), _) => false,
+    }
 }
 
 fn described(first: FirstBytes<'_>) -> String {

@@ -10,6 +10,7 @@ use super::mesh_config::OutboundTrafficPolicyMode;
 use super::meta::{self, Labels, Meta};
 use super::object::Object;
 use super::service_entry::Protocol;
+use super::virtual_service::{self, Destination};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sidecar {
@@ -17,6 +18,8 @@ pub struct Sidecar {
     /// Without one it is for every workload of the namespace.
     pub workload_selector: Option<Labels>,
     pub outbound_traffic_policy: Option<OutboundTrafficPolicyMode>,
+    /// Where hosts that nobody declared go instead of their own address; with ALLOW_ANY only.
+    pub egress_proxy: Option<Destination>,
     /// Empty: everything that is exported to the workload is seen.
     pub egress: Vec<EgressListener>,
 }
@@ -66,6 +69,23 @@ pub enum EgressNamespace {
     Named(Arc<str>),
 }
 
+impl EgressListener {
+    /// Whether it brings in a host of a service in `namespace`.
+    pub(crate) fn brings(&self, namespace: &str, host: &str) -> bool {
+        self.hosts.iter().any(|wanted| wanted.is_of(namespace) && host::matches(&wanted.host, host))
+    }
+}
+
+impl EgressHost {
+    pub(crate) fn is_of(&self, namespace: &str) -> bool {
+        match &self.namespace {
+            EgressNamespace::Any => true,
+            EgressNamespace::None => false,
+            EgressNamespace::Named(name) => **name == *namespace,
+        }
+    }
+}
+
 pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Sidecar {
     spec.ignore(&["inboundConnectionPool"]);
     if let Some(field) = spec.get("ingress") {
@@ -74,18 +94,35 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Sidecar {
     let selector = spec.get("workloadSelector").and_then(|field| field.object());
     let egress = spec.list("egress", |item| read_listener(&item, &meta));
     check_listeners(&egress, spec);
+    let policy = spec.get("outboundTrafficPolicy").and_then(|field| read_policy(&field, &meta));
+    let (outbound_traffic_policy, egress_proxy) = policy.unzip();
     Sidecar {
         workload_selector: selector
             .map(|selector| selector.get("labels").map(|field| field.text_map()).unwrap_or_default()),
-        outbound_traffic_policy: spec.get("outboundTrafficPolicy").and_then(|field| read_policy(&field)),
+        outbound_traffic_policy,
+        egress_proxy: egress_proxy.flatten(),
         egress,
         meta,
     }
 }
 
-fn read_policy(field: &Field<'_>) -> Option<OutboundTrafficPolicyMode> {
+/// The mode, and the egress proxy.
+fn read_policy(field: &Field<'_>, meta: &Meta) -> Option<(OutboundTrafficPolicyMode, Option<Destination>)> {
     let policy = field.object()?;
-    policy.not_applied(&["egressProxy"], "unknown hosts go to their original destination");
+    let mode = read_mode(field, &policy);
+    let Some(egress_proxy) = policy.get("egressProxy") else { return Some((mode?, None)) };
+    let proxy = virtual_service::read_destination(&egress_proxy, meta.namespace());
+    if mode.is_some_and(|mode| mode != OutboundTrafficPolicyMode::AllowAny) {
+        egress_proxy
+            .error("sidecar: egress_proxy must be set only with ALLOW_ANY outbound_traffic_policy mode");
+    }
+    if proxy.as_ref().is_some_and(|proxy| proxy.port.is_none()) && !egress_proxy.is_wrong() {
+        egress_proxy.error("sidecar: egress_proxy port must be non-nil: write port: {number: …}");
+    }
+    Some((mode?, Some(proxy?)))
+}
+
+fn read_mode(field: &Field<'_>, policy: &Object<'_>) -> Option<OutboundTrafficPolicyMode> {
     let Some(mode) = policy.get("mode") else {
         // The enum's zero: that is what Istio makes of it.
         field.coded_warning(

@@ -66,11 +66,12 @@ pub fn decide<'a, 'd>(
             listener.tcp_route(destination)
         }
     };
-    match (route, listener.fallthrough) {
+    match (route, &listener.fallthrough) {
         (Some(route), _) => Decision::Route(route),
         // Which of the services it is for can't be told.
         (None, _) if listener.needs_name(destination.address) => Decision::Refuse,
         (None, Fallthrough::Passthrough) => Decision::Passthrough,
+        (None, Fallthrough::EgressProxy(route)) => Decision::Route(route),
         (None, Fallthrough::BlackHole) => Decision::Refuse,
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::OutboundTrafficPolicy;
+use super::catch_all::CatchAll;
 use super::cluster::Cluster;
 use super::decision::Destination;
 use super::host_map::HostMap;
@@ -14,21 +14,14 @@ use super::source::Source;
 pub const NO_NAME_DETAILS: &str = "no_learned_name_tells_services_apart";
 
 /// What a connection that no chain takes gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fallthrough {
     /// To its original destination, logged as PassthroughCluster.
     Passthrough,
+    /// To a Sidecar's egressProxy, whatever its destination.
+    EgressProxy(Arc<TcpRoute>),
     /// Closed, logged as BlackHoleCluster with flag UH.
     BlackHole,
-}
-
-impl From<OutboundTrafficPolicy> for Fallthrough {
-    fn from(policy: OutboundTrafficPolicy) -> Self {
-        match policy {
-            OutboundTrafficPolicy::AllowAny | OutboundTrafficPolicy::AllowAnyDynamicDns => Self::Passthrough,
-            OutboundTrafficPolicy::RegistryOnly => Self::BlackHole,
-        }
-    }
 }
 
 /// Where opaque bytes (TCP, TLS passthrough) go.
@@ -102,14 +95,17 @@ pub struct Listener {
 
 impl Listener {
     /// The listener of destinations that no service has: policy alone decides.
-    pub fn virtual_outbound(policy: OutboundTrafficPolicy) -> Self {
-        let http = (policy == OutboundTrafficPolicy::AllowAnyDynamicDns)
-            .then(|| Arc::new(RouteTable::new("allow_any_dynamic_dns".into(), policy)));
-        Self { http, ..Self::new("virtualOutbound".into(), policy) }
+    pub fn virtual_outbound(catch_all: impl Into<CatchAll>) -> Self {
+        let catch_all = catch_all.into();
+        let http = catch_all.finds_http_anywhere.then(|| {
+            let name = Arc::clone(&catch_all.virtual_host.name);
+            Arc::new(RouteTable::new(name, &catch_all))
+        });
+        Self { http, ..Self::new("virtualOutbound".into(), catch_all) }
     }
 
     /// A listener without chains.
-    pub fn new(name: Arc<str>, policy: OutboundTrafficPolicy) -> Self {
+    pub fn new(name: Arc<str>, catch_all: impl Into<CatchAll>) -> Self {
         Self {
             name,
             tls: HostMap::default(),
@@ -117,7 +113,7 @@ impl Listener {
             tcp: None,
             tcp_by_name: HostMap::default(),
             cidrs: Vec::new(),
-            fallthrough: policy.into(),
+            fallthrough: catch_all.into().fallthrough,
             names_required: false,
             server_first: false,
         }

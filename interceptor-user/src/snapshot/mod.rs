@@ -5,6 +5,7 @@
 //! The shape follows Envoy's: a connection finds a [`Listener`] by its original destination, there a
 //! TLS, HTTP or TCP chain by its first bytes, and through it a [`Route`] and a [`Cluster`].
 
+mod catch_all;
 pub mod changes;
 pub mod cluster;
 pub mod connection_pool;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::resource::log_format::{self, LogFormat};
+pub use catch_all::CatchAll;
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
     CaSource, ClientIdentity, Cluster, ClusterName, Credential, Discovery, DnsFamily, DnsTarget, Endpoint,
@@ -164,6 +166,8 @@ pub struct Snapshot {
     pub by_port: HashMap<u16, Arc<Listener>>,
     /// What no other listener takes: nothing but policy.
     pub virtual_outbound: Arc<Listener>,
+    /// Of route tables: for hosts that nobody declared.
+    pub catch_all: Arc<VirtualHost>,
     /// Every cluster by name, PassthroughCluster and BlackHoleCluster not among them.
     pub clusters: Arc<HashMap<ClusterName, Arc<Cluster>>>,
 }
@@ -178,6 +182,7 @@ impl Snapshot {
             by_address: HashMap::new(),
             by_port: HashMap::new(),
             virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
+            catch_all: CatchAll::from(policy).virtual_host,
             clusters: Arc::default(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use regex::Regex;
 
-use super::OutboundTrafficPolicy;
+use super::catch_all::CatchAll;
 use super::changes::{Changes, Redirect};
 use super::cluster::{Cluster, ClusterName};
 use super::cors::Cors;
@@ -384,40 +384,14 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    pub fn new(name: Arc<str>, policy: OutboundTrafficPolicy) -> Self {
-        Self { name, hosts: HostMap::default(), catch_all: Arc::new(VirtualHost::catch_all(policy)) }
+    pub fn new(name: Arc<str>, catch_all: impl Into<CatchAll>) -> Self {
+        Self { name, hosts: HostMap::default(), catch_all: catch_all.into().virtual_host }
     }
 
     /// `authority` as sent: its port is ignored.
     pub fn virtual_host(&self, authority: &str) -> &Arc<VirtualHost> {
         self.hosts.get(host_of(authority)).unwrap_or(&self.catch_all)
     }
-}
-
-impl VirtualHost {
-    /// `allow_any`, `block_all` (502, empty body) or `allow_any_dynamic_dns`.
-    pub fn catch_all(policy: OutboundTrafficPolicy) -> Self {
-        let (name, action) = match policy {
-            OutboundTrafficPolicy::AllowAny => ("allow_any", RouteAction::Passthrough),
-            OutboundTrafficPolicy::AllowAnyDynamicDns => ("allow_any_dynamic_dns", dynamic_dns()),
-            OutboundTrafficPolicy::RegistryOnly => (
-                BLOCK_ALL,
-                RouteAction::DirectResponse(Arc::new(DirectResponse {
-                    status: 502,
-                    body: bytes::Bytes::new(),
-                })),
-            ),
-        };
-        Self { name: name.into(), routes: [Route::new(name.into(), action)].into(), source: None }
-    }
-}
-
-/// To whatever the Host header names, on the port that was asked for.
-fn dynamic_dns() -> RouteAction {
-    let cluster = Arc::new(Cluster::allow_any_dynamic_dns());
-    let to = ClusterRef { name: cluster.name.clone(), cluster: Some(cluster) };
-    let operation = ClusterName::ALLOW_ANY_DYNAMIC_DNS.into();
-    RouteAction::Forward(Arc::new(Forward::to(vec![WeightedCluster::new(to, 1)], operation)))
 }
 
 /// The host of an authority: without its port, without the brackets of an IPv6 address.

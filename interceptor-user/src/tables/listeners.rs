@@ -83,9 +83,10 @@ fn of_listener(address: &str, port: Option<u16>, listener: &Listener) -> Vec<Lis
     }
     add(
         "ALL".into(),
-        match (&listener.tcp, listener.fallthrough) {
+        match (&listener.tcp, &listener.fallthrough) {
             (Some(route), _) if !listener.names_required => destination(&route.clusters),
             (Some(_), _) | (None, Fallthrough::BlackHole) => ClusterName::BLACK_HOLE.to_owned(),
+            (None, Fallthrough::EgressProxy(route)) => destination(&route.clusters),
             (None, Fallthrough::Passthrough) => ClusterName::PASSTHROUGH.to_owned(),
         },
     );

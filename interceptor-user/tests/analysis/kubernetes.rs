@@ -168,6 +168,27 @@ fn ist0111_sidecars_for_all() {
 }
 
 #[test]
+fn ist0101_an_egress_proxy_that_is_not_there() {
+    let with = |proxy: &str, egress: &str| {
+        let policy = format!("outboundTrafficPolicy: {{mode: ALLOW_ANY, egressProxy: {{{proxy}}}}}");
+        format!("{}{}", host("proxy", "proxy.com"), istio("Sidecar", "a", &format!("{egress}{policy}")))
+    };
+    let proxy = "host: proxy.com, port: {number: 80}";
+    for egress in ["", "egress: [{hosts: ['./proxy.com']}], ", "egress: [{hosts: ['other/*', '*/*.com']}], "]
+    {
+        check(&with(proxy, egress), &[]);
+    }
+    for (proxy, egress, words) in [
+        ("host: nobody.com, port: {number: 80}", "", "has host nobody.com; 503 (NC); declare its host"),
+        ("host: proxy.com, port: {number: 81}", "", "proxy.com has no port 81"),
+        (proxy, "egress: [{hosts: ['other/*']}], ", "the Sidecar's egress hosts leave proxy.com out"),
+    ] {
+        let yaml = with(proxy, egress);
+        check(&yaml, &[&format!("Error IST0101 Sidecar default/a | egressProxy | {words}")]);
+    }
+}
+
+#[test]
 fn ist0101_selectors() {
     let sidecar = istio("Sidecar", "a", "workloadSelector: {labels: {app: x}}, egress: [{hosts: ['*/*']}]");
     check(

@@ -107,19 +107,3 @@ fn egr0119_what_is_not_supported() {
         check(&crate::support::istio(kind, "e", ""), &[&expected]);
     }
 }
-
-#[test]
-fn egr0119_what_does_not_act() {
-    let sidecar = |policy: &str| {
-        crate::support::istio(
-            "Sidecar",
-            "a",
-            &format!("egress: [{{hosts: ['*/*']}}], outboundTrafficPolicy: {{mode: ALLOW_ANY{policy}}}"),
-        )
-    };
-    check(
-        &sidecar(", egressProxy: {host: a.com}"),
-        &["Warning EGR0119 Sidecar default/a | { | `egressProxy` is not applied yet"],
-    );
-    check(&sidecar(""), &[]);
-}

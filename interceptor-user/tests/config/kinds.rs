@@ -190,6 +190,25 @@ fn mistakes_of_sidecars_and_workloads() {
             of("Sidecar", "{outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}}"),
             "error: Sidecar default/x: spec.outboundTrafficPolicy.mode: ALLOW_ANY_DYNAMIC_DNS is for MeshConfig only",
         ),
+        (
+            of(
+                "Sidecar",
+                "{outboundTrafficPolicy: {mode: REGISTRY_ONLY, egressProxy: {host: a.com, port: {number: 80}}}}",
+            ),
+            "spec.outboundTrafficPolicy.egressProxy: sidecar: egress_proxy must be set only with ALLOW_ANY",
+        ),
+        (
+            of("Sidecar", "{outboundTrafficPolicy: {egressProxy: {host: a.com, port: {number: 80}}}}"),
+            "egress_proxy must be set only with ALLOW_ANY outbound_traffic_policy mode",
+        ),
+        (
+            of("Sidecar", "{outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: a.com}}}"),
+            "sidecar: egress_proxy port must be non-nil",
+        ),
+        (
+            of("Sidecar", "{outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {port: {number: 80}}}}"),
+            "spec.outboundTrafficPolicy.egressProxy: `host` is missing",
+        ),
         (of("Sidecar", "{egress: [{}]}"), "egress listener must contain at least one host"),
         (of("Sidecar", "{egress: [{hosts: [a.com]}]}"), "`a.com` is not of the form namespace/dnsName"),
         (of("Sidecar", "{egress: [{hosts: [x/a.*.com]}]}"), "invalid host a.*.com"),

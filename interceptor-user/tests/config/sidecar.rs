@@ -235,3 +235,93 @@ fn a_listener_may_have_an_address_and_its_own_protocol() {
     let config = of_client(&(entries() + &sidecar("web", "s", spec)), web(&[]));
     assert!(config.found().contains("are not taken over here"), "{}", config.found());
 }
+
+/// Where `proxy.example.com` is, and a Sidecar that sends what nobody declared there.
+fn with_egress_proxy(policy: &str) -> String {
+    let proxy = entry("web", "proxy", "proxy.example.com");
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr, namespace: web}\n\
+                spec: {host: proxy.example.com, subsets: [{name: tls, trafficPolicy: {tls: {mode: SIMPLE}}}]}\n---\n";
+    let tcp = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: tcp, namespace: web}\nspec:\n  \
+               hosts: [tcp.example.com]\n  addresses: [192.0.2.0/24]\n  \
+               ports: [{number: 5432, name: tcp, protocol: TCP}]\n---\n";
+    entries() + &proxy + rule + tcp + &sidecar("web", "s", &format!("{{outboundTrafficPolicy: {policy}}}"))
+}
+
+#[test]
+fn an_egress_proxy_gets_what_nobody_declared() {
+    for (proxy, cluster) in [
+        ("host: proxy.example.com, port: {number: 8080}", "outbound|8080||proxy.example.com"),
+        ("host: proxy.example.com, port: {number: 443}, subset: tls", "outbound|443|tls|proxy.example.com"),
+    ] {
+        let yaml = with_egress_proxy(&format!("{{mode: ALLOW_ANY, egressProxy: {{{proxy}}}}}"));
+        let config = of_client(&yaml, web(&[]));
+        assert!(!config.found().contains("egressProxy"), "{}", config.found());
+        let route = format!("{cluster} allow_any");
+        for (connection, expected) in [
+            // What is declared goes where it did.
+            ("203.0.113.9:80 http GET http://a.example.com/", "outbound|80||a.example.com default"),
+            ("203.0.113.9:443 tls a.example.com", "outbound|443||a.example.com"),
+            ("192.0.2.1:5432 tcp", "outbound|5432||tcp.example.com"),
+            ("203.0.113.9:80 http GET http://unknown.example.net/", &*route),
+            ("203.0.113.9:80 tcp", cluster),
+            ("203.0.113.9:443 tls unknown.example.net", cluster),
+            ("203.0.113.9:443 tls -", cluster),
+            ("203.0.113.9:5432 tcp", cluster),
+            // Ports that nobody has: requests are opaque bytes there, as with Istio.
+            ("203.0.113.9:7000 tcp", cluster),
+            ("203.0.113.9:7000 tls a.example.com", cluster),
+            ("203.0.113.9:7000 http GET http://unknown.example.net/", cluster),
+        ] {
+            assert_eq!(config.ask(connection), expected, "{connection}");
+        }
+        let catch_all = config.route("203.0.113.9:80 http GET http://unknown.example.net/").unwrap();
+        let interceptor_user::snapshot::RouteAction::Forward(forward) = &catch_all.action else {
+            panic!("{catch_all:?}")
+        };
+        assert_eq!((forward.timeout, &forward.retries), (None, &None));
+    }
+}
+
+#[test]
+fn whoever_overrides_the_sidecars_policy_overrides_its_proxy() {
+    let yaml =
+        with_egress_proxy("{mode: ALLOW_ANY, egressProxy: {host: proxy.example.com, port: {number: 8080}}}");
+    let unknown = "203.0.113.9:80 http GET http://unknown.example.net/";
+    for (policy, expected) in [
+        ("", "outbound|8080||proxy.example.com allow_any"),
+        ("strict", "outbound|8080||proxy.example.com allow_any"),
+        ("ALLOW_ANY", "PassthroughCluster allow_any"),
+        ("REGISTRY_ONLY", "502 block_all"),
+    ] {
+        let policy = interceptor_user::resource::ClientPolicy::parse(policy).unwrap();
+        let config = of_client(&yaml, Client { policy, ..web(&[]) });
+        assert_eq!(config.ask(unknown), expected, "{policy:?}");
+    }
+    // It is not theirs.
+    assert_eq!(of_client(&yaml, Client::default()).ask(unknown), "PassthroughCluster allow_any");
+}
+
+#[test]
+fn an_egress_proxy_that_is_not_there_is_told_and_lets_nothing_through() {
+    let unknown = "203.0.113.9:80 http GET http://unknown.example.net/";
+    for (proxy, egress, cluster) in [
+        ("host: nobody.example.com, port: {number: 80}", "", "outbound|80||nobody.example.com"),
+        ("host: proxy.example.com, port: {number: 81}", "", "outbound|81||proxy.example.com"),
+        ("host: proxy.example.com, port: {number: 80}, subset: x", "", "outbound|80|x|proxy.example.com"),
+        // Istio wants it imported like every host.
+        (
+            "host: proxy.example.com, port: {number: 80}",
+            ", egress: [{hosts: ['*/a.example.com']}]",
+            "outbound|80||proxy.example.com",
+        ),
+    ] {
+        let yaml = with_egress_proxy(&format!("{{mode: ALLOW_ANY, egressProxy: {{{proxy}}}}}{egress}"));
+        let config = of_client(&yaml, web(&[]));
+        assert_eq!(config.ask(unknown), format!("{cluster}(missing) allow_any"));
+        assert_eq!(config.ask("203.0.113.9:7000 tcp"), format!("{cluster}(missing)"));
+        let found = config.found();
+        let expected =
+            format!("Sidecar web/s: spec.outboundTrafficPolicy.egressProxy: there is no cluster {cluster}: ");
+        assert!(found.contains("[IST0101]") && found.contains(&expected), "{found}");
+    }
+}

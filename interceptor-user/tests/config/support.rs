@@ -95,8 +95,9 @@ impl Config {
             ["tcp"] => listener.tcp_route(destination.ip().into()),
             _ => panic!("unknown first bytes: {first_bytes}"),
         };
-        match (route, listener.fallthrough) {
+        match (route, &listener.fallthrough) {
             (Some(route), _) => opaque(route),
+            (None, Fallthrough::EgressProxy(route)) => opaque(route),
             (None, Fallthrough::Passthrough) => "PassthroughCluster".into(),
             (None, Fallthrough::BlackHole) => "close".into(),
         }

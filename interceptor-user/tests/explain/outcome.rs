@@ -50,8 +50,9 @@ fn asked(snapshot: &Snapshot, destination: SocketAddr, spoken: Spoken, host: &st
         Spoken::Tls => listener.tls_route(destination.ip().into(), Some(host)),
         Spoken::Tcp => listener.tcp_route(destination.ip().into()),
     };
-    match (route, listener.fallthrough) {
+    match (route, &listener.fallthrough) {
         (Some(route), _) => opaque(route),
+        (None, Fallthrough::EgressProxy(route)) => opaque(route),
         (None, Fallthrough::Passthrough) => "PassthroughCluster - - -".into(),
         (None, Fallthrough::BlackHole) => "BlackHoleCluster - UH - refused".into(),
     }

@@ -32,6 +32,44 @@ fn tells(case: &Case, target: &str, lines: &[&str]) {
 }
 
 #[test]
+fn an_egress_proxy_takes_what_nobody_declared() {
+    let case = Case::new(&format!(
+        "{HTTPBIN}---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: proxy}}\nspec:\n  \
+         hosts: [proxy.org]\n  ports: [{{number: 3128, name: tcp, protocol: TCP}}]\n  resolution: DNS\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: s}}\nspec:\n  outboundTrafficPolicy:\n    \
+         mode: ALLOW_ANY\n    egressProxy: {{host: proxy.org, port: {{number: 3128}}}}\n"
+    ));
+    tells(
+        &case,
+        "http://unknown.net/",
+        &[
+            "virtual host  allow_any: no service on this port has unknown.net",
+            "the policy is that of the client's Sidecar",
+            "route         allow_any: to outbound|3128||proxy.org",
+            "endpoints     every address of proxy.org:3128",
+        ],
+    );
+    tells(
+        &case,
+        "tls://unknown.net:8443",
+        &[
+            "chain         TLS for unknown.net: no chain takes it, so that the policy decides (ALLOW_ANY): to the egress \
+             proxy, whatever the address",
+            "by Sidecar default/s spec.outboundTrafficPolicy (a.yaml:18:1)",
+            "cluster       outbound|3128||proxy.org",
+        ],
+    );
+    for (target, expected) in [
+        ("http://unknown.net/", "outbound|3128||proxy.org allow_any - via_upstream"),
+        ("tls://unknown.net:8443", "outbound|3128||proxy.org - - -"),
+        ("tcp://192.0.2.1:7000", "outbound|3128||proxy.org - - -"),
+        ("http://httpbin.org/", "outbound|80||httpbin.org default - via_upstream"),
+    ] {
+        assert_eq!(logged(&case.ask(target)), expected, "{target}");
+    }
+}
+
+#[test]
 fn routes_before_the_one_that_takes_it_say_what_they_want() {
     let case = Case::new(&virtual_service(
         "  http:

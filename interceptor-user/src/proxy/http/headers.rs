@@ -85,7 +85,8 @@ pub(super) fn prepare_request(
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
     if settings.envoy_debug_headers
-        && let Some(operation) = decorator_operation.and_then(|text| HeaderValue::from_str(text).ok())
+        && let Some(operation) = decorator_operation.filter(|text| !text.is_empty())
+        && let Ok(operation) = HeaderValue::from_str(operation)
     {
         headers.insert(X_ENVOY_DECORATOR_OPERATION, operation);
     }

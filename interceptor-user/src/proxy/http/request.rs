@@ -70,15 +70,9 @@ async fn route_and_send(
         Err(refusal) => return Reply::refused(refusal).send(settings, log),
     };
     log.goes_to_undeclared(Taker::Nobody, &host);
-    let catch_all;
-    let virtual_host = match virtual_host(&active.snapshot, connection, &host) {
-        Some(virtual_host) => virtual_host,
-        None => {
-            // The port's HTTP service is gone since the connection was accepted.
-            catch_all = VirtualHost::catch_all(active.snapshot.outbound_traffic_policy);
-            &catch_all
-        }
-    };
+    // Without one the port's HTTP service is gone since the connection was accepted.
+    let virtual_host = virtual_host(&active.snapshot, connection, &host);
+    let virtual_host = virtual_host.unwrap_or(&active.snapshot.catch_all);
     let route = match route(virtual_host, &request, &host) {
         Some(route) => route,
         None => return Reply::refused(Refusal::NoRoute).send(settings, log),
