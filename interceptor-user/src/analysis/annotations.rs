@@ -8,6 +8,20 @@ use crate::resource::{
 };
 use crate::workload::RedirectPolicy;
 
+/// Annotations of pods that Istio's proxy follows and nothing here does: what happens instead, and what helps.
+const NOT_APPLIED: [(&str, &str, &str); 3] = [
+    (
+        "traffic.sidecar.istio.io/excludeInterfaces",
+        "connections that leave by these interfaces are taken over like all others",
+        "exclude what is reached by them: traffic.sidecar.istio.io/excludeOutboundIPRanges",
+    ),
+    ("traffic.sidecar.istio.io/kubevirtInterfaces", OF_MACHINES, KEEP_ISTIO),
+    ("istio.io/reroute-virtual-interfaces", OF_MACHINES, KEEP_ISTIO),
+];
+const OF_MACHINES: &str =
+    "connections of a virtual machine behind these interfaces are not taken over, and not refused";
+const KEEP_ISTIO: &str = "keep Istio's proxy for such pods, or a NetworkPolicy beside";
+
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for resource in mesh.world.resources.values() {
         let meta = resource.meta();
@@ -66,6 +80,12 @@ fn check_each(on: &On<'_>, annotations: &Annotations, labels: &Labels, findings:
         if !known.kinds.contains(&on.kind.name()) {
             findings.push(misplaced(on, known, annotation));
             continue;
+        }
+        if let Some((_, effect, mend)) = NOT_APPLIED.iter().find(|(not_applied, ..)| *not_applied == name)
+            && !annotation.value.trim().is_empty()
+        {
+            let message = format!("{name} does not act here");
+            findings.push(on.finding(&code::EGR0119, name, annotation, message).effect(*effect).mend(*mend));
         }
         if let Err(error) = RedirectPolicy::from_annotations([(name, &*annotation.value)]) {
             let message = format!("Invalid annotation {name}: {}", error.cause);

@@ -65,6 +65,33 @@ fn ist0108_unknown() {
 }
 
 #[test]
+fn egr0119_annotations_that_do_not_act() {
+    let machines = "virtual machine; not taken over; keep Istio's proxy";
+    for (name, words, stage) in [
+        (
+            "traffic.sidecar.istio.io/excludeInterfaces",
+            "taken over like all others; excludeOutboundIPRanges",
+            "Info IST0136 Deployment default/d | 'eth1' | alpha-phase",
+        ),
+        (
+            "traffic.sidecar.istio.io/kubevirtInterfaces",
+            machines,
+            "Info IST0135 Deployment default/d | 'eth1' | deprecated",
+        ),
+        (
+            "istio.io/reroute-virtual-interfaces",
+            machines,
+            "Info IST0136 Deployment default/d | 'eth1' | alpha-phase",
+        ),
+    ] {
+        let expected =
+            format!("Warning EGR0119 Deployment default/d | 'eth1' | {name} does not act here; {words}");
+        check(&deployment("", &annotated(name, "eth1")), &[&expected, stage]);
+        check(&deployment("", &annotated(name, "")), &[&stage.replace("'eth1'", "''")]);
+    }
+}
+
+#[test]
 fn ist0125_invalid() {
     for (value, words) in [
         ("10.10.0.4", "write 10.10.0.4/32"),
