@@ -24,6 +24,7 @@ mod retries;
 mod routes;
 pub(crate) mod scope;
 pub(crate) mod tls;
+pub mod tls_termination;
 pub(crate) mod unix_endpoints;
 mod virtual_services;
 mod workloads;
@@ -44,6 +45,7 @@ use scope::Scope;
 use virtual_services::VirtualServices;
 
 pub use node_paths::NodePaths;
+pub use tls::Files;
 
 use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World, mesh_config};
 use crate::snapshot::{

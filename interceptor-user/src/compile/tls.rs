@@ -13,13 +13,13 @@ use crate::snapshot::{CaSource, ClientIdentity, Credential, TlsOrigination, TlsO
 
 /// Where the files that TLS is made of may be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Files<'a> {
+pub struct Files<'a> {
     /// Where `credentialName` finds its own.
-    pub(crate) credentials_dir: Option<&'a Path>,
+    pub credentials_dir: Option<&'a Path>,
     /// Where the identity for ISTIO_MUTUAL is.
-    pub(crate) identity_dir: Option<&'a Path>,
+    pub identity_dir: Option<&'a Path>,
     /// Those that a rule may name itself.
-    pub(crate) allowed: &'a NodePaths,
+    pub allowed: &'a NodePaths,
 }
 
 impl<'a> Files<'a> {
@@ -119,24 +119,30 @@ pub(crate) fn problem(tls: &ClientTls, files: Files<'_>) -> Option<String> {
     credential(tls, files).err()
 }
 
+/// Where there is no identity directory.
+pub(super) const NO_IDENTITY: &str = "mode ISTIO_MUTUAL needs an identity of the mesh: give --identity-dir DIR with \
+                                      cert-chain.pem, key.pem and root-cert.pem, or tls.crt, tls.key and ca.crt";
+
+/// Where there is no directory of credentials; `certificate` is the field for a file.
+pub(super) fn no_credentials(name: &str, certificate: &str) -> String {
+    format!(
+        "credentialName {name} names a Kubernetes secret, which can't be read here; give --credentials-dir DIR with its \
+         files in DIR/{}, or {certificate}, privateKey and caCertificates as files",
+        name.rsplit('/').next().unwrap_or_default()
+    )
+}
+
 /// The files that are found by their names, if there are such; fails where TLS can't be made as asked.
 fn credential(tls: &ClientTls, files: Files<'_>) -> Result<Option<Credential>, String> {
     match (tls.mode, &tls.credential_name) {
         (TlsMode::Disable, _) => Ok(None),
         (TlsMode::IstioMutual, _) => match files.identity_dir {
             Some(directory) => Ok(Some(Credential::MeshIdentity { directory: directory.to_owned() })),
-            None => Err("mode ISTIO_MUTUAL needs an identity of the mesh: give --identity-dir DIR with cert-chain.pem, \
-                         key.pem and root-cert.pem, or tls.crt, tls.key and ca.crt"
-                .into()),
+            None => Err(NO_IDENTITY.into()),
         },
         (TlsMode::Simple | TlsMode::Mutual, Some(name)) => match files.credentials_dir {
             Some(directory) => secret(name, directory, tls.mode).map(Some),
-            None => Err(format!(
-                "credentialName {name} names a Kubernetes secret, which can't be read here; give \
-                 --credentials-dir DIR with its files in DIR/{}, or clientCertificate, privateKey and \
-                 caCertificates as files",
-                name.rsplit('/').next().unwrap_or_default()
-            )),
+            None => Err(no_credentials(name, "clientCertificate")),
         },
         (TlsMode::Mutual, None) if tls.client_certificate.is_none() => {
             Err("client certificate required for mutual tls".into())
@@ -150,8 +156,20 @@ fn credential(tls: &ClientTls, files: Files<'_>) -> Result<Option<Credential>, S
 
 /// Where the files of `credentialName` are: those of a secret, of its `-cacert` sibling, or of a ConfigMap.
 fn secret(name: &Arc<str>, directory: &Path, mode: TlsMode) -> Result<Credential, String> {
+    let credential = of_credential_name(name, directory)?;
+    if name.starts_with(CONFIG_MAP) && mode == TlsMode::Mutual {
+        return Err(format!("credentialName {name}: a ConfigMap holds no client certificate"));
+    }
+    Ok(credential)
+}
+
+/// How the name of a ConfigMap is told from that of a secret.
+pub(super) const CONFIG_MAP: &str = "configmap://";
+
+/// Where the files of a secret or ConfigMap, and of its `-cacert` sibling, are below `directory`.
+pub(super) fn of_credential_name(name: &Arc<str>, directory: &Path) -> Result<Credential, String> {
     const CACERT: &str = "-cacert";
-    let config_map = name.strip_prefix("configmap://");
+    let config_map = name.strip_prefix(CONFIG_MAP);
     let plain = config_map.or_else(|| name.strip_prefix("kubernetes://")).unwrap_or(name);
     // What is put behind a directory must not lead out of it.
     let is_name = |name: &str| {
@@ -163,9 +181,6 @@ fn secret(name: &Arc<str>, directory: &Path, mode: TlsMode) -> Result<Credential
     };
     if !is_name(plain) {
         return Err(format!("credentialName {name} is not the name of a secret"));
-    }
-    if config_map.is_some() && mode == TlsMode::Mutual {
-        return Err(format!("credentialName {name}: a ConfigMap holds no client certificate"));
     }
     let own = directory.join(plain);
     let ca_directories = if config_map.is_some() || plain.ends_with(CACERT) {

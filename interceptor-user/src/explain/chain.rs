@@ -7,7 +7,7 @@ use super::places::place;
 use super::{Context, considered};
 use crate::compile::scope::Scope;
 use crate::resource::{ClientPolicy, POLICY, Position};
-use crate::snapshot::{Decision, Fallthrough, FirstBytes, Listener, TcpRoute, decision};
+use crate::snapshot::{Decision, Fallthrough, FirstBytes, Listener, TcpRoute, Then, decision};
 
 pub(super) fn step(
     context: Context<'_>,
@@ -25,12 +25,20 @@ pub(super) fn step(
         Decision::Route(route) if !is_fallthrough(listener, decision) => {
             by_route(context, listener, asked, first, route)
         }
+        Decision::Terminate(chain) => Step::new(
+            "chain",
+            format!(
+                "{spoken}: its TLS ends here (mode {}), and {}",
+                chain.tls.mode.name(),
+                inside(&chain.then)
+            ),
+        ),
         Decision::Route(_) | Decision::Passthrough | Decision::Refuse => {
             let policy = context.snapshot.outbound_traffic_policy.name();
             let what = match decision {
                 Decision::Refuse => "closed",
                 Decision::Route(_) => "to the egress proxy, whatever the address",
-                Decision::Passthrough | Decision::Http(..) => "passed on as it is",
+                Decision::Passthrough | Decision::Http(..) | Decision::Terminate(_) => "passed on as it is",
             };
             let mut step = Step::new(
                 "chain",
@@ -73,7 +81,14 @@ fn is_fallthrough(listener: &Listener, decision: Decision<'_>) -> bool {
     match (decision, &listener.fallthrough) {
         (Decision::Passthrough | Decision::Refuse, _) => true,
         (Decision::Route(route), Fallthrough::EgressProxy(proxy)) => Arc::ptr_eq(route, proxy),
-        (Decision::Route(_) | Decision::Http(..), _) => false,
+        (Decision::Route(_) | Decision::Http(..) | Decision::Terminate(_), _) => false,
+    }
+}
+
+fn inside(then: &Then) -> String {
+    match then {
+        Then::Http(table) => format!("the requests in it are routed by Host, in route table {}", table.name),
+        Then::Tcp(_) => "what is in it is carried as it is".into(),
     }
 }
 

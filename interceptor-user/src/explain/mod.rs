@@ -33,7 +33,9 @@ use crate::compile::CompileSettings;
 use crate::plan::KernelPolicy;
 use crate::resource::World;
 use crate::snapshot::cluster::is_ip_literal;
-use crate::snapshot::{Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, TlsOrigination, decision};
+use crate::snapshot::{
+    Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, Then, TlsOrigination, decision,
+};
 use crate::workload::RedirectPolicy;
 
 pub use asked::{Asked, Header, Outside, Subject};
@@ -132,6 +134,10 @@ pub fn explain(
         Decision::Passthrough => destinations::passthrough(context, destination, None, &mut explanation),
         Decision::Route(route) => destinations::opaque(context, destination, route, &mut explanation),
         Decision::Http(_, table) => request::tell(context, destination, table, &mut explanation),
+        Decision::Terminate(chain) => match &chain.then {
+            Then::Http(table) => request::tell(context, destination, table, &mut explanation),
+            Then::Tcp(route) => destinations::opaque(context, destination, route, &mut explanation),
+        },
     }
     explanation
 }

@@ -58,7 +58,7 @@ fn decide(worker: &Worker, active: &Active, downstream: &Downstream, protocol: &
         Decision::Http(version, _) => Way::Http(version),
         Decision::Route(route) => Way::Opaque(OpaqueTarget::Route(Arc::clone(route))),
         Decision::Passthrough => Way::Opaque(OpaqueTarget::OriginalDst),
-        Decision::Refuse => Way::Refuse,
+        Decision::Refuse | Decision::Terminate(_) => Way::Refuse,
     }
 }
 

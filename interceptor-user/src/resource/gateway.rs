@@ -8,6 +8,8 @@ use super::diagnostic::Position;
 use super::host;
 use super::meta::Meta;
 use super::object::Object;
+use super::server_tls;
+pub use super::server_tls::{ServerTls, ServerTlsMode};
 use super::service_entry::Protocol;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,56 +56,6 @@ pub enum ServerNamespace {
     Named(Arc<str>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerTls {
-    pub mode: ServerTlsMode,
-    pub https_redirect: bool,
-    /// credentialName, or each of credentialNames.
-    pub credential_names: Vec<Arc<str>>,
-    pub server_certificate: Option<Arc<str>>,
-    pub private_key: Option<Arc<str>>,
-    pub ca_certificates: Option<Arc<str>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerTlsMode {
-    Passthrough,
-    Simple,
-    Mutual,
-    AutoPassthrough,
-    IstioMutual,
-    OptionalMutual,
-}
-
-impl ServerTlsMode {
-    pub fn terminates(self) -> bool {
-        match self {
-            Self::Passthrough | Self::AutoPassthrough => false,
-            Self::Simple | Self::Mutual | Self::IstioMutual | Self::OptionalMutual => true,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Passthrough => "PASSTHROUGH",
-            Self::Simple => "SIMPLE",
-            Self::Mutual => "MUTUAL",
-            Self::AutoPassthrough => "AUTO_PASSTHROUGH",
-            Self::IstioMutual => "ISTIO_MUTUAL",
-            Self::OptionalMutual => "OPTIONAL_MUTUAL",
-        }
-    }
-
-    const ALL: [Self; 6] = [
-        Self::Passthrough,
-        Self::Simple,
-        Self::Mutual,
-        Self::AutoPassthrough,
-        Self::IstioMutual,
-        Self::OptionalMutual,
-    ];
-}
-
 pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Gateway {
     let namespace = Arc::clone(meta.namespace());
     let servers = spec.list("servers", |item| read_server(&item, &namespace));
@@ -130,7 +82,7 @@ fn read_server(item: &Field<'_>, namespace: &Arc<str>) -> Option<Server> {
         item.error("server config must contain at least one host");
     }
     let bind = server.text("bind").filter(|bind| !bind.is_empty());
-    let tls = server.get("tls").and_then(|field| read_tls(&field));
+    let tls = server.get("tls").and_then(|field| server_tls::read(&field));
     let port = server.require("port")?.object()?;
     if let Some(field) = port.get("targetPort") {
         field.error("targetPort has no meaning in gateways");
@@ -181,71 +133,4 @@ fn read_host(item: &Field<'_>, namespace: &Arc<str>) -> Option<ServerHost> {
         return None;
     }
     Some(ServerHost { namespace: of, host: name.to_ascii_lowercase().into(), position: item.position() })
-}
-
-fn read_tls(field: &Field<'_>) -> Option<ServerTls> {
-    let tls = field.object()?;
-    tls.ignore(&[
-        "subjectAltNames",
-        "verifyCertificateSpki",
-        "verifyCertificateHash",
-        "minProtocolVersion",
-        "maxProtocolVersion",
-        "cipherSuites",
-        "caCrl",
-        "tlsCertificates",
-        "caCertCredentialName",
-    ]);
-    let names: Vec<_> = ServerTlsMode::ALL.iter().map(|mode| (mode.name(), *mode)).collect();
-    let mode = tls.get("mode").map_or(Some(ServerTlsMode::Passthrough), |field| field.one_of(&names));
-    let text = |name| tls.text(name).filter(|text| !text.is_empty());
-    let mut credential_names: Vec<_> = text("credentialName").into_iter().collect();
-    credential_names.extend(tls.texts("credentialNames"));
-    let read = ServerTls {
-        mode: mode?,
-        https_redirect: tls.boolean("httpsRedirect").unwrap_or(false),
-        credential_names,
-        server_certificate: text("serverCertificate"),
-        private_key: text("privateKey"),
-        ca_certificates: text("caCertificates"),
-    };
-    if !tls.has("tlsCertificates") {
-        check_certificates(field, &read);
-    }
-    Some(read)
-}
-
-/// Which certificates a mode needs, in Istio's words.
-fn check_certificates(field: &Field<'_>, tls: &ServerTls) {
-    let name = tls.mode.name();
-    let (certificate, key) = (tls.server_certificate.is_some(), tls.private_key.is_some());
-    let ca = tls.ca_certificates.is_some();
-    match tls.mode {
-        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
-            if certificate || key || ca || !tls.credential_names.is_empty() {
-                field.warning(format!("certificates are not used with mode {name}"));
-            }
-        }
-        ServerTlsMode::IstioMutual => {
-            if certificate || key || ca || !tls.credential_names.is_empty() {
-                field.error(
-                    "ISTIO_MUTUAL TLS cannot have associated certificates, keys or credentialName: its own are used",
-                );
-            }
-        }
-        ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
-            if !tls.credential_names.is_empty() {
-                return;
-            }
-            if !certificate {
-                field.error(format!("{name} TLS requires a server certificate"));
-            }
-            if !key {
-                field.error(format!("{name} TLS requires a private key"));
-            }
-            if !ca && tls.mode != ServerTlsMode::Simple {
-                field.error(format!("{name} TLS requires a client CA bundle"));
-            }
-        }
-    }
 }

@@ -46,6 +46,8 @@ pub struct MeshConfig {
     pub h2_upgrade: Option<H2Upgrade>,
     /// tlsDefaults.minProtocolVersion is TLSV1_3.
     pub tls_1_3_only: bool,
+    /// Of clients with an identity of the mesh, beside the one that our own identity is of.
+    pub trust_domain_aliases: Vec<Arc<str>>,
     /// Istio answers the pods' DNS and gives hosts without addresses one: proxyMetadata of defaultConfig.
     pub dns_gives_addresses: bool,
 }
@@ -101,6 +103,7 @@ impl Default for MeshConfig {
             locality: LocalitySetting::default(),
             h2_upgrade: None,
             tls_1_3_only: false,
+            trust_domain_aliases: Vec::new(),
             dns_gives_addresses: false,
         }
     }
@@ -194,7 +197,7 @@ fn read_config_map(file: &Arc<str>, root: &Object<'_>, reader: &Reader) -> Optio
 }
 
 /// What MeshConfig has beside what acts here.
-const NOT_USED: [&str; 30] = [
+const NOT_USED: [&str; 29] = [
     "authPolicy",
     "ca",
     "caCertificates",
@@ -223,7 +226,6 @@ const NOT_USED: [&str; 30] = [
     "serviceSettings",
     "thriftConfig",
     "trustDomain",
-    "trustDomainAliases",
     "verifyCertificateAtClient",
 ];
 
@@ -294,6 +296,7 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
             .unwrap_or_default(),
         h2_upgrade: mesh.get("h2UpgradePolicy").and_then(|field| connection_pool::read_h2_upgrade(&field)),
         tls_1_3_only: read_min_version(mesh, "tlsDefaults") == Some(true),
+        trust_domain_aliases: mesh.texts("trustDomainAliases"),
         dns_gives_addresses: gives_addresses(&metadata),
         proxy_metadata: metadata,
     }

@@ -41,6 +41,7 @@ pub mod pod;
 mod policy_annotation;
 pub mod retries;
 mod secret;
+pub mod server_tls;
 pub mod service;
 pub mod service_entry;
 mod service_entry_rules;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::listener::{Fallthrough, Listener, TcpRoute};
 use super::route::RouteTable;
+use super::tls_termination::Terminated;
 
 /// The HTTP that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Decision<'a> {
     /// Its requests are routed one by one.
     Http(HttpVersion, &'a Arc<RouteTable>),
     Route(&'a Arc<TcpRoute>),
+    /// Its TLS ends here.
+    Terminate(&'a Arc<Terminated>),
     /// To its original destination, as PassthroughCluster.
     Passthrough,
     /// Closed, as BlackHoleCluster.
@@ -57,6 +60,11 @@ pub fn decide<'a, 'd>(
     first: FirstBytes<'_>,
 ) -> Decision<'a> {
     let destination = destination.into();
+    if let FirstBytes::Tls { sni } = first
+        && let Some(chain) = listener.terminated(sni)
+    {
+        return Decision::Terminate(chain);
+    }
     let route = match (first, listener.http_routes(destination.address)) {
         (FirstBytes::Http1 { minor: 1.. }, Some(table)) => return Decision::Http(HttpVersion::Http1, table),
         (FirstBytes::Http2, Some(table)) => return Decision::Http(HttpVersion::Http2, table),
@@ -82,6 +90,7 @@ impl Listener {
         !self.server_first
             && (self.http.is_some()
                 || !self.tls.is_empty()
+                || !self.terminated.is_empty()
                 || self.cidrs.iter().any(|chain| !chain.tls.is_empty()))
     }
 }

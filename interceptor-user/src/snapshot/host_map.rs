@@ -14,6 +14,14 @@ pub struct HostMap<T> {
     suffix_lengths: Vec<usize>,
 }
 
+/// Of a name that matches; the greater, the more specific.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Specificity {
+    /// By a suffix of so many bytes.
+    Wildcard(usize),
+    Exact,
+}
+
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
         Self { exact: HashMap::new(), suffixes: HashMap::new(), suffix_lengths: Vec::new() }
@@ -42,6 +50,11 @@ impl<T> HostMap<T> {
     /// The value of the most specific name that matches. `host` has no port. `*.a.b` does not match
     /// `a.b`. One trailing dot is ignored.
     pub fn get(&self, host: &str) -> Option<&T> {
+        self.find(host).map(|(value, _)| value)
+    }
+
+    /// The same with how specific that name is, to compare with names of other maps.
+    pub fn find(&self, host: &str) -> Option<(&T, Specificity)> {
         let lower;
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             lower = host.to_ascii_lowercase();
@@ -52,9 +65,10 @@ impl<T> HostMap<T> {
         let host = host.strip_suffix('.').unwrap_or(host);
         let wildcard = |length: &usize| {
             let start = host.len().checked_sub(*length).filter(|start| *start > 0)?;
-            self.suffixes.get(host.get(start..)?)
+            Some((self.suffixes.get(host.get(start..)?)?, Specificity::Wildcard(*length)))
         };
-        self.exact.get(host).or_else(|| self.suffix_lengths.iter().find_map(wildcard))
+        let exact = self.exact.get(host).map(|value| (value, Specificity::Exact));
+        exact.or_else(|| self.suffix_lengths.iter().find_map(wildcard))
     }
 
     pub fn is_empty(&self) -> bool {

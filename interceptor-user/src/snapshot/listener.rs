@@ -9,6 +9,7 @@ use super::decision::Destination;
 use super::host_map::HostMap;
 use super::route::{ClusterRef, RouteTable, WeightedCluster};
 use super::source::Source;
+use super::tls_termination::{Terminated, Then};
 
 /// Why a strict policy refuses a connection that could be for several TCP services.
 pub const NO_NAME_DETAILS: &str = "no_learned_name_tells_services_apart";
@@ -76,6 +77,9 @@ pub struct Listener {
     pub name: Arc<str>,
     /// TLS ClientHello: by SNI. Here the services without an address range.
     pub tls: HostMap<Arc<TcpRoute>>,
+    /// TLS that ends here, by SNI; what has no SNI is taken by `*`. Of a name in `tls` and one here that both match,
+    /// the more specific one counts.
+    pub terminated: HostMap<Arc<Terminated>>,
     /// HTTP (prior-knowledge HTTP/2 included), when an HTTP or undeclared service shares the port.
     pub http: Option<Arc<RouteTable>>,
     /// Everything else, when a TCP service takes it.
@@ -109,6 +113,7 @@ impl Listener {
         Self {
             name,
             tls: HostMap::default(),
+            terminated: HostMap::default(),
             http: None,
             tcp: None,
             tcp_by_name: HostMap::default(),
@@ -122,6 +127,22 @@ impl Listener {
     /// The routes of an HTTP connection. A range goes before them: what lies in one is left to its chain.
     pub fn http_routes(&self, address: IpAddr) -> Option<&Arc<RouteTable>> {
         self.http.as_ref().filter(|_| !self.cidrs.iter().any(|chain| chain.contains(address)))
+    }
+
+    /// The chain that ends the TLS of a connection with this SNI, if one does.
+    pub fn terminated(&self, sni: Option<&str>) -> Option<&Arc<Terminated>> {
+        // No other name matches that.
+        let (ends, specificity) = self.terminated.find(sni.unwrap_or("*"))?;
+        let passes = sni.and_then(|sni| self.tls.find(sni));
+        passes.is_none_or(|(_, passes)| passes < specificity).then_some(ends)
+    }
+
+    /// The routes of requests on a connection: those of the chain that ended its TLS, by its SNI, where one did.
+    pub fn requests_of_terminated(&self, sni: Option<&str>) -> Option<&Arc<RouteTable>> {
+        match &self.terminated(sni)?.then {
+            Then::Http(table) => Some(table),
+            Then::Tcp(_) => None,
+        }
     }
 
     /// Where a TLS connection goes; `None` is the fall-through. Envoy's order: address range first,
@@ -165,9 +186,14 @@ impl Listener {
 
     /// The clusters that this listener's TCP and TLS chains name.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let terminated = self.terminated.iter().filter_map(|(_, chain)| match &chain.then {
+            Then::Tcp(route) => Some(route),
+            Then::Http(_) => None,
+        });
         self.tls
             .iter()
             .map(|(_, route)| route)
+            .chain(terminated)
             .chain(self.tcp.as_ref())
             .chain(self.tcp_by_name.iter().map(|(_, route)| route))
             .flat_map(|route| route.clusters.iter().filter_map(|weighted| weighted.cluster.cluster.as_ref()))

@@ -20,6 +20,7 @@ pub mod path;
 pub mod request;
 pub mod route;
 pub mod source;
+pub mod tls_termination;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -50,6 +51,10 @@ pub use route::{
     Route, RouteAction, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
 };
 pub use source::{ClusterSource, Rule, Source};
+pub use tls_termination::{
+    CertificateSource, CipherSuite, ClientCaSource, Terminated, Then, TlsTermination, TlsTerminationMode,
+    TlsVersion,
+};
 
 /// MeshConfig.outboundTrafficPolicy.mode: what happens to destinations the registry does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

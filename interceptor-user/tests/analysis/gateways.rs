@@ -1,6 +1,6 @@
 //! Findings about Gateways, and VirtualServices behind them.
 
-use crate::support::{check, gateway, host, se, to, vs};
+use crate::support::{check, found, gateway, host, se, to, vs};
 
 fn server(number: u16, protocol: &str, hosts: &str, rest: &str) -> String {
     format!("{{port: {{number: {number}, name: p{number}, protocol: {protocol}}}, hosts: [{hosts}]{rest}}}")
@@ -255,5 +255,58 @@ fn ist0106_gateways() {
             found.iter().any(|finding| finding.code == Some("IST0106") && finding.message.contains(words)),
             "{servers}: {found:#?}"
         );
+    }
+}
+
+/// Of clients' certificates, versions and suites nothing is dropped in silence: it acts, or it is told.
+#[test]
+fn tls_settings_that_cannot_act_are_told() {
+    const FILES: &str = "serverCertificate: /c.pem, privateKey: /k.pem";
+    for (tls, expected) in [
+        (format!("mode: SIMPLE, {FILES}"), None),
+        (
+            format!("mode: MUTUAL, {FILES}, caCertificates: /ca.pem, caCrl: /crl.pem, subjectAltNames: [spiffe://a/b]"),
+            None,
+        ),
+        (
+            "mode: SIMPLE, tlsCertificates: [{serverCertificate: /c.pem, privateKey: /k.pem}], minProtocolVersion: TLSV1_3"
+                .into(),
+            None,
+        ),
+        ("mode: MUTUAL, credentialName: a, caCertCredentialName: b".into(), None),
+        ("mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://a/b]".into(), None),
+        (format!("mode: SIMPLE, {FILES}, subjectAltNames: [a]"), Some("about certificates of clients")),
+        (format!("mode: SIMPLE, {FILES}, caCrl: /crl.pem"), Some("caCrl is about certificates of clients")),
+        (format!("mode: SIMPLE, {FILES}, minProtocolVersion: TLSV1_1"), Some("nothing below TLS 1.2 is")),
+        (format!("mode: SIMPLE, {FILES}, maxProtocolVersion: TLSV1_0"), Some("nothing below TLS 1.2 is")),
+        (
+            format!("mode: SIMPLE, {FILES}, minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2"),
+            Some("minProtocolVersion is above maxProtocolVersion"),
+        ),
+        (
+            format!("mode: SIMPLE, {FILES}, cipherSuites: [AES128-SHA, ECDHE-RSA-AES128-GCM-SHA256]"),
+            Some("cipher suite AES128-SHA is not available, left out; there are ECDHE-ECDSA-AES128-GCM-SHA256"),
+        ),
+        (
+            format!("mode: MUTUAL, {FILES}, caCertificates: /ca.pem, verifyCertificateHash: ['12:34']"),
+            Some("64 hex digits"),
+        ),
+        (
+            format!("mode: MUTUAL, {FILES}, caCertificates: /ca.pem, verifyCertificateSpki: [abc]"),
+            Some("SHA-256 of a public key in base64"),
+        ),
+        (format!("mode: SIMPLE, {FILES}, subjectAltName: a"), Some("unknown field `subjectAltName`")),
+        (
+            format!("mode: SIMPLE, {FILES}, tlsCertificates: [{{serverCertificate: /c, privateKey: /k}}]"),
+            Some("not both"),
+        ),
+        ("mode: ISTIO_MUTUAL, caCrl: /crl.pem".into(), Some("cannot have associated certificates")),
+    ] {
+        let yaml = gw("gw", &[server(443, "HTTPS", "a.com", &format!(", tls: {{{tls}}}"))]);
+        let said: Vec<String> = found(&yaml, "").iter().map(|finding| finding.message.clone()).collect();
+        match expected {
+            None => assert_eq!(said, [] as [&str; 0], "{tls}"),
+            Some(words) => assert!(said.iter().any(|said| said.contains(words)), "{tls}: {said:#?}"),
+        }
     }
 }

@@ -58,6 +58,7 @@ fn ask(snapshot: &Snapshot, destination: &str, sni: Option<&str>, names: &[&str]
         Decision::Route(route) => cluster(route),
         Decision::Passthrough => "PassthroughCluster".to_owned(),
         Decision::Refuse => "close".to_owned(),
+        Decision::Terminate(_) => "terminate".to_owned(),
     }
 }
 

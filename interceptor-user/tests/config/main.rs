@@ -24,6 +24,7 @@ mod seeds;
 mod services;
 mod sidecar;
 mod support;
+mod tls_termination;
 mod unix_endpoints;
 mod virtual_service;
 mod workload_rules;
