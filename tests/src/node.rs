@@ -85,6 +85,9 @@ impl Node {
     }
 
     pub fn delete(&self, name: &str) -> anyhow::Result<()> {
+        if let (Some(api), Some(name)) = (self.api, name.strip_prefix("pod-shop-")) {
+            return api.delete("pods", "shop", name);
+        }
         fs::remove_file(self.dir.join("resources").join(format!("{name}.yaml")))
             .context("cannot remove a file")
     }
@@ -136,7 +139,7 @@ impl Node {
         command.arg(directory.join("container"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process(command.spawn().context("cannot run sh")?);
-        Ok(BarePod { node: self, name: name.to_owned(), directory, process: Some(process) })
+        Ok(BarePod { node: self, name: name.to_owned(), uid, directory, process: Some(process) })
     }
 
     fn describe(&self, namespace: &str, name: &str, uid: &str, metadata: &str) -> anyhow::Result<()> {
@@ -296,6 +299,7 @@ fn new_uid() -> String {
 pub struct BarePod<'node> {
     node: &'node Node,
     name: String,
+    uid: String,
     directory: PathBuf,
     process: Option<Process>,
 }
@@ -303,6 +307,11 @@ pub struct BarePod<'node> {
 impl BarePod<'_> {
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Replaces what the API tells of it.
+    pub fn describe(&self, metadata: &str) -> anyhow::Result<()> {
+        self.node.describe("shop", &self.name, &self.uid, metadata)
     }
 }
 
@@ -379,6 +388,16 @@ impl Agent<'_> {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
         line.trim().trim_end_matches(" kB").parse().with_context(|| format!("not a number: {line}"))
+    }
+
+    /// Processor time that it has taken so far, its own and the kernel's for it.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let (_, fields) = text.rsplit_once(')').context("no name")?;
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
     }
 
     /// What its socket shows, for people.

@@ -6,8 +6,11 @@
 mod cgroups;
 mod configurations;
 mod control;
+mod enrolling;
+mod keeping;
 mod pod;
 mod requests;
+mod selecting;
 mod shown;
 mod source;
 mod takeover;

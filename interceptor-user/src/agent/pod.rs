@@ -83,7 +83,7 @@ pub(super) struct Carried {
     pub(super) client: Client,
     /// Since when the kernel sends nothing here any more.
     pub(super) left: Option<Instant>,
-    following: JoinHandle<()>,
+    _following: Following,
 }
 
 impl Carried {
@@ -94,15 +94,9 @@ impl Carried {
         addresses: Arc<ArcSwap<Vec<IpAddr>>>,
         redirect: RedirectPolicy,
         client: Client,
-        following: JoinHandle<()>,
+        following: Following,
     ) -> Self {
-        Self { netns, workload, listener, addresses, redirect, client, left: None, following }
-    }
-}
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        self.following.abort();
+        Self { netns, workload, listener, addresses, redirect, client, left: None, _following: following }
     }
 }
 
@@ -225,14 +219,24 @@ impl Retry {
     }
 }
 
-/// Calls `changed` whenever an address of the namespace comes or goes.
+/// A task that goes on for as long as this is held.
+#[derive(Debug)]
+pub(super) struct Following(JoinHandle<()>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Calls `changed` whenever an address of the namespace comes or goes, until the result is dropped.
 pub(super) fn follow_addresses(
     netns: &Arc<OwnedFd>,
     mut changed: impl FnMut() + Send + 'static,
-) -> anyhow::Result<JoinHandle<()>> {
+) -> anyhow::Result<Following> {
     let changes = within(netns, AddressChanges::subscribe)??;
     let changes = crate::datapath::readable(changes.into())?;
-    Ok(tokio::spawn(async move {
+    Ok(Following(tokio::spawn(async move {
         while let Ok(mut ready) = changes.readable().await {
             match AddressChanges::happened_on(ready.get_inner()) {
                 Ok(true) => changed(),
@@ -244,5 +248,26 @@ pub(super) fn follow_addresses(
             }
             ready.clear_ready();
         }
-    }))
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However the carrying of a pod fails, nobody goes on to listen to its namespace.
+    #[tokio::test]
+    async fn what_is_followed_is_let_go_with_its_follower() {
+        let held = Arc::new(());
+        let socket = Arc::clone(&held);
+        let following = Following(tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            drop(socket);
+        }));
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(following);
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
 }

@@ -74,6 +74,15 @@ impl Kubepods {
         Ok(pods)
     }
 
+    /// The pod whose cgroup `path` is, or in whose cgroup it directly is.
+    pub fn pod_of(&self, path: &Path) -> Option<PodCgroup> {
+        let nearest = path.ancestors().take(2).find_map(|directory| {
+            let uid = uid_of(directory.file_name()?.to_str()?)?;
+            Some(PodCgroup { uid, directory: directory.to_owned() })
+        });
+        nearest.filter(|pod| pod.directory.starts_with(&self.directory))
+    }
+
     /// The directories in which pods' cgroups are made.
     pub fn parents(&self) -> io::Result<Vec<PathBuf>> {
         let mut parents = vec![self.directory.clone()];
@@ -166,6 +175,12 @@ mod tests {
             uids.sort();
             assert_eq!(uids, ["aaaa", "bbbb", "cccc"], "{kubepods}");
             assert_eq!(found.parents().unwrap().len(), 3);
+            for pod in found.pods().unwrap() {
+                assert_eq!(found.pod_of(&pod.directory).as_ref(), Some(&pod));
+                assert_eq!(found.pod_of(&pod.directory.join("container")).as_ref(), Some(&pod));
+                assert_eq!(found.pod_of(&pod.directory.join("container/below")), None);
+            }
+            assert_eq!(found.pod_of(&found.directory.join("burstable")), None);
         }
     }
 

@@ -47,6 +47,9 @@ pub struct PodNetns {
 impl PodNetns {
     /// That of the oldest process below `cgroup` which is not in the node's own; `None` while there is none. A runtime's
     /// helper may be passing through in the node's. What is `known` is not opened again.
+    ///
+    /// # Errors
+    /// When a process may not be looked at, which needs CAP_SYS_PTRACE; when its namespace can't be opened or entered.
     pub fn of_cgroup(
         proc: &Path,
         cgroup: &Path,
@@ -57,10 +60,14 @@ impl PodNetns {
         for pid in processes(cgroup).into_iter().filter(|pid| *pid != 0) {
             let process = proc.join(pid.to_string());
             let namespace = process.join("ns/net");
-            // It may have ended by now.
-            let (Ok(metadata), Some(started)) = (fs::metadata(&namespace), start_time(&process)) else {
-                continue;
+            let metadata = match fs::metadata(&namespace) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(may_not_look(&namespace, &error));
+                }
+                metadata => metadata,
             };
+            // It may have ended by now.
+            let (Ok(metadata), Some(started)) = (metadata, start_time(&process)) else { continue };
             if !host.is(metadata.ino()) && oldest.as_ref().is_none_or(|(before, ..)| started < *before) {
                 oldest = Some((started, metadata.ino(), namespace));
             }
@@ -94,6 +101,14 @@ impl PartialEq for PodNetns {
     fn eq(&self, other: &Self) -> bool {
         self.cookie == other.cookie
     }
+}
+
+fn may_not_look(namespace: &Path, error: &io::Error) -> io::Error {
+    let message = format!(
+        "can't look at {}: {error}; it needs CAP_SYS_PTRACE: give the agent that capability",
+        namespace.display()
+    );
+    io::Error::new(io::ErrorKind::PermissionDenied, message)
 }
 
 /// Runs `work` on a thread of its own inside a network namespace: sockets made there belong to it.

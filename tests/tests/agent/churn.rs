@@ -1,6 +1,8 @@
 //! A full node: two hundred pods, coming and going while others work.
 
-use interceptor_tests::Node;
+use std::time::Duration;
+
+use interceptor_tests::{ApiServer, Node, World};
 
 use crate::HTTPBIN;
 use crate::load::{Echo, Load};
@@ -19,6 +21,7 @@ fn two_hundred_pods_come_and_go_while_others_work() -> anyhow::Result<()> {
     let load = Load::start(&working, &echo.origin, 2)?;
 
     let before = agent.pss_kib()?;
+    let spent = agent.cpu()?;
     let pods = (0..PODS).map(|number| node.bare_pod(&format!("idle-{number}")));
     let mut pods: Vec<_> = pods.collect::<anyhow::Result<_>>()?;
     for pod in &pods {
@@ -26,6 +29,7 @@ fn two_hundred_pods_come_and_go_while_others_work() -> anyhow::Result<()> {
     }
     agent.wait_ready()?;
     let each = (agent.pss_kib()? - before) / PODS as f64;
+    println!("processor time for {PODS} pods: {:?}", agent.cpu()? - spent);
     println!("memory: {before:.0} KiB with one pod, {each:.1} KiB for each idle one more (PSS)");
     assert!(each < 60.0, "{each} KiB for each idle pod");
     // Half of them go, and as many come.
@@ -48,5 +52,35 @@ fn two_hundred_pods_come_and_go_while_others_work() -> anyhow::Result<()> {
         "{counts:?}"
     );
     assert_eq!(counts.others, "[]", "{counts:?}");
+    agent.stop()
+}
+
+/// What is told of one pod makes the agent look at that pod, not at all of them.
+#[test]
+fn changes_of_pods_cost_the_same_however_many_there_are() -> anyhow::Result<()> {
+    const PODS: usize = 300;
+    let api: &'static ApiServer = Box::leak(Box::new(World::shared()?.outside.enter(ApiServer::start)??));
+    let node = Node::following(api)?;
+    let agent = node.agent(&["--drain", "0s"])?;
+    agent.wait_said("pods that are not decided yet are held")?;
+    let start = agent.cpu()?;
+    let pods = (0..PODS).map(|number| node.bare_pod(&format!("idle-{number}")));
+    let pods: Vec<_> = pods.collect::<anyhow::Result<_>>()?;
+    for pod in &pods {
+        agent.wait_said(&format!("pod shop/{}: enrolled", pod.name()))?;
+    }
+    let enrolled = agent.cpu()?;
+    let exclude = "  annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: \"5432\"}\n";
+    for pod in &pods {
+        pod.describe(exclude)?;
+    }
+    for pod in &pods {
+        agent.wait_said(&format!("pod shop/{}: the annotations' policy is in effect", pod.name()))?;
+    }
+    let each = |spent: Duration| spent / u32::try_from(PODS).unwrap_or(1);
+    let (to_enroll, to_change) = (each(enrolled - start), each(agent.cpu()? - enrolled));
+    println!(
+        "processor time for each of {PODS} pods: {to_enroll:?} to enroll it, {to_change:?} for a change of it"
+    );
     agent.stop()
 }

@@ -74,3 +74,18 @@ fn without_a_capability_the_agent_ends_and_says_why() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Its connections stay refused; who looks for the reason finds it.
+#[test]
+fn an_agent_that_may_not_look_at_processes_says_so() -> anyhow::Result<()> {
+    let all = capabilities()?;
+    ensure!(all.iter().any(|name| name == "sys_ptrace"), "sys_ptrace is not asked for");
+    let rest: Vec<String> = all.iter().filter(|name| *name != "sys_ptrace").cloned().collect();
+    let node = Node::new()?;
+    let pod = node.pod("web", "")?;
+    let agent = node.agent_under(&["setpriv", &bounded(&rest)], &[])?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    agent.wait_said("pod shop/web: can't look at its network namespace: can't look at /proc/")?;
+    agent.wait_said("it needs CAP_SYS_PTRACE")
+}

@@ -76,3 +76,27 @@ fn without_a_place_for_them_no_secret_is_asked_for() -> anyhow::Result<()> {
     assert!(!server.requests().iter().any(|request| request.contains("secrets")), "{:#?}", server.requests());
     Ok(())
 }
+
+#[test]
+fn a_successor_leaves_the_secrets_of_the_agent_that_serves_until_it_knows_better() -> anyhow::Result<()> {
+    let server = ApiServer::start()?;
+    server.apply(&(RULE.to_owned() + &secret("client", "b25l") + &secret("only-cacert", "b25l")))?;
+    let directory = server.dir().join("credentials");
+    let with_credentials =
+        || KubernetesSettings { credentials_dir: Some(directory.clone()), ..settings(&server) };
+    let first = start_with(with_credentials())?;
+    first.wait_for("the first World", |_, _| true)?;
+    let (client, other) = (directory.join("shop/client/tls.key"), directory.join("shop/only-cacert/tls.key"));
+    assert!(holds(&client, "one") && holds(&other, "one"));
+    server.kill();
+    let second = start_with(with_credentials())?;
+    eventually("it finds nobody", || second.status().api_server.is_some())?;
+    assert!(holds(&client, "one") && holds(&other, "one"), "the first still serves with them");
+    drop(first);
+    server.delete("secrets", "shop", "only-cacert")?;
+    server.restart()?;
+    second.wait_for("the first World", |_, _| true)?;
+    assert!(holds(&client, "one"));
+    assert!(!other.exists(), "it went while nobody looked");
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! Secrets that DestinationRules name by credentialName, as files: `DIRECTORY/NAMESPACE/NAME/KEY`, which is where TLS looks
 //! for them. A Secret is replaced as a whole: nobody sees a new certificate with an old key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
@@ -12,6 +12,7 @@ use k8s_openapi::ByteString;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
+use uuid::Uuid;
 
 use super::object::Object;
 use super::watches::Watch;
@@ -86,23 +87,57 @@ fn is_name(name: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct CredentialFiles {
     directory: PathBuf,
+    /// In the names of our directories: an agent before us has others.
+    token: String,
     /// Numbers the directories behind the names.
     written: u64,
+    /// What others have left may still be there.
+    has_leftovers: bool,
 }
 
 impl CredentialFiles {
-    /// What an earlier process left there is removed: a Secret may have gone since.
+    /// What is there stays: the agent before us may serve with it.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
         private_directory(directory)?;
-        for namespace in fs::read_dir(directory)? {
-            let namespace = namespace?;
-            if namespace.file_type()?.is_dir() {
-                for entry in fs::read_dir(namespace.path())? {
-                    remove_own(&entry?.path())?;
+        let token = Uuid::new_v4().simple().to_string();
+        Ok(Self { directory: directory.to_owned(), token, written: 0, has_leftovers: true })
+    }
+
+    /// Removes what an earlier process left there, but for Secrets of which it `is_unknown` yet whether they are there.
+    pub(super) fn collect(&mut self, is_unknown: impl Fn(&str, &str) -> bool) -> io::Result<()> {
+        if !self.has_leftovers {
+            return Ok(());
+        }
+        let mut is_complete = true;
+        for namespace in directories(&self.directory)? {
+            let (mut links, mut kept) = (Vec::new(), BTreeSet::new());
+            for entry in fs::read_dir(&namespace)? {
+                let path = entry?.path();
+                let Ok(target) = fs::read_link(&path) else { continue };
+                match (file_name(&namespace), file_name(&path)) {
+                    (Some(namespace), Some(name)) if is_unknown(namespace, name) => {
+                        is_complete = false;
+                        kept.insert(target);
+                    }
+                    _ if self.is_ours(&target) => drop(kept.insert(target)),
+                    _ if begins_with_a_dot(&target) => links.push(path),
+                    _ => {}
+                }
+            }
+            links.iter().try_for_each(fs::remove_file)?;
+            for directory in directories(&namespace)? {
+                let is_kept = file_name(&directory).is_some_and(|name| kept.contains(Path::new(name)));
+                if begins_with_a_dot(&directory) && !is_kept {
+                    fs::remove_dir_all(directory)?;
                 }
             }
         }
-        Ok(Self { directory: directory.to_owned(), written: 0 })
+        self.has_leftovers = !is_complete;
+        Ok(())
+    }
+
+    fn is_ours(&self, target: &Path) -> bool {
+        file_name(target).is_some_and(|name| name.contains(&*self.token))
     }
 
     /// Writes a Secret, or removes it.
@@ -117,7 +152,7 @@ impl CredentialFiles {
             None => fs::remove_file(&shown)?,
             Some(values) => {
                 self.written += 1;
-                let target = format!(".{name}.{}.{}", std::process::id(), self.written);
+                let target = format!(".{name}.{}.{}", self.token, self.written);
                 let own = home.join(&target);
                 private_directory(&own)?;
                 for (key, value) in values.iter().filter(|(key, _)| is_name(key)) {
@@ -130,9 +165,10 @@ impl CredentialFiles {
                 fs::rename(&link, &shown)?;
             }
         }
-        match before {
-            Some(before) => fs::remove_dir_all(home.join(before)),
-            None => Ok(()),
+        match before.map(|before| fs::remove_dir_all(home.join(before))) {
+            // Another agent has replaced it in the same moment.
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 }
@@ -141,16 +177,19 @@ fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Removes a directory or a link of ours: both begin with a dot, or lead to what does.
-fn remove_own(path: &Path) -> io::Result<()> {
-    let begins_with_a_dot =
-        |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    match fs::read_link(path) {
-        Ok(target) if begins_with_a_dot(&target) => fs::remove_file(path),
-        Ok(_) => Ok(()),
-        Err(_) if begins_with_a_dot(path) && path.is_dir() => fs::remove_dir_all(path),
-        Err(_) => Ok(()),
-    }
+fn directories(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
+    let directories = entries.iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(directories.map(fs::DirEntry::path).collect())
+}
+
+fn file_name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
+}
+
+/// As everything of an agent's does, or leads to what does.
+fn begins_with_a_dot(path: &Path) -> bool {
+    file_name(path).is_some_and(|name| name.starts_with('.'))
 }
 
 #[cfg(test)]
@@ -187,6 +226,11 @@ mod tests {
         // Another process removes what it did not write, and nothing that is not ours.
         fs::create_dir(path.join("shop/by-hand")).unwrap();
         let mut files = CredentialFiles::open(&path).unwrap();
+        assert_eq!(entries(&path.join("shop")), ["by-hand", "tls"], "the process before may serve with it");
+        files.collect(|namespace, name| (namespace, name) == ("shop", "tls")).unwrap();
+        assert_eq!(fs::read_to_string(shown.join("tls.crt")).unwrap(), "three", "it may still come");
+        files.collect(|_, _| false).unwrap();
+        assert_eq!(fs::read_dir(path.join("shop")).unwrap().count(), 1);
         assert_eq!(entries(&path.join("shop")), ["by-hand"]);
         files.put(&secret(&[("ca.crt", "four")])).unwrap();
         files.put(&Credential::gone(&"shop".into(), &"tls".into())).unwrap();

@@ -268,12 +268,26 @@ where
         }
         let mut on_world = self.on_world.take()?;
         self.changed = None;
+        self.collect_credentials();
         self.tell_status();
         let (world, diagnostics) = (self.known.world(), self.known.diagnostics());
         Some(tokio::task::spawn_blocking(move || {
             on_world(&world, diagnostics);
             on_world
         }))
+    }
+
+    /// Removes what an earlier agent wrote and nobody names any more.
+    fn collect_credentials(&mut self) {
+        let (running, known) = (&self.running, &self.known);
+        let is_unknown = |namespace: &str, name: &str| {
+            let watch = Watch::Secret { namespace: namespace.into(), name: name.into() };
+            running.contains_key(&watch) && !known.is_listed(&watch)
+        };
+        let collected = self.credentials.as_mut().map(|files| files.collect(is_unknown));
+        if let Some(Err(error)) = collected {
+            tracing::warn!(%error, "can't remove credentials that an earlier agent wrote");
+        }
     }
 
     /// Follows what others ask for, and that alone.

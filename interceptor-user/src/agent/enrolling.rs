@@ -1,0 +1,251 @@
+//! Gives each pod what it is to have, one step at a time; what fails is tried again.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+
+use super::control::Control;
+use super::pod::{Carried, Pod, follow_addresses};
+use crate::compile::Client;
+use crate::datapath::{self, CgroupId, Listeners};
+use crate::enroll::{PodNetns, Wanted, within};
+use crate::proxy::{Configured, Intercepted, ProxiedWorkload};
+
+/// A connection is a (source port, address) pair: eight addresses hold some 200,000 open ones of a pod.
+const ADDRESSES_V4: u16 = 8;
+const PORTS_V6: u16 = 4;
+
+/// Connections that a pod may have open, where there are descriptors enough.
+const CONNECTIONS_MAX: usize = 32_768;
+
+/// A connection takes four descriptors at most: no pod has more than half of those that there are.
+fn connections_max() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    CONNECTIONS_MAX.min(files / 8)
+}
+
+impl Control {
+    pub(super) fn reconcile(&mut self) {
+        let due: Vec<Arc<str>> =
+            self.pods.iter().filter(|(_, pod)| pod.retry.is_due()).map(|(uid, _)| Arc::clone(uid)).collect();
+        for uid in due {
+            let Some(mut pod) = self.pods.remove(&uid) else { continue };
+            pod.retry.never();
+            if let Err(error) = self.reconcile_pod(&uid, &mut pod) {
+                let problem = format!("{error:#}");
+                if pod.told.as_ref() != Some(&problem) {
+                    tracing::error!("pod {}: {problem}", pod.name());
+                }
+                pod.told = Some(problem.clone());
+                pod.problem = Some(problem);
+                pod.retry.later();
+            }
+            if pod.api.is_some() || pod.cgroup.is_some() {
+                self.pods.insert(uid, pod);
+            }
+        }
+        if std::mem::take(&mut self.lacks_configurations) {
+            self.ask_for_configurations();
+        }
+    }
+
+    fn reconcile_pod(&mut self, uid: &Arc<str>, pod: &mut Pod) -> anyhow::Result<()> {
+        let Some(cgroup) = pod.cgroup.as_ref().map(|cgroup| cgroup.id) else {
+            return self.release(pod);
+        };
+        match pod.wanted().cloned() {
+            None => self.let_go(pod, cgroup)?,
+            Some(wanted) => {
+                let enrolled = self.enroll(uid, pod, cgroup, &wanted);
+                pod.problem = enrolled.as_ref().err().map(|error| format!("{error:#}"));
+                self.describe(pod, cgroup)?;
+                return enrolled;
+            }
+        }
+        pod.problem = None;
+        self.describe(pod, cgroup)
+    }
+
+    /// Does what is to be done next for a pod of ours.
+    fn enroll(
+        &mut self,
+        uid: &Arc<str>,
+        pod: &mut Pod,
+        cgroup: CgroupId,
+        wanted: &Wanted,
+    ) -> anyhow::Result<()> {
+        let Some(directory) = pod.cgroup.as_ref().map(|cgroup| cgroup.directory.clone()) else {
+            return Ok(());
+        };
+        if pod.attached != Some(cgroup) {
+            // From here on its connections are refused until it is carried.
+            let opened =
+                File::open(&directory).with_context(|| format!("can't open {}", directory.display()))?;
+            pod.attached = Some(self.datapath.attach_pod(opened, false)?);
+            self.datapath.decide_again(cgroup)?;
+        }
+        if let Some(carried) = &pod.carried
+            && let Some(failure) = self.proxy.failure(carried.workload)
+        {
+            tracing::error!("pod {}: its listeners failed ({failure}): they are made again", pod.name());
+            self.stop_carrying(pod)?;
+        }
+        let known = pod.carried.as_ref().map(|carried| &carried.netns);
+        let found = PodNetns::of_cgroup(&self.settings.proc, &directory, &self.host, known)
+            .context("can't look at its network namespace")?;
+        let Some(netns) = found.or_else(|| pod.announced.clone()) else {
+            // Between sandboxes; or nothing of it runs yet.
+            pod.has_netns = false;
+            if pod.carried.is_none() {
+                pod.retry.later();
+            }
+            return Ok(());
+        };
+        pod.has_netns = true;
+        let client = self.labels.reduce(&wanted.client);
+        let Some(configured) = self.configured.get(&client).cloned() else {
+            // Asked for when this pod is back among the others.
+            self.lacks_configurations = true;
+            return Ok(());
+        };
+        if pod.carried.as_ref().is_some_and(|carried| carried.netns != netns) {
+            self.stop_carrying(pod)?;
+        }
+        match &mut pod.carried {
+            Some(carried) => {
+                if carried.client != client {
+                    self.proxy.reconfigure(carried.workload, &configured);
+                    carried.client = client;
+                }
+                if carried.redirect != wanted.redirect {
+                    let addresses = carried.addresses.load_full();
+                    self.datapath.enroll(netns.cookie, &wanted.redirect, &addresses, carried.listener)?;
+                    carried.redirect = wanted.redirect.clone();
+                    tracing::info!("pod {}: the annotations' policy is in effect", pod.name());
+                }
+            }
+            None => {
+                let carried = self.carry(uid, pod, wanted, client, configured, netns)?;
+                tracing::info!("pod {}: enrolled", pod.name());
+                pod.carried = Some(carried);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whoever looks at the maps, if there is anything new.
+    fn describe(&mut self, pod: &mut Pod, cgroup: CgroupId) -> anyhow::Result<()> {
+        let record = pod.record();
+        if pod.described.as_ref() != Some(&record) {
+            self.datapath.describe(cgroup, &record)?;
+            pod.described = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Opens the pod's listeners, serves them, and then has the kernel send connections there.
+    fn carry(
+        &mut self,
+        uid: &Arc<str>,
+        pod: &Pod,
+        wanted: &Wanted,
+        client: Client,
+        configured: Configured,
+        netns: PodNetns,
+    ) -> anyhow::Result<Carried> {
+        let (changed, changed_uid) = (self.addresses.0.clone(), Arc::clone(uid));
+        // Before addresses are read, so that no change is missed.
+        let following = follow_addresses(&netns.file, move || drop(changed.send(Arc::clone(&changed_uid))))?;
+        let opened = within(&netns.file, || {
+            Ok::<_, std::io::Error>((Listeners::open(ADDRESSES_V4, PORTS_V6)?, datapath::own_addresses()?))
+        });
+        let (listeners, addresses) = opened?.context("can't open listeners in its network namespace")?;
+        let addresses = Arc::new(ArcSwap::from_pointee(addresses));
+        let (reader, own) = (self.datapath.original_dst_reader(), Arc::clone(&addresses));
+        let workload = self.proxy.add(ProxiedWorkload {
+            listeners: listeners.v6.into_iter().chain([listeners.v4]).collect(),
+            intercepted: Arc::new(move |socket| {
+                let original_dst = reader.get(socket)?.map(|original| original.addr);
+                Ok(original_dst.map(|original_dst| Intercepted {
+                    original_dst,
+                    source: first_of_family(&own.load(), original_dst.is_ipv4()),
+                }))
+            }),
+            netns: Some(Arc::clone(&netns.file)),
+            configured,
+            connections_max: connections_max(),
+            learned: None,
+            source: Arc::clone(&pod.source),
+        })?;
+        let own = addresses.load_full();
+        let enrolled = self.datapath.enroll(netns.cookie, &wanted.redirect, &own, listeners.listener);
+        if let Err(error) = enrolled {
+            self.proxy.remove(workload, Duration::ZERO);
+            return Err(error.into());
+        }
+        let redirect = wanted.redirect.clone();
+        Ok(Carried::new(netns, workload, listeners.listener, addresses, redirect, client, following))
+    }
+
+    pub(super) fn refresh_addresses(&mut self, uid: &str) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let Some(carried) = &pod.carried else { return };
+        let refreshed = within(&carried.netns.file, datapath::own_addresses).and_then(|read| read);
+        let refreshed = refreshed.map_err(anyhow::Error::from).and_then(|addresses| {
+            self.datapath.update_own_addresses(carried.netns.cookie, &addresses)?;
+            carried.addresses.store(Arc::new(addresses));
+            Ok(())
+        });
+        if let Err(error) = refreshed {
+            tracing::error!("pod {}: can't follow its addresses: {error:#}", pod.name());
+            pod.has_old_addresses = true;
+        } else {
+            pod.has_old_addresses = false;
+        }
+    }
+
+    /// Its cgroup is gone, and with it every process.
+    fn release(&mut self, pod: &mut Pod) -> anyhow::Result<()> {
+        self.stop_carrying(pod)?;
+        if let Some(id) = pod.attached.take() {
+            self.datapath.detach_pod(id)?;
+            tracing::info!("pod {}: gone", pod.name());
+        }
+        pod.described = None;
+        pod.problem = None;
+        Ok(())
+    }
+
+    /// Not ours, or not any more: its connections go as if we were not there.
+    fn let_go(&mut self, pod: &mut Pod, cgroup: CgroupId) -> anyhow::Result<()> {
+        if pod.described.is_none() || pod.attached.is_some() {
+            self.datapath.leave_alone(cgroup)?;
+            // An earlier agent may have thought otherwise.
+            self.datapath.detach_pod(cgroup)?;
+            pod.attached = None;
+        }
+        self.stop_carrying(pod)
+    }
+
+    fn stop_carrying(&mut self, pod: &mut Pod) -> anyhow::Result<()> {
+        if let Some(carried) = pod.carried.take() {
+            let is_carried = |other: &Pod| {
+                other.carried.as_ref().is_some_and(|other| other.netns.cookie == carried.netns.cookie)
+            };
+            if !self.pods.values().any(is_carried) {
+                self.datapath.unenroll(carried.netns.cookie)?;
+            }
+            self.proxy.remove(carried.workload, self.settings.drain);
+        }
+        Ok(())
+    }
+}
+
+fn first_of_family(addresses: &[IpAddr], is_v4: bool) -> Option<IpAddr> {
+    addresses.iter().copied().find(|address| address.is_ipv4() == is_v4)
+}
