@@ -6,10 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::termination::TlsServer;
 use super::upstream::{BoundsId, ClusterRuntime, RuntimeId, TlsClient, random};
 use crate::dns::Resolver;
 use crate::snapshot::{
-    Cluster, ClusterName, ClusterRef, Discovery, Snapshot, TlsOrigination, WeightedCluster,
+    Cluster, ClusterName, ClusterRef, Discovery, Listener, Snapshot, TlsOrigination, TlsTermination,
+    WeightedCluster,
 };
 
 /// Shorter than Istio's hour: each destination is a pool of its own, and most are asked once.
@@ -22,6 +24,8 @@ pub struct Active {
     /// Made where a configuration is taken up, not where a request waits: it reads files. Clusters that
     /// originate the same TLS share it.
     tls: Arc<TlsClients>,
+    /// What ends TLS. Chains with the same settings share it, and so does a configuration with the one before.
+    tls_servers: TlsServers,
     /// PassthroughCluster: connections and requests to the destination that they asked for.
     pub passthrough: Arc<ClusterRuntime>,
     resolver: Resolver,
@@ -35,6 +39,7 @@ pub(crate) struct Live {
 }
 
 type TlsClients = HashMap<TlsOrigination, Arc<TlsClient>>;
+type TlsServers = HashMap<Arc<TlsTermination>, Arc<TlsServer>>;
 
 /// A cluster, and its runtime once somebody uses it.
 #[derive(Debug)]
@@ -96,7 +101,8 @@ impl Active {
                 (Arc::new(clusters), Arc::new(tls))
             }
         };
-        Self { snapshot, clusters, tls, passthrough, resolver: resolver.clone() }
+        let tls_servers = tls_servers(&snapshot, previous);
+        Self { snapshot, clusters, tls, tls_servers, passthrough, resolver: resolver.clone() }
     }
 
     /// What is known of a cluster in use: its endpoints, load and health.
@@ -107,6 +113,11 @@ impl Active {
             Arc::new(ClusterRuntime::new(Arc::clone(&slot.cluster), tls, &self.resolver, None))
         };
         Some(slot.runtime.get_or_init(new))
+    }
+
+    /// What ends TLS so; `None` where no chain of this configuration does.
+    pub(super) fn tls_server(&self, termination: &TlsTermination) -> Option<&Arc<TlsServer>> {
+        self.tls_servers.get(termination)
     }
 
     /// One of a route's clusters, by weight, and its runtime unless there is no such cluster. `None` when
@@ -135,6 +146,23 @@ impl Active {
         }
         live
     }
+}
+
+fn tls_servers(snapshot: &Snapshot, previous: Option<&Active>) -> TlsServers {
+    let chains = |listener: &Arc<Listener>| -> Vec<Arc<TlsTermination>> {
+        listener.terminated.iter().map(|(_, chain)| Arc::clone(&chain.tls)).collect()
+    };
+    let listeners = snapshot.by_address.values().chain(snapshot.by_port.values());
+    let mut servers = TlsServers::new();
+    for termination in listeners.flat_map(chains) {
+        if servers.contains_key(&termination) {
+            continue;
+        }
+        let known = previous.and_then(|previous| previous.tls_servers.get(&termination)).cloned();
+        let server = known.unwrap_or_else(|| Arc::new(TlsServer::new(&termination)));
+        servers.insert(termination, server);
+    }
+    servers
 }
 
 fn choose(clusters: &[WeightedCluster]) -> Option<&WeightedCluster> {

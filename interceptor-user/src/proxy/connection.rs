@@ -13,13 +13,15 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::active::Active;
+use super::client_io::ClientIo;
 use super::downstream::Downstream;
 use super::http;
 use super::inspect::{self, Protocol};
 use super::names::{Claim, uses_original_dst};
 use super::tcp::{self, OpaqueTarget};
+use super::terminated;
 use super::worker::Worker;
-use crate::snapshot::{self, Decision, Destination, Listener};
+use crate::snapshot::{self, Decision, Destination, Listener, Terminated};
 
 /// How long a client may stay silent before the connection that opaque bytes would take is opened.
 /// Clients that speak first do so within microseconds of connecting.
@@ -39,6 +41,8 @@ const REFUSED_INSPECTION_MAX: Duration = Duration::from_secs(1);
 enum Way {
     Http(http::Version),
     Opaque(OpaqueTarget),
+    /// Its TLS ends here.
+    Terminate(Arc<Terminated>),
     /// Closed, as BlackHoleCluster.
     Refuse,
 }
@@ -58,7 +62,8 @@ fn decide(worker: &Worker, active: &Active, downstream: &Downstream, protocol: &
         Decision::Http(version, _) => Way::Http(version),
         Decision::Route(route) => Way::Opaque(OpaqueTarget::Route(Arc::clone(route))),
         Decision::Passthrough => Way::Opaque(OpaqueTarget::OriginalDst),
-        Decision::Refuse | Decision::Terminate(_) => Way::Refuse,
+        Decision::Terminate(chain) => Way::Terminate(Arc::clone(chain)),
+        Decision::Refuse => Way::Refuse,
     }
 }
 
@@ -75,7 +80,7 @@ fn lacks_name(listener: &Listener, downstream: &Downstream) -> bool {
 fn depends_on_bytes(active: &Active, listener: &Listener, opaque: &Way) -> bool {
     let is_checked = match opaque {
         Way::Opaque(target) => active.snapshot.strict && !listener.server_first && is_original_dst(target),
-        Way::Http(_) | Way::Refuse => false,
+        Way::Http(_) | Way::Terminate(_) | Way::Refuse => false,
     };
     is_checked || listener.depends_on_bytes()
 }
@@ -122,8 +127,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
 
     if !depends_on_bytes(&active, listener, &opaque) {
         return match opaque {
-            Way::Opaque(target) => tcp::carry(&worker, active, stream, downstream, target, None).await,
-            Way::Refuse | Way::Http(_) => {
+            Way::Opaque(target) => {
+                tcp::carry(&worker, active, ClientIo::Plain(stream), downstream, target, None).await;
+            }
+            Way::Refuse | Way::Http(_) | Way::Terminate(_) => {
                 let lacks_name = lacks_name(listener, &downstream);
                 refuse_unread(&worker, stream, downstream, lacks_name).await;
             }
@@ -140,7 +147,8 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
                     let lacks_name = lacks_name(self::listener(&active, &downstream), &downstream);
                     tcp::refuse(&worker, stream, &downstream, lacks_name);
                 }
-                Way::Opaque(_) | Way::Http(_) => {
+                Way::Opaque(_) | Way::Http(_) | Way::Terminate(_) => {
+                    let stream = ClientIo::Plain(stream);
                     tcp::carry(&worker, active, stream, downstream, target, Some(upstream)).await;
                 }
             };
@@ -156,7 +164,11 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
     match checked(way, &active, &protocol) {
         Way::Http(version) => {
             drop((ahead, active));
-            http::serve(&worker, stream, downstream, version).await;
+            http::serve(&worker, ClientIo::Plain(stream), downstream, version).await;
+        }
+        Way::Terminate(chain) => {
+            drop(ahead);
+            terminated::serve(&worker, active, stream, downstream, chain).await;
         }
         Way::Opaque(target) => {
             if !names_fit(&worker, &active, &downstream, &target).await {
@@ -164,7 +176,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
             }
             let upstream =
                 ahead.filter(|(opened_for, _)| *opened_for == target).map(|(_, upstream)| upstream);
-            tcp::carry(&worker, active, stream, downstream, target, upstream).await;
+            tcp::carry(&worker, active, ClientIo::Plain(stream), downstream, target, upstream).await;
         }
         Way::Refuse => {
             let lacks_name = lacks_name(self::listener(&active, &downstream), &downstream);
@@ -196,7 +208,7 @@ async fn first_bytes(
     let limit = match &opaque {
         _ if !detection_timeout.is_zero() => detection_timeout,
         // Nothing can be opened ahead: a client that waits for its server learns by this that it won't come.
-        Way::Refuse | Way::Http(_) => REFUSED_SILENCE_MAX,
+        Way::Refuse | Way::Http(_) | Way::Terminate(_) => REFUSED_SILENCE_MAX,
         Way::Opaque(_) => SILENCE_MAX,
     };
     let is_refused = matches!(opaque, Way::Refuse);

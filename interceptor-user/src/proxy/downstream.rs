@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::client_tls::ClientTls;
 use super::netns::Netns;
 use super::upstream::WorkerUsages;
 use super::worker::Open;
@@ -43,6 +44,8 @@ pub(crate) struct Downstream {
     pub(crate) start_time: SystemTime,
     /// From the ClientHello, once inspected.
     pub(crate) requested_server_name: Option<Arc<str>>,
+    /// Of a client whose TLS ended here.
+    pub(crate) tls: Option<Rc<ClientTls>>,
     pub(crate) origin: Rc<Origin>,
     /// Has it counted as open for as long as anything of it is under way, copies for mirrors among it.
     _open: Option<Rc<Open>>,
@@ -61,6 +64,7 @@ impl Downstream {
             accepted_at: Instant::now(),
             start_time: SystemTime::now(),
             requested_server_name: None,
+            tls: None,
             origin,
             _open: open.map(Rc::new),
         }
@@ -77,6 +81,8 @@ impl Downstream {
             response_code_details: None,
             connection_termination_details: None,
             upstream_transport_failure_reason: None,
+            downstream_transport_failure_reason: None,
+            client_tls: self.tls.clone(),
             bytes_received: 0,
             bytes_sent: 0,
             duration: self.accepted_at.elapsed(),

@@ -5,6 +5,9 @@
 //! nobody else's; all share nothing but configurations, the resolver's answers and counters.
 
 pub mod active;
+mod certificates;
+mod client_io;
+pub mod client_tls;
 mod configured;
 mod connection;
 pub mod copy;
@@ -19,6 +22,8 @@ mod netns;
 pub mod outcome;
 pub mod stats;
 mod tcp;
+mod terminated;
+mod termination;
 mod threads;
 pub mod upstream;
 mod worker;

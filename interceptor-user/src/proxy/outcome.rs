@@ -135,7 +135,7 @@ impl From<Refusal> for ResponseFlags {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::MissingHost => Self::NONE,
-            Refusal::NoRoute => ResponseFlag::NoRouteFound.into(),
+            Refusal::NoRoute | Refusal::Misdirected => ResponseFlag::NoRouteFound.into(),
             Refusal::NoCluster => ResponseFlag::NoClusterFound.into(),
             Refusal::NameMismatch => ResponseFlag::UnauthorizedExternalService.into(),
             Refusal::LowVersion | Refusal::Ambiguous | Refusal::UnsupportedTransferEncoding => {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::termination::HandshakeResult;
 use crate::dns::DnsCounters;
 use crate::telemetry::exposition::Family;
 
@@ -22,6 +23,7 @@ pub struct WorkerStats {
     mirrors_given_up: AtomicU64,
     idle_connections: AtomicU64,
     shared_connections: AtomicU64,
+    handshakes: [AtomicU64; HandshakeResult::ALL.len()],
 }
 
 /// Sums over all workers, at one moment.
@@ -55,8 +57,26 @@ pub struct ProxyCounters {
     /// Upstream connections that wait for a request, and HTTP/2 ones, which requests share; as of a few seconds ago.
     pub upstream_connections_idle: u64,
     pub upstream_connections_shared: u64,
+    /// Of clients whose TLS ends here.
+    pub tls_handshakes: Handshakes,
     #[serde(flatten)]
     pub dns: DnsCounters,
+}
+
+/// Handshakes by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshakes([u64; HandshakeResult::ALL.len()]);
+
+impl Handshakes {
+    pub fn of(&self, result: HandshakeResult) -> u64 {
+        self.0[result as usize]
+    }
+}
+
+impl serde::Serialize for Handshakes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(HandshakeResult::ALL.map(|result| (result.name(), self.of(result))))
+    }
 }
 
 impl ProxyCounters {
@@ -133,6 +153,14 @@ impl ProxyCounters {
         .sample(&[("result", "answered")], self.mirrors_sent)
         .sample(&[("result", "failed")], self.mirrors_failed)
         .sample(&[("result", "given_up")], self.mirrors_given_up);
+        let mut handshakes = Family::counter(
+            out,
+            "interceptor_tls_handshakes_total",
+            "Handshakes with clients whose TLS ends here, by what became of them.",
+        );
+        for result in HandshakeResult::ALL {
+            handshakes.sample(&[("result", result.name())], self.tls_handshakes.of(result));
+        }
         Family::gauge(out, "interceptor_connections_open", "Connections of workloads that are open.")
             .sample(&[], self.connections_open);
         Family::gauge(
@@ -176,6 +204,10 @@ impl WorkerStats {
         self.without_original_dst.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn handshake(&self, result: HandshakeResult) {
+        self.handshakes[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn surplus(&self) {
         self.surplus.fetch_add(1, Ordering::Relaxed);
     }
@@ -206,6 +238,9 @@ impl WorkerStats {
         counters.connections_without_original_dst += self.without_original_dst.load(Ordering::Relaxed);
         counters.accept_exhausted += self.accept_exhausted.load(Ordering::Relaxed);
         counters.connections_surplus += self.surplus.load(Ordering::Relaxed);
+        for (sum, count) in counters.tls_handshakes.0.iter_mut().zip(&self.handshakes) {
+            *sum += count.load(Ordering::Relaxed);
+        }
         counters.names_matched += self.names_matched.load(Ordering::Relaxed);
         counters.names_mismatched += self.names_mismatched.load(Ordering::Relaxed);
         counters.names_unknown += self.names_unknown.load(Ordering::Relaxed);

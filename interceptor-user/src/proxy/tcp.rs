@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use interceptor_common::name_server::NAME_SERVER_PORT;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::active::Active;
+use super::client_io::ClientIo;
 use super::copy::{self, CopyEnd, Transferred};
 use super::counting::CountedConnection;
 use super::dns_tap::DnsTap;
@@ -17,6 +19,7 @@ use super::downstream::Downstream;
 use super::inspect::{self, Protocol};
 use super::names::{Claim, MISMATCH_DETAILS, NameKnowledge};
 use super::outcome::{ResponseFlag, ResponseFlags};
+use super::termination::HandshakeFailure;
 use super::upstream::{ClusterRuntime, ConnectError, OpaqueIo, OpaqueUpstream};
 use super::worker::Worker;
 use crate::dns::LearnedNames;
@@ -111,7 +114,7 @@ pub(super) async fn connect(
 pub(super) async fn carry(
     worker: &Rc<Worker>,
     active: Arc<Active>,
-    stream: TcpStream,
+    mut stream: ClientIo,
     mut downstream: Downstream,
     target: OpaqueTarget,
     opened: Option<Upstream>,
@@ -126,13 +129,15 @@ pub(super) async fn carry(
         Ok(upstream) => upstream,
         Err(failure) => {
             record.failed(failure);
-            return reset(&stream);
+            return reset(stream.socket());
         }
     };
     record.connected(&upstream);
-    let mut ends = Ends { stream: &stream, upstream: &mut upstream, are_done: false };
-    if downstream.requested_server_name.is_none() {
-        downstream.requested_server_name = server_name(&stream, ends.upstream).await;
+    let mut ends = Ends { stream: &mut stream, upstream: &mut upstream, are_done: false };
+    if let ClientIo::Plain(client) = &*ends.stream
+        && downstream.requested_server_name.is_none()
+    {
+        downstream.requested_server_name = server_name(client, ends.upstream).await;
         record.entry.requested_server_name.clone_from(&downstream.requested_server_name);
         count_name(worker, &downstream).await;
     }
@@ -155,7 +160,7 @@ pub(super) async fn carry(
 /// Both ends of a connection. Broken off before they are done, they see a reset: an orderly end would say that all
 /// bytes have been there.
 struct Ends<'a> {
-    stream: &'a TcpStream,
+    stream: &'a mut ClientIo,
     upstream: &'a mut Upstream,
     are_done: bool,
 }
@@ -163,7 +168,7 @@ struct Ends<'a> {
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
         if !self.are_done {
-            reset(self.stream);
+            reset(self.stream.socket());
             if let Some(upstream) = self.upstream.opened.io.socket() {
                 reset(upstream);
             }
@@ -177,8 +182,12 @@ async fn carry_bytes(
     learned: Option<(&LearnedNames, &NameKnowledge)>,
     transferred: &Transferred,
 ) -> CopyEnd {
-    let (stream, idle_timeout) = (ends.stream, ends.upstream.idle_timeout);
+    let idle_timeout = ends.upstream.idle_timeout;
     let OpaqueUpstream { io, peer, .. } = &mut ends.upstream.opened;
+    let stream = match &mut *ends.stream {
+        ClientIo::Plain(stream) => &*stream,
+        ClientIo::Tls(client) => return carry_out_of_tls(client, io, idle_timeout, transferred).await,
+    };
     match (io, learned.zip(peer.as_ip())) {
         (OpaqueIo::Plain(upstream), Some(((learned, names), server))) => {
             let tap = DnsTap::new(upstream, server, names, learned);
@@ -203,6 +212,36 @@ async fn carry_bytes(
             copy::copy_bidirectional_io(stream, &mut **upstream, idle_timeout, transferred).await
         }
     }
+}
+
+/// As [`carry_bytes`], of a client whose TLS ended here.
+async fn carry_out_of_tls(
+    client: &mut TlsStream<TcpStream>,
+    io: &mut OpaqueIo,
+    idle_timeout: Duration,
+    transferred: &Transferred,
+) -> CopyEnd {
+    let end = match io {
+        OpaqueIo::Plain(upstream) => {
+            copy::copy_bidirectional_any(&mut *client, upstream, idle_timeout, transferred).await
+        }
+        OpaqueIo::Tls(upstream) => {
+            copy::copy_bidirectional_any(&mut *client, &mut **upstream, idle_timeout, transferred).await
+        }
+        OpaqueIo::Post(upstream) => {
+            copy::copy_bidirectional_any(&mut *client, &mut **upstream, idle_timeout, transferred).await
+        }
+    };
+    match &end {
+        CopyEnd::Closed | CopyEnd::IdleTimeout => {}
+        CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_) => {
+            if let Some(upstream) = io.socket() {
+                reset(upstream);
+            }
+        }
+        CopyEnd::UpstreamReset | CopyEnd::UpstreamFailed(_) => reset(client.get_ref().0),
+    }
+    end
 }
 
 /// Counts whether the server name fits, where that decides nothing any more.
@@ -281,6 +320,16 @@ pub(super) fn runtime<'a>(active: &'a Active, target: &OpaqueTarget) -> Option<&
             _ => None,
         },
     }
+}
+
+/// Records a client whose TLS could not be ended.
+pub(super) fn refuse_handshake(worker: &Rc<Worker>, downstream: &Downstream, failure: &HandshakeFailure) {
+    let HandshakeFailure { result, reason, .. } = failure;
+    worker.stats().handshake(*result);
+    let mut record = OpenRecord::new(worker, downstream);
+    record.entry.response_flags = ResponseFlag::DownstreamProtocolError.into();
+    record.entry.connection_termination_details = Some(format!("tls_handshake_{}", result.name()).into());
+    record.entry.downstream_transport_failure_reason = Some(reason.clone().into());
 }
 
 /// Records a connection whose client left before it said anything.

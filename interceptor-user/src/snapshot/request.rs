@@ -19,6 +19,8 @@ pub enum Refusal {
     /// The policy is strict, and the host is not one of the address asked for. As Envoy answers what its external
     /// authorization denies.
     NameMismatch,
+    /// The connection was let in by settings that are gone (RFC 9110 §15.5.20).
+    Misdirected,
 }
 
 impl Refusal {
@@ -30,6 +32,7 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoCluster => StatusCode::SERVICE_UNAVAILABLE,
             Self::NameMismatch => StatusCode::FORBIDDEN,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         }
     }
 
@@ -43,6 +46,7 @@ impl Refusal {
             Self::NoRoute => "route_not_found",
             Self::NoCluster => "cluster_not_found",
             Self::NameMismatch => "name_does_not_match_address",
+            Self::Misdirected => "tls_settings_changed",
         }
     }
 
@@ -54,7 +58,8 @@ impl Refusal {
             | Self::UnsupportedTransferEncoding
             | Self::NoRoute
             | Self::NoCluster
-            | Self::NameMismatch => "",
+            | Self::NameMismatch
+            | Self::Misdirected => "",
         }
     }
 }

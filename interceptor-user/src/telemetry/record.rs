@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderName;
 
+use crate::proxy::client_tls::ClientTls;
 use crate::proxy::outcome::ResponseFlags;
 use crate::snapshot::{ClusterName, EndpointAddress};
 use crate::workload::SourceWorkload;
@@ -46,6 +47,9 @@ pub struct AccessRecord {
     pub response_code_details: Option<Cow<'static, str>>,
     pub connection_termination_details: Option<Cow<'static, str>>,
     pub upstream_transport_failure_reason: Option<Cow<'static, str>>,
+    pub downstream_transport_failure_reason: Option<Cow<'static, str>>,
+    /// Of a client whose TLS ended here.
+    pub client_tls: Option<Rc<ClientTls>>,
     /// Body bytes for HTTP, all bytes for TCP: from the client.
     pub bytes_received: u64,
     /// To the client.

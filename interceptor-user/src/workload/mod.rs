@@ -3,11 +3,13 @@
 
 mod annotations;
 mod source;
+mod spiffe_id;
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 pub use annotations::{Annotation, AnnotationError};
 pub use source::SourceWorkload;
+pub use spiffe_id::SpiffeId;
 
 use serde::{Serialize, Serializer};
 

@@ -21,6 +21,7 @@ mod replies;
 mod retries;
 mod streaming;
 mod support;
+mod termination;
 mod tls;
 mod unix_sockets;
 mod upgrade;

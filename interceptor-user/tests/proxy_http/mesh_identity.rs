@@ -17,24 +17,28 @@ const SERVER: &str = "spiffe://cluster.local/ns/istio-system/sa/istio-egressgate
 const OURS: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
 /// A certificate for this URI.
-fn identity(authority: &Authority, uri: &str, adjust: impl FnOnce(&mut CertificateParams)) -> Issued {
+pub(crate) fn identity(
+    authority: &Authority,
+    uri: &str,
+    adjust: impl FnOnce(&mut CertificateParams),
+) -> Issued {
     authority.issue(&[], |params| {
         params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
         adjust(params);
     })
 }
 
-fn expired(params: &mut CertificateParams) {
+pub(crate) fn expired(params: &mut CertificateParams) {
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2020, 2, 1);
 }
 
 /// The files of an identity, by Istio's names.
-fn istio<'a>(issued: &'a Issued, root: &'a str) -> [(&'static str, &'a str); 3] {
+pub(crate) fn istio<'a>(issued: &'a Issued, root: &'a str) -> [(&'static str, &'a str); 3] {
     [("cert-chain.pem", &issued.pem.0), ("key.pem", &issued.pem.1), ("root-cert.pem", root)]
 }
 
-fn write(directory: &Path, files: &[(&str, &str)]) {
+pub(crate) fn write(directory: &Path, files: &[(&str, &str)]) {
     fs::create_dir_all(directory).unwrap();
     for (name, text) in files {
         fs::write(directory.join(name), text).unwrap();

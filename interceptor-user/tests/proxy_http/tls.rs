@@ -40,7 +40,7 @@ impl Authority {
         Self { issuer, folder }
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
@@ -66,7 +66,7 @@ impl Authority {
     }
 
     /// A list that revokes these serial numbers, good until the end of `next_update`.
-    fn revoke(&self, serials: &[u64], next_update: i32) -> PathBuf {
+    pub(crate) fn revoke(&self, serials: &[u64], next_update: i32) -> PathBuf {
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2024, 1, 1),

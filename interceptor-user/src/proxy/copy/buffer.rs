@@ -59,12 +59,7 @@ where
     let mut turn = Turn::start();
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let read = match source.read(&mut buffer).await {
-            // Many servers end TLS without close_notify. Nothing of what came is lost by it; whether that was
-            // all is for the application to know, as it is with Envoy.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-            read => read.map_err(Broken::Source)?,
-        };
+        let read = read(source.as_mut(), &mut buffer).await?;
         if read == 0 {
             return end_direction(sink);
         }
@@ -83,6 +78,44 @@ where
                 Err(error) => return Err(Broken::Sink(error)),
             }
         }
+    }
+}
+
+/// Carries bytes until `source` ends, then ends the direction to `sink`.
+pub(super) async fn carry<R, W>(
+    source: R,
+    sink: W,
+    moved: &Cell<u64>,
+    activity: &Activity,
+) -> Result<(), Broken>
+where
+    R: AsyncRead,
+    W: AsyncWrite,
+{
+    let (mut source, mut sink) = (std::pin::pin!(source), std::pin::pin!(sink));
+    let mut turn = Turn::start();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = read(source.as_mut(), &mut buffer).await?;
+        if read == 0 {
+            return sink.shutdown().await.map_err(Broken::Sink);
+        }
+        write_through(sink.as_mut(), &buffer[..read]).await.map_err(Broken::Sink)?;
+        activity.delivered(moved, read);
+        turn.spend(read).await;
+    }
+}
+
+/// Zero at the end.
+async fn read<R>(mut source: std::pin::Pin<&mut R>, buffer: &mut [u8]) -> Result<usize, Broken>
+where
+    R: AsyncRead,
+{
+    match source.read(buffer).await {
+        // Many servers end TLS without close_notify. Nothing of what came is lost by it; whether that was
+        // all is for the application to know, as it is with Envoy.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        read => read.map_err(Broken::Source),
     }
 }
 

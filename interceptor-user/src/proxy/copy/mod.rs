@@ -128,6 +128,45 @@ where
     end
 }
 
+/// Copies between anything and anything else, as [`copy_bidirectional_io`] does where one is a socket: of both it sees
+/// errors only when it reads or writes. Resetting is left to the caller, who knows the sockets under them.
+pub async fn copy_bidirectional_any<D, U>(
+    downstream: D,
+    upstream: U,
+    idle_timeout: Duration,
+    progress: &Transferred,
+) -> CopyEnd
+where
+    D: AsyncRead + AsyncWrite,
+    U: AsyncRead + AsyncWrite,
+{
+    let activity = Activity::start(idle_timeout);
+    let (downstream_reader, downstream_writer) = tokio::io::split(downstream);
+    let (upstream_reader, upstream_writer) = tokio::io::split(upstream);
+    let mut receiving =
+        std::pin::pin!(buffer::carry(downstream_reader, upstream_writer, &progress.received, &activity));
+    let mut sending =
+        std::pin::pin!(buffer::carry(upstream_reader, downstream_writer, &progress.sent, &activity));
+    let mut idle = std::pin::pin!(activity.idle());
+    tokio::select! {
+        received = &mut receiving => match received {
+            Err(broken) => broken.end(Side::Downstream),
+            Ok(()) => tokio::select! {
+                sent = &mut sending => end_of_last(sent, Side::Upstream),
+                () = &mut idle => CopyEnd::IdleTimeout,
+            },
+        },
+        sent = &mut sending => match sent {
+            Err(broken) => broken.end(Side::Upstream),
+            Ok(()) => tokio::select! {
+                received = &mut receiving => end_of_last(received, Side::Downstream),
+                () = &mut idle => CopyEnd::IdleTimeout,
+            },
+        },
+        () = &mut idle => CopyEnd::IdleTimeout,
+    }
+}
+
 fn end_of_last(result: Result<(), Broken>, from: Side) -> CopyEnd {
     match result {
         Ok(()) => CopyEnd::Closed,

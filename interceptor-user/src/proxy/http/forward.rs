@@ -70,7 +70,12 @@ pub(super) async fn forward(
 ) -> Response<ResponseBody> {
     let started = Instant::now();
     let decorator = exchange.forward.map(|forward| &*forward.decorator_operation);
-    let carriage = headers::prepare_request(request.headers_mut(), exchange.settings, decorator);
+    let carriage = headers::prepare_request(
+        request.headers_mut(),
+        exchange.settings,
+        decorator,
+        exchange.connection.scheme(),
+    );
     let client_upgrade = carriage.upgrade.then(|| hyper::upgrade::on(&mut request));
     let gate = expects_continue(&request).then(|| Arc::new(ContinueGate::default()));
     let (mut parts, incoming) = request.into_parts();

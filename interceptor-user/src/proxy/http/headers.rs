@@ -13,6 +13,7 @@ use crate::snapshot::{Changes, ProxyHeaders};
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const X_ENVOY_DECORATOR_OPERATION: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
 const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -66,6 +67,7 @@ pub(super) fn prepare_request(
     headers: &mut HeaderMap,
     settings: &ProxyHeaders,
     decorator_operation: Option<&str>,
+    scheme: &'static str,
 ) -> Carriage {
     let chunked = headers.contains_key(TRANSFER_ENCODING);
     let upgrade = wanted_upgrade(headers);
@@ -81,8 +83,10 @@ pub(super) fn prepare_request(
     if settings.request_id && !headers.contains_key(X_REQUEST_ID) {
         headers.insert(X_REQUEST_ID, request_id());
     }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    // What only a proxy that ended TLS can know is no client's to say.
+    headers.remove(X_FORWARDED_CLIENT_CERT);
+    if scheme == "https" || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if settings.envoy_debug_headers
         && let Some(operation) = decorator_operation.filter(|text| !text.is_empty())
@@ -238,7 +242,7 @@ mod tests {
 
     fn prepared(headers: &[(&'static str, &'static str)]) -> (HeaderMap, Carriage) {
         let mut headers = map(headers);
-        let carriage = prepare_request(&mut headers, &ProxyHeaders::default(), None);
+        let carriage = prepare_request(&mut headers, &ProxyHeaders::default(), None, "http");
         headers.remove("x-request-id");
         headers.remove("x-forwarded-proto");
         (headers, carriage)

@@ -32,9 +32,9 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::client_io::ClientIo;
 use super::downstream::Downstream;
 use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
@@ -82,6 +82,11 @@ impl FirstRequest {
 }
 
 impl Connection {
+    /// What the client's requests came by.
+    fn scheme(&self) -> &'static str {
+        if self.downstream.tls.is_some() { "https" } else { "http" }
+    }
+
     /// Ready when the connection is to end after the request that it is at.
     async fn draining(&self) {
         self.worker.draining().await;
@@ -93,8 +98,8 @@ impl Connection {
 
 /// Serves the requests of one intercepted connection until it ends. Never fails: what becomes of each
 /// request is in its record.
-pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Downstream, version: Version) {
-    if let Err(error) = stream.set_nodelay(true) {
+pub(super) async fn serve(worker: &Rc<Worker>, stream: ClientIo, downstream: Downstream, version: Version) {
+    if let Err(error) = stream.socket().set_nodelay(true) {
         tracing::debug!(%error, "downstream connection without TCP_NODELAY");
     }
     let tap = HeadTap::default();
@@ -110,7 +115,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: TcpStream, downstream: Do
     }
 }
 
-async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
+async fn serve_http1(stream: ClientIo, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
     let worker = Rc::clone(&connection.worker);
     let io = TokioIo::new(TappedStream::new(stream, connection.tap.clone()));
     let preserve_case = worker.current().snapshot.mesh.proxy_headers.preserve_http1_header_case;
@@ -140,7 +145,7 @@ async fn serve_http1(stream: TcpStream, connection: &Rc<Connection>) -> Result<(
     server.await
 }
 
-async fn serve_http2(io: TokioIo<TcpStream>, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
+async fn serve_http2(io: TokioIo<ClientIo>, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
     let worker = Rc::clone(&connection.worker);
     let service = service_fn(|mut request| {
         let connection = Rc::clone(connection);

@@ -14,9 +14,10 @@ use super::reply::{ProtocolError, Reply};
 use super::tap::{BodyReading, Framing};
 use super::{Connection, cors, fault};
 use crate::proxy::counting::Taker;
+use crate::proxy::downstream::Downstream;
 use crate::proxy::names::Claim;
 use crate::snapshot::route::BLOCK_ALL;
-use crate::snapshot::{Refusal, RequestFacts, Route, RouteAction, Snapshot, VirtualHost, request};
+use crate::snapshot::{Refusal, RequestFacts, Route, RouteAction, Snapshot, Then, VirtualHost, request};
 
 /// Answers one request, whatever becomes of it.
 pub(super) async fn answer(
@@ -71,9 +72,20 @@ async fn route_and_send(
     };
     log.goes_to_undeclared(Taker::Nobody, &host);
     // Without one the port's HTTP service is gone since the connection was accepted.
-    let virtual_host = virtual_host(&active.snapshot, connection, &host);
+    let virtual_host = match virtual_host(&active.snapshot, connection, &host) {
+        Ok(virtual_host) => virtual_host,
+        Err(refusal) => {
+            let mut response = Reply::refused(refusal).send(settings, log);
+            // Another connection is let in, or not, by the configuration of now.
+            if connection.version == super::Version::Http1 {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            return response;
+        }
+    };
     let virtual_host = virtual_host.unwrap_or(&active.snapshot.catch_all);
-    let route = match route(virtual_host, &request, &host) {
+    let scheme = connection.scheme();
+    let route = match route(virtual_host, &request, &host, scheme) {
         Some(route) => route,
         None => return Reply::refused(Refusal::NoRoute).send(settings, log),
     };
@@ -168,16 +180,30 @@ fn virtual_host<'a>(
     snapshot: &'a Snapshot,
     connection: &Connection,
     host: &HeaderValue,
-) -> Option<&'a VirtualHost> {
-    let destination = connection.downstream.original_dst;
-    let listener = snapshot.listener(destination.ip(), destination.port());
-    listener.http.as_ref().map(|table| &**table.virtual_host(host.to_str().unwrap_or_default()))
+) -> Result<Option<&'a VirtualHost>, Refusal> {
+    let Downstream { original_dst, tls, requested_server_name, .. } = &connection.downstream;
+    let listener = snapshot.listener(original_dst.ip(), original_dst.port());
+    let table = match tls {
+        None => listener.http.as_ref(),
+        Some(tls) => {
+            // Whoever was let in by other settings than those of now, or to another chain, has to come again.
+            let chain = listener.terminated(requested_server_name.as_deref());
+            let chain = chain.filter(|chain| chain.tls == tls.termination).ok_or(Refusal::Misdirected)?;
+            match &chain.then {
+                Then::Http(table) => Some(table),
+                Then::Tcp(_) => return Err(Refusal::Misdirected),
+            }
+        }
+    };
+    Ok(table.map(|table| &**table.virtual_host(host.to_str().unwrap_or_default())))
 }
 
 fn route<'a, B>(
     virtual_host: &'a VirtualHost,
     request: &Request<B>,
     host: &HeaderValue,
+    scheme: &str,
 ) -> Option<&'a Route> {
-    virtual_host.route(&RequestFacts::new(request.method(), request.uri(), host, request.headers()))
+    let facts = RequestFacts::new(request.method(), request.uri(), host, request.headers());
+    virtual_host.route(&RequestFacts { scheme, ..facts })
 }

@@ -13,10 +13,10 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::peer;
+use crate::proxy::client_io::ClientIo;
 
 /// How often a client that only listens is looked for.
 const LISTENER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ const SEEN_MAX: usize = 64 * 1024;
 /// The downstream socket with a [`HeadTap`] on what is read.
 #[derive(Debug)]
 pub(super) struct TappedStream {
-    stream: TcpStream,
+    stream: ClientIo,
     tap: HeadTap,
     /// Runs while the client has finished sending and waits for its answer.
     check: Option<Pin<Box<Sleep>>>,
@@ -177,11 +177,11 @@ impl Drop for Answering {
 }
 
 impl TappedStream {
-    pub(super) fn new(stream: TcpStream, tap: HeadTap) -> Self {
+    pub(super) fn new(stream: ClientIo, tap: HeadTap) -> Self {
         Self { stream, tap, check: None, is_unflushed: false, end_waits: None }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
+    pub(super) fn into_inner(self) -> ClientIo {
         self.stream
     }
 
@@ -195,7 +195,8 @@ impl TappedStream {
         if let Some(check) = &mut self.check {
             ready!(check.as_mut().poll(cx));
         }
-        let (Ok(client), Ok(server)) = (self.stream.peer_addr(), self.stream.local_addr()) else {
+        let (Ok(client), Ok(server)) = (self.stream.socket().peer_addr(), self.stream.socket().local_addr())
+        else {
             return Poll::Ready(());
         };
         if !peer::holds_connection(client, server) {

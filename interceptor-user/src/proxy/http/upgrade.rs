@@ -7,11 +7,13 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::body::ResponseBody;
 use super::headers;
 use super::log::RequestLog;
 use super::tap::TappedStream;
+use crate::proxy::client_io::ClientIo;
 use crate::proxy::copy::{self, CopyEnd, Transferred};
 use crate::proxy::outcome::ResponseFlag;
 use crate::proxy::upstream::UpstreamIo;
@@ -62,16 +64,24 @@ async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut log: Re
     }
     log.carried(received.len() as u64, sent.len() as u64);
     let progress = Transferred::default();
-    let end = match &mut upstream {
-        UpstreamIo::Plain(upstream) => {
-            copy::splice_bidirectional(&client, upstream, NO_IDLE_TIMEOUT, &progress).await
+    let end = match (&mut client, &mut upstream) {
+        (ClientIo::Plain(client), UpstreamIo::Plain(upstream)) => {
+            copy::splice_bidirectional(client, upstream, NO_IDLE_TIMEOUT, &progress).await
         }
-        UpstreamIo::Tls(upstream) => {
-            let end = copy::copy_bidirectional_io(&client, &mut **upstream, NO_IDLE_TIMEOUT, &progress).await;
-            if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_))
-                && let Err(error) = upstream.get_ref().0.set_zero_linger()
-            {
-                tracing::debug!(%error, "a reset is passed on as an end: SO_LINGER");
+        (ClientIo::Tls(client), upstream) => {
+            let end =
+                copy::copy_bidirectional_any(&mut **client, &mut *upstream, NO_IDLE_TIMEOUT, &progress).await;
+            match &end {
+                CopyEnd::Closed | CopyEnd::IdleTimeout => {}
+                CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_) => reset_on_close(upstream.socket()),
+                CopyEnd::UpstreamReset | CopyEnd::UpstreamFailed(_) => reset_on_close(client.get_ref().0),
+            }
+            end
+        }
+        (ClientIo::Plain(client), UpstreamIo::Tls(upstream)) => {
+            let end = copy::copy_bidirectional_io(client, &mut **upstream, NO_IDLE_TIMEOUT, &progress).await;
+            if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
+                reset_on_close(upstream.get_ref().0);
             }
             end
         }
@@ -88,4 +98,10 @@ async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut log: Re
         ),
     }
     drop(lease);
+}
+
+fn reset_on_close(socket: &TcpStream) {
+    if let Err(error) = socket.set_zero_linger() {
+        tracing::debug!(%error, "a reset is passed on as an end: SO_LINGER");
+    }
 }

@@ -20,6 +20,8 @@ fn record(path: &str) -> AccessRecord {
         response_code_details: None,
         connection_termination_details: None,
         upstream_transport_failure_reason: None,
+        downstream_transport_failure_reason: None,
+        client_tls: None,
         bytes_received: 0,
         bytes_sent: 0,
         duration: Duration::ZERO,

@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
+use super::credential;
 use super::verify::{Names, Verifier};
-use super::{credential, material, spiffe};
+use crate::proxy::certificates::{files as pem_files, spiffe};
 use crate::snapshot::{CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode};
 
 /// By what the connection is for.
@@ -53,7 +54,7 @@ pub(super) fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
     let origination = found.as_ref().unwrap_or(origination);
     let identity = origination.identity.as_ref();
     let shown =
-        identity.map(|identity| Ok::<_, String>((identity, material::identity(identity)?))).transpose()?;
+        identity.map(|identity| Ok::<_, String>((identity, pem_files::identity(identity)?))).transpose()?;
     let of_mesh = shown.as_ref().filter(|_| origination.mode == TlsOriginationMode::IstioMutual);
     let of_mesh = of_mesh.map(|(files, (chain, _))| of_mesh_identity(files, chain)).transpose()?;
     let trust_domain = of_mesh.as_ref().map(|(_, trust_domain)| &**trust_domain);
@@ -97,11 +98,11 @@ fn config(
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     let provider = Arc::clone(&PROVIDER);
     let roots = match &origination.ca {
-        CaSource::System => Some(material::system_roots()?),
-        CaSource::File(path) => Some(material::roots_of_file(path)?),
+        CaSource::System => Some(pem_files::system_roots()?),
+        CaSource::File(path) => Some(pem_files::roots_of_file(path)?),
         CaSource::Unverified => None,
     };
-    let revoked = origination.ca_crl.as_deref().map(material::revocations).transpose()?;
+    let revoked = origination.ca_crl.as_deref().map(pem_files::revocations).transpose()?;
     let verifier = Verifier::new(&provider, roots, revoked, names)?;
     let versions: &[&rustls::SupportedProtocolVersion] = if origination.tls_1_3_only {
         &[&rustls::version::TLS13]

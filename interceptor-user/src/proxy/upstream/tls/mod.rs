@@ -4,8 +4,6 @@
 mod config;
 mod credential;
 mod failure;
-mod material;
-mod spiffe;
 mod verify;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,10 +20,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::UpstreamError;
+use crate::proxy::certificates::credential::candidates;
+use crate::proxy::certificates::files::FileVersions;
 use crate::snapshot::{CaSource, TlsOrigination};
 use config::{Configs, configs};
 pub(crate) use failure::of_io_error;
-use material::FileVersions;
 
 /// How often, at most, files are looked at for changes. Only new handshakes ask.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -109,7 +108,7 @@ impl TlsClient {
             return;
         }
         let state = self.state.load();
-        if state.files == FileVersions::of(&self.origination) {
+        if state.files == FileVersions::of(files(&self.origination)) {
             return;
         }
         let mut fresh = State::load(&self.origination);
@@ -124,7 +123,7 @@ impl TlsClient {
 impl State {
     fn load(origination: &TlsOrigination) -> Self {
         // Looked at before they are read: what changes meanwhile is read again.
-        let files = FileVersions::of(origination);
+        let files = FileVersions::of(files(origination));
         Self { configs: configs(origination).map_err(Into::into), files }
     }
 }
@@ -154,5 +153,5 @@ fn files(origination: &TlsOrigination) -> impl Iterator<Item = PathBuf> {
     let identity =
         origination.identity.iter().flat_map(|identity| [&identity.certificate, &identity.private_key]);
     let named = ca.into_iter().chain(&origination.ca_crl).chain(identity).cloned();
-    named.chain(origination.credential.iter().flat_map(credential::candidates))
+    named.chain(origination.credential.iter().flat_map(candidates))
 }

@@ -10,9 +10,10 @@ use rustls::crypto::{
 };
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use super::spiffe;
+use crate::proxy::certificates::names::{Name, invalid};
+use crate::proxy::certificates::spiffe;
 
 /// Whom the certificate has to be for.
 #[derive(Clone, Copy, Debug)]
@@ -38,40 +39,6 @@ pub(super) struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// A subject alternative name.
-#[derive(Debug)]
-enum Name {
-    /// Of a host, which a certificate may cover with a wildcard, or an address.
-    Server(ServerName<'static>),
-    /// `spiffe://…`, compared byte for byte.
-    Uri(Arc<str>),
-}
-
-impl Name {
-    fn new(name: &Arc<str>) -> Result<Self, String> {
-        if name.contains("://") {
-            return Ok(Self::Uri(Arc::clone(name)));
-        }
-        ServerName::try_from(name.to_string()).map(Self::Server).map_err(|_invalid| {
-            format!("subjectAltNames: {name} is neither a DNS name nor an address nor a URI")
-        })
-    }
-
-    fn verify(&self, end_entity: &CertificateDer<'_>) -> Result<(), Error> {
-        match self {
-            Self::Server(name) => verify_server_name(&ParsedCertificate::try_from(end_entity)?, name),
-            Self::Uri(uri) => {
-                let bad_encoding = |_error| Error::InvalidCertificate(CertificateError::BadEncoding);
-                let certificate = webpki::EndEntityCert::try_from(end_entity).map_err(bad_encoding)?;
-                if certificate.valid_uri_names().any(|name| name == &**uri) {
-                    return Ok(());
-                }
-                Err(invalid(format!("certificate not valid for name \"{uri}\"")))
-            }
-        }
-    }
-}
-
 /// A server of the mesh, whoever it is there.
 fn verify_identity(end_entity: &CertificateDer<'_>, trust_domain: &str) -> Result<ServerCertVerified, Error> {
     match spiffe::trust_domain(end_entity) {
@@ -81,11 +48,6 @@ fn verify_identity(end_entity: &CertificateDer<'_>, trust_domain: &str) -> Resul
         ))),
         Err(reason) => Err(invalid(format!("the server's certificate is no identity of the mesh: {reason}"))),
     }
-}
-
-fn invalid(reason: String) -> Error {
-    let reason = Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(reason));
-    Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))
 }
 
 impl Verifier {

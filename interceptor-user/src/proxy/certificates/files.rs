@@ -1,6 +1,6 @@
 //! Certificates and keys from files, and what tells that a file has changed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -8,23 +8,23 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use crate::snapshot::{ClientIdentity, TlsOrigination};
+use crate::snapshot::ClientIdentity;
 
 /// Modification time and length of each file; `None` for one that cannot be read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct FileVersions(Vec<Option<(SystemTime, u64)>>);
+pub(in crate::proxy) struct FileVersions(Vec<Option<(SystemTime, u64)>>);
 
 impl FileVersions {
-    pub(super) fn of(origination: &TlsOrigination) -> Self {
+    pub(in crate::proxy) fn of(files: impl Iterator<Item = PathBuf>) -> Self {
         let version = |path: &Path| {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.modified().ok()?, metadata.len()))
         };
-        Self(super::files(origination).map(|path| version(&path)).collect())
+        Self(files.map(|path| version(&path)).collect())
     }
 }
 
-pub(super) fn roots_of_file(path: &Path) -> Result<Arc<RootCertStore>, String> {
+pub(in crate::proxy) fn roots_of_file(path: &Path) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path, "CA certificates")? {
         roots.add(certificate).map_err(|error| format!("CA certificates {}: {error}", path.display()))?;
@@ -33,7 +33,7 @@ pub(super) fn roots_of_file(path: &Path) -> Result<Arc<RootCertStore>, String> {
 }
 
 /// The system's roots, or those of SSL_CERT_FILE and SSL_CERT_DIR; read once for the whole process.
-pub(super) fn system_roots() -> Result<Arc<RootCertStore>, String> {
+pub(in crate::proxy) fn system_roots() -> Result<Arc<RootCertStore>, String> {
     static ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
     let mut cached = ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(roots) = &*cached {
@@ -52,7 +52,9 @@ pub(super) fn system_roots() -> Result<Arc<RootCertStore>, String> {
 }
 
 /// The lists of revoked certificates in a file.
-pub(super) fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+pub(in crate::proxy) fn revocations(
+    path: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     let at_path = |error| format!("caCrl {}: {}", path.display(), describe(error));
     let lists = CertificateRevocationListDer::pem_file_iter(path)
         .map_err(at_path)?
@@ -64,7 +66,7 @@ pub(super) fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDe
     Ok(lists)
 }
 
-pub(super) fn identity(
+pub(in crate::proxy) fn identity(
     identity: &ClientIdentity,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
     let chain = certificates(&identity.certificate, "client certificate")?;

@@ -7,31 +7,33 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage};
 
-/// What an identity's URI starts with.
-const SCHEME: &str = "spiffe://";
+use crate::workload::SpiffeId;
 
 /// The trust domain of a certificate's only SPIFFE identity.
 ///
 /// # Errors
 /// Why it has none.
-pub(super) fn trust_domain(certificate: &CertificateDer<'_>) -> Result<Arc<str>, String> {
+pub(in crate::proxy) fn trust_domain(certificate: &CertificateDer<'_>) -> Result<Arc<str>, String> {
+    identity(certificate).map(|identity| Arc::clone(identity.trust_domain()))
+}
+
+/// A certificate's only SPIFFE identity.
+///
+/// # Errors
+/// Why it has none.
+pub(in crate::proxy) fn identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, String> {
     let parsed =
         EndEntityCert::try_from(certificate).map_err(|error| format!("it can't be read: {error}"))?;
-    let mut identities = parsed.valid_uri_names().filter_map(of_uri);
+    let mut identities = parsed.valid_uri_names().filter_map(SpiffeId::parse);
     match (identities.next(), identities.next()) {
-        (Some(trust_domain), None) => Ok(trust_domain.into()),
-        (Some(_), Some(_)) => Err(format!("it has several identities {SCHEME}…, where one is allowed")),
-        (None, _) => Err(format!("it has no identity: none of its names is {SCHEME}TRUST-DOMAIN/…")),
+        (Some(identity), None) => Ok(identity),
+        (Some(_), Some(_)) => Err("it has several identities spiffe://…, where one is allowed".into()),
+        (None, _) => Err("it has no identity: none of its names is spiffe://TRUST-DOMAIN/…".into()),
     }
 }
 
-fn of_uri(uri: &str) -> Option<&str> {
-    let (trust_domain, path) = uri.strip_prefix(SCHEME)?.split_once('/')?;
-    (!trust_domain.is_empty() && !path.is_empty()).then_some(trust_domain)
-}
-
 /// Why a chain can't be shown at this time: a certificate of it has expired, or is not valid yet.
-pub(super) fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
+pub(in crate::proxy) fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
     chain.iter().find_map(|certificate| {
         let parsed = EndEntityCert::try_from(certificate).ok()?;
         // Its dates are looked at first, before who has signed it: nobody has, here.

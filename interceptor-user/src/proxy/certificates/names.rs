@@ -1,0 +1,48 @@
+//! Subject alternative names that a certificate must have.
+
+use std::sync::Arc;
+
+use rustls::client::verify_server_name;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, Error, OtherError};
+
+/// A subject alternative name.
+#[derive(Debug)]
+pub(in crate::proxy) enum Name {
+    /// Of a host, which a certificate may cover with a wildcard, or an address.
+    Server(ServerName<'static>),
+    /// `spiffe://…`, compared byte for byte.
+    Uri(Arc<str>),
+}
+
+impl Name {
+    pub(in crate::proxy) fn new(name: &Arc<str>) -> Result<Self, String> {
+        if name.contains("://") {
+            return Ok(Self::Uri(Arc::clone(name)));
+        }
+        ServerName::try_from(name.to_string()).map(Self::Server).map_err(|_invalid| {
+            format!("subjectAltNames: {name} is neither a DNS name nor an address nor a URI")
+        })
+    }
+
+    pub(in crate::proxy) fn verify(&self, end_entity: &CertificateDer<'_>) -> Result<(), Error> {
+        match self {
+            Self::Server(name) => verify_server_name(&ParsedCertificate::try_from(end_entity)?, name),
+            Self::Uri(uri) => {
+                let bad_encoding = |_error| Error::InvalidCertificate(CertificateError::BadEncoding);
+                let certificate = webpki::EndEntityCert::try_from(end_entity).map_err(bad_encoding)?;
+                if certificate.valid_uri_names().any(|name| name == &**uri) {
+                    return Ok(());
+                }
+                Err(invalid(format!("certificate not valid for name \"{uri}\"")))
+            }
+        }
+    }
+}
+
+/// A certificate that is refused for a reason of ours.
+pub(in crate::proxy) fn invalid(reason: String) -> Error {
+    let reason = Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(reason));
+    Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))
+}

@@ -1,0 +1,35 @@
+//! What is known of a client whose TLS ended here.
+
+use std::sync::Arc;
+
+use rustls::ProtocolVersion;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+pub use super::certificates::facts::CertificateFacts;
+use crate::snapshot::TlsTermination;
+
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    /// What let it in.
+    pub termination: Arc<TlsTermination>,
+    /// As Envoy writes it.
+    pub version: &'static str,
+    /// `None`: it showed none.
+    pub certificate: Option<CertificateFacts>,
+}
+
+impl ClientTls {
+    pub(super) fn of(stream: &TlsStream<TcpStream>, termination: Arc<TlsTermination>) -> Self {
+        let connection = stream.get_ref().1;
+        let certificate = connection.peer_certificates().and_then(|chain| chain.first());
+        Self {
+            termination,
+            version: match connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                Some(_) | None => "TLSv1.2",
+            },
+            certificate: certificate.map(CertificateFacts::of),
+        }
+    }
+}
