@@ -16,6 +16,7 @@ pub mod dump;
 pub mod enroll;
 pub mod exec;
 pub mod explain;
+pub mod gateway;
 pub mod output;
 pub mod plan;
 pub mod proxy;

@@ -1,18 +1,18 @@
 //! What the command line and the environment asked for, as values that stay as they are for the process's life.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Client, CompileSettings, NodePaths};
+use crate::compile::{Client, CompileSettings, NodePaths, Role};
 use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::Selectors;
 use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
 use crate::source::kubernetes::KubernetesSettings;
 use crate::telemetry::AccessLogTarget;
-use crate::workload::RedirectPolicy;
+use crate::workload::{RedirectPolicy, SourceWorkload};
 
 /// Everything `interceptor exec` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +82,7 @@ impl AgentSettings {
     pub fn compile_settings(&self, client: Client) -> CompileSettings {
         CompileSettings {
             client,
+            role: Role::Workload,
             outbound_traffic_policy: self.outbound_traffic_policy,
             learned_names: false,
             unix_endpoints: self.unix_endpoints.clone(),
@@ -90,7 +91,50 @@ impl AgentSettings {
     }
 }
 
-/// Where an agent's resources, pods and namespaces come from.
+/// Everything `interceptor gateway` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySettings {
+    pub source: AgentSource,
+    /// The pod that the gateway is, as Gateways' selectors see it.
+    pub client: Client,
+    /// Where it listens for servers that name no address.
+    pub listen_addresses: Vec<IpAddr>,
+    pub unix_endpoints: NodePaths,
+    pub tls_files: NodePaths,
+    pub access_log: Option<AccessLogTarget>,
+    pub access_log_format: Option<AccessLogEncoding>,
+    /// Where commands ask it.
+    pub socket: Option<PathBuf>,
+    /// Where it shows what anybody on the host may see.
+    pub admin_address: Option<SocketAddr>,
+    /// How long open connections may go on after the end of the gateway or of their port.
+    pub drain: Duration,
+    /// Threads that carry connections; `None`: one for each core.
+    pub workers: Option<usize>,
+    /// The pod's name.
+    pub pod: String,
+}
+
+impl GatewaySettings {
+    /// Who it is in metrics and flows.
+    pub fn source_workload(&self) -> SourceWorkload {
+        let label = |name: &str| self.client.labels.get(name).map(|value| value.to_string());
+        let app = label("app").unwrap_or_default();
+        SourceWorkload {
+            namespace: self.client.namespace.to_string(),
+            pod: self.pod.clone(),
+            workload: app.clone(),
+            canonical_service: label("service.istio.io/canonical-name").unwrap_or_else(|| app.clone()),
+            canonical_revision: label("service.istio.io/canonical-revision")
+                .unwrap_or_else(|| "latest".to_owned()),
+            app,
+            version: label("version").unwrap_or_default(),
+            ..SourceWorkload::default()
+        }
+    }
+}
+
+/// Where an agent's or a gateway's resources, pods and namespaces come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentSource {
     Files { config: Vec<PathBuf>, mesh_config: Option<PathBuf> },

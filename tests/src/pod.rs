@@ -9,7 +9,7 @@ use crate::{Interceptor, Netns, Veth};
 #[derive(Debug)]
 pub struct Pod {
     pub netns: Netns,
-    _cable: Veth,
+    cable: Veth,
     /// What servers see as the peer.
     pub address: String,
     pub address6: String,
@@ -35,7 +35,12 @@ impl Pod {
             "addr add {address}/24 dev eth0\naddr add {address6}/64 dev eth0 nodad\n\
              route add default via {subnet}.1\nroute add ::/0 via fd00:{number:x}::1\n"
         ))?;
-        Ok(Self { netns, _cable: cable, address, address6, ca })
+        Ok(Self { netns, cable, address, address6, ca })
+    }
+
+    /// Lets what the pod sends be carried to other pods, over IPv4.
+    pub(crate) fn join(&self, outside: &Netns) -> anyhow::Result<()> {
+        outside.sysctl(&format!("net/ipv4/conf/{}/forwarding", self.cable.right), "1")
     }
 
     /// A command in the pod, not intercepted. Its system roots are the world's CA, and nothing of the caller's

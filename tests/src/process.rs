@@ -58,6 +58,11 @@ impl Daemon {
         Ok(self)
     }
 
+    /// How it has ended by itself, if it has.
+    pub fn ended(&mut self) -> Option<std::io::Result<std::process::ExitStatus>> {
+        self.child.try_wait().transpose()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

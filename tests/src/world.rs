@@ -120,6 +120,13 @@ impl World {
         self.pod_with_dns(&[self.dns.address])
     }
 
+    /// A new pod that reaches the others that are joined, over IPv4.
+    pub fn joined_pod(&self) -> anyhow::Result<Pod> {
+        let pod = self.pod()?;
+        pod.join(&self.outside)?;
+        Ok(pod)
+    }
+
     pub fn pod_with_dns(&self, servers: &[IpAddr]) -> anyhow::Result<Pod> {
         Pod::new(&self.outside, self.pods.fetch_add(1, Ordering::Relaxed), servers, self.ca.root())
     }

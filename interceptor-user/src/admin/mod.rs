@@ -20,6 +20,7 @@ mod query;
 mod refusal;
 mod requests;
 mod server;
+mod start;
 
 use std::path::Path;
 
@@ -35,6 +36,7 @@ pub use health::Heartbeat;
 pub use listen::{ListenError, Listener};
 pub use requests::{AdminRequest, CniCommand, CniRefusal, CniRequest};
 pub use server::serve;
+pub use start::start;
 
 /// Where the agent is asked, unless `--agent-socket` says otherwise.
 pub const SOCKET: &str = "/run/interceptor/agent.sock";

@@ -18,7 +18,7 @@ use crate::source::kubernetes::Reporter;
 
 /// What the thread tells.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(crate) enum Told {
     Compiled(Box<Compiled>),
     /// All that is wrong now.
     Findings(Arc<[Diagnostic]>),
@@ -26,9 +26,9 @@ pub(super) enum Told {
 
 /// What a client gets from now on.
 #[derive(Debug)]
-pub(super) struct Compiled {
-    pub(super) client: Client,
-    pub(super) snapshot: Snapshot,
+pub(crate) struct Compiled {
+    pub(crate) client: Client,
+    pub(crate) snapshot: Snapshot,
 }
 
 enum Request {
@@ -41,13 +41,13 @@ enum Request {
 
 /// A handle to the thread, which ends with the last of them.
 #[derive(Clone, Debug)]
-pub(super) struct Configurations {
+pub(crate) struct Configurations {
     requests: Sender<Request>,
 }
 
 impl Configurations {
     /// `settings` are those of every client.
-    pub(super) fn start(settings: CompileSettings, compiled: UnboundedSender<Told>) -> io::Result<Self> {
+    pub(crate) fn start(settings: CompileSettings, compiled: UnboundedSender<Told>) -> io::Result<Self> {
         let (requests, received) = mpsc::channel();
         let compile = Compile {
             settings,
@@ -63,21 +63,21 @@ impl Configurations {
         Ok(Self { requests })
     }
 
-    pub(super) fn world(&self, world: Arc<World>) {
+    pub(crate) fn world(&self, world: Arc<World>) {
         self.send(Request::World(world));
     }
 
-    pub(super) fn clients(&self, clients: HashMap<Client, ()>) {
+    pub(crate) fn clients(&self, clients: HashMap<Client, ()>) {
         self.send(Request::Clients(clients));
     }
 
     /// What the source found wrong with what it read.
-    pub(super) fn tell(&self, diagnostics: Vec<Diagnostic>, texts: Texts) {
+    pub(crate) fn tell(&self, diagnostics: Vec<Diagnostic>, texts: Texts) {
         self.send(Request::Tell(diagnostics, Box::new(texts)));
     }
 
     /// Who writes Events about what is wrong.
-    pub(super) fn report_to(&self, reporter: Option<Reporter>) {
+    pub(crate) fn report_to(&self, reporter: Option<Reporter>) {
         self.send(Request::ReportTo(reporter));
     }
 

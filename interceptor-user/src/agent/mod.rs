@@ -17,7 +17,6 @@ mod takeover;
 pub mod view;
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,10 +39,11 @@ use crate::telemetry::AccessLog;
 use crate::telemetry::logging::LogFilter;
 
 use cgroups::CgroupWatch;
-use configurations::Configurations;
 use control::{Control, Inputs, Parts};
 use shown::Shown;
-use source::Source;
+
+pub(crate) use configurations::{Configurations, Told};
+pub(crate) use source::{Source, Told as SourceTold};
 
 /// How long a start waits for what the API server tells.
 const FIRST_WORLD_WAIT_MAX: Duration = Duration::from_secs(15);
@@ -151,7 +151,6 @@ async fn serve(
     control.run(Inputs { told, snapshots, cgroups: cgroups_changed, requests }).await
 }
 
-/// On a thread of its own: what is shown may be large, and pods don't wait for it.
 fn start_admin(
     settings: &AgentSettings,
     proxy: &Proxy,
@@ -169,32 +168,7 @@ fn start_admin(
         flows: proxy.flows(),
         requests,
     };
-    let (started, outcome) = std::sync::mpsc::channel();
-    let (socket, address) = (settings.agent_socket.clone(), settings.admin_address);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("admin".into()).spawn(move || {
-        runtime.block_on(async move {
-            let listeners = match listeners(&socket, address).await {
-                Ok(listeners) => listeners,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            drop(started.send(Ok(())));
-            let error = admin::serve(admin, listeners).await;
-            tracing::error!("the agent's socket is not served any more: {error}");
-        });
-    })?;
-    Ok(outcome.recv()??)
-}
-
-async fn listeners(
-    socket: &Path,
-    address: Option<SocketAddr>,
-) -> Result<Vec<admin::Listener>, admin::ListenError> {
-    let mut listeners = vec![admin::Listener::unix(socket)?];
-    if let Some(address) = address {
-        listeners.push(admin::Listener::tcp(address).await?);
-    }
-    Ok(listeners)
+    admin::start(admin, Some(settings.agent_socket.clone()), settings.admin_address)
 }
 
 /// Where the hierarchy that `cgroup` is in begins.

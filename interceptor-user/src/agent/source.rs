@@ -14,21 +14,21 @@ use crate::source::kubernetes::{self, Following, NodeChange, Reporter, Trouble, 
 use crate::source::{FileSource, Texts, Watching};
 
 /// Followed for as long as this lives.
-pub(super) enum Source {
+pub(crate) enum Source {
     Files { _watching: Watching },
     Kubernetes(Following),
 }
 
 /// What a source tells.
-pub(super) struct Told {
+pub(crate) struct Told {
     /// `None` until everything that is there at the start is known.
-    pub(super) worlds: watch::Receiver<Option<Arc<World>>>,
+    pub(crate) worlds: watch::Receiver<Option<Arc<World>>>,
     /// Pods and namespaces one by one; nothing ever comes from files.
-    pub(super) nodes: UnboundedReceiver<NodeChange>,
+    pub(crate) nodes: UnboundedReceiver<NodeChange>,
 }
 
 impl Source {
-    pub(super) fn start(
+    pub(crate) fn start(
         source: &AgentSource,
         configurations: &Configurations,
     ) -> anyhow::Result<(Self, Told)> {
@@ -59,19 +59,19 @@ impl Source {
     }
 
     /// Whether pods and namespaces are told one by one, before the world that has them.
-    pub(super) fn tells_nodes(&self) -> bool {
+    pub(crate) fn tells_nodes(&self) -> bool {
         matches!(self, Self::Kubernetes(_))
     }
 
     /// Who writes Events.
-    pub(super) fn reporter(&self) -> Option<&Reporter> {
+    pub(crate) fn reporter(&self) -> Option<&Reporter> {
         match self {
             Self::Files { .. } => None,
             Self::Kubernetes(following) => Some(following.reporter()),
         }
     }
 
-    pub(super) fn status(&self) -> Vec<SourceStatus> {
+    pub(crate) fn status(&self) -> Vec<SourceStatus> {
         match self {
             Self::Files { .. } => vec![SourceStatus { name: "files".into(), state: SourceState::Following }],
             Self::Kubernetes(following) => of_kubernetes(following),
@@ -103,7 +103,7 @@ fn of_kubernetes(following: &Following) -> Vec<SourceStatus> {
 
 impl Told {
     /// What is there at the start, if it comes in time.
-    pub(super) async fn first_world(&mut self, patience: Duration) -> Option<Arc<World>> {
+    pub(crate) async fn first_world(&mut self, patience: Duration) -> Option<Arc<World>> {
         let first = self.worlds.wait_for(Option::is_some);
         tokio::time::timeout(patience, first).await.ok()?.ok()?.clone()
     }

@@ -157,9 +157,9 @@ pub(super) struct Arguments {
 
 /// `None`: nowhere.
 #[derive(Clone, Copy, Debug)]
-struct AdminAddress(Option<SocketAddr>);
+pub(super) struct AdminAddress(pub(super) Option<SocketAddr>);
 
-fn parse_admin_address(text: &str) -> Result<AdminAddress, String> {
+pub(super) fn parse_admin_address(text: &str) -> Result<AdminAddress, String> {
     if text == "off" {
         return Ok(AdminAddress(None));
     }
@@ -168,7 +168,7 @@ fn parse_admin_address(text: &str) -> Result<AdminAddress, String> {
     Ok(AdminAddress(Some(address)))
 }
 
-fn parse_config_map(text: &str) -> Result<ConfigMapKey, String> {
+pub(super) fn parse_config_map(text: &str) -> Result<ConfigMapKey, String> {
     match text.split('/').collect::<Vec<_>>()[..] {
         [namespace, name, key] if !namespace.is_empty() && !name.is_empty() && !key.is_empty() => {
             Ok(ConfigMapKey { namespace: namespace.into(), name: name.into(), key: key.into() })
@@ -197,7 +197,7 @@ fn on_agent_down() -> impl TypedValueParser<Value = OnAgentDown> {
 }
 
 /// Go's durations, as Kubernetes and Istio write them.
-fn parse_duration() -> impl TypedValueParser<Value = Duration> {
+pub(super) fn parse_duration() -> impl TypedValueParser<Value = Duration> {
     clap::builder::StringValueParser::new().try_map(|text| {
         crate::resource::parse_duration(&text).ok_or("expected a duration such as 30s or 1m30s")
     })

@@ -42,7 +42,7 @@ pub(super) struct ClientFlags {
 
 /// A name and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Pair(Arc<str>, Arc<str>);
+pub(super) struct Pair(pub(super) Arc<str>, pub(super) Arc<str>);
 
 impl ClientFlags {
     pub(super) fn client(&self) -> Client {
@@ -70,7 +70,7 @@ impl ClientFlags {
     }
 }
 
-fn parse_name(text: &str) -> Result<Arc<str>, String> {
+pub(super) fn parse_name(text: &str) -> Result<Arc<str>, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_name = text.len() <= 63
         && text.starts_with(plain)
@@ -79,7 +79,7 @@ fn parse_name(text: &str) -> Result<Arc<str>, String> {
     if is_name { Ok(text.into()) } else { Err("expected lower case letters, digits and `-`".into()) }
 }
 
-fn parse_label(text: &str) -> Result<Pair, String> {
+pub(super) fn parse_label(text: &str) -> Result<Pair, String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.contains('=') => {
             Ok(Pair(name.into(), value.into()))

@@ -14,6 +14,8 @@ mod exec;
 mod explain;
 mod flow_table;
 mod flows;
+mod gateway;
+mod gateway_client;
 mod hold;
 mod man;
 mod output;
@@ -69,6 +71,7 @@ struct Cli {
 enum Command {
     Exec(Box<exec::Arguments>),
     Agent(Box<agent::Arguments>),
+    Gateway(Box<gateway::Arguments>),
     Analyze(analyze::Arguments),
     Explain(Box<explain::Arguments>),
     Config(Box<config::Arguments>),
@@ -107,6 +110,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Agent(arguments) => logging::start_steered(cli.verbose)
             .and_then(|filter| crate::agent::run(&arguments.into_settings()?, filter)),
+        Command::Gateway(arguments) => logging::start_steered(cli.verbose)
+            .and_then(|filter| crate::gateway::run(&arguments.into_settings()?, filter)),
         Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Explain(arguments) => logging::start(cli.verbose).and_then(|()| explain::run(*arguments)),
         Command::Config(arguments) => logging::start(cli.verbose).and_then(|()| config::run(*arguments)),

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use super::agent_socket::{PodFlags, PodOfAgent};
 use super::client::ClientFlags;
 use super::exec::policies;
-use crate::compile::{Client, CompileSettings, NodePaths, compile};
+use crate::compile::{Client, CompileSettings, NodePaths, Role, compile};
 use crate::exec::findings::Findings;
 use crate::explain::{Place, Subject, redirect_places};
 use crate::resource::{Annotations, ClientPolicy, Labels, Level, Meta, POLICY, Resource, World};
@@ -116,6 +116,7 @@ impl FileFlags {
         let (client, redirect, redirect_by) = self.client_in(&world)?;
         let settings = CompileSettings {
             client,
+            role: Role::Workload,
             outbound_traffic_policy: self.outbound_traffic_policy,
             learned_names: self.capture_dns,
             unix_endpoints: NodePaths::Any,

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::CompileSettings;
 use super::connection_pool;
 use super::destination_rules::{DestinationRules, MergedRule};
 use super::discovery;
@@ -11,16 +10,21 @@ use super::load_balancing;
 use super::locality;
 use super::registry::{Registry, Service};
 use super::tls;
+use super::{CompileSettings, Role, gateway};
 use crate::resource::destination_rule::Subset;
 use crate::resource::service_entry::{ServicePort, WorkloadEntry};
 use crate::resource::{DestinationRule, MeshConfig, ServiceEntry};
-use crate::snapshot::{Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, OutboundTrafficPolicy};
+use crate::snapshot::{
+    Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, OffLimits, OutboundTrafficPolicy,
+};
 
 /// What all clusters depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Common<'a> {
     pub(super) mesh: &'a MeshConfig,
     pub(super) settings: &'a CompileSettings,
+    /// Of a gateway: see [`Cluster::off_limits`].
+    pub(super) off_limits: Option<&'a Arc<OffLimits>>,
 }
 
 /// Every cluster by name, and what each was made from.
@@ -146,9 +150,14 @@ fn cluster(
         let setting = balancing.locality.as_ref().unwrap_or(&common.mesh.locality);
         locality::placements(setting, ejects, &common.settings.client, endpoints)
     };
-    let (discovery, placements) = match balancing.is_passthrough() {
-        true => (Discovery::OriginalDst { port: None }, Vec::new()),
-        false => discovery::of((service, port), labels, &common.settings.unix_endpoints, place)?,
+    let declared = |place| discovery::of((service, port), labels, &common.settings.unix_endpoints, place);
+    let (discovery, placements) = match common.settings.role {
+        Role::Workload if balancing.is_passthrough() => (Discovery::OriginalDst { port: None }, Vec::new()),
+        Role::Workload => declared(place)?,
+        Role::Gateway { .. } => {
+            let (discovery, placements) = declared(place)?;
+            (gateway::upstream::discovery(discovery, service, port), placements)
+        }
     };
     let pool = blocks.connection_pool.clone().unwrap_or_default();
     let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());
@@ -162,6 +171,7 @@ fn cluster(
         warmup: load_balancing::warmup(&balancing),
         outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
         placements,
+        off_limits: common.off_limits.cloned(),
         ..Cluster::new(name, Arc::clone(&service.host), port.number, discovery)
     };
     let protocol = (port.protocol.is_http(), port.protocol.is_http2());

@@ -7,9 +7,9 @@ use super::findings::Findings;
 use super::registry::Registry;
 use super::{Client, changes, http_filters, retries};
 use crate::resource::virtual_service::{
-    Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, is_for_mesh,
+    Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, gateway_meant, is_for_mesh,
 };
-use crate::resource::{Level, Meta, Retries, VirtualService, string_match};
+use crate::resource::{Level, Meta, ResourceKey, Retries, VirtualService, string_match};
 use crate::snapshot::{
     ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Mirror, Route, RouteAction, RouteMatch,
     Rule, Source, StringMatch, WeightedCluster,
@@ -24,6 +24,31 @@ pub(super) struct Translator<'a> {
     /// MeshConfig.defaultHttpRetryPolicy.
     pub(super) default_retries: Option<&'a Retries>,
     pub(super) client: &'a Client,
+    pub(super) entrance: Entrance<'a>,
+}
+
+/// Which traffic is translated for, as a match's `gateways` has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entrance<'a> {
+    /// What workloads send.
+    Mesh,
+    /// What comes in through this Gateway.
+    Gateway(&'a ResourceKey),
+}
+
+impl Entrance<'_> {
+    /// Whether a match in `namespace` with these gateways lets it in; none let in all.
+    pub(super) fn is_named(self, gateways: &[Arc<str>], namespace: &str) -> bool {
+        match self {
+            Self::Mesh => is_for_mesh(gateways),
+            Self::Gateway(key) => {
+                let is_it = |reference: &Arc<str>| {
+                    gateway_meant(reference, namespace) == (&*key.namespace, &*key.name)
+                };
+                gateways.is_empty() || gateways.iter().any(is_it)
+            }
+        }
+    }
 }
 
 /// A VirtualService and the place in it that is being translated.
@@ -62,7 +87,7 @@ impl Translator<'_> {
             }
             for (number, condition) in route.matches.iter().enumerate() {
                 let on_port = condition.port.is_none_or(|wanted| wanted == port);
-                if on_port && self.source_matches(condition) {
+                if on_port && self.source_matches(service, condition) {
                     routes.extend(self.route(place, Some((number, condition))));
                 }
             }
@@ -71,9 +96,9 @@ impl Translator<'_> {
     }
 
     /// Where a match names gateways, its labels and namespace count for nothing.
-    fn source_matches(&self, condition: &HttpMatch) -> bool {
+    fn source_matches(&self, service: &VirtualService, condition: &HttpMatch) -> bool {
         if !condition.source.gateways.is_empty() {
-            return is_for_mesh(&condition.source.gateways);
+            return self.entrance.is_named(&condition.source.gateways, service.meta.namespace());
         }
         self.client_matches(&condition.source)
     }

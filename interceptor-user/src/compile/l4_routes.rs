@@ -6,7 +6,7 @@ use super::http_routes::Translator;
 use super::registry::{Bind, Service};
 use super::virtual_services::VirtualServices;
 use crate::resource::service_entry::{AddressRange, ServicePort};
-use crate::resource::virtual_service::{L4Match, is_for_mesh};
+use crate::resource::virtual_service::L4Match;
 use crate::resource::{Level, VirtualService, host};
 use crate::snapshot::{Rule, Source, TcpRoute};
 
@@ -65,7 +65,8 @@ impl L4Routes<'_> {
             for (index, tls) in virtual_service.tls.iter().enumerate() {
                 let field = format!("spec.tls[{index}]");
                 let conditions = tls.matches.iter().enumerate();
-                let applying = conditions.filter(|(_, condition)| self.matches(condition, port.number));
+                let applying =
+                    conditions.filter(|(_, condition)| self.matches(virtual_service, condition, port.number));
                 for (number, condition) in applying {
                     let clusters = self.translator.weighted(
                         &virtual_service.meta,
@@ -123,8 +124,11 @@ impl L4Routes<'_> {
         for virtual_service in self.applying(service) {
             for (index, tcp) in virtual_service.tcp.iter().enumerate() {
                 let field = format!("spec.tcp[{index}]");
-                let applying: Vec<&L4Match> =
-                    tcp.matches.iter().filter(|condition| self.matches(condition, port.number)).collect();
+                let applying: Vec<&L4Match> = tcp
+                    .matches
+                    .iter()
+                    .filter(|condition| self.matches(virtual_service, condition, port.number))
+                    .collect();
                 if applying.is_empty() && !tcp.matches.is_empty() {
                     continue;
                 }
@@ -159,9 +163,9 @@ impl L4Routes<'_> {
     }
 
     /// Unlike with HTTP, everything that a match says counts.
-    fn matches(&self, condition: &L4Match, port: u16) -> bool {
+    fn matches(&self, service: &VirtualService, condition: &L4Match, port: u16) -> bool {
         condition.port.is_none_or(|wanted| wanted == port)
-            && is_for_mesh(&condition.source.gateways)
+            && self.translator.entrance.is_named(&condition.source.gateways, service.meta.namespace())
             && self.translator.client_matches(&condition.source)
     }
 }

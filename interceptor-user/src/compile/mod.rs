@@ -10,6 +10,7 @@ pub(crate) mod delegates;
 pub(crate) mod destination_rules;
 mod discovery;
 mod findings;
+mod gateway;
 mod http_filters;
 mod http_routes;
 pub(crate) mod kubernetes;
@@ -18,6 +19,7 @@ mod listeners;
 mod load_balancing;
 mod locality;
 mod node_paths;
+mod outbound;
 mod policy;
 mod registry;
 mod retries;
@@ -29,6 +31,8 @@ pub(crate) mod unix_endpoints;
 mod virtual_services;
 mod workloads;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,7 +41,8 @@ pub use client_labels::ClientLabels;
 use clusters::Clusters;
 use destination_rules::DestinationRules;
 use findings::Findings;
-use listeners::Listeners;
+use http_routes::Entrance;
+use outbound::Listening;
 use policy::Policy;
 use registry::Registry;
 use routes::Translations;
@@ -49,8 +54,8 @@ pub use tls::Files;
 
 use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World, mesh_config};
 use crate::snapshot::{
-    AccessLogEncoding, Listener, MeshSettings, OutboundTrafficPolicy, PathNormalization, ProxyHeaders,
-    Snapshot,
+    AccessLogEncoding, Listener, MeshSettings, OffLimits, OutboundTrafficPolicy, PathNormalization,
+    ProxyHeaders, Snapshot,
 };
 
 /// The workload that a snapshot is made for.
@@ -101,10 +106,24 @@ impl Default for Client {
     }
 }
 
+/// Whose connections a snapshot is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Those that the client makes.
+    #[default]
+    Workload,
+    /// Those that others make to it: it is the pod of an egress gateway, with the servers of the Gateways that select it.
+    Gateway {
+        /// Those of its network interfaces.
+        own_addresses: BTreeSet<IpAddr>,
+    },
+}
+
 /// For whom a snapshot is made, and what the command line overrides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompileSettings {
     pub client: Client,
+    pub role: Role,
     /// Instead of what annotations, Sidecar and MeshConfig say.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     /// Names are learned from the client's DNS answers, and tell TCP services apart.
@@ -136,6 +155,7 @@ struct Previous {
     rules: Arc<DestinationRules>,
     virtual_services: Arc<VirtualServices>,
     clusters: Clusters,
+    off_limits: Option<Arc<OffLimits>>,
     translations: Translations,
     snapshot: Snapshot,
     /// What was found out about routes of TLS and TCP.
@@ -157,12 +177,12 @@ impl Compiler {
         let changed = previous.map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
         let client = &settings.client;
         let findings = Findings::default();
-        let scope = Scope::new(world, client);
+        let scope = Scope::of(world, settings);
         scope.report(&findings);
         let policy = Policy::of(world, settings, &scope, &findings);
         let virtual_services = match previous {
             Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
-            Some(_) | None => Arc::new(VirtualServices::new(world, &scope)),
+            Some(_) | None => Arc::new(VirtualServices::new(world, &settings.role, &scope)),
         };
         // A Sidecar lets in what its VirtualServices lead to.
         let registry_changed = changed.registry || (scope.narrows() && changed.virtual_services);
@@ -176,48 +196,41 @@ impl Compiler {
         };
         virtual_services.report(&findings);
         findings.extend(registry.refused.iter().cloned());
+        let off_limits = gateway::upstream::off_limits(world, settings);
         let clusters = match previous {
             Some(previous) if !registry_changed && !changed.rules => previous.clusters.unchanged(),
             Some(_) | None => {
-                let before = previous.map(|previous| &previous.clusters);
-                let common = clusters::Common { mesh: &world.mesh, settings };
+                let before = previous.filter(|previous| previous.off_limits == off_limits);
+                let before = before.map(|previous| &previous.clusters);
+                let off_limits = off_limits.as_ref();
+                let common = clusters::Common { mesh: &world.mesh, settings, off_limits };
                 Clusters::new((common, policy.outbound_traffic), &registry, &rules, before)
             }
         };
-        let catch_all = policy.catch_all(&clusters, &findings);
         let translator = http_routes::Translator {
             registry: &registry,
             clusters: &clusters,
             findings: &findings,
             default_retries: world.mesh.default_http_retry_policy.as_ref(),
             client,
+            entrance: Entrance::Mesh,
         };
-        let translations = previous.map(|previous| &previous.translations);
-        let routes = routes::Routes::new(&catch_all, &translator, &virtual_services, translations);
-        let same_l4 = previous.filter(|_| !registry_changed && !changed.rules && !changed.l4_routes);
-        // Routes of one address are those of one service, which its listener does not tell.
-        let same_l4 = same_l4
-            .filter(|previous| previous.snapshot.by_address.values().all(|listener| listener.http.is_none()));
-        let (by_address, by_port, l4_findings) = match same_l4 {
-            Some(previous) => {
-                let by_port = Listeners::with_routes(&previous.snapshot.by_port, &routes);
-                (previous.snapshot.by_address.clone(), by_port, previous.l4_findings.clone())
-            }
-            None => {
-                let l4_findings = Findings::default();
-                let translator = http_routes::Translator { findings: &l4_findings, ..translator };
-                let l4_routes =
-                    l4_routes::L4Routes { translator: &translator, virtual_services: &virtual_services };
-                let names = settings.learned_names;
-                let mut listeners =
-                    Listeners::new((&catch_all, policy.strict), names, &routes, &l4_routes, &l4_findings);
-                listeners.add_all(&registry);
-                let (by_address, by_port) = listeners.finish();
-                (by_address, by_port, l4_findings.into_sorted())
-            }
+        let listening = match settings.role {
+            Role::Workload => outbound::listeners(outbound::Inputs {
+                translator: &translator,
+                virtual_services: &virtual_services,
+                policy,
+                settings,
+                previous,
+                is_l4_same: !registry_changed && !changed.rules && !changed.l4_routes,
+            }),
+            Role::Gateway { .. } => gateway::listeners(gateway::Inputs {
+                world,
+                translator: &translator,
+                virtual_services: &virtual_services,
+            }),
         };
-        findings.extend(l4_findings.iter().cloned());
-        let translations = routes.into_translations();
+        let Listening { by_address, by_port, catch_all, translations, l4_findings } = listening;
         let snapshot = Snapshot {
             outbound_traffic_policy: policy.outbound_traffic,
             strict: policy.strict,
@@ -234,6 +247,7 @@ impl Compiler {
             rules,
             virtual_services,
             clusters,
+            off_limits,
             translations,
             snapshot: snapshot.clone(),
             l4_findings,

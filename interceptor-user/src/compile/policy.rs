@@ -1,10 +1,10 @@
 //! What becomes of hosts that nobody declared, for a client: the command line goes before the client's
 //! annotation, that before its namespace's, that before its Sidecar's, that before the mesh's.
 
-use super::CompileSettings;
 use super::clusters::Clusters;
 use super::findings::Findings;
 use super::scope::Scope;
+use super::{CompileSettings, Role};
 use crate::resource::mesh_config::OutboundTrafficPolicyMode;
 use crate::resource::virtual_service::Destination;
 use crate::resource::{ClientPolicy, Level, POLICY, Sidecar, World};
@@ -21,12 +21,19 @@ pub(super) struct Policy<'a> {
 }
 
 impl<'a> Policy<'a> {
+    /// A gateway has servers, and nothing for what none of them takes.
+    const GATEWAY: Policy<'static> =
+        Policy { outbound_traffic: OutboundTrafficPolicy::AllowAny, strict: false, egress_proxy: None };
+
     pub(super) fn of(
         world: &World,
         settings: &CompileSettings,
         scope: &'a Scope<'_>,
         findings: &Findings,
     ) -> Self {
+        if let Role::Gateway { .. } = settings.role {
+            return Policy::GATEWAY;
+        }
         let own = settings.client.policy.within(of_namespace(world, &settings.client.namespace, findings));
         let sidecar = scope.sidecar.as_deref();
         let of_sidecar = sidecar.and_then(|sidecar| sidecar.outbound_traffic_policy);

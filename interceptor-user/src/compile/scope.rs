@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Client;
 use super::findings::Findings;
+use super::{Client, CompileSettings, Role};
 use crate::resource::service_entry::{Protocol, ServiceEntry};
 use crate::resource::sidecar::{CaptureMode, EgressHost, EgressListener};
 use crate::resource::{Level, MeshConfig, Sidecar, VirtualService, World, host};
@@ -29,6 +29,14 @@ pub(super) struct Import<'a> {
 impl<'a> Scope<'a> {
     pub(crate) fn new(world: &'a World, client: &'a Client) -> Self {
         Self { client, mesh: &world.mesh, sidecar: sidecar_of(world, client).cloned() }
+    }
+
+    /// The view of whoever a snapshot is made for. No Sidecar acts on a gateway.
+    pub(super) fn of(world: &'a World, settings: &'a CompileSettings) -> Self {
+        match settings.role {
+            Role::Workload => Self::new(world, &settings.client),
+            Role::Gateway { .. } => Self { client: &settings.client, mesh: &world.mesh, sidecar: None },
+        }
     }
 
     /// Tells what its Sidecar says that can't act here.

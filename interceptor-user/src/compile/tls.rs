@@ -46,7 +46,7 @@ impl<'a> Files<'a> {
 
 /// What a cluster with this policy does: `port` and `subset` are its own.
 pub(super) fn origination(
-    Common { mesh, settings }: Common<'_>,
+    Common { mesh, settings, .. }: Common<'_>,
     rule: &MergedRule,
     blocks: &Blocks,
     (service, port, subset): (&Service, u16, &str),

@@ -1,8 +1,10 @@
-//! Which VirtualServices apply to a service: those bound to `mesh` that the client sees.
+//! Which VirtualServices apply to a service: those bound to `mesh` that the client sees. For a gateway, those bound to
+//! gateways.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::Role;
 use super::delegates::{self, Delegates};
 use super::findings::Findings;
 use super::registry::backwards;
@@ -25,12 +27,16 @@ pub(super) struct VirtualServices {
 }
 
 impl VirtualServices {
-    pub(super) fn new(world: &World, scope: &Scope<'_>) -> Self {
+    pub(super) fn new(world: &World, role: &Role, scope: &Scope<'_>) -> Self {
+        let is_bound = |service: &VirtualService| match role {
+            Role::Workload => service.binds_mesh(),
+            Role::Gateway { .. } => service.binds_gateways(),
+        };
         let findings = Findings::default();
         let delegates = Delegates { world, findings: &findings };
         let mut all: Vec<Arc<VirtualService>> = world
             .virtual_services()
-            .filter(|service| service.binds_mesh() && !service.is_delegate())
+            .filter(|service| is_bound(service) && !service.is_delegate())
             .filter(|service| scope.sees_virtual_service(service))
             .map(|service| delegates.resolve(service))
             .collect();

@@ -8,7 +8,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::findings::Findings;
 use crate::analysis::{self, Audience};
-use crate::compile::{CompileSettings, Compiler, NodePaths};
+use crate::compile::{CompileSettings, Compiler, NodePaths, Role};
 use crate::resource::{Diagnostic, World};
 use crate::settings::ExecSettings;
 use crate::snapshot::Snapshot;
@@ -30,6 +30,7 @@ impl Configuration {
             FileSource::open(settings.config.clone(), settings.mesh_config.clone())?;
         let mut compiler = Compiler::new(CompileSettings {
             client: settings.client.clone(),
+            role: Role::Workload,
             outbound_traffic_policy: settings.outbound_traffic_policy,
             learned_names: settings.capture_dns,
             unix_endpoints: NodePaths::Any,

@@ -33,12 +33,18 @@ pub(super) fn step(
                 inside(&chain.then)
             ),
         ),
+        Decision::NoFilterChain => {
+            Step::new("chain", format!("{spoken}: no server of the gateway takes it: closed"))
+        }
         Decision::Route(_) | Decision::Passthrough | Decision::Refuse => {
             let policy = context.snapshot.outbound_traffic_policy.name();
             let what = match decision {
                 Decision::Refuse => "closed",
                 Decision::Route(_) => "to the egress proxy, whatever the address",
-                Decision::Passthrough | Decision::Http(..) | Decision::Terminate(_) => "passed on as it is",
+                Decision::Passthrough
+                | Decision::Http(..)
+                | Decision::Terminate(_)
+                | Decision::NoFilterChain => "passed on as it is",
             };
             let mut step = Step::new(
                 "chain",
@@ -79,7 +85,7 @@ pub(super) fn step(
 /// Whether no chain of the listener decided.
 fn is_fallthrough(listener: &Listener, decision: Decision<'_>) -> bool {
     match (decision, &listener.fallthrough) {
-        (Decision::Passthrough | Decision::Refuse, _) => true,
+        (Decision::Passthrough | Decision::Refuse | Decision::NoFilterChain, _) => true,
         (Decision::Route(route), Fallthrough::EgressProxy(proxy)) => Arc::ptr_eq(route, proxy),
         (Decision::Route(_) | Decision::Http(..) | Decision::Terminate(_), _) => false,
     }

@@ -131,6 +131,7 @@ pub fn explain(
             let lacks_name = listener.needs_name(destination.ip());
             explanation.outcomes.push(outcome::black_hole(spoken, lacks_name));
         }
+        Decision::NoFilterChain => explanation.outcomes.push(outcome::no_filter_chain(spoken)),
         Decision::Passthrough => destinations::passthrough(context, destination, None, &mut explanation),
         Decision::Route(route) => destinations::opaque(context, destination, route, &mut explanation),
         Decision::Http(_, table) => request::tell(context, destination, table, &mut explanation),

@@ -7,6 +7,7 @@ use super::target::Spoken;
 use crate::proxy::http::reply::Reply;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::upstream::UpstreamError;
+use crate::snapshot::listener::NO_FILTER_CHAIN_DETAILS;
 use crate::snapshot::{ClusterName, DirectResponse, Redirect, Refusal, Route};
 
 const NOTHING: &str = "-";
@@ -45,13 +46,21 @@ pub(super) fn black_hole(spoken: Spoken, lacks_name: bool) -> Outcome {
     let flag =
         if lacks_name { ResponseFlag::UnauthorizedExternalService } else { ResponseFlag::NoHealthyUpstream };
     let flags = flag.into();
-    let when = match spoken {
+    let log = logged(ClusterName::BLACK_HOLE, NOTHING, flags, NOTHING);
+    Outcome { carried: false, ..carried(when_reset(spoken).to_owned(), log) }
+}
+
+/// At a gateway.
+pub(super) fn no_filter_chain(spoken: Spoken) -> Outcome {
+    let flags = ResponseFlag::NoRouteFound.into();
+    let log = logged(NOTHING, NOTHING, flags, NO_FILTER_CHAIN_DETAILS);
+    Outcome { carried: false, ..carried(when_reset(spoken).to_owned(), log) }
+}
+
+fn when_reset(spoken: Spoken) -> &'static str {
+    match spoken {
         Spoken::Tls => "the connection is reset before the handshake",
         Spoken::Http | Spoken::Tcp => "the connection is reset",
-    };
-    Outcome {
-        carried: false,
-        ..carried(when.to_owned(), logged(ClusterName::BLACK_HOLE, NOTHING, flags, NOTHING))
     }
 }
 

@@ -18,7 +18,7 @@ use super::downstream::Downstream;
 use super::http;
 use super::inspect::{self, Protocol};
 use super::names::{Claim, uses_original_dst};
-use super::tcp::{self, OpaqueTarget};
+use super::tcp::{self, OpaqueTarget, Refused};
 use super::terminated;
 use super::worker::Worker;
 use crate::snapshot::{self, Decision, Destination, Listener, Terminated};
@@ -43,8 +43,7 @@ enum Way {
     Opaque(OpaqueTarget),
     /// Its TLS ends here.
     Terminate(Arc<Terminated>),
-    /// Closed, as BlackHoleCluster.
-    Refuse,
+    Refuse(Refused),
 }
 
 /// The way of a connection that speaks `protocol`.
@@ -63,7 +62,9 @@ fn decide(worker: &Worker, active: &Active, downstream: &Downstream, protocol: &
         Decision::Route(route) => Way::Opaque(OpaqueTarget::Route(Arc::clone(route))),
         Decision::Passthrough => Way::Opaque(OpaqueTarget::OriginalDst),
         Decision::Terminate(chain) => Way::Terminate(Arc::clone(chain)),
-        Decision::Refuse => Way::Refuse,
+        Decision::Refuse if listener.needs_name(address) => Way::Refuse(Refused::NoName),
+        Decision::Refuse => Way::Refuse(Refused::Policy),
+        Decision::NoFilterChain => Way::Refuse(Refused::NoFilterChain),
     }
 }
 
@@ -71,16 +72,11 @@ fn listener<'a>(active: &'a Active, downstream: &Downstream) -> &'a Listener {
     active.snapshot.listener(downstream.original_dst.ip(), downstream.original_dst.port())
 }
 
-/// Whether what refuses a connection there is that no learned name says whom it is for.
-fn lacks_name(listener: &Listener, downstream: &Downstream) -> bool {
-    listener.needs_name(downstream.original_dst.ip())
-}
-
 /// Whether the first bytes can change where the connection goes, or whether it goes at all.
 fn depends_on_bytes(active: &Active, listener: &Listener, opaque: &Way) -> bool {
     let is_checked = match opaque {
         Way::Opaque(target) => active.snapshot.strict && !listener.server_first && is_original_dst(target),
-        Way::Http(_) | Way::Terminate(_) | Way::Refuse => false,
+        Way::Http(_) | Way::Terminate(_) | Way::Refuse(_) => false,
     };
     is_checked || listener.depends_on_bytes()
 }
@@ -130,9 +126,9 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
             Way::Opaque(target) => {
                 tcp::carry(&worker, active, ClientIo::Plain(stream), downstream, target, None).await;
             }
-            Way::Refuse | Way::Http(_) | Way::Terminate(_) => {
-                let lacks_name = lacks_name(listener, &downstream);
-                refuse_unread(&worker, stream, downstream, lacks_name).await;
+            Way::Refuse(why) => refuse_unread(&worker, stream, downstream, why).await,
+            Way::Http(_) | Way::Terminate(_) => {
+                refuse_unread(&worker, stream, downstream, Refused::Policy).await;
             }
         };
     }
@@ -143,10 +139,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
             // It was opened by the configuration of then.
             let active = worker.active();
             return match decide(&worker, &active, &downstream, &Protocol::Opaque) {
-                Way::Refuse => {
-                    let lacks_name = lacks_name(self::listener(&active, &downstream), &downstream);
-                    tcp::refuse(&worker, stream, &downstream, lacks_name);
-                }
+                Way::Refuse(why) => tcp::refuse(&worker, stream, &downstream, why),
                 Way::Opaque(_) | Way::Http(_) | Way::Terminate(_) => {
                     let stream = ClientIo::Plain(stream);
                     tcp::carry(&worker, active, stream, downstream, target, Some(upstream)).await;
@@ -178,10 +171,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
                 ahead.filter(|(opened_for, _)| *opened_for == target).map(|(_, upstream)| upstream);
             tcp::carry(&worker, active, ClientIo::Plain(stream), downstream, target, upstream).await;
         }
-        Way::Refuse => {
-            let lacks_name = lacks_name(self::listener(&active, &downstream), &downstream);
-            tcp::refuse(&worker, stream, &downstream, lacks_name);
-        }
+        Way::Refuse(why) => tcp::refuse(&worker, stream, &downstream, why),
     }
 }
 
@@ -208,10 +198,10 @@ async fn first_bytes(
     let limit = match &opaque {
         _ if !detection_timeout.is_zero() => detection_timeout,
         // Nothing can be opened ahead: a client that waits for its server learns by this that it won't come.
-        Way::Refuse | Way::Http(_) | Way::Terminate(_) => REFUSED_SILENCE_MAX,
+        Way::Refuse(_) | Way::Http(_) | Way::Terminate(_) => REFUSED_SILENCE_MAX,
         Way::Opaque(_) => SILENCE_MAX,
     };
-    let is_refused = matches!(opaque, Way::Refuse);
+    let is_refused = matches!(opaque, Way::Refuse(_));
     let inspection = tokio::time::timeout(limit, inspect::inspect(stream));
     tokio::pin!(inspection);
 
@@ -255,11 +245,11 @@ async fn first_bytes(
 }
 
 /// Refuses a connection without chains, but tells the log the name that it asked for.
-async fn refuse_unread(worker: &Rc<Worker>, stream: TcpStream, mut downstream: Downstream, lacks_name: bool) {
+async fn refuse_unread(worker: &Rc<Worker>, stream: TcpStream, mut downstream: Downstream, why: Refused) {
     if let Ok(Ok(Some(Protocol::Tls(hello)))) =
         tokio::time::timeout(REFUSED_INSPECTION_MAX, inspect::inspect(&stream)).await
     {
         downstream.requested_server_name = hello.sni;
     }
-    tcp::refuse(worker, stream, &downstream, lacks_name);
+    tcp::refuse(worker, stream, &downstream, why);
 }

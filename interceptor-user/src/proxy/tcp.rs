@@ -23,7 +23,7 @@ use super::termination::HandshakeFailure;
 use super::upstream::{ClusterRuntime, ConnectError, OpaqueIo, OpaqueUpstream};
 use super::worker::Worker;
 use crate::dns::LearnedNames;
-use crate::snapshot::listener::NO_NAME_DETAILS;
+use crate::snapshot::listener::{NO_FILTER_CHAIN_DETAILS, NO_NAME_DETAILS};
 use crate::snapshot::{Cluster, ClusterName, TcpRoute};
 use crate::telemetry::AccessRecord;
 
@@ -53,6 +53,17 @@ impl PartialEq for OpaqueTarget {
             (Self::Route(_) | Self::OriginalDst, _) => false,
         }
     }
+}
+
+/// Why a connection is closed at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refused {
+    /// Nobody declared its destination.
+    Policy,
+    /// The policy is strict, and no learned name tells which service it is for.
+    NoName,
+    /// No server of the gateway takes it.
+    NoFilterChain,
 }
 
 /// A connection to the outside, and what it is in the log.
@@ -270,15 +281,25 @@ async fn server_name(stream: &TcpStream, upstream: &mut Upstream) -> Option<Arc<
     }
 }
 
-/// Ends a connection that policy refuses, and says so in the log. `lacks_name`: a strict policy, because no learned
-/// name tells which service it is for.
-pub(super) fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream, lacks_name: bool) {
+/// Ends a connection that goes nowhere, and says so in the log.
+pub(super) fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downstream, why: Refused) {
     let mut record = OpenRecord::new(worker, downstream);
-    record.entry.upstream_cluster = Some(ClusterName(ClusterName::BLACK_HOLE.into()));
-    record.entry.response_flags = ResponseFlag::NoHealthyUpstream.into();
-    if lacks_name {
-        record.entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
-        record.entry.connection_termination_details = Some(NO_NAME_DETAILS.into());
+    let black_hole = Some(ClusterName(ClusterName::BLACK_HOLE.into()));
+    let entry = &mut record.entry;
+    match why {
+        Refused::Policy => {
+            entry.upstream_cluster = black_hole;
+            entry.response_flags = ResponseFlag::NoHealthyUpstream.into();
+        }
+        Refused::NoName => {
+            entry.upstream_cluster = black_hole;
+            entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
+            entry.connection_termination_details = Some(NO_NAME_DETAILS.into());
+        }
+        Refused::NoFilterChain => {
+            entry.response_flags = ResponseFlag::NoRouteFound.into();
+            entry.response_code_details = Some(NO_FILTER_CHAIN_DETAILS.into());
+        }
     }
     reset(&stream);
 }

@@ -140,6 +140,10 @@ codes! {
         "an endpoint is a unix socket that the agent was not allowed to connect to",
         "the endpoint is left out; where no other is left, requests get 503 (UH)",
         "use an address, or start the agent with --allow-unix-endpoints and the socket's directory, if all who write resources may have what its server gives";
+    EGR0125 Warning ServerWithoutRoutes:
+        "no VirtualService has routes for what a server of a Gateway takes",
+        "nobody listens on its port, unless another server of the port has routes",
+        "bind a VirtualService with routes of the right kind to the Gateway";
     IST0101 Error ReferencedResourceNotFound:
         "something that is referred to does not exist",
         "requests that are sent there get 503 (NC)",

@@ -1,5 +1,5 @@
-//! EndpointSlice of Kubernetes (discovery.k8s.io): at which addresses a Service is. Only a headless Service's matter:
-//! its clients call them directly.
+//! EndpointSlice of Kubernetes (discovery.k8s.io): at which addresses a Service is. A headless Service's clients call them
+//! directly; a gateway listens on the ports that its Service leads to, and knows its like by them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ pub struct EndpointSlice {
     pub service: Option<Arc<str>>,
     /// Whether ready or not: whoever calls one of them means the Service.
     pub addresses: Vec<IpAddr>,
+    /// By the Service's names for them, empty for a single port without one.
+    pub ports: Vec<(Arc<str>, u16)>,
 }
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -22,5 +24,9 @@ pub(super) fn read(meta: Meta, root: &Object<'_>) -> EndpointSlice {
     let endpoints = root.list("endpoints", |item| Some(item.object()?.open_quietly().texts("addresses")));
     // Those of addressType FQDN are names.
     let addresses = endpoints.iter().flatten().filter_map(|text| text.parse().ok()).collect();
-    EndpointSlice { service: meta.labels.get(SERVICE_NAME).cloned(), addresses, meta }
+    let ports = root.list("ports", |item| {
+        let port = item.object()?.open_quietly();
+        Some((port.text("name").unwrap_or_else(|| "".into()), port.get("port")?.port()?))
+    });
+    EndpointSlice { ports, service: meta.labels.get(SERVICE_NAME).cloned(), addresses, meta }
 }

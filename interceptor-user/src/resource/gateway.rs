@@ -48,7 +48,7 @@ pub struct ServerHost {
 }
 
 /// Of which namespace VirtualServices may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServerNamespace {
     /// None given, or `*`.
     Any,

@@ -62,6 +62,11 @@ impl VirtualService {
         self.hosts.is_empty()
     }
 
+    /// Whether it acts on traffic through a gateway, of whatever name.
+    pub fn binds_gateways(&self) -> bool {
+        self.gateways.iter().any(|name| &**name != MESH)
+    }
+
     /// Whether it acts on traffic from applications.
     pub fn binds_mesh(&self) -> bool {
         is_for_mesh(&self.gateways)
@@ -71,6 +76,19 @@ impl VirtualService {
 /// Whether a list of gateways, of a VirtualService or a match, lets applications' traffic in.
 pub fn is_for_mesh(gateways: &[Arc<str>]) -> bool {
     gateways.is_empty() || gateways.iter().any(|name| &**name == MESH)
+}
+
+/// The namespace and name of the Gateway that a VirtualService in `namespace` means: `namespace/name`, `./name`, `name`, or
+/// `name.namespace.svc.cluster.local`.
+pub fn gateway_meant<'a>(reference: &'a str, namespace: &'a str) -> (&'a str, &'a str) {
+    match reference.split_once('/') {
+        Some((".", name)) => (namespace, name),
+        Some((of, name)) => (of, name),
+        None => match reference.strip_suffix(".svc.cluster.local").and_then(|text| text.split_once('.')) {
+            Some((name, of)) => (of, name),
+            None => (namespace, reference),
+        },
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,6 +34,16 @@ impl CatchAll {
             finds_http_anywhere: false,
         }
     }
+
+    /// A gateway's: 404 for hosts that no VirtualService gives it (Istio's virtual host `blackhole:80`), nothing for what none
+    /// of its servers takes.
+    pub fn gateway(name: Arc<str>) -> Self {
+        Self {
+            fallthrough: Fallthrough::NoFilterChain,
+            virtual_host: Arc::new(VirtualHost { name, routes: [].into(), source: None }),
+            finds_http_anywhere: false,
+        }
+    }
 }
 
 impl From<OutboundTrafficPolicy> for CatchAll {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::connection_pool::{Bounds, Http2Keepalive, ProxyProtocol, TcpKeepalive, Tunnel};
 use super::endpoint_address::EndpointAddress;
 use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
+use super::off_limits::OffLimits;
 use super::source::ClusterSource;
 
 /// `outbound|443|subset|www.example.com`, `PassthroughCluster` or `BlackHoleCluster`.
@@ -213,6 +214,8 @@ pub struct Cluster {
     pub tunnel: Option<Tunnel>,
     /// Each connection begins with a PROXY header, and is its client's alone.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// At a gateway; else names may lead anywhere.
+    pub off_limits: Option<Arc<OffLimits>>,
 }
 
 impl Cluster {
@@ -246,6 +249,7 @@ impl Cluster {
             bounds: Bounds::default(),
             tunnel: None,
             proxy_protocol: None,
+            off_limits: None,
         }
     }
 

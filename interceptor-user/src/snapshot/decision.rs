@@ -51,6 +51,8 @@ pub enum Decision<'a> {
     Passthrough,
     /// Closed, as BlackHoleCluster.
     Refuse,
+    /// Closed: a gateway's servers have nothing for it.
+    NoFilterChain,
 }
 
 /// What `listener` does with a connection to `destination` that begins so.
@@ -65,8 +67,12 @@ pub fn decide<'a, 'd>(
     {
         return Decision::Terminate(chain);
     }
+    // A gateway's HTTP port is HTTP's alone: what is too old for it is told so.
+    let minor_min = u8::from(!matches!(listener.fallthrough, Fallthrough::NoFilterChain));
     let route = match (first, listener.http_routes(destination.address)) {
-        (FirstBytes::Http1 { minor: 1.. }, Some(table)) => return Decision::Http(HttpVersion::Http1, table),
+        (FirstBytes::Http1 { minor }, Some(table)) if minor >= minor_min => {
+            return Decision::Http(HttpVersion::Http1, table);
+        }
         (FirstBytes::Http2, Some(table)) => return Decision::Http(HttpVersion::Http2, table),
         (FirstBytes::Tls { sni }, _) => listener.tls_route(destination, sni),
         // HTTP/1.0 is opaque on outbound listeners, as with Istio unless PILOT_HTTP10 is set.
@@ -81,6 +87,7 @@ pub fn decide<'a, 'd>(
         (None, Fallthrough::Passthrough) => Decision::Passthrough,
         (None, Fallthrough::EgressProxy(route)) => Decision::Route(route),
         (None, Fallthrough::BlackHole) => Decision::Refuse,
+        (None, Fallthrough::NoFilterChain) => Decision::NoFilterChain,
     }
 }
 

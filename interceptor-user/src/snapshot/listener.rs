@@ -14,6 +14,9 @@ use super::tls_termination::{Terminated, Then};
 /// Why a strict policy refuses a connection that could be for several TCP services.
 pub const NO_NAME_DETAILS: &str = "no_learned_name_tells_services_apart";
 
+/// Envoy's word for a connection that none of a gateway's servers takes.
+pub const NO_FILTER_CHAIN_DETAILS: &str = "filter_chain_not_found";
+
 /// What a connection that no chain takes gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fallthrough {
@@ -23,6 +26,8 @@ pub enum Fallthrough {
     EgressProxy(Arc<TcpRoute>),
     /// Closed, logged as BlackHoleCluster with flag UH.
     BlackHole,
+    /// Closed, logged with flag NR: a gateway's port has nothing but its servers.
+    NoFilterChain,
 }
 
 /// Where opaque bytes (TCP, TLS passthrough) go.

@@ -16,6 +16,7 @@ pub mod fault;
 pub mod host_map;
 pub mod listener;
 pub mod load_balancing;
+mod off_limits;
 pub mod path;
 pub mod request;
 pub mod route;
@@ -44,6 +45,7 @@ pub use fault::{AbortStatus, Fault, Share};
 pub use host_map::HostMap;
 pub use listener::{CidrChain, Fallthrough, Listener, TcpRoute};
 pub use load_balancing::{HashCookie, HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
+pub use off_limits::OffLimits;
 pub use path::PathNormalization;
 pub use request::Refusal;
 pub use route::{

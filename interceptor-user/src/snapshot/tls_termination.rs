@@ -160,7 +160,9 @@ mod tests {
                 },
                 Decision::Route(route) => Arc::clone(route),
                 Decision::Refuse => return "close".to_owned(),
-                Decision::Http(..) | Decision::Passthrough => return "other".to_owned(),
+                Decision::Http(..) | Decision::Passthrough | Decision::NoFilterChain => {
+                    return "other".to_owned();
+                }
             };
             route.clusters[0].cluster.name.to_string()
         };

@@ -88,6 +88,7 @@ fn of_listener(address: &str, port: Option<u16>, listener: &Listener) -> Vec<Lis
             (Some(_), _) | (None, Fallthrough::BlackHole) => ClusterName::BLACK_HOLE.to_owned(),
             (None, Fallthrough::EgressProxy(route)) => destination(&route.clusters),
             (None, Fallthrough::Passthrough) => ClusterName::PASSTHROUGH.to_owned(),
+            (None, Fallthrough::NoFilterChain) => "reset".to_owned(),
         },
     );
     rows

@@ -59,6 +59,7 @@ fn ask(snapshot: &Snapshot, destination: &str, sni: Option<&str>, names: &[&str]
         Decision::Passthrough => "PassthroughCluster".to_owned(),
         Decision::Refuse => "close".to_owned(),
         Decision::Terminate(_) => "terminate".to_owned(),
+        Decision::NoFilterChain => "close (no filter chain)".to_owned(),
     }
 }
 

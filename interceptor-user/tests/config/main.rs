@@ -7,6 +7,7 @@ mod clients;
 mod connection_pool;
 mod delegates;
 mod destination_rule;
+mod gateway;
 mod hosts;
 mod http_filters;
 mod incremental;

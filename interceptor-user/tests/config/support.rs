@@ -100,6 +100,7 @@ impl Config {
             (None, Fallthrough::EgressProxy(route)) => opaque(route),
             (None, Fallthrough::Passthrough) => "PassthroughCluster".into(),
             (None, Fallthrough::BlackHole) => "close".into(),
+            (None, Fallthrough::NoFilterChain) => "close (no filter chain)".into(),
         }
     }
 

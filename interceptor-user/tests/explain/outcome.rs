@@ -55,6 +55,7 @@ fn asked(snapshot: &Snapshot, destination: SocketAddr, spoken: Spoken, host: &st
         (None, Fallthrough::EgressProxy(route)) => opaque(route),
         (None, Fallthrough::Passthrough) => "PassthroughCluster - - -".into(),
         (None, Fallthrough::BlackHole) => "BlackHoleCluster - UH - refused".into(),
+        (None, Fallthrough::NoFilterChain) => "- - NR filter_chain_not_found refused".into(),
     }
 }
 

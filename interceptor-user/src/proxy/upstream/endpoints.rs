@@ -14,7 +14,7 @@ use super::names::Names;
 use super::outlier::{Detector, Outcome};
 use crate::dns::Resolver;
 use crate::snapshot::{
-    Cluster, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, Placement, Warmup,
+    Cluster, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, OffLimits, Placement, Warmup,
 };
 
 /// The endpoint for one request.
@@ -63,6 +63,7 @@ enum Source {
     Dynamic {
         resolver: Resolver,
         port: Option<u16>,
+        off_limits: Option<Arc<OffLimits>>,
     },
 }
 
@@ -103,7 +104,10 @@ impl Endpoints {
             }
             Discovery::StrictDns(targets) => names(targets, false),
             Discovery::LogicalDns(target) => names(std::slice::from_ref(target), true),
-            Discovery::DynamicDns { port } => Source::Dynamic { resolver: resolver.clone(), port: *port },
+            Discovery::DynamicDns { port } => {
+                let off_limits = cluster.off_limits.clone();
+                Source::Dynamic { resolver: resolver.clone(), port: *port, off_limits }
+            }
         };
         Self {
             source,
@@ -141,13 +145,23 @@ impl Endpoints {
                     .ok_or_else(|| UpstreamError::NoHealthyUpstream(hosts.failure()))?;
                 Ok(self.pick(host, other.iter().next().and_then(|host| host.address.as_ip())))
             }
-            Source::Dynamic { resolver, port } => {
+            Source::Dynamic { resolver, port, off_limits } => {
                 let name = selection.name.ok_or(UpstreamError::NoHealthyUpstream(None))?;
                 let port = port.unwrap_or(selection.original_dst.port());
                 let answer = tokio::time::timeout(self.patience, resolver.resolve(name))
                     .await
                     .map_err(|_elapsed| UpstreamError::DnsResolution(format!("{name}: no answer").into()))?
                     .map_err(|error| UpstreamError::DnsResolution(error.to_string().into()))?;
+                if let Some(off_limits) = off_limits {
+                    // Where the connection came in is ours, too, whatever is known of our addresses.
+                    let leads_back = |address: &IpAddr| {
+                        off_limits.has(*address) || *address == selection.original_dst.ip()
+                    };
+                    if let Some(address) = answer.addresses.iter().find(|address| leads_back(address)) {
+                        let why = format!("{name} is {address}, where this gateway sends nothing");
+                        return Err(UpstreamError::DnsResolution(why.into()));
+                    }
+                }
                 let first_of = |v6: bool| answer.addresses.iter().find(|address| address.is_ipv6() == v6);
                 let v6 = self.prefer_v6.load(Ordering::Relaxed);
                 let (preferred, other) = (first_of(v6), first_of(!v6));

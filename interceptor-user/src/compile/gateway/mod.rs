@@ -1,0 +1,169 @@
+//! An egress gateway: the listeners that its Gateways' servers ask for (Istio's core/gateway.go). A server's protocol
+//! and TLS decide which block of a VirtualService its traffic is routed by.
+
+mod http;
+mod l4;
+mod ports;
+mod servers;
+pub(super) mod upstream;
+
+use std::sync::Arc;
+
+use super::findings::Findings;
+use super::http_routes::Translator;
+use super::listeners::{ByAddress, ByPort};
+use super::outbound::Listening;
+use super::routes::Translations;
+use super::virtual_services::VirtualServices;
+use crate::resource::gateway::{Server, ServerHost, ServerNamespace};
+use crate::resource::virtual_service::gateway_meant;
+use crate::resource::{Diagnostic, Gateway, Level, VirtualService, World, code, host};
+use crate::snapshot::{CatchAll, Listener};
+use servers::{Port, PortProtocol};
+
+/// What [`listeners`] reads.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) world: &'a World,
+    pub(super) translator: &'a Translator<'a>,
+    pub(super) virtual_services: &'a VirtualServices,
+}
+
+/// A server, and whose it is.
+#[derive(Clone, Copy)]
+pub(super) struct Of<'a> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) server: &'a Server,
+    pub(super) index: usize,
+}
+
+/// What the gateway listens on, and where what comes there goes.
+pub(super) fn listeners(inputs: Inputs<'_>) -> Listening {
+    let (mut by_address, mut by_port) = (ByAddress::new(), ByPort::new());
+    let findings = inputs.translator.findings;
+    for port in servers::ports(inputs.world, inputs.translator.client, findings) {
+        let Some(listener) = listener(inputs, &port) else { continue };
+        match port.address {
+            Some(address) => drop(by_address.insert((address, port.number), Arc::new(listener))),
+            None => drop(by_port.insert(port.number, Arc::new(listener))),
+        }
+    }
+    let catch_all = CatchAll::gateway("blackhole".into());
+    Listening {
+        by_address,
+        by_port,
+        catch_all,
+        translations: Translations::default(),
+        l4_findings: Vec::new(),
+    }
+}
+
+/// `None` when nothing that comes would go anywhere: then nobody listens, as with Istio.
+fn listener(inputs: Inputs<'_>, port: &Port<'_>) -> Option<Listener> {
+    let address = port.address.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
+    let catch_all = CatchAll::gateway("blackhole".into());
+    let mut listener = Listener::new(format!("{address}_{}", port.number).into(), &catch_all);
+    match port.protocol {
+        PortProtocol::Http => listener.http = Some(Arc::new(http::table(inputs, port))),
+        PortProtocol::Tls => {
+            for of in &port.servers {
+                let chains = l4::tls(inputs, *of);
+                if chains.is_empty() {
+                    inputs.translator.findings.push(without_routes(*of));
+                }
+                for (sni, route) in chains {
+                    listener.tls.insert(&sni, route);
+                }
+            }
+        }
+        PortProtocol::Tcp => {
+            let routed = port.servers.iter().map(|of| (of, l4::tcp(inputs, *of)));
+            for (of, route) in routed {
+                match route {
+                    Some(route) => drop(listener.tcp.get_or_insert(route)),
+                    None => inputs.translator.findings.push(without_routes(*of)),
+                }
+            }
+        }
+    }
+    let leads_somewhere = listener.http.is_some() || listener.tcp.is_some() || !listener.tls.is_empty();
+    leads_somewhere.then_some(listener)
+}
+
+fn without_routes(of: Of<'_>) -> Diagnostic {
+    let (block, what) =
+        if of.server.protocol.is_tls() { ("tls", "tls routes") } else { ("tcp", "a tcp route") };
+    let message = format!(
+        "no VirtualService that is bound to this Gateway has {what} for its hosts on port {}: what comes for this server goes \
+         nowhere, and nobody listens unless another server of the port has routes; add {block} to a VirtualService with \
+         gateways: [{}/{}]",
+        of.server.port,
+        of.gateway.meta.namespace(),
+        of.gateway.meta.name()
+    );
+    of.finding(&code::EGR0125, Level::Warning, "hosts", message)
+}
+
+impl<'a> Of<'a> {
+    fn finding(self, code: &'static code::Code, level: Level, field: &str, message: String) -> Diagnostic {
+        let field = format!("spec.servers[{}].{field}", self.index);
+        let finding = self.gateway.meta.finding(level, self.server.position, &field, message);
+        Diagnostic { code: Some(code.id), ..finding }
+    }
+
+    /// The VirtualServices that are bound to the Gateway and have hosts that the server takes, with those, the oldest first.
+    fn bound(
+        self,
+        services: &'a VirtualServices,
+    ) -> impl Iterator<Item = (&'a Arc<VirtualService>, Vec<Arc<str>>)> {
+        let key = &self.gateway.meta.key;
+        let is_bound = move |service: &&Arc<VirtualService>| {
+            let namespace = service.meta.namespace();
+            let is_it =
+                |reference: &Arc<str>| gateway_meant(reference, namespace) == (&*key.namespace, &*key.name);
+            service.gateways.iter().any(is_it)
+        };
+        services.all.iter().filter(is_bound).filter_map(move |service| {
+            let names = service.hosts.iter().map(|host| &host.value);
+            let taken = self.taken(names, service.meta.namespace());
+            (!taken.is_empty()).then_some((service, taken))
+        })
+    }
+
+    /// What the server takes of the hosts of a VirtualService in `namespace`: of two that meet, the narrower one.
+    fn taken<'b>(self, names: impl Iterator<Item = &'b Arc<str>>, namespace: &str) -> Vec<Arc<str>> {
+        let is_of = |host: &&ServerHost| match &host.namespace {
+            ServerNamespace::Any => true,
+            ServerNamespace::Named(named) => **named == *namespace,
+        };
+        let mut taken = Vec::new();
+        for name in names {
+            for own in self.server.hosts.iter().filter(is_of) {
+                let narrower = if host::matches(&own.host, name) {
+                    name
+                } else if host::matches(name, &own.host) {
+                    &own.host
+                } else {
+                    continue;
+                };
+                if !taken.contains(narrower) {
+                    taken.push(Arc::clone(narrower));
+                }
+            }
+        }
+        taken
+    }
+}
+
+/// For messages about two of them.
+fn described(of: Of<'_>) -> String {
+    format!("servers[{}] of {} ({})", of.index, of.gateway.meta.key, of.gateway.meta.origin)
+}
+
+/// What is found about a whole port.
+fn clash(later: Of<'_>, first: Of<'_>, findings: &Findings, message: String) {
+    // The analysis tells it of Gateways that are always on the same pods.
+    if later.gateway.selector != first.gateway.selector || later.server.port != first.server.port {
+        findings.push(later.finding(&code::EGR0117, Level::Error, "port", message));
+    }
+}

@@ -1,0 +1,198 @@
+//! The sockets that a gateway listens on, kept as the snapshot wants them. What is new is opened before the snapshot is in
+//! force, what is gone is drained after: no connection meets a configuration that does not know its port.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy, WorkloadId};
+use crate::settings::GatewaySettings;
+use crate::snapshot::Snapshot;
+use crate::workload::SourceWorkload;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+pub(super) struct Listeners {
+    pub(super) proxy: Proxy,
+    /// Addresses that servers without `bind` listen on.
+    addresses: Vec<IpAddr>,
+    source: Arc<SourceWorkload>,
+    drain: Duration,
+    connections_max: usize,
+    /// From the first snapshot on.
+    configured: Option<Configured>,
+    wanted: BTreeSet<SocketAddr>,
+    open: BTreeMap<SocketAddr, WorkloadId>,
+    /// Why others are not open: one sentence each, told when it comes up.
+    failed: BTreeMap<SocketAddr, String>,
+}
+
+impl Listeners {
+    pub(super) fn new(proxy: Proxy, settings: &GatewaySettings) -> Self {
+        Self {
+            proxy,
+            addresses: settings.listen_addresses.clone(),
+            source: Arc::new(settings.source_workload()),
+            drain: settings.drain,
+            connections_max: connections_max(),
+            configured: None,
+            wanted: BTreeSet::new(),
+            open: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a snapshot in force.
+    pub(super) fn configure(&mut self, snapshot: Snapshot) {
+        let shared = snapshot.by_port.keys();
+        let shared =
+            shared.flat_map(|port| self.addresses.iter().map(|address| SocketAddr::new(*address, *port)));
+        let own = snapshot.by_address.keys().map(|(address, port)| SocketAddr::new(*address, *port));
+        self.wanted = shared.chain(own).collect();
+        let opened = self.open_missing();
+        match &self.configured {
+            Some(configured) => configured.publish(snapshot),
+            None => self.configured = Some(self.proxy.configure(snapshot)),
+        }
+        self.serve(opened);
+        self.close_unwanted();
+    }
+
+    /// Tries again what could not be had, and what has failed since.
+    pub(super) fn reconcile(&mut self) {
+        let proxy = &self.proxy;
+        self.open.retain(|address, workload| match proxy.failure(*workload) {
+            Some(why) => {
+                tracing::error!("port {address} is opened again: its socket failed ({why})");
+                proxy.remove(*workload, Duration::ZERO);
+                false
+            }
+            None => true,
+        });
+        let opened = self.open_missing();
+        self.serve(opened);
+    }
+
+    pub(super) fn configured(&self) -> Option<&Configured> {
+        self.configured.as_ref()
+    }
+
+    /// Each that is wanted, and why it is not open if it isn't.
+    pub(super) fn ports(&self) -> impl Iterator<Item = (SocketAddr, Option<&str>)> {
+        self.wanted.iter().map(|address| (*address, self.failed.get(address).map(String::as_str)))
+    }
+
+    pub(super) fn into_proxy(self) -> Proxy {
+        self.proxy
+    }
+
+    fn open_missing(&mut self) -> Vec<(SocketAddr, TcpListener)> {
+        let mut opened = Vec::new();
+        self.failed.retain(|address, _| self.wanted.contains(address));
+        let missing = self.wanted.iter().filter(|address| !self.open.contains_key(address)).copied();
+        for address in missing.collect::<Vec<_>>() {
+            match listen(address) {
+                Ok(listener) => {
+                    if self.failed.remove(&address).is_some() {
+                        tracing::info!("port {address} could be had now");
+                    }
+                    opened.push((address, listener));
+                }
+                // Where there is no IPv6, nobody comes by it.
+                Err(error) if is_unsupported(&error) && address.ip().is_unspecified() => {
+                    self.wanted.remove(&address);
+                }
+                Err(error) => {
+                    let why = sentence(address, &error);
+                    if self.failed.get(&address) != Some(&why) {
+                        tracing::error!("{why}");
+                    }
+                    self.failed.insert(address, why);
+                }
+            }
+        }
+        opened
+    }
+
+    fn serve(&mut self, opened: Vec<(SocketAddr, TcpListener)>) {
+        let Some(configured) = &self.configured else { return };
+        for (address, listener) in opened {
+            let added = self.proxy.add(ProxiedWorkload {
+                listeners: vec![listener],
+                intercepted: Arc::new(|socket| {
+                    let local = socket2::SockRef::from(&socket).local_addr()?.as_socket();
+                    Ok(local.map(|original_dst| Intercepted { original_dst, source: None }))
+                }),
+                netns: None,
+                configured: configured.clone(),
+                connections_max: self.connections_max,
+                learned: None,
+                source: Arc::clone(&self.source),
+            });
+            match added {
+                Ok(workload) => {
+                    tracing::info!("listening on {address}");
+                    self.open.insert(address, workload);
+                }
+                Err(error) => drop(self.failed.insert(address, sentence(address, &error))),
+            }
+        }
+    }
+
+    fn close_unwanted(&mut self) {
+        let (proxy, wanted, drain) = (&self.proxy, &self.wanted, self.drain);
+        self.open.retain(|address, workload| {
+            let stays = wanted.contains(address);
+            if !stays {
+                tracing::info!("not listening on {address} any more");
+                proxy.remove(*workload, drain);
+            }
+            stays
+        });
+    }
+}
+
+/// IPv6 sockets take IPv6 alone: IPv4 has its own.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // The port is free again as soon as whoever had it has ended.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// What is wrong, and how to mend it.
+fn sentence(address: SocketAddr, error: &io::Error) -> String {
+    let mend = match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            "another program listens there: end it, or give one of the two another port".to_owned()
+        }
+        Some(libc::EACCES) => format!(
+            "ports below 1024 need the capability NET_BIND_SERVICE or the sysctl net.ipv4.ip_unprivileged_port_start; or have \
+             the gateway's Service translate port {} to a targetPort above",
+            address.port()
+        ),
+        Some(libc::EADDRNOTAVAIL) => format!("{} is no address of this host: correct it", address.ip()),
+        _ => "it is tried again".to_owned(),
+    };
+    format!("can't listen on {address} ({error}): {mend}")
+}
+
+/// A connection takes four descriptors at most: no port has more than half of those that there are.
+fn connections_max() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX) / 8
+}
