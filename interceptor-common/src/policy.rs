@@ -5,7 +5,7 @@ use crate::addr::{Ip16, Port};
 
 /// The version of everything below that stays in the kernel from one agent to the next. Agents of one schema take over
 /// each other's maps; so a field that is added, moved or given another meaning needs a new one.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The policy of connections from network namespaces that are not enrolled, in events.
 pub const NO_POLICY: u32 = 0;
@@ -44,6 +44,10 @@ impl PrefixFlags {
     pub const INCLUDE: Self = Self(2);
     /// An address of the workload itself.
     pub const OWN: Self = Self(4);
+    /// All that leaves the workload goes through the proxy, whatever is excluded: said of all addresses or of none.
+    pub const ENFORCED: Self = Self(8);
+    /// A name server that an enforced workload may ask itself.
+    pub const NAME_SERVER: Self = Self(16);
 
     #[inline(always)]
     pub const fn has(self, flag: Self) -> bool {
@@ -165,7 +169,7 @@ pub struct Connecting {
 
 const _: () = {
     // Whoever changes a size, or what a field means, changes SCHEMA.
-    assert!(SCHEMA == 1);
+    assert!(SCHEMA == 2);
     assert!(size_of::<WorkloadEntry>() == 48);
     assert!(size_of::<PrefixKey>() == 20);
     assert!(size_of::<PortKey>() == 8);

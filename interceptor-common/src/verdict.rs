@@ -32,7 +32,7 @@ pub enum Verdict {
     Bypass(Reason),
     /// It goes to the workload's listener.
     Redirect(Reason),
-    /// connect(2) or bind(2) fails.
+    /// The call fails.
     Deny(Reason),
 }
 
@@ -52,10 +52,12 @@ pub enum Reason {
     NameServerBoundToDevice = 10,
     AgentDown = 11,
     UndecidedAllowed = 12,
+    OwnNameServer = 13,
 
     IncludedPort = 16,
     IncludedRange = 17,
     NameServer = 18,
+    Enforced = 19,
 
     UnknownWorkload = 32,
     NoRoute = 33,
@@ -66,12 +68,17 @@ pub enum Reason {
     ListenerPort = 38,
     PolicyMissing = 39,
     UndecidedRefused = 40,
+    EnforcedProtocol = 41,
+    EnforcedDatagram = 42,
+    EnforcedQuic = 43,
+    EnforcedNameServer = 44,
+    EnforcedPacket = 45,
 
     EventDropped = 48,
 }
 
 impl Reason {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 32] = [
         Self::ExcludedPort,
         Self::Loopback,
         Self::Unspecified,
@@ -84,9 +91,11 @@ impl Reason {
         Self::NameServerBoundToDevice,
         Self::AgentDown,
         Self::UndecidedAllowed,
+        Self::OwnNameServer,
         Self::IncludedPort,
         Self::IncludedRange,
         Self::NameServer,
+        Self::Enforced,
         Self::UnknownWorkload,
         Self::NoRoute,
         Self::NoListener,
@@ -96,6 +105,11 @@ impl Reason {
         Self::ListenerPort,
         Self::PolicyMissing,
         Self::UndecidedRefused,
+        Self::EnforcedProtocol,
+        Self::EnforcedDatagram,
+        Self::EnforcedQuic,
+        Self::EnforcedNameServer,
+        Self::EnforcedPacket,
         Self::EventDropped,
     ];
 
@@ -123,9 +137,11 @@ impl Reason {
             Self::NameServerBoundToDevice => "name_server_bound_to_device",
             Self::AgentDown => "agent_down",
             Self::UndecidedAllowed => "undecided_allowed",
+            Self::OwnNameServer => "own_name_server",
             Self::IncludedPort => "included_port",
             Self::IncludedRange => "included_range",
             Self::NameServer => "name_server",
+            Self::Enforced => "enforced",
             Self::UnknownWorkload => "unknown_workload",
             Self::NoRoute => "no_route",
             Self::NoListener => "no_listener",
@@ -135,6 +151,11 @@ impl Reason {
             Self::ListenerPort => "listener_port",
             Self::PolicyMissing => "policy_missing",
             Self::UndecidedRefused => "undecided_refused",
+            Self::EnforcedProtocol => "enforced_protocol",
+            Self::EnforcedDatagram => "enforced_datagram",
+            Self::EnforcedQuic => "enforced_quic",
+            Self::EnforcedNameServer => "enforced_name_server",
+            Self::EnforcedPacket => "enforced_packet",
             Self::EventDropped => "event_dropped",
         }
     }
@@ -154,9 +175,11 @@ impl Reason {
             Self::NameServerBoundToDevice => "the name server is asked from a socket bound to a device",
             Self::AgentDown => "the agent is down, and is to be passed by then",
             Self::UndecidedAllowed => "the pod is not decided yet, and is let through meanwhile",
+            Self::OwnNameServer => "it goes to a name server of the workload's own",
             Self::IncludedPort => "the port is one of the included outbound ports",
             Self::IncludedRange => "the destination is in an included outbound IP range",
             Self::NameServer => "the datagram is for a name server, and DNS is captured",
+            Self::Enforced => "the workload is enforced: all that leaves it goes through the proxy",
             Self::UnknownWorkload => "the socket's network namespace is not enrolled",
             Self::NoRoute => "the workload has no address of this IP family, so no route either",
             Self::NoListener => "the proxy has no listener for this IP family",
@@ -166,13 +189,24 @@ impl Reason {
             Self::ListenerPort => "the port belongs to the proxy's listener",
             Self::PolicyMissing => "the workload's policy was replaced twice while it was asked",
             Self::UndecidedRefused => "the pod is not decided yet, and is held meanwhile",
+            Self::EnforcedProtocol => {
+                "the workload is enforced, and sockets of this kind go around the proxy"
+            }
+            Self::EnforcedDatagram => "the workload is enforced, and UDP goes around the proxy",
+            Self::EnforcedQuic => "the workload is enforced, and QUIC goes around the proxy: TCP does not",
+            Self::EnforcedNameServer => "the workload is enforced, and the name server is none of its own",
+            Self::EnforcedPacket => {
+                "the workload is enforced, and the packet was about to leave around the proxy"
+            }
             Self::EventDropped => "the event buffer was full",
         }
     }
 
     pub const fn effect(self) -> Effect {
         match self {
-            Self::IncludedPort | Self::IncludedRange | Self::NameServer => Effect::Redirected,
+            Self::IncludedPort | Self::IncludedRange | Self::NameServer | Self::Enforced => {
+                Effect::Redirected
+            }
             Self::ExcludedPort
             | Self::Loopback
             | Self::Unspecified
@@ -183,7 +217,8 @@ impl Reason {
             | Self::NotIncluded
             | Self::NameServersFull
             | Self::NameServerBoundToDevice
-            | Self::AgentDown => Effect::Bypassed,
+            | Self::AgentDown
+            | Self::OwnNameServer => Effect::Bypassed,
             Self::UnknownWorkload
             | Self::NoRoute
             | Self::NoListener
@@ -192,7 +227,12 @@ impl Reason {
             | Self::BoundToDevice
             | Self::ListenerPort
             | Self::PolicyMissing
-            | Self::UndecidedRefused => Effect::Refused,
+            | Self::UndecidedRefused
+            | Self::EnforcedProtocol
+            | Self::EnforcedDatagram
+            | Self::EnforcedQuic
+            | Self::EnforcedNameServer
+            | Self::EnforcedPacket => Effect::Refused,
             Self::UndecidedAllowed => Effect::Undecided,
             Self::EventDropped => Effect::EventDropped,
         }
@@ -205,11 +245,16 @@ impl Reason {
                 false
             }
             Self::IncludedPort | Self::IncludedRange | Self::NameServer | Self::EventDropped => false,
+            Self::Enforced | Self::OwnNameServer | Self::EnforcedPacket => false,
             Self::ExcludedPort | Self::ExcludedRange | Self::NotIncluded => true,
             Self::NameServersFull | Self::NameServerBoundToDevice => true,
             Self::AgentDown | Self::UndecidedAllowed | Self::UndecidedRefused => true,
             Self::UnknownWorkload | Self::NoRoute | Self::NoListener | Self::HandoverFull => true,
             Self::OutOfMemory | Self::BoundToDevice | Self::ListenerPort | Self::PolicyMissing => true,
+            Self::EnforcedProtocol
+            | Self::EnforcedDatagram
+            | Self::EnforcedQuic
+            | Self::EnforcedNameServer => true,
         }
     }
 }

@@ -126,7 +126,8 @@ fn redirect(
     subject: &OriginalDestination,
     reason: Reason,
 ) -> (Verdict, Rewrite) {
-    if down::passes_by() {
+    // An enforced workload's connections meet no listener then, and are refused.
+    if !matches!(reason, Reason::Enforced) && down::passes_by() {
         return (Verdict::Bypass(Reason::AgentDown), Rewrite::Keep);
     }
     let refused = |reason| (Verdict::Deny(reason), Rewrite::Keep);

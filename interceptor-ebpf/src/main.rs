@@ -8,6 +8,8 @@
 //! | bind4, bind6 | workload's cgroup | the listener's port can't be taken |
 //! | dns_connect4/6, dns_sendmsg4/6 | workload's cgroup, when DNS is captured | a datagram for a name server goes to the relay |
 //! | dns_recvmsg4/6, dns_getpeername4/6 | likewise | the application sees the name server |
+//! | guard_connect4/6, guard_sendmsg4/6 | an enforced workload's cgroup | refuses datagrams that go around the proxy |
+//! | guard_sock_create, guard_egress | likewise | refuses sockets of other kinds, and what leaves after all |
 //! | gate_connect4/6 | the common ancestor of all pods | holds pods that are not decided yet |
 //! | original_dst | an unmodified proxy's cgroup | answers SO_ORIGINAL_DST |
 #![no_std]
@@ -21,6 +23,7 @@ mod connect;
 mod dns;
 mod down;
 mod gate;
+mod guard;
 mod handover;
 mod maps;
 mod names;
@@ -28,8 +31,8 @@ mod original_dst;
 mod outcome;
 mod sock_addr;
 
-use aya_ebpf::macros::{cgroup_sock_addr, cgroup_sockopt, sock_ops};
-use aya_ebpf::programs::{SockAddrContext, SockOpsContext, SockoptContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext};
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
@@ -114,6 +117,36 @@ pub fn dns_getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn dns_getpeername6(ctx: SockAddrContext) -> i32 {
     dns::show6(&ctx)
+}
+
+#[cgroup_sock(sock_create)]
+pub fn guard_sock_create(ctx: SockContext) -> i32 {
+    guard::sock_create(&ctx)
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn guard_connect4(ctx: SockAddrContext) -> i32 {
+    guard::send4(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn guard_connect6(ctx: SockAddrContext) -> i32 {
+    guard::send6(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn guard_sendmsg4(ctx: SockAddrContext) -> i32 {
+    guard::send4(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn guard_sendmsg6(ctx: SockAddrContext) -> i32 {
+    guard::send6(&ctx)
+}
+
+#[cgroup_skb(egress)]
+pub fn guard_egress(ctx: SkBuffContext) -> i32 {
+    guard::egress(&ctx)
 }
 
 #[cgroup_sock_addr(connect4)]

@@ -78,3 +78,8 @@ pub static CONNECTING: SkStorage<Connecting> = SkStorage::new();
 /// Storage of accepted sockets: what the agent reads by file descriptor.
 #[btf_map]
 pub static ACCEPTED: SkStorage<OriginalDestination> = SkStorage::new();
+
+/// Storage of the sockets of guarded workloads: the network namespace's cookie, for packets, whose programs can't ask for
+/// it before Linux 6.15.
+#[btf_map]
+pub static GUARDED: SkStorage<u64> = SkStorage::new();

@@ -1,8 +1,8 @@
 //! From verdict to return code, counter and event.
 
 use aya_ebpf::{
+    EbpfContext,
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
-    programs::SockAddrContext,
 };
 use interceptor_common::{
     event::Event,
@@ -18,14 +18,14 @@ pub const PROCEED: i32 = 1;
 pub const REFUSE: i32 = 0;
 
 /// Counts and reports a verdict that has been carried out.
-pub fn finish(ctx: &SockAddrContext, verdict: Verdict, subject: &OriginalDestination) -> i32 {
+pub fn finish(ctx: &impl EbpfContext, verdict: Verdict, subject: &OriginalDestination) -> i32 {
     let (reason, code) = match verdict {
         Verdict::Bypass(reason) | Verdict::Redirect(reason) => (reason, PROCEED),
         // The destination was made unreachable, so that the application sees the errno it would see without us.
         Verdict::Deny(Reason::NoRoute) => (Reason::NoRoute, PROCEED),
         Verdict::Deny(reason) => (reason, REFUSE),
     };
-    count(subject, reason);
+    count(counted_for(subject), reason);
     log(ctx, reason, subject);
     if reason.is_reported() {
         report(reason, subject);
@@ -33,10 +33,13 @@ pub fn finish(ctx: &SockAddrContext, verdict: Verdict, subject: &OriginalDestina
     code
 }
 
-/// One more connection of the subject's workload that ended for `reason`. Namespaces that are not enrolled share one
-/// counter: anybody can make any number of them.
-fn count(subject: &OriginalDestination, reason: Reason) {
-    let netns_cookie = if subject.policy == NO_POLICY { NOT_ENROLLED } else { subject.netns_cookie };
+/// Namespaces that are not enrolled share one counter: anybody can make any number of them.
+fn counted_for(subject: &OriginalDestination) -> u64 {
+    if subject.policy == NO_POLICY { NOT_ENROLLED } else { subject.netns_cookie }
+}
+
+/// One more connection, socket or packet that ended for `reason`.
+pub fn count(netns_cookie: u64, reason: Reason) {
     let key = CounterKey { netns_cookie, reason: reason.code(), unused: 0 };
     if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
         // SAFETY: the value is this CPU's own, and programs of one cgroup hook are not interrupted by themselves
@@ -50,7 +53,7 @@ fn count(subject: &OriginalDestination, reason: Reason) {
 
 fn report(reason: Reason, subject: &OriginalDestination) {
     let Some(mut slot) = EVENTS.reserve::<Event>(0) else {
-        count(subject, Reason::EventDropped);
+        count(counted_for(subject), Reason::EventDropped);
         return;
     };
     slot.write(Event {
@@ -68,10 +71,10 @@ fn report(reason: Reason, subject: &OriginalDestination) {
 
 /// For whoever debugs the programs: every decision, loopback included.
 #[cfg(feature = "log")]
-fn log(ctx: &SockAddrContext, reason: Reason, subject: &OriginalDestination) {
+fn log(ctx: &impl EbpfContext, reason: Reason, subject: &OriginalDestination) {
     let (address, port) = (subject.address.octets(), subject.port.0);
     aya_log_ebpf::info!(ctx, "[{:i}]:{} policy {}: {}", address, port, subject.policy, reason.name());
 }
 
 #[cfg(not(feature = "log"))]
-fn log(_ctx: &SockAddrContext, _reason: Reason, _subject: &OriginalDestination) {}
+fn log(_ctx: &impl EbpfContext, _reason: Reason, _subject: &OriginalDestination) {}

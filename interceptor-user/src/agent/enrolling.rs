@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use super::control::Control;
 use super::pod::{Carried, Pod, follow_addresses};
 use crate::compile::Client;
-use crate::datapath::{self, CgroupId, Listeners};
+use crate::datapath::{self, Besides, CgroupId, Listeners};
 use crate::enroll::{PodNetns, Wanted, within};
 use crate::proxy::{Configured, Intercepted, ProxiedWorkload};
 
@@ -82,11 +82,12 @@ impl Control {
         let Some(directory) = pod.cgroup.as_ref().map(|cgroup| cgroup.directory.clone()) else {
             return Ok(());
         };
-        if pod.attached != Some(cgroup) {
-            // From here on its connections are refused until it is carried.
+        let besides = Besides { guard: wanted.redirect.enforced.is_some(), capture_dns: false };
+        if pod.attached != Some((cgroup, besides)) {
+            // From here on connections of a pod that is new are refused until it is carried.
             let opened =
                 File::open(&directory).with_context(|| format!("can't open {}", directory.display()))?;
-            pod.attached = Some(self.datapath.attach_pod(opened, false)?);
+            pod.attached = Some((self.datapath.attach_pod(opened, besides)?, besides));
             self.datapath.decide_again(cgroup)?;
         }
         if let Some(carried) = &pod.carried
@@ -212,7 +213,7 @@ impl Control {
     /// Its cgroup is gone, and with it every process.
     fn release(&mut self, pod: &mut Pod) -> anyhow::Result<()> {
         self.stop_carrying(pod)?;
-        if let Some(id) = pod.attached.take() {
+        if let Some((id, _)) = pod.attached.take() {
             self.datapath.detach_pod(id)?;
             tracing::info!("pod {}: gone", pod.name());
         }

@@ -42,7 +42,7 @@ impl Control {
             self.datapath.decide_again(gone)?;
             self.pods
                 .values_mut()
-                .filter(|pod| pod.attached == Some(gone))
+                .filter(|pod| pod.attached.is_some_and(|(id, _)| id == gone))
                 .for_each(|pod| pod.attached = None);
         }
         // What an earlier agent has left of pods that went while nobody looked.

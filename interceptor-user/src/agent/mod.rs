@@ -48,6 +48,10 @@ pub(crate) use source::{Source, Told as SourceTold};
 /// How long a start waits for what the API server tells.
 const FIRST_WORLD_WAIT_MAX: Duration = Duration::from_secs(15);
 
+/// Where the kubelet writes the name servers that pods ask: those of the agent's own pod (dnsPolicy ClusterFirstWithHostNet)
+/// are the same.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// Requests that wait for the control loop; more are answered with 503.
 const REQUESTS_MAX: usize = 64;
 
@@ -136,7 +140,11 @@ async fn serve(
     let cgroups_changed = Arc::new(Notify::new());
     let cgroups = CgroupWatch::start(kubepods, Arc::clone(&cgroups_changed));
 
-    let settings = settings.clone();
+    let mut settings = settings.clone();
+    settings.selectors.name_servers = dns::name_servers(Path::new(RESOLV_CONF)).unwrap_or_else(|error| {
+        tracing::warn!("enforced pods can't ask any name server themselves: {error}");
+        Vec::new()
+    });
     let control = Control::new(Parts {
         settings,
         datapath,

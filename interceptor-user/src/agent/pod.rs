@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::compile::Client;
 use interceptor_common::pod::PodState;
 
-use crate::datapath::{CgroupId, Listener, PodRecord};
+use crate::datapath::{Besides, CgroupId, Listener, PodRecord};
 use crate::enroll::{
     AddressChanges, LeftAlone, OutOfReach, PodNetns, Selection, Wanted, source_workload, within,
 };
@@ -36,8 +36,8 @@ pub(super) struct Pod {
     pub(super) redirect_by: Vec<Place>,
     /// Its directory, once the kubelet has made it.
     pub(super) cgroup: Option<PodDirectory>,
-    /// Our programs sit on that cgroup.
-    pub(super) attached: Option<CgroupId>,
+    /// The cgroup that our programs sit on, and which of them.
+    pub(super) attached: Option<(CgroupId, Besides)>,
     /// Its network namespace, as the CNI plugin tells before any process is in it.
     pub(super) announced: Option<PodNetns>,
     pub(super) carried: Option<Carried>,

@@ -110,6 +110,7 @@ pub(super) fn programs(directory: &Path) -> Vec<Finding> {
     let attached = match Probe::make(directory) {
         Ok(probe) => match probe.open().map_err(anyhow::Error::new).and_then(|cgroup| {
             datapath.attach_workload(&cgroup)?;
+            datapath.attach_guard(&cgroup)?;
             Ok(datapath.attach_dns(&cgroup)?)
         }) {
             Ok(()) => {

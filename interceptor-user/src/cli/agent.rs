@@ -228,6 +228,7 @@ impl Arguments {
             selectors: Selectors {
                 namespaces: self.enroll_namespaces,
                 sandboxed_runtimes: self.sandboxed_runtimes,
+                name_servers: Vec::new(),
             },
             outbound_traffic_policy: self.outbound_traffic_policy,
             unix_endpoints: NodePaths::Below(self.allow_unix_endpoints),

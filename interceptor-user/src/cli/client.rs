@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::compile::Client;
-use crate::resource::{ClientPolicy, POLICY};
+use crate::resource::{ClientPolicy, ENFORCE, POLICY, parse_enforce};
 use crate::workload::{AnnotationError, RedirectPolicy};
 
 pub(super) const CLIENT: &str = "The client";
@@ -50,8 +50,10 @@ impl ClientFlags {
         let namespace = self.namespace.clone().unwrap_or_else(|| Client::default().namespace);
         // A value that can't be used was refused with the flag.
         let policy = self.annotations().get(POLICY).and_then(|value| ClientPolicy::parse(value).ok());
+        let enforced = self.annotations().get(ENFORCE).is_some_and(|value| parse_enforce(value) == Ok(true));
         Client {
             labels: labels.collect(),
+            enforced,
             policy: policy.unwrap_or_default(),
             credentials_dir: self.credentials_dir.clone(),
             identity_dir: self.identity_dir.clone(),
@@ -95,6 +97,9 @@ fn parse_annotation(text: &str) -> Result<Pair, String> {
     if name == POLICY {
         ClientPolicy::parse(value).map_err(|error| error.to_string())?;
     }
+    if name == ENFORCE {
+        parse_enforce(value).map_err(|error| error.to_string())?;
+    }
     RedirectPolicy::from_annotations([(name, value)]).map_err(|error| error.cause.to_string())?;
     Ok(Pair(name.into(), value.into()))
 }
@@ -132,6 +137,10 @@ mod tests {
         assert_eq!(given.redirect_policy().unwrap().exclude_ports, [443, 5432]);
         assert_eq!(given.annotations().get("a").map(|value| &**value), Some("b=c"));
         assert_eq!(given.client().policy, ClientPolicy::default());
+        assert!(!given.client().enforced);
+        assert!(
+            flags(&["--annotations", "egress.interceptor.io/enforce=gateway"]).unwrap().client().enforced
+        );
         let given = flags(&["--annotations", "egress.interceptor.io/policy=REGISTRY_ONLY,strict"]).unwrap();
         assert_eq!(Ok(given.client().policy), ClientPolicy::parse("REGISTRY_ONLY,strict"));
     }
@@ -144,6 +153,7 @@ mod tests {
             (["--labels", "a=b,"], "NAME=VALUE"),
             (["--annotations", "=x"], "NAME=VALUE"),
             (["--annotations", "egress.interceptor.io/policy=STRICT"], "did you mean `strict`?"),
+            (["--annotations", "egress.interceptor.io/enforce=true"], "expected gateway"),
             (["--annotations", "traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.1"], "10.0.0.1/32"),
         ] {
             let error = flags(&words).unwrap_err();

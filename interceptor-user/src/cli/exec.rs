@@ -196,6 +196,7 @@ impl Arguments {
                 exclude_ip_ranges: self.exclude_ip_ranges.map_or(annotated.exclude_ip_ranges, |list| list.0),
                 include_ports: self.include_ports.map_or(annotated.include_ports, |list| list.0),
                 exclude_ports: self.exclude_ports.map_or(annotated.exclude_ports, |list| list.0),
+                enforced: None,
             },
             capture_dns: self.capture_dns,
             access_log: self.access_log.as_deref().map(AccessLogTarget::new),
@@ -254,6 +255,7 @@ mod tests {
                 include_ip_ranges: parse_include_ip_ranges("1.0.0.0/8").unwrap(),
                 exclude_ports: vec![1, 2],
                 include_ports: vec![3],
+                enforced: None,
             },
             capture_dns: true,
             access_log: Some(AccessLogTarget::Stdout),
@@ -286,6 +288,7 @@ mod tests {
             exclude_ip_ranges: parse_exclude_ip_ranges("10.2.0.0/16").unwrap(),
             include_ports: vec![],
             exclude_ports: vec![9],
+            enforced: None,
         };
         assert_eq!(given.unwrap().redirect, expected);
     }

@@ -67,6 +67,9 @@ pub struct Client {
     pub locality: Arc<str>,
     /// What its own annotation says; its namespace's counts where this says nothing.
     pub policy: ClientPolicy,
+    /// Its own annotation, or its namespace's as far as it is told apart from the world, sends it outside only through the
+    /// egress gateway.
+    pub enforced: bool,
     /// Where credentialName finds the secrets of its namespace: directories of files.
     pub credentials_dir: Option<PathBuf>,
     /// Where its identity in the mesh is, for ISTIO_MUTUAL: a directory of files.
@@ -81,6 +84,7 @@ impl Client {
             labels: Labels::new(),
             locality: "".into(),
             policy: ClientPolicy::default(),
+            enforced: false,
             credentials_dir: None,
             identity_dir: None,
         }
@@ -234,6 +238,7 @@ impl Compiler {
         let snapshot = Snapshot {
             outbound_traffic_policy: policy.outbound_traffic,
             strict: policy.strict,
+            enforced: policy.enforced,
             mesh: mesh_settings(&world.mesh),
             by_address,
             by_port,

@@ -1,13 +1,15 @@
 //! What becomes of hosts that nobody declared, for a client: the command line goes before the client's
 //! annotation, that before its namespace's, that before its Sidecar's, that before the mesh's.
 
+use std::fmt::Display;
+
 use super::clusters::Clusters;
 use super::findings::Findings;
 use super::scope::Scope;
 use super::{CompileSettings, Role};
 use crate::resource::mesh_config::OutboundTrafficPolicyMode;
 use crate::resource::virtual_service::Destination;
-use crate::resource::{ClientPolicy, Level, POLICY, Sidecar, World};
+use crate::resource::{ClientPolicy, ENFORCE, Level, POLICY, Sidecar, World, parse_enforce};
 use crate::snapshot::{CatchAll, OutboundTrafficPolicy};
 
 /// What holds for a client.
@@ -16,14 +18,20 @@ pub(super) struct Policy<'a> {
     pub(super) outbound_traffic: OutboundTrafficPolicy,
     /// Names must fit the addresses asked for.
     pub(super) strict: bool,
+    /// Nothing outside is reached but through the egress gateway.
+    pub(super) enforced: bool,
     /// Where a Sidecar sends what nobody declared, if it is what decides.
     egress_proxy: Option<(&'a Sidecar, &'a Destination)>,
 }
 
 impl<'a> Policy<'a> {
     /// A gateway has servers, and nothing for what none of them takes.
-    const GATEWAY: Policy<'static> =
-        Policy { outbound_traffic: OutboundTrafficPolicy::AllowAny, strict: false, egress_proxy: None };
+    const GATEWAY: Policy<'static> = Policy {
+        outbound_traffic: OutboundTrafficPolicy::AllowAny,
+        strict: false,
+        enforced: false,
+        egress_proxy: None,
+    };
 
     pub(super) fn of(
         world: &World,
@@ -49,6 +57,7 @@ impl<'a> Policy<'a> {
         Self {
             outbound_traffic: settings.outbound_traffic_policy.unwrap_or(policy),
             strict: own.strict,
+            enforced: settings.client.enforced || enforces(world, &settings.client.namespace, findings),
             egress_proxy: egress_proxy.and_then(|sidecar| Some((sidecar, sidecar.egress_proxy.as_ref()?))),
         }
     }
@@ -73,14 +82,28 @@ impl<'a> Policy<'a> {
 
 /// What the Namespace's annotation says; a value that can't be used says nothing.
 fn of_namespace(world: &World, name: &str, findings: &Findings) -> ClientPolicy {
+    annotation(world, name, findings, POLICY, ClientPolicy::parse)
+}
+
+/// Whether the Namespace's annotation enforces the gateway for all its pods.
+fn enforces(world: &World, name: &str, findings: &Findings) -> bool {
+    annotation(world, name, findings, ENFORCE, parse_enforce)
+}
+
+fn annotation<T: Default, E: Display>(
+    world: &World,
+    name: &str,
+    findings: &Findings,
+    key: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> T {
     let namespace = world.namespaces().find(|namespace| **namespace.meta.name() == *name);
-    let annotated =
-        namespace.and_then(|namespace| Some((namespace, namespace.meta.annotations.get(POLICY)?)));
-    let Some((namespace, annotation)) = annotated else { return ClientPolicy::default() };
-    ClientPolicy::parse(&annotation.value).unwrap_or_else(|error| {
-        let field = format!("metadata.annotations[{POLICY}]");
+    let annotated = namespace.and_then(|namespace| Some((namespace, namespace.meta.annotations.get(key)?)));
+    let Some((namespace, annotation)) = annotated else { return T::default() };
+    parse(&annotation.value).unwrap_or_else(|error| {
+        let field = format!("metadata.annotations[{key}]");
         let message = format!("{error}; the annotation changes nothing");
         findings.coded("IST0125", &namespace.meta, Level::Error, annotation.position, &field, message);
-        ClientPolicy::default()
+        T::default()
     })
 }

@@ -15,13 +15,15 @@ use super::{DatapathError, sys};
 /// `enum bpf_attach_type`.
 fn attach_type(program: &str) -> Option<u32> {
     Some(match program {
+        "guard_egress" => 1,
+        "guard_sock_create" => 2,
         "sock_ops" => 3,
         "bind4" => 8,
         "bind6" => 9,
-        "connect4" | "dns_connect4" | "gate_connect4" => 10,
-        "connect6" | "dns_connect6" | "gate_connect6" => 11,
-        "dns_sendmsg4" => 14,
-        "dns_sendmsg6" => 15,
+        "connect4" | "dns_connect4" | "gate_connect4" | "guard_connect4" => 10,
+        "connect6" | "dns_connect6" | "gate_connect6" | "guard_connect6" => 11,
+        "dns_sendmsg4" | "guard_sendmsg4" => 14,
+        "dns_sendmsg6" | "guard_sendmsg6" => 15,
         "dns_recvmsg4" => 19,
         "dns_recvmsg6" => 20,
         "original_dst" => 21,

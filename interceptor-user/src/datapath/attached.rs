@@ -99,7 +99,13 @@ impl Sharing {
 
 /// The kernel keeps 15 bytes of a name.
 fn is_ours(name: &str) -> bool {
-    let lists =
-        [programs::WORKLOAD, programs::DNS, programs::GATE, programs::LISTENER, programs::ORIGINAL_DST];
+    let lists = [
+        programs::WORKLOAD,
+        programs::GUARD,
+        programs::DNS,
+        programs::GATE,
+        programs::LISTENER,
+        programs::ORIGINAL_DST,
+    ];
     lists.iter().copied().flatten().any(|ours| ours[..ours.len().min(15)] == *name)
 }

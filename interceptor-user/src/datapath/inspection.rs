@@ -19,7 +19,7 @@ use super::{
     counters::Counters,
     pins::{self, Pins, Place},
     pod_records::PodRecords,
-    programs::Maps,
+    programs::{self, Maps},
     sys::Raw,
     workloads::Workloads,
 };
@@ -87,6 +87,17 @@ impl Inspection {
     /// The cgroups of pods that have hooks.
     pub fn attached(&self) -> Result<BTreeSet<CgroupId>, DatapathError> {
         Ok(self.pins.cgroups(Place::Pod)?.into_iter().collect())
+    }
+
+    /// Those of them that have all of the guard.
+    pub fn guarded(&self) -> Result<BTreeSet<CgroupId>, DatapathError> {
+        let mut guarded = BTreeSet::new();
+        for cgroup in self.pins.cgroups(Place::Pod)? {
+            let pinned = pins::entries(&self.pins.links(Place::Pod, cgroup))?;
+            let has_all = programs::GUARD.iter().all(|name| pinned.iter().any(|pinned| pinned == name));
+            guarded.extend(has_all.then_some(cgroup));
+        }
+        Ok(guarded)
     }
 
     /// Every counter that is not zero, by namespace and reason.

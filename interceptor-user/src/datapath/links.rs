@@ -18,18 +18,26 @@ use super::{
     programs, sys,
 };
 
+/// What sits on a pod's cgroup beside what redirects its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Besides {
+    /// Its queries to name servers go to the relay.
+    pub capture_dns: bool,
+    /// What leaves it around the proxy is refused: for policies that are enforced.
+    pub guard: bool,
+}
+
 impl Datapath {
     /// Every connect(2) and bind(2) of sockets made in a pod's cgroup, or below it, from now on, for as long as the
-    /// cgroup or the pins live; with `capture_dns` its queries to name servers too. Called again it updates what is
-    /// there, without a moment in between.
+    /// cgroup or the pins live, with what `besides` asks for. Called again it updates what is there, without a moment in
+    /// between, and takes away what is not asked for any more.
     ///
     /// Until the pod's network namespace is enrolled its connections are refused: attach first, then enroll, and no
     /// connection goes its own way in between. On failure what was attached before stays as it was.
-    pub fn attach_pod(&mut self, cgroup: impl AsFd, capture_dns: bool) -> Result<CgroupId, DatapathError> {
-        let mut names = programs::WORKLOAD.to_vec();
-        if capture_dns {
-            names.extend(programs::DNS);
-        }
+    pub fn attach_pod(&mut self, cgroup: impl AsFd, besides: Besides) -> Result<CgroupId, DatapathError> {
+        let guard = if besides.guard { programs::GUARD } else { &[] };
+        let dns = if besides.capture_dns { programs::DNS } else { &[] };
+        let names = [guard, programs::WORKLOAD, dns].concat();
         self.attach_pinned(Place::Pod, cgroup.as_fd(), &names)
     }
 

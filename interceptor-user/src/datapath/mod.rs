@@ -49,6 +49,7 @@ pub use counters::Counter;
 pub use error::DatapathError;
 pub use events::{ConnectEvent, Events};
 pub use inspection::{Inspection, Workload};
+pub use links::Besides;
 pub use listeners::{LISTENER_PORTS, Listeners, ephemeral_ports};
 pub use name_servers::NameServerReader;
 pub use netns::{netns_cookie, own_addresses};
@@ -125,6 +126,12 @@ impl Datapath {
     /// namespaces that are not enrolled are refused, so enroll first.
     pub fn attach_workload(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
         self.attach_all(programs::WORKLOAD, &cgroup)
+    }
+
+    /// What sockets made in `cgroup`, or below it, send around the proxy from now on is refused: for policies that are
+    /// enforced. Before [`Self::attach_dns`], whose programs turn datagrams elsewhere.
+    pub fn attach_guard(&mut self, cgroup: impl AsFd) -> Result<(), DatapathError> {
+        self.attach_all(programs::GUARD, &cgroup)
     }
 
     /// Every datagram that sockets made in `cgroup`, or below it, send to a name server from now on goes to the relay

@@ -38,6 +38,16 @@ pub(super) const WORKLOAD: &[&str] = &[
 ];
 /// On the common ancestor of all pods.
 pub(super) const GATE: &[&str] = &["gate_connect4", "gate_connect6"];
+/// Besides, on an enforced workload, and attached before all others: it judges what the application asked for, before a
+/// hook of ours turns it elsewhere.
+pub(super) const GUARD: &[&str] = &[
+    "guard_egress",
+    "guard_connect4",
+    "guard_connect6",
+    "guard_sendmsg4",
+    "guard_sendmsg6",
+    "guard_sock_create",
+];
 /// Besides, on a workload whose DNS is captured.
 pub(super) const DNS: &[&str] = &[
     // In front of those that send queries to the relay, so that no answer shows it.
@@ -64,6 +74,7 @@ pub(super) const PINNED: &[&str] = &[
     "NAME_SERVERS",
     "CONNECTING",
     "ACCEPTED",
+    "GUARDED",
     "SETTINGS",
     "HEARTBEAT",
     "LEFT_ALONE",
@@ -72,7 +83,7 @@ pub(super) const PINNED: &[&str] = &[
 
 /// Every program that a pinned link may run, in the order in which they are attached.
 pub(super) fn pinned_programs() -> Vec<&'static str> {
-    [WORKLOAD, DNS, GATE].concat()
+    [GUARD, WORKLOAD, DNS, GATE].concat()
 }
 
 /// The maps of the object; with `pins` those that are pinned there, and what is missing is made and pinned.
@@ -101,9 +112,11 @@ pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
     Ok(ebpf)
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "aya lists every program type; the object has three")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "aya lists every program type; the object has five")]
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     match program {
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 pub use learned::{DnsCounters, LearnedNames, Names};
 pub use relay::{Relay, RelayOptions, ServerOf};
-pub use system::look_up;
+pub use system::{look_up, name_servers};
 pub use watch::NameWatch;
 
 use cache::Cache;

@@ -17,7 +17,11 @@ use crate::datapath::{CgroupId, DatapathError, Inspection, PodRecord};
 
 /// Pods, by name; then workloads that nobody has described.
 pub fn pods(inspection: &Inspection) -> Result<Vec<PodRow>, DatapathError> {
-    Ok(pods::rows(inspection.pods()?, inspection.workloads()?, &inspection.attached()?))
+    Ok(pods::rows(
+        inspection.pods()?,
+        inspection.workloads()?,
+        (&inspection.attached()?, &inspection.guarded()?),
+    ))
 }
 
 /// Policies, by id, with the pods that have them.
@@ -58,6 +62,10 @@ fn name(record: &PodRecord) -> String {
 
 fn or_dash(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
+fn yes_or_no(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.to_owned()
 }
 
 /// The first few, for a cell; as data all of them are there.

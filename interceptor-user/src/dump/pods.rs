@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{name, or_dash};
+use super::{name, or_dash, yes_or_no};
 use crate::datapath::{CgroupId, Listener, PodRecord, Workload};
 use crate::tables::Row;
 
@@ -20,6 +20,8 @@ pub struct PodRow {
     pub note: Option<String>,
     /// Whether the pod's cgroup has our programs.
     pub hooks: bool,
+    /// Whether it has the guard of enforced pods, too.
+    pub guard: bool,
     /// None: the network namespace is not enrolled.
     pub policy: Option<u32>,
     pub listener: Option<ListenerCell>,
@@ -66,14 +68,15 @@ impl ListenerCell {
 
 impl Row for PodRow {
     const HEADS: &'static [&'static str] =
-        &["POD", "STATE", "HOOKS", "POLICY", "LISTENER", "COOKIE", "UID", "NOTE"];
+        &["POD", "STATE", "HOOKS", "GUARD", "POLICY", "LISTENER", "COOKIE", "UID", "NOTE"];
 
     fn columns(&self) -> Vec<String> {
         let number = |number: Option<u64>| or_dash(number.map(|number| number.to_string()).as_deref());
         vec![
             or_dash(self.pod.as_deref()),
             self.state.to_owned(),
-            if self.hooks { "yes" } else { "no" }.to_owned(),
+            yes_or_no(self.hooks),
+            yes_or_no(self.guard),
             number(self.policy.map(u64::from)),
             or_dash(self.listener.as_ref().map(ListenerCell::cell).as_deref()),
             number(self.netns_cookie),
@@ -86,7 +89,7 @@ impl Row for PodRow {
 pub(super) fn rows(
     pods: BTreeMap<CgroupId, PodRecord>,
     mut workloads: BTreeMap<u64, Workload>,
-    attached: &BTreeSet<CgroupId>,
+    (attached, guarded): (&BTreeSet<CgroupId>, &BTreeSet<CgroupId>),
 ) -> Vec<PodRow> {
     let mut rows: Vec<PodRow> = pods
         .into_iter()
@@ -97,6 +100,7 @@ pub(super) fn rows(
                 state: record.state.name(),
                 note: Some(record.note).filter(|note| !note.is_empty()),
                 hooks: attached.contains(&cgroup),
+                guard: guarded.contains(&cgroup),
                 policy: workload.as_ref().map(|workload| workload.policy),
                 listener: workload.map(|workload| workload.listener.into()),
                 netns_cookie: Some(record.netns_cookie).filter(|cookie| *cookie != 0),
@@ -112,6 +116,7 @@ pub(super) fn rows(
         state: "unknown",
         note: None,
         hooks: false,
+        guard: false,
         policy: Some(workload.policy),
         listener: Some(workload.listener.into()),
         netns_cookie: Some(cookie),
@@ -148,13 +153,17 @@ mod tests {
         ]);
         let workloads =
             BTreeMap::from([(71, workload(4, 15_053)), (72, workload(5, 0)), (99, workload(6, 0))]);
-        let rows = rows(pods, workloads, &BTreeSet::from([CgroupId(1), CgroupId(2)]));
+        let rows = rows(
+            pods,
+            workloads,
+            (&BTreeSet::from([CgroupId(1), CgroupId(2)]), &BTreeSet::from([CgroupId(2)])),
+        );
         let expected = "\
-POD                  STATE                   HOOKS   POLICY   LISTENER                 COOKIE   UID                    NOTE
-shop/cart            enrolled_with_mistake   yes     5        15001-15008              72       uid-of-cart            \"10/33\" is no range
-shop/node-exporter   host_network            no      -        -                        -        uid-of-node-exporter   -
-shop/web             enrolled                yes     4        15001-15008, dns 15053   71       uid-of-web             -
--                    unknown                 no      6        15001-15008              99       -                      -
+POD                  STATE                   HOOKS   GUARD   POLICY   LISTENER                 COOKIE   UID                    NOTE
+shop/cart            enrolled_with_mistake   yes     yes     5        15001-15008              72       uid-of-cart            \"10/33\" is no range
+shop/node-exporter   host_network            no      no      -        -                        -        uid-of-node-exporter   -
+shop/web             enrolled                yes     no      4        15001-15008, dns 15053   71       uid-of-web             -
+-                    unknown                 no      no      6        15001-15008              99       -                      -
 ";
         assert_eq!(tables::text(&rows), expected);
     }

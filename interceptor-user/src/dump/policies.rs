@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Names, few};
+use super::{Names, few, yes_or_no};
 use crate::datapath::Workload;
 use crate::plan::KernelPolicy;
 use crate::tables::Row;
@@ -21,13 +21,26 @@ pub struct PolicyRow {
     pub exclude_ip_ranges: Vec<String>,
     pub include_ports: Vec<u16>,
     pub exclude_ports: Vec<u16>,
+    /// Everything goes to the proxy, whatever is included and excluded.
+    pub enforced: bool,
+    /// Those that an enforced pod may ask itself.
+    pub name_servers: Vec<String>,
     /// The pods' own addresses, which are never redirected.
     pub own_addresses: Vec<String>,
 }
 
 impl Row for PolicyRow {
-    const HEADS: &'static [&'static str] =
-        &["POLICY", "PODS", "INCLUDE", "EXCLUDE", "INCLUDE PORTS", "EXCLUDE PORTS", "OWN ADDRESSES"];
+    const HEADS: &'static [&'static str] = &[
+        "POLICY",
+        "PODS",
+        "INCLUDE",
+        "EXCLUDE",
+        "INCLUDE PORTS",
+        "EXCLUDE PORTS",
+        "ENFORCED",
+        "NAME SERVERS",
+        "OWN ADDRESSES",
+    ];
 
     fn columns(&self) -> Vec<String> {
         vec![
@@ -37,6 +50,8 @@ impl Row for PolicyRow {
             few(&self.exclude_ip_ranges),
             few(&self.include_ports),
             few(&self.exclude_ports),
+            yes_or_no(self.enforced),
+            few(&self.name_servers),
             few(&self.own_addresses),
         ]
     }
@@ -65,6 +80,13 @@ pub(super) fn rows(
             exclude_ip_ranges: policy.exclude_ip_ranges.iter().map(ToString::to_string).collect(),
             include_ports: policy.include_ports,
             exclude_ports: policy.exclude_ports,
+            enforced: policy.enforced.is_some(),
+            name_servers: policy
+                .enforced
+                .iter()
+                .flat_map(|enforced| &enforced.name_servers)
+                .map(ToString::to_string)
+                .collect(),
             own_addresses: kernel.own_addresses().iter().map(ToString::to_string).collect(),
         }
     };
@@ -76,7 +98,7 @@ mod tests {
     use super::*;
     use crate::datapath::Listener;
     use crate::tables;
-    use crate::workload::RedirectPolicy;
+    use crate::workload::{Enforced, RedirectPolicy};
 
     #[test]
     fn ranges_and_ports_are_those_that_were_written() {
@@ -86,12 +108,15 @@ mod tests {
             exclude_ip_ranges: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/8".parse().unwrap()],
             include_ports: vec![443],
             exclude_ports: Vec::new(),
+            enforced: None,
         };
+        let server = "10.96.0.10".parse().unwrap();
+        let enforced = RedirectPolicy { enforced: Some(Enforced::new([server])), ..all.clone() };
         let own = ["10.1.2.3".parse().unwrap(), "fd77::1".parse().unwrap()];
         let policies = BTreeMap::from([
             (4, KernelPolicy::new(&all, &[])),
             (9, KernelPolicy::new(&some, &own)),
-            (10, KernelPolicy::new(&all, &[])),
+            (10, KernelPolicy::new(&enforced, &[])),
         ]);
         let workload = |policy| Workload {
             policy,
@@ -101,10 +126,10 @@ mod tests {
         let workloads = BTreeMap::from([(70, workload(4)), (71, workload(9)), (72, workload(4))]);
         let names = Names(BTreeMap::from([(70, "shop/web".to_owned()), (71, "shop/cart".to_owned())]));
         let expected = "\
-POLICY   PODS                  INCLUDE      EXCLUDE                 INCLUDE PORTS   EXCLUDE PORTS   OWN ADDRESSES
-4        shop/web, cookie 72   *            -                       -               22, 3306        -
-9        shop/cart             10.0.0.0/8   10.1.0.0/16, fd00::/8   443             -               10.1.2.3, fd77::1
-10       -                     *            -                       -               22, 3306        -
+POLICY   PODS                  INCLUDE      EXCLUDE                 INCLUDE PORTS   EXCLUDE PORTS   ENFORCED   NAME SERVERS   OWN ADDRESSES
+4        shop/web, cookie 72   *            -                       -               22, 3306        no         -              -
+9        shop/cart             10.0.0.0/8   10.1.0.0/16, fd00::/8   443             -               no         -              10.1.2.3, fd77::1
+10       -                     *            -                       -               22, 3306        yes        10.96.0.10     -
 ";
         assert_eq!(tables::text(&rows(&policies, &workloads, &names)), expected);
     }

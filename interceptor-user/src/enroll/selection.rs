@@ -1,10 +1,14 @@
 //! Which pods are ours, and what each gets: decided from the pod and its namespace alone. Pure.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compile::Client;
-use crate::resource::{ClientPolicy, Labels, Namespace, POLICY, Pod, PolicyError};
-use crate::workload::{AnnotationError, RedirectPolicy};
+use crate::resource::{
+    Annotations, ClientPolicy, ENFORCE, EnforceError, Labels, Namespace, POLICY, Pod, PolicyError,
+    parse_enforce,
+};
+use crate::workload::{Annotation, AnnotationError, Enforced, IncludeIpRanges, RedirectPolicy};
 
 /// Our own label of pods and namespaces.
 pub const ENROLL: &str = "egress.interceptor.io/enroll";
@@ -57,6 +61,8 @@ pub struct Selectors {
     /// Runtime classes whose pods are out of the kernel's reach: their sockets are of a kernel of their own. A `*` at the
     /// end stands for anything.
     pub sandboxed_runtimes: Vec<Arc<str>>,
+    /// Those that enforced pods may ask: the ones that the kubelet gives to pods.
+    pub name_servers: Vec<IpAddr>,
 }
 
 impl Default for Selectors {
@@ -65,6 +71,7 @@ impl Default for Selectors {
         Self {
             namespaces: vec![label(INJECTION), label(ENROLL)],
             sandboxed_runtimes: ["gvisor*", "runsc*", "kata*"].map(Into::into).to_vec(),
+            name_servers: Vec::new(),
         }
     }
 }
@@ -131,6 +138,10 @@ pub enum Mistake {
     Redirect(#[from] AnnotationError),
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Enforce(#[from] EnforceError),
+    #[error("annotation {0} does not act where {ENFORCE} does: what it names would go around the gateway")]
+    Overridden(&'static str),
 }
 
 impl Selectors {
@@ -148,7 +159,38 @@ impl Selectors {
         if pod.runtime_class_name.as_deref().is_some_and(|name| self.is_sandbox(name)) {
             return Selection::OutOfReach(OutOfReach::Sandboxed);
         }
-        Selection::Enroll(Box::new(wanted(pod, before)))
+        Selection::Enroll(Box::new(self.wanted(pod, namespace, before)))
+    }
+
+    fn wanted(&self, pod: &Pod, namespace: Option<&Namespace>, before: Option<&Wanted>) -> Wanted {
+        let annotations = &pod.meta.annotations;
+        let texts = annotations.iter().map(|(name, annotation)| (&**name, &*annotation.value));
+        let mut mistakes = Vec::new();
+        let mut redirect = RedirectPolicy::from_annotations(texts).unwrap_or_else(|error| {
+            mistakes.push(error.into());
+            before.map(|before| before.redirect.clone()).unwrap_or_default()
+        });
+        let policy = match annotations.get(POLICY).map(|annotation| ClientPolicy::parse(&annotation.value)) {
+            None => ClientPolicy::default(),
+            Some(Ok(policy)) => policy,
+            Some(Err(error)) => {
+                mistakes.push(error.into());
+                before.map(|before| before.client.policy).unwrap_or_default()
+            }
+        };
+        let enforced = is_enforced(pod, namespace, before, &mut mistakes);
+        if enforced {
+            let overridden = Annotation::ALL.into_iter().filter(|name| is_overridden(*name, &redirect));
+            mistakes.extend(overridden.map(|annotation| Mistake::Overridden(annotation.name())));
+        }
+        redirect.enforced = enforced.then(|| Enforced::new(self.name_servers.iter().copied()));
+        let client = Client {
+            labels: pod.meta.labels.clone(),
+            policy,
+            enforced,
+            ..Client::in_namespace(pod.meta.namespace())
+        };
+        Wanted { redirect, client, mistakes }
     }
 
     fn left_alone(&self, pod: &Pod, namespace: Option<&Namespace>) -> Option<LeftAlone> {
@@ -188,25 +230,33 @@ fn says(pod: &Pod, name: &str, values: &[&str]) -> bool {
     label.or_else(annotation).is_some_and(|value| values.contains(&&**value))
 }
 
-fn wanted(pod: &Pod, before: Option<&Wanted>) -> Wanted {
-    let annotations = &pod.meta.annotations;
-    let texts = annotations.iter().map(|(name, annotation)| (&**name, &*annotation.value));
-    let mut mistakes = Vec::new();
-    let redirect = RedirectPolicy::from_annotations(texts).unwrap_or_else(|error| {
-        mistakes.push(error.into());
-        before.map(|before| before.redirect.clone()).unwrap_or_default()
-    });
-    let policy = match annotations.get(POLICY).map(|annotation| ClientPolicy::parse(&annotation.value)) {
-        None => ClientPolicy::default(),
-        Some(Ok(policy)) => policy,
-        Some(Err(error)) => {
+/// Whether pod or namespace enforces the gateway: neither can say no for the other.
+fn is_enforced(
+    pod: &Pod,
+    namespace: Option<&Namespace>,
+    before: Option<&Wanted>,
+    mistakes: &mut Vec<Mistake>,
+) -> bool {
+    let mut says = |annotations: &Annotations| match annotations.get(ENFORCE) {
+        None => false,
+        Some(annotation) => parse_enforce(&annotation.value).unwrap_or_else(|error| {
             mistakes.push(error.into());
-            before.map(|before| before.client.policy).unwrap_or_default()
-        }
+            before.is_some_and(|before| before.redirect.enforced.is_some())
+        }),
     };
-    let client =
-        Client { labels: pod.meta.labels.clone(), policy, ..Client::in_namespace(pod.meta.namespace()) };
-    Wanted { redirect, client, mistakes }
+    let of_pod = says(&pod.meta.annotations);
+    namespace.is_some_and(|namespace| says(&namespace.meta.annotations)) || of_pod
+}
+
+/// Whether it says anything that enforcement overrides.
+fn is_overridden(annotation: Annotation, redirect: &RedirectPolicy) -> bool {
+    match annotation {
+        Annotation::IncludeOutboundIpRanges => redirect.include_ip_ranges != IncludeIpRanges::All,
+        Annotation::ExcludeOutboundIpRanges => !redirect.exclude_ip_ranges.is_empty(),
+        // All that it could add goes to the proxy anyway.
+        Annotation::IncludeOutboundPorts => false,
+        Annotation::ExcludeOutboundPorts => !redirect.exclude_ports.is_empty(),
+    }
 }
 
 #[cfg(test)]

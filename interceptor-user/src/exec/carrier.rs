@@ -16,6 +16,7 @@ use crate::proxy::stats::ProxyCounters;
 use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy, ProxyOptions, WorkloadId};
 use crate::settings::ExecSettings;
 use crate::telemetry::AccessLog;
+use crate::workload::RedirectPolicy;
 
 /// How long bytes that the command has sent may take to reach their destination after its end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,16 +39,16 @@ pub(super) enum Carrier {
 impl Carrier {
     /// Starts redirection and what serves it. We must be in the proxy's cgroup already.
     pub(super) fn start(
-        settings: &ExecSettings,
+        (settings, redirect): (&ExecSettings, &RedirectPolicy),
         tree: &Tree,
         interception: &mut Interception,
         configuration: Configuration,
     ) -> anyhow::Result<Self> {
         if let Some(external) = &settings.external_proxy {
-            interception.redirect_to_external(tree, &settings.redirect, external)?;
+            interception.redirect_to_external(tree, redirect, external)?;
             return Ok(Self::External);
         }
-        let redirected = interception.redirect_to_us(tree, &settings.redirect, settings.capture_dns)?;
+        let redirected = interception.redirect_to_us(tree, redirect, settings.capture_dns)?;
         let listeners = redirected.listeners;
         let reader = interception.original_dst_reader();
         let own_addresses = interception.own_addresses();

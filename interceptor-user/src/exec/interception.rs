@@ -101,6 +101,9 @@ impl Interception {
         self.datapath.enroll(self.netns_cookie, policy, &self.own_addresses.load().0, listener)?;
         reports::follow(&mut self.datapath)?;
         self.datapath.attach_workload(open(&tree.command())?)?;
+        if policy.enforced.is_some() {
+            self.datapath.attach_guard(open(&tree.command())?)?;
+        }
         if listener.relay_port != 0 {
             self.datapath.attach_dns(open(&tree.command())?)?;
         }

@@ -8,6 +8,7 @@ mod cgroup;
 mod cgroup_path;
 mod command;
 mod configuration;
+mod enforcement;
 pub(crate) mod enter;
 mod external;
 pub(crate) mod findings;
@@ -31,6 +32,7 @@ pub(crate) use command::raise_open_files;
 pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let identity = user::identity(settings.user.as_ref())?;
     let configuration = configuration::Configuration::open(settings)?;
+    let redirect = enforcement::redirect(settings, &configuration.snapshot)?;
     let stats = settings.stats.as_deref().map(stats::StatsFile::create).transpose()?;
     // Reading standard input may take for ever: only from here on an interrupt is ours to handle.
     let signals = signals::Signals::take()?;
@@ -38,7 +40,7 @@ pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let (watcher, tree) = watcher::Watcher::start()?;
     tree.enter_proxy()?;
     let open_files = command::raise_open_files();
-    let carrier = carrier::Carrier::start(settings, &tree, &mut interception, configuration)?;
+    let carrier = carrier::Carrier::start((settings, &redirect), &tree, &mut interception, configuration)?;
     interception.outlive_us(&watcher)?;
     if let Some(code) = signals.ended_by()? {
         return Ok(ExitCode::from(code));

@@ -52,7 +52,12 @@ fn is_surprising(reason: Reason) -> bool {
         | Reason::BoundToDevice
         | Reason::ListenerPort
         | Reason::PolicyMissing
-        | Reason::UndecidedRefused => true,
+        | Reason::UndecidedRefused
+        | Reason::EnforcedProtocol
+        | Reason::EnforcedDatagram
+        | Reason::EnforcedQuic
+        | Reason::EnforcedNameServer
+        | Reason::EnforcedPacket => true,
         Reason::ExcludedPort
         | Reason::Loopback
         | Reason::Unspecified
@@ -69,6 +74,8 @@ fn is_surprising(reason: Reason) -> bool {
         | Reason::AgentDown
         | Reason::UndecidedAllowed
         | Reason::NoRoute
+        | Reason::OwnNameServer
+        | Reason::Enforced
         | Reason::EventDropped => false,
     }
 }

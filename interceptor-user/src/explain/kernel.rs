@@ -40,7 +40,8 @@ fn cause(redirect: &RedirectPolicy, to: &Chosen, port: u16, reason: Reason) -> S
         | Reason::Unspecified
         | Reason::Multicast
         | Reason::LinkLocal
-        | Reason::OwnAddress => Some(to.address.to_string()),
+        | Reason::OwnAddress
+        | Reason::OwnNameServer => Some(to.address.to_string()),
         Reason::NotIncluded
         | Reason::UnknownWorkload
         | Reason::NoRoute
@@ -56,6 +57,12 @@ fn cause(redirect: &RedirectPolicy, to: &Chosen, port: u16, reason: Reason) -> S
         | Reason::NameServersFull
         | Reason::NameServerBoundToDevice
         | Reason::NameServer
+        | Reason::Enforced
+        | Reason::EnforcedProtocol
+        | Reason::EnforcedDatagram
+        | Reason::EnforcedQuic
+        | Reason::EnforcedNameServer
+        | Reason::EnforcedPacket
         | Reason::EventDropped => None,
     };
     cause.map(|cause| format!(" ({cause})")).unwrap_or_default()
@@ -66,7 +73,7 @@ fn where_the_address_matters(redirect: &RedirectPolicy, reason: Reason) -> Optio
     let list = |ranges: &[Cidr]| words::few(ranges.iter().map(ToString::to_string));
     let excluded = &redirect.exclude_ip_ranges;
     match (reason, &redirect.include_ip_ranges) {
-        (Reason::ExcludedPort, _) => None,
+        (Reason::ExcludedPort | Reason::Enforced, _) => None,
         (Reason::NotIncluded, IncludeIpRanges::List(included)) if !included.is_empty() => {
             Some(format!("an address in {} would be redirected", list(included)))
         }

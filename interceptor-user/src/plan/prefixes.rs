@@ -48,6 +48,12 @@ fn everything_said(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTreeMa
             families.iter().for_each(|&range| add(range, PrefixFlags::INCLUDE));
         }
     }
+    if let Some(enforced) = &policy.enforced {
+        families.iter().for_each(|&range| add(range, PrefixFlags::ENFORCED));
+        for range in enforced.name_servers.iter().filter_map(|address| single(address.to_canonical())) {
+            add(range, PrefixFlags::NAME_SERVER);
+        }
+    }
     for range in own_addresses.iter().filter_map(|address| single(address.to_canonical())) {
         add(range, PrefixFlags::OWN);
     }
@@ -78,6 +84,7 @@ fn single(address: IpAddr) -> Option<Cidr> {
 mod tests {
     use super::*;
     use crate::plan::KernelPolicy;
+    use crate::workload::Enforced;
     use interceptor_common::{
         addr::Port,
         decide::decide,
@@ -102,6 +109,15 @@ mod tests {
     /// Istio's order of decisions, straight from what the person wrote.
     fn model(policy: &RedirectPolicy, own: &[IpAddr], address: IpAddr, port: u16) -> Verdict {
         let held_by = |ranges: &[Cidr]| ranges.iter().any(|range| range.contains(address));
+        if let Some(enforced) = &policy.enforced {
+            return if own.contains(&address) {
+                Verdict::Bypass(Reason::OwnAddress)
+            } else if enforced.name_servers.contains(&address) && port == 53 {
+                Verdict::Bypass(Reason::OwnNameServer)
+            } else {
+                Verdict::Redirect(Reason::Enforced)
+            };
+        }
         let included = match &policy.include_ip_ranges {
             IncludeIpRanges::All => true,
             IncludeIpRanges::List(ranges) => held_by(ranges),
@@ -129,6 +145,10 @@ mod tests {
         ]
     }
 
+    fn port() -> impl Strategy<Value = u16> {
+        prop_oneof![4 => 0..4u16, 1 => Just(53)]
+    }
+
     fn range() -> impl Strategy<Value = Cidr> {
         (address(), any::<u8>()).prop_map(|(address, length)| {
             let full = if address.is_ipv4() { 32 } else { 128 };
@@ -140,12 +160,15 @@ mod tests {
         let ranges = || proptest::collection::vec(range(), 0..6);
         let ports = || proptest::collection::vec(0..4u16, 0..3);
         let include = prop_oneof![Just(IncludeIpRanges::All), ranges().prop_map(IncludeIpRanges::List)];
-        (ranges(), include, ports(), ports()).prop_map(
-            |(exclude_ip_ranges, include_ip_ranges, exclude_ports, include_ports)| RedirectPolicy {
+        let servers = proptest::collection::vec(address(), 0..3);
+        let enforced = proptest::option::of(servers.prop_map(Enforced::new));
+        (ranges(), include, ports(), ports(), enforced).prop_map(
+            |(exclude_ip_ranges, include_ip_ranges, exclude_ports, include_ports, enforced)| RedirectPolicy {
                 exclude_ip_ranges,
                 include_ip_ranges,
                 exclude_ports,
                 include_ports,
+                enforced,
             },
         )
     }
@@ -156,7 +179,7 @@ mod tests {
         fn trie_and_decision_equal_istios_order(
             policy in policy(),
             own in proptest::collection::vec(address(), 0..3),
-            connections in proptest::collection::vec((address(), 0..4u16), 1..30),
+            connections in proptest::collection::vec((address(), port()), 1..30),
         ) {
             let kernel = KernelPolicy::new(&policy, &own);
             for (address, port) in connections {
@@ -176,7 +199,7 @@ mod tests {
             policy in policy(),
             own in proptest::collection::vec(address(), 0..3),
             moved in proptest::collection::vec(address(), 0..3),
-            connections in proptest::collection::vec((address(), 0..4u16), 1..30),
+            connections in proptest::collection::vec((address(), port()), 1..30),
         ) {
             let kernel = KernelPolicy::new(&policy, &own);
             let expected: std::collections::BTreeSet<IpAddr> = own.iter().copied().collect();

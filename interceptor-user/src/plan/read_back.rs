@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use interceptor_common::policy::{PortFlags, PrefixFlags};
 
 use super::{KernelPolicy, prefixes::range};
-use crate::workload::{Cidr, IncludeIpRanges, RedirectPolicy};
+use crate::workload::{Cidr, Enforced, IncludeIpRanges, RedirectPolicy};
 
 impl KernelPolicy {
     /// A policy that decides every connection as this does. Ranges inside others that say the same are left out.
@@ -22,12 +22,19 @@ impl KernelPolicy {
             },
             exclude_ports: self.ports(PortFlags::EXCLUDE),
             include_ports: self.ports(PortFlags::INCLUDE),
+            enforced: self.enforced(),
         }
     }
 
     /// The workload's own addresses.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
         self.ranges(PrefixFlags::OWN).into_iter().map(|range| range.network()).collect()
+    }
+
+    fn enforced(&self) -> Option<Enforced> {
+        let is_enforced = self.prefixes.values().any(|flags| flags.has(PrefixFlags::ENFORCED));
+        let name_servers = self.ranges(PrefixFlags::NAME_SERVER);
+        is_enforced.then(|| Enforced::new(name_servers.into_iter().map(|range| range.network())))
     }
 
     /// Ranges that say `flag` and are in no other that does, by address.

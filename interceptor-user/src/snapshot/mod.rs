@@ -166,6 +166,8 @@ pub struct Snapshot {
     pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// SNI and Host must fit the address that was asked for, where that address is used.
     pub strict: bool,
+    /// Nothing outside is reached but through the egress gateway.
+    pub enforced: bool,
     pub mesh: MeshSettings,
     /// Listeners with an address of their own: services with a VIP (`addresses` without a range).
     pub by_address: HashMap<(IpAddr, u16), Arc<Listener>>,
@@ -185,6 +187,7 @@ impl Snapshot {
         Self {
             outbound_traffic_policy: policy,
             strict: false,
+            enforced: false,
             mesh: MeshSettings::default(),
             by_address: HashMap::new(),
             by_port: HashMap::new(),

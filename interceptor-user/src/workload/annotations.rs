@@ -93,6 +93,7 @@ mod tests {
             exclude_ip_ranges: parse_exclude_ip_ranges("10.10.0.4/32").unwrap(),
             include_ports: vec![80],
             exclude_ports: vec![443, 5432],
+            enforced: None,
         };
         assert_eq!(RedirectPolicy::from_annotations(given), Ok(expected));
         assert_eq!(RedirectPolicy::from_annotations([]), Ok(RedirectPolicy::default()));

@@ -5,7 +5,7 @@ mod annotations;
 mod source;
 mod spiffe_id;
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 pub use annotations::{Annotation, AnnotationError};
 pub use source::SourceWorkload;
@@ -21,6 +21,24 @@ pub struct RedirectPolicy {
     pub include_ip_ranges: IncludeIpRanges,
     pub exclude_ports: Vec<u16>,
     pub include_ports: Vec<u16>,
+    /// All that leaves the workload goes through the proxy, whatever the others say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<Enforced>,
+}
+
+/// What an enforced workload may reach beside its proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Enforced {
+    /// Sorted, each once.
+    pub name_servers: Vec<IpAddr>,
+}
+
+impl Enforced {
+    pub fn new(name_servers: impl IntoIterator<Item = IpAddr>) -> Self {
+        let each: BTreeSet<IpAddr> = name_servers.into_iter().map(|server| server.to_canonical()).collect();
+        Self { name_servers: each.into_iter().collect() }
+    }
 }
 
 /// Istio's includeOutboundIPRanges: `*`, or a list; an empty list redirects nothing by address.

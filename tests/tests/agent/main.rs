@@ -3,6 +3,7 @@
 mod asked;
 mod churn;
 mod container;
+mod enforced;
 mod enrolment;
 mod kubernetes;
 mod load;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use interceptor_common::{policy::SCHEMA, verdict::Reason};
 use interceptor_user::{
-    datapath::{CgroupId, Datapath},
+    datapath::{Besides, CgroupId, Datapath},
     workload::{IncludeIpRanges, RedirectPolicy},
 };
 
@@ -98,6 +98,7 @@ fn an_adopted_policy_survives_a_change_of_addresses() -> anyhow::Result<()> {
         exclude_ip_ranges: vec!["192.0.2.0/24".parse()?, "10.77.0.0/16".parse()?],
         include_ip_ranges: IncludeIpRanges::List(vec!["0.0.0.0/0".parse()?]),
         exclude_ports: vec![22],
+        enforced: None,
         include_ports: vec![8443],
     };
     let mut bed = Bed::pinned(&policy)?;
@@ -197,7 +198,10 @@ fn no_connection_slips_through_while_agents_follow_each_other() -> anyhow::Resul
         let mut follow = || -> anyhow::Result<()> {
             while agents < 8 {
                 replace(&mut bed)?;
-                bed.datapath.attach_pod(bed.workload_cgroup.open()?, agents % 2 == 0)?;
+                bed.datapath.attach_pod(
+                    bed.workload_cgroup.open()?,
+                    Besides { capture_dns: agents % 2 == 0, ..Besides::default() },
+                )?;
                 agents += 1;
             }
             Ok(())

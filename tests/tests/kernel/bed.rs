@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use interceptor_common::verdict::Reason;
 use interceptor_tests::{BpfFs, Cgroup, Netns};
 use interceptor_user::{
-    datapath::{Datapath, Listener, OriginalDst, OriginalDstReader, netns_cookie},
+    datapath::{Besides, Datapath, Listener, OriginalDst, OriginalDstReader, netns_cookie},
     workload::RedirectPolicy,
 };
 use socket2::{Domain, Socket};
@@ -72,7 +72,7 @@ impl Bed {
         ))?;
         let (workload_cgroup, proxy_cgroup) = (Cgroup::new()?, Cgroup::new()?);
         if pins.is_some() {
-            datapath.attach_pod(workload_cgroup.open()?, false)?;
+            datapath.attach_pod(workload_cgroup.open()?, Besides::default())?;
             datapath.attach_listener(proxy_cgroup.open()?)?;
         } else {
             datapath.attach_workload(workload_cgroup.open()?)?;

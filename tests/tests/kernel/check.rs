@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
+use interceptor_common::policy::SCHEMA;
 use interceptor_tests::{BpfFs, Cgroup, Dir, Netns, binary, eventually};
 use serde_json::Value;
 
@@ -190,7 +191,7 @@ fn pods_that_are_redirected_already_or_leave_no_port() -> anyhow::Result<()> {
 #[test]
 fn agents_and_what_they_left() -> anyhow::Result<()> {
     let node = Node::new()?;
-    fs::create_dir_all(node.bpf.pins().join("v1"))?;
+    fs::create_dir_all(node.bpf.pins().join(format!("v{SCHEMA}")))?;
     node.check()?.expect("pins", "warning", "no agent serves it");
     fs::create_dir(node.bpf.pins().join("v4000"))?;
     node.check()?.expect("pins", "warning", "schema 4000 below");
@@ -199,7 +200,7 @@ fn agents_and_what_they_left() -> anyhow::Result<()> {
     let _agent = UnixListener::bind(node.dir.join("agent.sock"))?;
     let report = node.check()?;
     report.expect("agent", "ok", "listens on");
-    report.expect("pins", "ok", "schema 1 below");
+    report.expect("pins", "ok", &format!("schema {SCHEMA} below"));
 
     fs::create_dir(node.dir.join("net.d"))?;
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../interceptor-user/src/cni/samples");

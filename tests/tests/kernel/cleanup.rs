@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::Context;
 use interceptor_common::policy::SCHEMA;
 use interceptor_tests::{BpfFs, Cgroup, binary};
-use interceptor_user::datapath::{Datapath, NodeSettings, OnAgentDown, Undecided, netns_cookie};
+use interceptor_user::datapath::{Besides, Datapath, NodeSettings, OnAgentDown, Undecided, netns_cookie};
 
 use crate::{
     bed::{Bed, DEADLINE},
@@ -39,7 +39,7 @@ fn nothing_is_left_and_connections_go_their_own_way() -> anyhow::Result<()> {
     let said = cleanup(&pins)?;
     // The pod's nine, the listener's, and two of the gate.
     let expected =
-        format!("detached 12 programs from 3 cgroups and removed 13 maps: {}/v{SCHEMA}\n", pins.display());
+        format!("detached 12 programs from 3 cgroups and removed 14 maps: {}/v{SCHEMA}\n", pins.display());
     assert_eq!(said, expected);
     assert!(!pins.exists());
     for cgroup in [&bed.workload_cgroup, &bed.proxy_cgroup, &kubepods] {
@@ -59,7 +59,7 @@ fn what_other_versions_pinned_goes_too() -> anyhow::Result<()> {
     let file_system = BpfFs::new()?;
     let pins = file_system.pins();
     let cgroup = Cgroup::new()?;
-    Datapath::open(&pins)?.attach_pod(cgroup.open()?, true)?;
+    Datapath::open(&pins)?.attach_pod(cgroup.open()?, Besides { capture_dns: true, ..Besides::default() })?;
     // As another version might have it: other maps, other programs, other directories.
     fs::rename(pins.join(format!("v{SCHEMA}")), pins.join("v999"))?;
     let links = pins.join("v999/pods");
@@ -68,12 +68,12 @@ fn what_other_versions_pinned_goes_too() -> anyhow::Result<()> {
     fs::create_dir(pins.join("v999/more"))?;
     pin_hash(&pins.join("v999/more/MAP"), 4, 4, 1)?;
     fs::create_dir(pins.join("somebody_elses"))?;
-    Datapath::open(&pins)?.attach_pod(cgroup.open()?, false)?;
+    Datapath::open(&pins)?.attach_pod(cgroup.open()?, Besides::default())?;
     assert_eq!(connect4_programs(&cgroup.open()?)?, 3);
 
     let said = cleanup(&pins)?;
     let expected = format!(
-        "detached 26 programs from 2 cgroups and removed 27 maps: {}/v{SCHEMA}, v999\n",
+        "detached 26 programs from 2 cgroups and removed 29 maps: {}/v{SCHEMA}, v999\n",
         pins.display()
     );
     assert_eq!(said, expected);

@@ -75,11 +75,11 @@ fn pods_with_policy_listener_and_state() -> anyhow::Result<()> {
     let expected = json!([
         {
             "pod": "shop/exporter", "uid": "0d6f7a3c", "state": "host_network", "note": "it says so itself",
-            "hooks": false, "policy": null, "listener": null, "netnsCookie": null, "cgroupId": 1
+            "hooks": false, "guard": false, "policy": null, "listener": null, "netnsCookie": null, "cgroupId": 1
         },
         {
             "pod": "shop/web", "uid": "0d6f7a3c", "state": "enrolled", "note": null,
-            "hooks": true, "policy": dead.bed.policy,
+            "hooks": true, "guard": false, "policy": dead.bed.policy,
             "listener": {
                 "port": listener.port, "ipv4Addresses": listener.spread_v4, "ipv6Ports": listener.ports_v6,
                 "dnsPort": null
@@ -97,13 +97,15 @@ fn policies_with_ranges_and_ports() -> anyhow::Result<()> {
         exclude_ip_ranges: vec!["192.0.2.0/24".parse()?, "2001:db8::/32".parse()?],
         include_ip_ranges: IncludeIpRanges::List(vec!["0.0.0.0/0".parse()?]),
         exclude_ports: vec![22],
+        enforced: None,
         include_ports: vec![8443, 443],
     };
     let dead = Dead::new(&policy)?;
     let expected = json!([{
         "policy": dead.bed.policy, "pods": ["shop/web"],
         "includeIpRanges": ["0.0.0.0/0"], "excludeIpRanges": ["192.0.2.0/24", "2001:db8::/32"],
-        "includePorts": [443, 8443], "excludePorts": [22], "ownAddresses": [OWN_V4, OWN_V6]
+        "includePorts": [443, 8443], "excludePorts": [22],
+        "enforced": false, "nameServers": [], "ownAddresses": [OWN_V4, OWN_V6]
     }]);
     assert_eq!(dump("policies", &dead.pins)?, expected);
     Ok(())
@@ -211,8 +213,8 @@ fn the_table_for_people() -> anyhow::Result<()> {
     let dead = Dead::new(&RedirectPolicy::default())?;
     let output = interceptor_tests::output(&mut interceptor(&["dump", "pods"], &dead.pins)?)?;
     let text = String::from_utf8(output.stdout)?;
-    let expected = format!("shop/web        enrolled       yes     {}        ", dead.bed.policy);
-    assert!(text.starts_with("POD             STATE          HOOKS   POLICY   LISTENER"), "{text}");
+    let expected = format!("shop/web        enrolled       yes     no      {}        ", dead.bed.policy);
+    assert!(text.starts_with("POD             STATE          HOOKS   GUARD   POLICY   LISTENER"), "{text}");
     assert!(text.contains(&expected), "{text}");
     Ok(())
 }

@@ -6,7 +6,9 @@ use anyhow::Context;
 use interceptor_common::verdict::Reason;
 use interceptor_tests::{BpfFs, Cgroup, Netns};
 use interceptor_user::{
-    datapath::{CgroupId, Counter, Datapath, Listener, NodeSettings, OnAgentDown, Undecided, netns_cookie},
+    datapath::{
+        Besides, CgroupId, Counter, Datapath, Listener, NodeSettings, OnAgentDown, Undecided, netns_cookie,
+    },
     workload::RedirectPolicy,
 };
 
@@ -137,7 +139,7 @@ fn an_enrolled_pod_passes_it_by_its_own_policy() -> anyhow::Result<()> {
     let policy = RedirectPolicy { exclude_ip_ranges: vec!["192.0.2.1/32".parse()?], ..Default::default() };
     let cookie = node.netns.enter(netns_cookie)??;
     let pod = fs::File::open(node.kubepods.path().join("besteffort/pod0d6f7a3c"))?;
-    node.datapath.attach_pod(&pod, false)?;
+    node.datapath.attach_pod(&pod, Besides::default())?;
     let listener = Listener { port: 15_001, spread_v4: 8, ports_v6: 8, relay_port: 0 };
     node.datapath.enroll(cookie, &policy, &own_addresses(), listener)?;
     node.expect(ELSEWHERE, LET_THROUGH)?;

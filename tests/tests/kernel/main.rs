@@ -12,6 +12,7 @@ mod dns;
 mod down;
 mod dump;
 mod gate;
+mod guard;
 mod handover;
 mod listeners;
 mod maker;

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use interceptor_common::policy::SCHEMA;
 use interceptor_tests::{BpfFs, Cgroup, eventually};
-use interceptor_user::datapath::{CgroupId, Datapath};
+use interceptor_user::datapath::{Besides, CgroupId, Datapath};
 
 use crate::{
     bed::{Bed, DEADLINE},
@@ -93,15 +93,15 @@ fn attached_again_it_is_the_same_and_detached_there_is_nothing() -> anyhow::Resu
     let pod = Pod::new(&file_system)?;
     let mut datapath = Datapath::open(&file_system.pins())?;
     for _ in 0..2 {
-        assert_eq!(datapath.attach_pod(pod.cgroup.open()?, false)?, pod.id);
+        assert_eq!(datapath.attach_pod(pod.cgroup.open()?, Besides::default())?, pod.id);
         assert_eq!(names(&pod.directory)?, HOOKS);
     }
     assert_eq!(bpf::connect4_programs(&pod.cgroup.open()?)?, 1);
-    datapath.attach_pod(pod.cgroup.open()?, true)?;
+    datapath.attach_pod(pod.cgroup.open()?, Besides { capture_dns: true, ..Besides::default() })?;
     assert_eq!(names(&pod.directory)?.len(), HOOKS.len() + 8);
     assert_eq!(bpf::connect4_programs(&pod.cgroup.open()?)?, 2);
     // DNS is not captured any more.
-    datapath.attach_pod(pod.cgroup.open()?, false)?;
+    datapath.attach_pod(pod.cgroup.open()?, Besides::default())?;
     assert_eq!(names(&pod.directory)?, HOOKS);
     assert_eq!(bpf::connect4_programs(&pod.cgroup.open()?)?, 1);
 
@@ -120,14 +120,14 @@ fn half_of_the_pins_are_completed() -> anyhow::Result<()> {
     let file_system = BpfFs::new()?;
     let pod = Pod::new(&file_system)?;
     let mut datapath = Datapath::open(&file_system.pins())?;
-    datapath.attach_pod(pod.cgroup.open()?, false)?;
+    datapath.attach_pod(pod.cgroup.open()?, Besides::default())?;
     for name in ["sock_ops", "getpeername4", "bind6"] {
         fs::remove_file(pod.directory.join(name))?;
     }
     drop(datapath);
     let mut datapath = Datapath::open(&file_system.pins())?;
     assert_eq!(datapath.attached_pods()?, [pod.id]);
-    datapath.attach_pod(pod.cgroup.open()?, false)?;
+    datapath.attach_pod(pod.cgroup.open()?, Besides::default())?;
     assert_eq!(names(&pod.directory)?, HOOKS);
     eventually("one program of each kind", || {
         pod.cgroup.open().is_ok_and(|open| bpf::connect4_programs(&open).is_ok_and(|count| count == 1))
@@ -141,7 +141,8 @@ fn a_pod_that_cannot_be_attached_has_no_pins() -> anyhow::Result<()> {
     let pod = Pod::new(&file_system)?;
     let mut datapath = Datapath::open(&file_system.pins())?;
     let _program = bpf::attach_exclusively(&pod.cgroup.open()?)?;
-    let error = datapath.attach_pod(pod.cgroup.open()?, false).err().context("it was attached")?;
+    let error =
+        datapath.attach_pod(pod.cgroup.open()?, Besides::default()).err().context("it was attached")?;
     assert!(error.to_string().contains("program selfish (id "), "{error}");
     assert!(!pod.directory.exists());
     assert_eq!(datapath.attached_pods()?, []);
@@ -154,13 +155,16 @@ fn links_of_cgroups_that_are_gone_are_collected() -> anyhow::Result<()> {
     let (alive, dead) = (Pod::new(&file_system)?, Pod::new(&file_system)?);
     let mut datapath = Datapath::open(&file_system.pins())?;
     for pod in [&alive, &dead] {
-        datapath.attach_pod(pod.cgroup.open()?, false)?;
+        datapath.attach_pod(pod.cgroup.open()?, Besides::default())?;
     }
     assert_eq!(datapath.collect_dead()?, []);
     let opened = dead.cgroup.open()?;
     let (id, directory) = (dead.id, dead.directory.clone());
     drop(dead);
-    let error = datapath.attach_pod(&opened, true).err().context("attached to a cgroup that is gone")?;
+    let error = datapath
+        .attach_pod(&opened, Besides { capture_dns: true, ..Besides::default() })
+        .err()
+        .context("attached to a cgroup that is gone")?;
     assert!(error.cgroup_is_gone(), "{error}");
     let mut collected = Vec::new();
     eventually("the kernel to let go of the links", || {
@@ -181,7 +185,7 @@ fn dead_links_do_not_keep_the_next_agent_from_starting() -> anyhow::Result<()> {
     let file_system = BpfFs::new()?;
     let pod = Pod::new(&file_system)?;
     let mut datapath = Datapath::open(&file_system.pins())?;
-    datapath.attach_pod(pod.cgroup.open()?, false)?;
+    datapath.attach_pod(pod.cgroup.open()?, Besides::default())?;
     drop(datapath);
     let directory = pod.directory.clone();
     drop(pod);

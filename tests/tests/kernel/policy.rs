@@ -88,6 +88,7 @@ fn excludes_and_includes() -> anyhow::Result<()> {
             "2001:db8::/32".parse()?,
         ]),
         exclude_ports: vec![22],
+        enforced: None,
         include_ports: vec![8443],
     };
     let bed = Bed::with(&policy)?;

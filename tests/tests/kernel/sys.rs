@@ -30,6 +30,15 @@ pub(crate) fn set_option(socket: &Socket, level: i32, name: i32, value: i32) -> 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// setsockopt(2) with bytes.
+pub(crate) fn set_bytes(socket: &Socket, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `length` bytes of `value`.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast::<c_void>(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// sendto(2) with MSG_FASTOPEN: connects and sends in one call.
 pub(crate) fn fast_open(socket: &Socket, to: SocketAddr, bytes: &[u8]) -> io::Result<usize> {
     socket.send_to_with_flags(bytes, &to.into(), libc::MSG_FASTOPEN)

@@ -1,0 +1,96 @@
+//! Pods that are enforced by an annotation of their own or of their namespace, from the moment it is written.
+
+use anyhow::Context;
+use interceptor_tests::{Node, NodePod, World, eventually};
+use serde_json::json;
+
+const ENFORCE: &str = "  annotations: {egress.interceptor.io/enforce: gateway}\n";
+
+/// A datagram to somewhere, and one to the pod's own name server.
+fn datagrams(pod: &NodePod<'_>, own: &str) -> anyhow::Result<String> {
+    const SEND: &str = "
+import socket, sys
+for to in sys.argv[1:]:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', (to, 53))
+        print('out')
+    except OSError as error:
+        print(error.strerror)
+";
+    let mut command = pod.command("python3");
+    let output = interceptor_tests::output(command.args(["-c", SEND, "203.0.113.53", own]))?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn dump(node: &Node, what: &str) -> anyhow::Result<serde_json::Value> {
+    let mut command = std::process::Command::new(interceptor_tests::binary()?);
+    command.args(["dump", what, "-o", "json", "--pins"]).arg(node.pins());
+    Ok(serde_json::from_slice(&interceptor_tests::output(&mut command)?.stdout)?)
+}
+
+#[test]
+fn an_annotation_puts_the_guard_on_and_takes_it_off() -> anyhow::Result<()> {
+    let own = World::shared()?.dns.address.to_string();
+    let node = Node::new()?;
+    let agent = node.agent(&[])?;
+    let pod = node.pod("web", "")?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    pod.wait_enrolled(&agent)?;
+    assert_eq!(datagrams(&pod, &own)?, "out\nout\n");
+
+    pod.describe(ENFORCE)?;
+    eventually("the guard to be on", || {
+        datagrams(&pod, &own).is_ok_and(|said| said == "Operation not permitted\nout\n")
+    })?;
+    assert_eq!(dump(&node, "pods")?[0]["guard"], true);
+    let policies = dump(&node, "policies")?;
+    assert_eq!((&policies[0]["enforced"], &policies[0]["nameServers"]), (&json!(true), &json!([own])));
+    let stats = dump(&node, "stats")?;
+    let refused =
+        stats.as_array().context("rows")?.iter().find(|row| row["reason"] == "enforced_name_server");
+    let refused = refused.context("a counter")?;
+    assert_eq!((&refused["verdict"], &refused["pod"]), (&json!("refused"), &json!("shop/web")));
+
+    // What the pod's author gets wrong opens nothing.
+    pod.describe("  annotations: {egress.interceptor.io/enforce: gatewy}\n")?;
+    agent.wait_said("did you mean `gateway`?")?;
+    assert_eq!(datagrams(&pod, &own)?, "Operation not permitted\nout\n");
+
+    pod.describe("")?;
+    eventually("the guard to be off", || datagrams(&pod, &own).is_ok_and(|said| said == "out\nout\n"))?;
+    assert_eq!(dump(&node, "pods")?[0]["guard"], false);
+    agent.stop()
+}
+
+/// The pod's author has no say where the namespace enforces.
+#[test]
+fn a_namespace_enforces_all_its_pods() -> anyhow::Result<()> {
+    let own = World::shared()?.dns.address.to_string();
+    let node = Node::new()?;
+    node.apply(
+        "namespaces",
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels: {istio-injection: enabled}\n  \
+         annotations: {egress.interceptor.io/enforce: gateway}\n",
+    )?;
+    let agent = node.agent(&[])?;
+    let pod = node.pod(
+        "web",
+        "  annotations: {egress.interceptor.io/enforce: \"\", traffic.sidecar.istio.io/excludeOutboundIPRanges: 0.0.0.0/0}\n",
+    )?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    pod.wait_enrolled(&agent)?;
+    agent.wait_said("excludeOutboundIPRanges does not act where egress.interceptor.io/enforce does")?;
+    assert_eq!(datagrams(&pod, &own)?, "Operation not permitted\nout\n");
+    assert_eq!(dump(&node, "policies")?[0]["enforced"], true);
+
+    // The next agent takes over what is enforced.
+    agent.kill()?;
+    assert_eq!(datagrams(&pod, &own)?, "Operation not permitted\nout\n");
+    let agent = node.agent(&[])?;
+    agent.wait_ready()?;
+    assert_eq!(datagrams(&pod, &own)?, "Operation not permitted\nout\n");
+    assert_eq!(dump(&node, "pods")?[0]["guard"], true);
+    agent.stop()
+}
