@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::Context;
 use interceptor_tests::binary;
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, ServiceAccount};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,12 +26,17 @@ fn through<T: DeserializeOwned + Serialize>(object: &Value) -> anyhow::Result<Va
     Ok(serde_json::to_value(typed)?)
 }
 
+const FILES: [&str; 3] = ["interceptor.yaml", "gateway.yaml", "cleanup.yaml"];
+
 #[test]
 fn kubernetes_knows_every_field() -> anyhow::Result<()> {
-    for name in ["interceptor.yaml", "cleanup.yaml"] {
+    for name in FILES {
         for object in documents(name)? {
             let known = match object["kind"].as_str() {
                 Some("DaemonSet") => through::<DaemonSet>(&object)?,
+                Some("Deployment") => through::<Deployment>(&object)?,
+                Some("Service") => through::<Service>(&object)?,
+                Some("PodDisruptionBudget") => through::<PodDisruptionBudget>(&object)?,
                 Some("Namespace") => through::<Namespace>(&object)?,
                 Some("ServiceAccount") => through::<ServiceAccount>(&object)?,
                 Some("ClusterRole") => through::<ClusterRole>(&object)?,
@@ -45,9 +51,9 @@ fn kubernetes_knows_every_field() -> anyhow::Result<()> {
 
 fn pod(name: &str) -> anyhow::Result<PodSpec> {
     let mut documents = documents(name)?.into_iter();
-    let daemonset = documents.find(|object| object["kind"] == "DaemonSet").context("no DaemonSet")?;
-    let daemonset: DaemonSet = serde_json::from_value(daemonset)?;
-    daemonset.spec.template.spec.context("no pod")
+    let is_of_pods = |object: &Value| object["kind"] == "DaemonSet" || object["kind"] == "Deployment";
+    let mut object = documents.find(is_of_pods).context("nothing makes pods")?;
+    Ok(serde_json::from_value(object["spec"]["template"]["spec"].take())?)
 }
 
 fn containers(pod: &PodSpec) -> Vec<&Container> {
@@ -56,7 +62,7 @@ fn containers(pod: &PodSpec) -> Vec<&Container> {
 
 #[test]
 fn the_executable_understands_what_containers_run() -> anyhow::Result<()> {
-    for name in ["interceptor.yaml", "cleanup.yaml"] {
+    for name in FILES {
         let pod = pod(name)?;
         let mut commands = Vec::new();
         for container in containers(&pod) {
@@ -82,7 +88,7 @@ fn the_executable_understands_what_containers_run() -> anyhow::Result<()> {
 
 #[test]
 fn every_volume_is_there_and_used() -> anyhow::Result<()> {
-    for name in ["interceptor.yaml", "cleanup.yaml"] {
+    for name in FILES {
         let pod = pod(name)?;
         let volumes: BTreeSet<&str> =
             pod.volumes.iter().flatten().map(|volume| volume.name.as_str()).collect();
@@ -91,5 +97,42 @@ fn every_volume_is_there_and_used() -> anyhow::Result<()> {
         let used: BTreeSet<&str> = mounts.map(|mount| mount.name.as_str()).collect();
         assert_eq!(volumes, used, "{name}");
     }
+    Ok(())
+}
+
+/// What selects nothing, or another port than the one that is listened on, shows only when traffic comes.
+#[test]
+fn the_gateways_service_and_budget_select_its_pods() -> anyhow::Result<()> {
+    let objects = documents("gateway.yaml")?;
+    let find = |kind: &str| objects.iter().find(|object| object["kind"] == kind).context(kind.to_owned());
+    let deployment: Deployment = serde_json::from_value(find("Deployment")?.clone())?;
+    let service: Service = serde_json::from_value(find("Service")?.clone())?;
+    let budget: PodDisruptionBudget = serde_json::from_value(find("PodDisruptionBudget")?.clone())?;
+    let (deployment, service) = (deployment.spec, service.spec.context("no spec")?);
+    let labels = deployment.template.metadata.and_then(|meta| meta.labels).context("no labels")?;
+    let selectors = [
+        deployment.selector.match_labels,
+        service.selector,
+        budget.spec.and_then(|spec| spec.selector).and_then(|selector| selector.match_labels),
+    ];
+    for selector in selectors {
+        let selector = selector.context("no selector")?;
+        assert!(selector.contains_key("istio"), "{selector:?}");
+        assert!(selector.iter().all(|(name, value)| labels.get(name) == Some(value)), "{selector:?}");
+    }
+    let pod = deployment.template.spec.context("no pod")?;
+    let listened: Vec<i32> =
+        pod.containers[0].ports.iter().flatten().map(|port| port.container_port).collect();
+    for port in service.ports.context("no ports")? {
+        let target = match port.target_port.context("no target port")? {
+            k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(target) => target,
+            k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::String(name) => anyhow::bail!(name),
+        };
+        assert!(target >= 1024 && listened.contains(&target), "{target} of {listened:?}");
+    }
+    // It runs without privileges.
+    let context = pod.containers[0].security_context.clone().context("no security context")?;
+    let capabilities = context.capabilities.context("no capabilities")?;
+    assert_eq!((capabilities.drop, capabilities.add), (Some(vec!["ALL".to_owned()]), None));
     Ok(())
 }

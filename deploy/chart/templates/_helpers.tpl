@@ -7,6 +7,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{- define "interceptor.gatewayLabels" -}}
+{{ include "interceptor.labels" . }}
+app.kubernetes.io/component: gateway
+{{- end }}
+
 {{- define "interceptor.image" -}}
 {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) }}
 {{- end }}

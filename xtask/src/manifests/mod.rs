@@ -57,6 +57,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Agent,
+    Gateway,
     Cleanup,
 }
 
@@ -73,6 +74,7 @@ pub(crate) fn documents(values: &serde_json::Value, part: Part) -> anyhow::Resul
             let templates = templates.into_iter().map(template).collect::<anyhow::Result<Vec<_>>>()?;
             Ok(format!("{NAMESPACE}---\n{}", templates.join("---\n")))
         }
+        Part::Gateway => template("gateway.yaml"),
         // What waits for the nodes is a person with `kubectl rollout status` here.
         Part::Cleanup => {
             let cleanup = template("cleanup.yaml")?;
@@ -91,6 +93,17 @@ fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
             headed(
                 "Installs the agent: kubectl apply -f interceptor.yaml",
                 &documents(&defaults, Part::Agent)?,
+            ),
+        ),
+        (
+            "gateway.yaml",
+            headed(
+                "Installs an egress gateway where Istio's recipes look for one: kubectl apply -f gateway.yaml\n\
+                 # istio-system has to be there. With credentialName, allow its service account to list and watch the secrets.",
+                &documents(
+                    &serde_json::json!({"gateway": {"enabled": true, "namespace": "istio-system"}}),
+                    Part::Gateway,
+                )?,
             ),
         ),
         (
