@@ -19,6 +19,7 @@ pub(super) struct Row {
     namespace: String,
     #[serde(default)]
     pod: String,
+    principal: Option<String>,
     original_destination: String,
     server_name: Option<String>,
     authority: Option<String>,
@@ -70,7 +71,7 @@ impl FlowTable {
         let failed = row.response_flags != NONE || row.response_code.is_some_and(|code| code >= 400);
         self.line([
             row.time.get(11..23).unwrap_or(&row.time).to_owned(),
-            if row.pod.is_empty() { NONE.to_owned() } else { format!("{}/{}", row.namespace, row.pod) },
+            row.who(),
             row.what(),
             row.response_code.map_or_else(|| NONE.to_owned(), |code| code.to_string()),
             row.response_flags.clone(),
@@ -97,6 +98,15 @@ impl FlowTable {
 const NONE: &str = "-";
 
 impl Row {
+    /// The pod, or the identity that it showed.
+    fn who(&self) -> String {
+        match &self.principal {
+            Some(principal) => principal.strip_prefix("spiffe://").unwrap_or(principal).to_owned(),
+            None if self.pod.is_empty() => NONE.to_owned(),
+            None => format!("{}/{}", self.namespace, self.pod),
+        }
+    }
+
     /// The cluster; where there was none, the route that answered.
     fn led_to(&self) -> String {
         match (&self.cluster, &self.route) {

@@ -8,6 +8,7 @@ use tokio_rustls::server::TlsStream;
 
 pub use super::certificates::facts::CertificateFacts;
 use crate::snapshot::TlsTermination;
+use crate::workload::SpiffeId;
 
 #[derive(Clone, Debug)]
 pub struct ClientTls {
@@ -20,6 +21,11 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
+    /// Who the client is.
+    pub fn identity(&self) -> Option<&Arc<SpiffeId>> {
+        self.certificate.as_ref()?.identity.as_ref()
+    }
+
     pub(super) fn of(stream: &TlsStream<TcpStream>, termination: Arc<TlsTermination>) -> Self {
         let connection = stream.get_ref().1;
         let certificate = connection.peer_certificates().and_then(|chain| chain.first());

@@ -14,6 +14,7 @@ use super::outcome::ResponseFlags;
 use super::upstream::{ClusterRuntime, RuntimeId};
 use crate::snapshot::{ClusterName, Snapshot};
 use crate::telemetry::metrics::{Destination, NAME_MAX, Outcome, RequestProtocol, Series, WorkerSeries, cut};
+use crate::workload::SpiffeId;
 
 /// Whom a request is for.
 #[derive(Clone, Debug, Default)]
@@ -39,22 +40,50 @@ pub(crate) enum Taker {
 #[derive(Debug)]
 pub(crate) struct Known {
     destination: Destination,
-    series: RefCell<Vec<(Outcome, Arc<Series>)>>,
+    series: RefCell<Used>,
+    /// Of clients that showed who they are.
+    by_peer: RefCell<HashMap<Arc<SpiffeId>, Used>>,
 }
+
+type Used = Vec<(Outcome, Arc<Series>)>;
 
 impl Known {
     fn new(destination: Destination) -> Rc<Self> {
-        Rc::new(Self { destination, series: RefCell::default() })
+        Rc::new(Self { destination, series: RefCell::default(), by_peer: RefCell::default() })
     }
 
     /// Counts in the series of `outcome`; false when there is none.
-    fn count(&self, series: &WorkerSeries, outcome: Outcome, count: impl FnOnce(&Series)) -> bool {
-        let mut used = self.series.borrow_mut();
+    fn count(
+        &self,
+        series: &WorkerSeries,
+        peer: Option<&Arc<SpiffeId>>,
+        outcome: Outcome,
+        count: impl FnOnce(&Series),
+    ) -> bool {
+        let (mut own, mut of_peers);
+        let used = match peer {
+            None => {
+                own = self.series.borrow_mut();
+                &mut *own
+            }
+            Some(peer) => {
+                of_peers = self.by_peer.borrow_mut();
+                // Those without a series are not remembered.
+                if !of_peers.contains_key(peer) {
+                    let Some(found) = series.find(Some(peer), &self.destination, outcome) else {
+                        return false;
+                    };
+                    of_peers.insert(Arc::clone(peer), vec![(outcome, found)]);
+                }
+                let Some(used) = of_peers.get_mut(peer) else { return false };
+                used
+            }
+        };
         if let Some((_, known)) = used.iter().find(|(known, _)| *known == outcome) {
             count(known);
             return true;
         }
-        let Some(found) = series.find(&self.destination, outcome) else { return false };
+        let Some(found) = series.find(peer, &self.destination, outcome) else { return false };
         count(&found);
         used.push((outcome, found));
         true
@@ -101,7 +130,7 @@ impl Counting {
     /// Counts a request that has ended. Sizes are those of bodies.
     pub(crate) fn request(
         &self,
-        to: &To,
+        (peer, to): (Option<&Arc<SpiffeId>>, &To),
         outcome: Outcome,
         duration: Duration,
         request_bytes: u64,
@@ -109,11 +138,14 @@ impl Counting {
     ) {
         let count = |series: &Series| series.request(duration, request_bytes, response_bytes);
         let is_counted = match to {
-            To::Cluster(known) => known.count(&self.series, outcome, count),
-            To::Unknown => self.undeclared(Taker::Nobody, None, outcome, count),
-            To::Undeclared(taker, host) => {
-                self.undeclared(*taker, Some(&String::from_utf8_lossy(host.as_bytes())), outcome, count)
-            }
+            To::Cluster(known) => known.count(&self.series, peer, outcome, count),
+            To::Unknown => self.undeclared((peer, Taker::Nobody), None, outcome, count),
+            To::Undeclared(taker, host) => self.undeclared(
+                (peer, *taker),
+                Some(&String::from_utf8_lossy(host.as_bytes())),
+                outcome,
+                count,
+            ),
         };
         if !is_counted {
             count(&self.series.overflow(outcome.protocol));
@@ -122,7 +154,7 @@ impl Counting {
 
     fn undeclared(
         &self,
-        taker: Taker,
+        (peer, taker): (Option<&Arc<SpiffeId>>, Taker),
         host: Option<&str>,
         outcome: Outcome,
         count: impl FnOnce(&Series),
@@ -130,7 +162,7 @@ impl Counting {
         let mut hosts = self.undeclared[taker as usize].borrow_mut();
         let key = host.map(|host| cut(host, NAME_MAX)).unwrap_or_default();
         if let Some(known) = hosts.get(key) {
-            return known.count(&self.series, outcome, count);
+            return known.count(&self.series, peer, outcome, count);
         }
         let name = match taker {
             Taker::PassthroughCluster => Some(ClusterName::PASSTHROUGH),
@@ -138,7 +170,7 @@ impl Counting {
             Taker::Nobody => None,
         };
         let known = Known::new(Destination::undeclared(host, name));
-        let is_counted = known.count(&self.series, outcome, count);
+        let is_counted = known.count(&self.series, peer, outcome, count);
         if is_counted {
             // No more than there are series.
             hosts.insert(key.into(), known);
@@ -147,10 +179,10 @@ impl Counting {
     }
 
     /// Begins to count a connection of opaque bytes.
-    pub(super) fn connection(self: &Rc<Self>) -> CountedConnection {
+    pub(super) fn connection(self: &Rc<Self>, peer: Option<Arc<SpiffeId>>) -> CountedConnection {
         let number = self.next_connection.get();
         self.next_connection.set(number.wrapping_add(1));
-        let counts = Rc::<Counts>::default();
+        let counts = Rc::new(Counts { peer, ..Counts::default() });
         self.connections.borrow_mut().insert(number, Rc::clone(&counts));
         CountedConnection { counting: Rc::clone(self), number, counts }
     }
@@ -177,6 +209,7 @@ impl Counting {
 /// What a connection of opaque bytes has carried, and how much of it is counted.
 #[derive(Debug, Default)]
 struct Counts {
+    peer: Option<Arc<SpiffeId>>,
     transferred: Transferred,
     received_counted: Cell<u64>,
     sent_counted: Cell<u64>,
@@ -190,7 +223,7 @@ impl Counts {
     fn report(&self, series: &WorkerSeries, destination: &Destination, flags: ResponseFlags) -> &Series {
         let outcome = Outcome { protocol: RequestProtocol::Tcp, response_code: 0, flags };
         let series = self.series.get_or_init(|| {
-            let found = series.find(destination, outcome);
+            let found = series.find(self.peer.as_ref(), destination, outcome);
             let series = found.unwrap_or_else(|| series.overflow(RequestProtocol::Tcp));
             series.connection_opened();
             series

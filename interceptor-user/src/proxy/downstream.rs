@@ -11,7 +11,7 @@ use super::upstream::WorkerUsages;
 use super::worker::Open;
 use super::workload::Workload;
 use crate::telemetry::AccessRecord;
-use crate::workload::SourceWorkload;
+use crate::workload::{SourceWorkload, SpiffeId};
 
 /// Whose connections they are. A copy for each worker, so that threads have no count in common.
 #[derive(Debug, Default)]
@@ -68,6 +68,11 @@ impl Downstream {
             origin,
             _open: open.map(Rc::new),
         }
+    }
+
+    /// Who the client is, if it showed that.
+    pub(crate) fn identity(&self) -> Option<&Arc<SpiffeId>> {
+        self.tls.as_ref()?.identity()
     }
 
     /// A record of the connection as a whole, with nothing carried yet.

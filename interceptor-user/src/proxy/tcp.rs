@@ -383,7 +383,7 @@ impl OpenRecord {
                 response_flags: ResponseFlags::NONE,
                 ..downstream.record()
             },
-            counted: worker.counting().connection(),
+            counted: worker.counting().connection(downstream.identity().cloned()),
         }
     }
 

@@ -29,6 +29,9 @@ pub struct Flow {
     pub namespace: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub pod: String,
+    /// The SPIFFE identity that the client showed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
     pub source: SocketAddr,
     /// What the application asked for.
     pub original_destination: SocketAddr,
@@ -79,16 +82,21 @@ impl Flow {
         let reasons = [
             &record.response_code_details,
             &record.connection_termination_details,
+            &record.downstream_transport_failure_reason,
             &record.upstream_transport_failure_reason,
         ];
         let reasons: Vec<&str> = reasons.into_iter().filter_map(|reason| reason.as_deref()).collect();
         // A clock outside of jiff's years -9999..9999 is no reason to lose the record.
         let time = jiff::Timestamp::try_from(record.start_time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let identity = record.client_tls.as_ref().and_then(|tls| tls.identity());
+        let namespace =
+            identity.and_then(|identity| identity.namespace()).unwrap_or(&record.source.namespace);
         Self {
             time: format!("{time:.3}"),
             kind: if http.is_some() { FlowKind::Request } else { FlowKind::Connection },
-            namespace: record.source.namespace.clone(),
-            pod: record.source.pod.clone(),
+            namespace: namespace.to_owned(),
+            pod: if identity.is_some() { String::new() } else { record.source.pod.clone() },
+            principal: identity.and_then(|identity| text(identity.as_str())),
             source: record.downstream_remote_address,
             original_destination: record.downstream_local_address,
             server_name: record.requested_server_name.clone(),

@@ -13,8 +13,8 @@ use interceptor_user::proxy::stats::ProxyCounters;
 use interceptor_user::proxy::{self, Configured, Intercepted, ProxiedWorkload, ProxyOptions, WorkloadId};
 use interceptor_user::snapshot::{
     AccessLogEncoding, Changes, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, Forward, Listener,
-    OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch, RouteTable,
-    Snapshot, VirtualHost, WeightedCluster,
+    LogFormat, OutboundTrafficPolicy, Redirect, RetryOn, RetryPolicy, Route, RouteAction, RouteMatch,
+    RouteTable, Snapshot, VirtualHost, WeightedCluster,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget, Follower};
 
@@ -110,9 +110,14 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn start(snapshot: Snapshot, original_dst: SocketAddr) -> Self {
+        Self::logging(AccessLogEncoding::Json.into(), snapshot, original_dst)
+    }
+
+    /// With this format of the access log, which is JSON.
+    pub(crate) fn logging(format: LogFormat, snapshot: Snapshot, original_dst: SocketAddr) -> Self {
         let records = Records(tempfile::NamedTempFile::new().unwrap());
         let log = AccessLogTarget::File(records.0.path().to_owned());
-        let access_log = AccessLog::open(log, Arc::new(AccessLogEncoding::Json.into())).unwrap();
+        let access_log = AccessLog::open(log, Arc::new(format)).unwrap();
         let (resolver, hosts) = resolver();
         let proxy = proxy::Proxy::start(ProxyOptions { resolver, access_log, threads: 1 }).unwrap();
         let configured = proxy.configure(snapshot);

@@ -33,7 +33,7 @@ pub(crate) fn simple(authority: &Authority) -> TlsTermination {
     TlsTermination::simple(files(authority, "server", &authority.issue(&[HOST], |_| {})))
 }
 
-fn mutual(authority: &Authority, clients: &Authority) -> TlsTermination {
+pub(crate) fn mutual(authority: &Authority, clients: &Authority) -> TlsTermination {
     TlsTermination {
         mode: TlsTerminationMode::Mutual,
         client_ca: Some(ClientCaSource::File(clients.file())),
@@ -64,8 +64,10 @@ pub(crate) fn snapshot(upstream: &Upstream, tls: TlsTermination) -> Snapshot {
     snapshot
 }
 
+pub(crate) const ORIGINAL_DST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
+
 pub(crate) fn start(snapshot: Snapshot) -> Proxy {
-    Proxy::start(snapshot, SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443))
+    Proxy::start(snapshot, ORIGINAL_DST)
 }
 
 /// How a client speaks.
@@ -100,7 +102,7 @@ fn config(authority: &Authority, speaks: &Speaks<'_>) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// The handshake, as far as the client's side goes: with TLS 1.3 the server may still refuse.
 fn handshake(proxy: &Proxy, config: Arc<ClientConfig>, sni: &str) -> std::io::Result<Tls> {
@@ -125,7 +127,7 @@ fn counted(proxy: &Proxy, result: &str, expected: f64) {
 }
 
 /// Why the proxy refuses this client: the alert.
-fn refusal(proxy: &Proxy, authority: &Authority, speaks: &Speaks<'_>) -> String {
+pub(crate) fn refusal(proxy: &Proxy, authority: &Authority, speaks: &Speaks<'_>) -> String {
     let refused = handshake(proxy, config(authority, speaks), speaks.sni).and_then(|mut tls| {
         tls.write_all(get(HOST, "/").as_bytes())?;
         tls.read(&mut [0; 64])
@@ -134,6 +136,19 @@ fn refusal(proxy: &Proxy, authority: &Authority, speaks: &Speaks<'_>) -> String 
         Ok(read) => panic!("let in, and answered {read} bytes"),
         Err(error) => error.to_string(),
     }
+}
+
+/// With one chain, for whatever name, whose bytes go to the upstream.
+pub(crate) fn opaque(upstream: &Upstream, tls: TlsTermination) -> Snapshot {
+    let mut snapshot = Config::new(&[upstream.address]).registry_only().build(80);
+    let cluster = snapshot.clusters.values().next().unwrap().clone();
+    let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(cluster) });
+    let mut listener = Listener::new("0.0.0.0_443".into(), OutboundTrafficPolicy::RegistryOnly);
+    let tls = Arc::new(TlsTermination { alpn: &[], ..tls });
+    let chain = Terminated { tls, then: Then::Tcp(Arc::new(route)) };
+    listener.terminated.insert("*", Arc::new(chain));
+    snapshot.by_port.insert(443, Arc::new(listener));
+    snapshot
 }
 
 #[test]
@@ -292,7 +307,7 @@ fn an_identity_of_the_mesh_is_of_our_trust_domain_or_an_alias() {
 }
 
 /// A client that takes whatever certificate the server has.
-fn lax(proxy: &Proxy, speaks: &Speaks<'_>) -> Client<Tls> {
+pub(crate) fn lax(proxy: &Proxy, speaks: &Speaks<'_>) -> Client<Tls> {
     #[derive(Debug)]
     struct Anybody;
     impl rustls::client::danger::ServerCertVerifier for Anybody {
@@ -389,16 +404,7 @@ fn opaque_bytes_inside_tls_are_carried_both_ways_until_both_ends_are_done() {
         let asked = client.read_to_end();
         client.send(format!("{} bytes", asked.len()));
     });
-    let mut snapshot = Config::new(&[upstream.address]).registry_only().build(80);
-    let cluster = snapshot.clusters.values().next().unwrap().clone();
-    let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(cluster) });
-    let mut listener = Listener::new("0.0.0.0_443".into(), OutboundTrafficPolicy::RegistryOnly);
-    let tls = TlsTermination { alpn: &[], ..simple(&authority) };
-    listener
-        .terminated
-        .insert("*", Arc::new(Terminated { tls: Arc::new(tls), then: Then::Tcp(Arc::new(route)) }));
-    snapshot.by_port.insert(443, Arc::new(listener));
-    let proxy = start(snapshot);
+    let proxy = start(opaque(&upstream, simple(&authority)));
     let mut client = connect(&proxy, &authority, &Speaks { alpn: &["istio"], ..Speaks::default() });
     client.send(vec![b'x'; 1_000_000]);
     client.stream.conn.send_close_notify();

@@ -1,5 +1,7 @@
 //! What a certificate says of its holder, for the log and for who may do what.
 
+use std::sync::Arc;
+
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
@@ -20,7 +22,7 @@ pub struct CertificateFacts {
     pub uri_names: Vec<String>,
     pub dns_names: Vec<String>,
     /// Its only SPIFFE identity.
-    pub identity: Option<SpiffeId>,
+    pub identity: Option<Arc<SpiffeId>>,
 }
 
 impl CertificateFacts {
@@ -34,7 +36,7 @@ impl CertificateFacts {
             fingerprint: hex(&sha256(certificate)),
             uri_names: parsed.valid_uri_names().map(owned).collect(),
             dns_names: parsed.valid_dns_names().map(owned).collect(),
-            identity: spiffe::identity(certificate).ok(),
+            identity: spiffe::identity(certificate).ok().map(Arc::new),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
@@ -18,6 +19,7 @@ use crate::proxy::upstream::ClusterRuntime;
 use crate::proxy::worker::Worker;
 use crate::telemetry::metrics::{Outcome, RequestProtocol};
 use crate::telemetry::{AccessRecord, HttpRecord};
+use crate::workload::SpiffeId;
 
 /// Lives as long as its request; dropped, it counts the request and writes its record.
 #[derive(Debug, Default)]
@@ -31,6 +33,7 @@ pub(super) struct RequestLog {
 struct Open {
     worker: Rc<Worker>,
     started: Instant,
+    peer: Option<Arc<SpiffeId>>,
     to: To,
     is_grpc: bool,
     grpc_status: Option<u8>,
@@ -53,6 +56,7 @@ impl RequestLog {
         let open = Open {
             worker: Rc::clone(worker),
             started: Instant::now(),
+            peer: connection.downstream.identity().cloned(),
             to: To::Unknown,
             is_grpc: grpc::is_grpc(request.headers()),
             grpc_status: None,
@@ -205,7 +209,8 @@ impl Open {
         let received = self.bytes_received + self.upload.as_deref().map_or(0, Upload::received);
         let outcome =
             Outcome { protocol: self.protocol(), response_code: self.response_code, flags: self.flags };
-        self.worker.counting().request(&self.to, outcome, duration, received, self.bytes_sent);
+        let to = (self.peer.as_ref(), &self.to);
+        self.worker.counting().request(to, outcome, duration, received, self.bytes_sent);
         let Some(mut record) = self.record.take() else { return };
         self.identify(&mut record);
         record.response_code = self.response_code;
@@ -271,7 +276,8 @@ pub(super) fn unreadable(connection: &Connection, error: &hyper::Error) {
     };
     let (response_code, flags) = (status.as_u16(), ResponseFlag::DownstreamProtocolError.into());
     let outcome = Outcome { protocol: RequestProtocol::Http, response_code, flags };
-    worker.counting().request(&To::Unknown, outcome, Duration::ZERO, 0, 0);
+    let to = (connection.downstream.identity(), &To::Unknown);
+    worker.counting().request(to, outcome, Duration::ZERO, 0, 0);
     if !worker.wants_records() {
         return;
     }

@@ -1,6 +1,6 @@
 //! Istio's own formats, and the names of Envoy's operators and of headers that records have.
 
-use super::{Address, Header, Operator, Part};
+use super::{Address, ClientTlsFact, Header, Operator, Part};
 
 /// Istio's `EnvoyTextLogFormat` (pilot/pkg/model/telemetry_logging.go), since 1.9.
 pub const DEFAULT_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
@@ -25,13 +25,21 @@ pub const DEFAULT_JSON: &str = r#"{
     "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%"
 }"#;
 
-pub(super) const OPERATORS: [(&str, Operator); 15] = [
+pub(super) const OPERATORS: [(&str, Operator); 23] = [
     ("PROTOCOL", Operator::Protocol),
     ("RESPONSE_CODE", Operator::ResponseCode),
     ("RESPONSE_CODE_DETAILS", Operator::ResponseCodeDetails),
     ("RESPONSE_FLAGS", Operator::ResponseFlags),
     ("CONNECTION_TERMINATION_DETAILS", Operator::ConnectionTerminationDetails),
     ("UPSTREAM_TRANSPORT_FAILURE_REASON", Operator::UpstreamTransportFailureReason),
+    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", Operator::DownstreamTransportFailureReason),
+    ("DOWNSTREAM_TLS_VERSION", Operator::ClientTls(ClientTlsFact::Version)),
+    ("DOWNSTREAM_PEER_SUBJECT", Operator::ClientTls(ClientTlsFact::Subject)),
+    ("DOWNSTREAM_PEER_ISSUER", Operator::ClientTls(ClientTlsFact::Issuer)),
+    ("DOWNSTREAM_PEER_SERIAL", Operator::ClientTls(ClientTlsFact::Serial)),
+    ("DOWNSTREAM_PEER_FINGERPRINT_256", Operator::ClientTls(ClientTlsFact::Fingerprint)),
+    ("DOWNSTREAM_PEER_URI_SAN", Operator::ClientTls(ClientTlsFact::UriNames)),
+    ("DOWNSTREAM_PEER_DNS_SAN", Operator::ClientTls(ClientTlsFact::DnsNames)),
     ("BYTES_RECEIVED", Operator::BytesReceived),
     ("BYTES_SENT", Operator::BytesSent),
     ("DURATION", Operator::Duration),

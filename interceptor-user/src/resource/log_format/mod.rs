@@ -64,6 +64,8 @@ pub enum Operator {
     ResponseFlags,
     ConnectionTerminationDetails,
     UpstreamTransportFailureReason,
+    DownstreamTransportFailureReason,
+    ClientTls(ClientTlsFact),
     BytesReceived,
     BytesSent,
     Duration,
@@ -89,6 +91,18 @@ pub enum Header {
     Other(HeaderName),
     /// One that is never there.
     Never,
+}
+
+/// Of a client whose TLS ended here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientTlsFact {
+    Version,
+    Subject,
+    Issuer,
+    Serial,
+    Fingerprint,
+    UriNames,
+    DnsNames,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

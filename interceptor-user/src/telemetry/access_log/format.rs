@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use http::HeaderName;
 use serde::{Serialize, Serializer};
 
-use crate::snapshot::log_format::{Address, Header, Json, Operator, Part, Piece, Shape};
+use crate::snapshot::log_format::{Address, ClientTlsFact, Header, Json, Operator, Part, Piece, Shape};
 use crate::snapshot::{EndpointAddress, LogFormat};
 use crate::telemetry::record::{AccessRecord, HttpRecord};
 
@@ -69,6 +69,11 @@ fn value<'a>(operator: &Operator, record: &'a AccessRecord) -> Value<'a> {
             let reason = record.upstream_transport_failure_reason.as_deref();
             reason.map_or(Value::Absent, |reason| Value::Text(without_spaces(reason)))
         }
+        Operator::DownstreamTransportFailureReason => {
+            let reason = record.downstream_transport_failure_reason.as_deref();
+            reason.map_or(Value::Absent, |reason| Value::Text(without_spaces(reason)))
+        }
+        Operator::ClientTls(fact) => client_tls(*fact, record),
         Operator::BytesReceived => Value::Number(record.bytes_received.into()),
         Operator::BytesSent => Value::Number(record.bytes_sent.into()),
         Operator::Duration => Value::Number(record.duration.as_millis()),
@@ -95,6 +100,28 @@ fn value<'a>(operator: &Operator, record: &'a AccessRecord) -> Value<'a> {
             }
         }
         Operator::Unknown => Value::Absent,
+    }
+}
+
+fn client_tls(fact: ClientTlsFact, record: &AccessRecord) -> Value<'_> {
+    let Some(tls) = record.client_tls.as_deref() else { return Value::Absent };
+    if fact == ClientTlsFact::Version {
+        return Value::Text(tls.version.into());
+    }
+    let Some(certificate) = &tls.certificate else { return Value::Absent };
+    let all = |names: &[String]| Some(names.join(",")).filter(|names| !names.is_empty());
+    match fact {
+        ClientTlsFact::Version => Value::Absent,
+        ClientTlsFact::Subject => known(&certificate.subject).into(),
+        ClientTlsFact::Issuer => known(&certificate.issuer).into(),
+        ClientTlsFact::Serial => known(&certificate.serial).into(),
+        ClientTlsFact::Fingerprint => known(&certificate.fingerprint).into(),
+        ClientTlsFact::UriNames => {
+            all(&certificate.uri_names).map_or(Value::Absent, |names| Value::Text(names.into()))
+        }
+        ClientTlsFact::DnsNames => {
+            all(&certificate.dns_names).map_or(Value::Absent, |names| Value::Text(names.into()))
+        }
     }
 }
 

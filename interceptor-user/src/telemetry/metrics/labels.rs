@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::proxy::outcome::ResponseFlags;
 use crate::resource::Kind;
 use crate::snapshot::{Cluster, ClusterName};
-use crate::workload::SourceWorkload;
+use crate::workload::{SourceWorkload, SpiffeId};
 
 const UNKNOWN: &str = "unknown";
 /// What a name that a client gave may have of it in a label.
@@ -97,6 +97,8 @@ pub(crate) struct Outcome {
 /// The labels of a series, but for those of its source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SeriesLabels {
+    /// Of a client that showed who it is: counted as the source instead.
+    pub(super) peer: Option<Arc<SpiffeId>>,
     pub(super) destination: Destination,
     pub(super) outcome: Outcome,
 }
@@ -107,6 +109,11 @@ pub(super) struct SourceLabels(pub(super) String);
 
 impl SourceLabels {
     pub(super) fn new(source: &SourceWorkload) -> Self {
+        // Without mutual TLS there is no principal.
+        Self::with_principal(source, "")
+    }
+
+    fn with_principal(source: &SourceWorkload, principal: &str) -> Self {
         let mut labels = String::with_capacity(384);
         let mut label = |name: &str, value: &str| {
             let value = if value.is_empty() { UNKNOWN } else { value };
@@ -115,8 +122,7 @@ impl SourceLabels {
         label("reporter", "source");
         label("source_workload", &source.workload);
         label("source_workload_namespace", &source.namespace);
-        // Without mutual TLS there is none.
-        label("source_principal", "");
+        label("source_principal", principal);
         label("source_app", &source.app);
         label("source_version", &source.version);
         label("source_cluster", &source.cluster);
@@ -124,6 +130,15 @@ impl SourceLabels {
         label("source_canonical_revision", &source.canonical_revision);
         Self(labels)
     }
+}
+
+/// Those of a client that showed who it is. What its certificate does not say is unknown.
+pub(super) fn of_peer(peer: &SpiffeId) -> SourceLabels {
+    let source = SourceWorkload {
+        namespace: peer.namespace().unwrap_or_default().to_owned(),
+        ..SourceWorkload::default()
+    };
+    SourceLabels::with_principal(&source, peer.as_str())
 }
 
 impl SeriesLabels {

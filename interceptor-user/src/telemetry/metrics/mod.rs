@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 pub(crate) use labels::{Destination, NAME_MAX, Outcome, RequestProtocol, cut};
 pub(crate) use series::Series;
 
-use crate::workload::SourceWorkload;
+use crate::workload::{SourceWorkload, SpiffeId};
 use labels::{SeriesLabels, SourceLabels};
 use series::Sum;
 
@@ -97,14 +97,21 @@ impl WorkerSeries {
 
     /// This worker's series for these labels; `None` when there are too many, in which case [`Self::overflow`] is to be
     /// used. Takes a lock: what is found is to be remembered.
-    pub(crate) fn find(&self, destination: &Destination, outcome: Outcome) -> Option<Arc<Series>> {
-        self.of(SeriesLabels { destination: destination.clone(), outcome }, SERIES_MAX)
+    pub(crate) fn find(
+        &self,
+        peer: Option<&Arc<SpiffeId>>,
+        destination: &Destination,
+        outcome: Outcome,
+    ) -> Option<Arc<Series>> {
+        let labels = SeriesLabels { peer: peer.cloned(), destination: destination.clone(), outcome };
+        self.of(labels, SERIES_MAX)
     }
 
     /// The series for whatever has none.
     pub(crate) fn overflow(&self, protocol: RequestProtocol) -> Arc<Series> {
         let (protocol, response_code, flags) = (protocol.alone(), 0, Default::default());
         let labels = SeriesLabels {
+            peer: None,
             destination: Destination::overflow(),
             outcome: Outcome { protocol, response_code, flags },
         };
