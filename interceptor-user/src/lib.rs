@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod agent;
 pub mod analysis;
+pub mod certs;
 pub mod check;
 pub mod cli;
 pub mod cni;

@@ -3,6 +3,7 @@
 mod agent;
 mod agent_socket;
 mod analyze;
+mod certs;
 mod check;
 mod cleanup;
 mod client;
@@ -79,6 +80,7 @@ enum Command {
     Dump(dump::Arguments),
     Cleanup(cleanup::Arguments),
     Cni(cni::Arguments),
+    Certs(certs::Arguments),
     Check(check::Arguments),
     Prepare(prepare::Arguments),
     Probe(probe::Arguments),
@@ -121,6 +123,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dump(arguments) => logging::start(cli.verbose).and_then(|()| dump::run(&arguments)),
         Command::Cleanup(arguments) => logging::start(cli.verbose).and_then(|()| cleanup::run(&arguments)),
         Command::Check(arguments) => logging::start(cli.verbose).and_then(|()| check::run(arguments)),
+        Command::Certs(arguments) => certs::run(arguments),
         Command::Prepare(arguments) => prepare::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Hold => hold::run(),

@@ -5,7 +5,7 @@
 //! nobody else's; all share nothing but configurations, the resolver's answers and counters.
 
 pub mod active;
-mod certificates;
+pub(crate) mod certificates;
 mod client_io;
 pub mod client_tls;
 mod configured;

@@ -5,7 +5,9 @@
 mod announced;
 mod balancing;
 mod bounds;
+mod certs;
 mod changes;
+mod client_identity;
 mod cors;
 mod endpoints;
 mod faults;

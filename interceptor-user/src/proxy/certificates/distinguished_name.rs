@@ -16,33 +16,55 @@ const ATTRIBUTES: [(&[u8], &str); 10] = [
     (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1], "emailAddress"),
 ];
 
-/// `der` is what a Name's SEQUENCE holds. What can't be read is left out.
-pub(super) fn text(mut der: &[u8]) -> String {
-    let mut parts = Vec::new();
-    while let Some((set, rest)) = element(der) {
-        der = rest;
-        let mut attributes = set.bytes;
-        let mut together = Vec::new();
-        while let Some((pair, rest)) = element(attributes) {
-            attributes = rest;
-            together.extend(attribute(pair.bytes));
-        }
-        if !together.is_empty() {
-            parts.push(together.join("+"));
-        }
-    }
-    parts.reverse();
-    parts.join(",")
+/// A part of a name.
+#[derive(Debug)]
+pub(crate) struct Attribute<'a> {
+    /// Its object identifier.
+    pub(crate) kind: &'a [u8],
+    /// What kind of text its value is.
+    pub(crate) tag: u8,
+    pub(crate) value: &'a [u8],
 }
 
-fn attribute(pair: &[u8]) -> Option<String> {
-    let (kind, rest) = element(pair)?;
-    let (value, _) = element(rest)?;
-    let name = ATTRIBUTES.iter().find(|(known, _)| *known == kind.bytes).map(|(_, name)| *name);
-    let name = name.map_or_else(|| format!("#{}", hex(kind.bytes)), str::to_owned);
-    // PrintableString, IA5String and UTF8String; others are seldom, and shown as far as they are text.
-    let text = String::from_utf8_lossy(value.bytes);
-    Some(format!("{name}={}", escaped(&text)))
+/// `der` is what a Name's SEQUENCE holds. What can't be read is left out.
+pub(super) fn text(der: &[u8]) -> String {
+    let parts: Vec<String> = elements(der)
+        .filter_map(|set| {
+            let together: Vec<String> = of_set(set).map(|attribute| attribute.text()).collect();
+            (!together.is_empty()).then(|| together.join("+"))
+        })
+        .collect();
+    parts.into_iter().rev().collect::<Vec<_>>().join(",")
+}
+
+/// The parts, in their order.
+pub(crate) fn attributes(der: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
+    elements(der).flat_map(of_set)
+}
+
+fn elements(mut der: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (found, rest) = element(der)?;
+        der = rest;
+        Some(found.bytes)
+    })
+}
+
+fn of_set(set: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
+    elements(set).filter_map(|pair| {
+        let (kind, rest) = element(pair)?;
+        let (value, _) = element(rest)?;
+        Some(Attribute { kind: kind.bytes, tag: value.tag, value: value.bytes })
+    })
+}
+
+impl Attribute<'_> {
+    fn text(&self) -> String {
+        let name = ATTRIBUTES.iter().find(|(known, _)| *known == self.kind).map(|(_, name)| *name);
+        let name = name.map_or_else(|| format!("#{}", hex(self.kind)), str::to_owned);
+        // PrintableString, IA5String and UTF8String; others are seldom, and shown as far as they are text.
+        format!("{name}={}", escaped(&String::from_utf8_lossy(self.value)))
+    }
 }
 
 /// RFC 2253 §2.4.
@@ -63,12 +85,13 @@ fn escaped(text: &str) -> String {
 }
 
 struct Element<'a> {
+    tag: u8,
     bytes: &'a [u8],
 }
 
 /// The first element of DER, and what follows it.
 fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
-    let (_tag, rest) = der.split_first()?;
+    let (tag, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (length, rest) = match usize::from(*first) {
         short @ 0..0x80 => (short, rest),
@@ -79,7 +102,7 @@ fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
         }
     };
     let (bytes, rest) = rest.split_at_checked(length)?;
-    Some((Element { bytes }, rest))
+    Some((Element { tag: *tag, bytes }, rest))
 }
 
 #[cfg(test)]

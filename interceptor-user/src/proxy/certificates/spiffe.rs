@@ -50,8 +50,21 @@ pub(in crate::proxy) fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime)
     })
 }
 
+/// The last moment at which a certificate is valid; `None` when it can't be read.
+pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
+    // No certificate of today lives as long: this is the one way to learn it.
+    let never = UnixTime::since_unix_epoch(Duration::from_secs(u64::from(u32::MAX) * 1000));
+    let parsed = EndEntityCert::try_from(certificate).ok()?;
+    let checked = parsed.verify_for_usage(&[], &[], &[], never, KeyUsage::client_auth(), None, None);
+    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else is wrong says nothing of its dates")]
+    match checked.err()? {
+        Error::CertExpired { not_after, .. } => Some(not_after),
+        _ => None,
+    }
+}
+
 /// RFC 3339, in UTC.
-fn at(time: UnixTime) -> String {
+pub(crate) fn at(time: UnixTime) -> String {
     let since_epoch = jiff::SignedDuration::try_from(Duration::from_secs(time.as_secs()));
     let time = since_epoch.ok().and_then(|time| jiff::Timestamp::from_duration(time).ok());
     time.map_or_else(|| "no time that can be written".into(), |time| time.to_string())
