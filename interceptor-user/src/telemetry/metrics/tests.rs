@@ -47,10 +47,14 @@ fn labels_are_istios() {
     let cart = metrics.source(&source("cart"));
     let worker = WorkerSeries::new(&cart);
     let grpc = Outcome { protocol: RequestProtocol::Grpc(Some(14)), ..OK };
-    worker.find(&service("api.example.com"), grpc).unwrap().request(Duration::from_micros(1500), 10, 2000);
+    worker.find(None, &service("api.example.com"), grpc).unwrap().request(
+        Duration::from_micros(1500),
+        10,
+        2000,
+    );
     let flags = ResponseFlag::NoHealthyUpstream.into();
     let blocked = Destination::undeclared(Some("a\"b.example.com"), Some("BlackHoleCluster"));
-    let tcp = worker.find(&blocked, Outcome { flags, ..TCP }).unwrap();
+    let tcp = worker.find(None, &blocked, Outcome { flags, ..TCP }).unwrap();
     tcp.connection_opened();
     tcp.connection_carried(3, 4);
     tcp.connection_closed();
@@ -106,7 +110,7 @@ fn pods_of_one_workload_are_one_source_and_leave_their_counts() {
     for (source, times) in [(&one, 1), (&two, 2), (&other, 4)] {
         let worker = WorkerSeries::new(source);
         for _ in 0..times {
-            let series = worker.find(&service("a.example.com"), OK).unwrap();
+            let series = worker.find(None, &service("a.example.com"), OK).unwrap();
             series.request(Duration::from_millis(1), 0, 0);
         }
         assert_eq!(values(&metrics, "istio_requests_total").len(), if times == 4 { 2 } else { 1 });
@@ -128,11 +132,11 @@ fn a_source_has_a_bounded_number_of_series() {
     let (worker, another) = (WorkerSeries::new(&source), WorkerSeries::new(&source));
     for number in 0..SERIES_MAX {
         let host = Destination::undeclared(Some(&format!("{number}.example.com")), None);
-        assert!(worker.find(&host, OK).is_some(), "{number}");
+        assert!(worker.find(None, &host, OK).is_some(), "{number}");
     }
     let one_more = Destination::undeclared(Some("one-more.example.com"), None);
-    assert!(worker.find(&one_more, OK).is_none());
-    assert!(another.find(&Destination::undeclared(Some("0.example.com"), None), OK).is_some());
+    assert!(worker.find(None, &one_more, OK).is_none());
+    assert!(another.find(None, &Destination::undeclared(Some("0.example.com"), None), OK).is_some());
     for worker in [&worker, &another] {
         let grpc = RequestProtocol::Grpc(Some(2));
         worker.overflow(grpc).request(Duration::ZERO, 0, 0);
