@@ -46,6 +46,8 @@ pub struct AgentSettings {
     pub source: AgentSource,
     /// Where credentialName finds secrets, as `NAMESPACE/NAME`.
     pub credentials_dir: Option<PathBuf>,
+    /// Where identities for ISTIO_MUTUAL are, as `NAMESPACE/SERVICEACCOUNT`.
+    pub identity_dir: Option<PathBuf>,
     /// Pods of other nodes are not ours; `None`: all are of this one.
     pub node_name: Option<Arc<str>>,
     pub selectors: Selectors,
@@ -78,6 +80,15 @@ pub struct AgentSettings {
 }
 
 impl AgentSettings {
+    /// Where a pod's identity is looked for: a pod has that of its service account and no other. `None`: nowhere.
+    pub fn identity_of(&self, namespace: &str, service_account: &str) -> Option<PathBuf> {
+        // What is put behind a directory must not lead out of it.
+        let is_name = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+        let directory = self.identity_dir.as_ref()?;
+        (is_name(namespace) && is_name(service_account))
+            .then(|| directory.join(namespace).join(service_account))
+    }
+
     /// How a client's configuration is compiled.
     pub fn compile_settings(&self, client: Client) -> CompileSettings {
         CompileSettings {

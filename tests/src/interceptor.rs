@@ -323,6 +323,8 @@ fn find_or_build() -> anyhow::Result<PathBuf> {
         "--bin",
         "interceptor",
     ]);
+    // Cargo tells it this program, and build scripts that look at it would run again.
+    build.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
     crate::run(&mut build)?;
     Ok(target_dir()?.join("debug/interceptor"))
 }

@@ -114,6 +114,20 @@ impl Node {
     }
 
     pub fn pod_in(&self, namespace: &str, name: &str, metadata: &str) -> anyhow::Result<NodePod<'_>> {
+        self.make_pod((namespace, name), metadata, None)
+    }
+
+    /// A pod of namespace `shop` with this service account.
+    pub fn pod_of_account(&self, name: &str, account: &str) -> anyhow::Result<NodePod<'_>> {
+        self.make_pod(("shop", name), "", Some(account.to_owned()))
+    }
+
+    fn make_pod(
+        &self,
+        (namespace, name): (&str, &str),
+        metadata: &str,
+        account: Option<String>,
+    ) -> anyhow::Result<NodePod<'_>> {
         let uid = new_uid();
         let pod = NodePod {
             node: self,
@@ -122,6 +136,7 @@ impl Node {
             uid,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
+            account,
         };
         pod.describe(metadata)?;
         Ok(pod)
@@ -131,21 +146,28 @@ impl Node {
     pub fn bare_pod(&self, name: &str) -> anyhow::Result<BarePod<'_>> {
         let uid = new_uid();
         let directory = self.pod_directory(&uid);
-        self.describe("shop", name, &uid, "")?;
+        self.describe(("shop", name), &uid, "", None)?;
         fs::create_dir_all(directory.join("container"))
             .with_context(|| format!("cannot make {}", directory.display()))?;
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo 0 >\"$1/cgroup.procs\" && exec unshare --net sleep infinity", "sh"]);
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "echo 0 >\"$1/cgroup.procs\" && exec sleep infinity", "sh"]);
         command.arg(directory.join("container"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process(command.spawn().context("cannot run sh")?);
         Ok(BarePod { node: self, name: name.to_owned(), uid, directory, process: Some(process) })
     }
 
-    fn describe(&self, namespace: &str, name: &str, uid: &str, metadata: &str) -> anyhow::Result<()> {
+    fn describe(
+        &self,
+        (namespace, name): (&str, &str),
+        uid: &str,
+        metadata: &str,
+        account: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let account = account.map(|account| format!(", serviceAccountName: {account}")).unwrap_or_default();
         let yaml = format!(
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  uid: {uid}\n{metadata}\
-             spec: {{nodeName: {NODE}, containers: [{{name: app}}]}}\n"
+             spec: {{nodeName: {NODE}, containers: [{{name: app}}]{account}}}\n"
         );
         self.apply(&format!("pod-{namespace}-{name}"), &yaml)
     }
@@ -218,12 +240,13 @@ pub struct NodePod<'node> {
     pub uid: String,
     namespace: String,
     name: String,
+    account: Option<String>,
 }
 
 impl NodePod<'_> {
     /// Replaces what the API tells of it.
     pub fn describe(&self, metadata: &str) -> anyhow::Result<()> {
-        self.node.describe(&self.namespace, &self.name, &self.uid, metadata)
+        self.node.describe((&self.namespace, &self.name), &self.uid, metadata, self.account.as_deref())
     }
 
     /// The kubelet makes its cgroup, the runtime that of a container.
@@ -237,14 +260,17 @@ impl NodePod<'_> {
         self.directory.join("container")
     }
 
-    /// A command that enters the container's cgroup, then the pod's namespace, and then becomes `program`.
+    /// A command that enters the pod's namespace, then the container's cgroup, and then becomes `program`.
     pub fn command(&self, program: &str) -> Command {
         let inside = self.pod.command(program);
-        let mut command = Command::new("sh");
+        let mut arguments = inside.get_args();
+        let mut command = Command::new(inside.get_program());
+        // The namespace first: whoever is in the cgroup is the pod's.
+        command.args(arguments.next());
         command
-            .args(["-c", "echo 0 >\"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"])
+            .args(["sh", "-c", "echo 0 >\"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"])
             .arg(self.container());
-        command.arg(inside.get_program()).args(inside.get_args());
+        command.args(arguments);
         for (name, value) in inside.get_envs() {
             match value {
                 Some(value) => command.env(name, value),
@@ -311,7 +337,7 @@ impl BarePod<'_> {
 
     /// Replaces what the API tells of it.
     pub fn describe(&self, metadata: &str) -> anyhow::Result<()> {
-        self.node.describe("shop", &self.name, &self.uid, metadata)
+        self.node.describe(("shop", &self.name), &self.uid, metadata, None)
     }
 }
 

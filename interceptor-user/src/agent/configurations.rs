@@ -46,7 +46,7 @@ pub(crate) struct Configurations {
 }
 
 impl Configurations {
-    /// `settings` are those of every client.
+    /// `settings` are those of every client; the directories of its client are those above every client's.
     pub(crate) fn start(settings: CompileSettings, compiled: UnboundedSender<Told>) -> io::Result<Self> {
         let (requests, received) = mpsc::channel();
         let compile = Compile {
@@ -161,9 +161,10 @@ impl Compile {
     fn report(&mut self) {
         let mut findings: BTreeSet<Diagnostic> = self.known.iter().cloned().collect();
         let flags = Flags {
+            credentials_dir: self.settings.client.credentials_dir.as_deref(),
+            identity_dir: self.settings.client.identity_dir.as_deref(),
             unix_endpoints: Some(&self.settings.unix_endpoints),
             tls_files: Some(&self.settings.tls_files),
-            ..Flags::default()
         };
         findings.extend(analysis::find(&self.world, Audience::Mesh(flags)));
         let findings: Vec<Diagnostic> = findings.into_iter().collect();

@@ -267,7 +267,15 @@ impl Control {
     /// Looks at the pods whose cgroups have changed.
     fn take_cgroup_changes(&mut self) {
         match self.cgroups.take_changes() {
-            Some(changed) => changed.iter().for_each(|uid| self.look_at_cgroup(uid)),
+            Some(changed) => {
+                for uid in &changed {
+                    self.look_at_cgroup(uid);
+                    // A container has come or gone: another sandbox may have been made.
+                    if let Some(pod) = self.pods.get_mut(uid).filter(|pod| pod.wanted().is_some()) {
+                        pod.retry.now();
+                    }
+                }
+            }
             None => self.look_at_known_cgroups(),
         }
     }
@@ -296,7 +304,8 @@ impl Control {
             pod.described = None;
             pod.since = pod.cgroup.is_some().then(Instant::now);
         }
-        if is_new || pod.wanted().is_some() {
+        // What waits to be tried again goes on waiting.
+        if is_new || (pod.wanted().is_some() && pod.retry.at().is_none()) {
             pod.retry.now();
         }
     }

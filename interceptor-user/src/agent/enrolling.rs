@@ -35,7 +35,7 @@ impl Control {
             self.pods.iter().filter(|(_, pod)| pod.retry.is_due()).map(|(uid, _)| Arc::clone(uid)).collect();
         for uid in due {
             let Some(mut pod) = self.pods.remove(&uid) else { continue };
-            pod.retry.never();
+            pod.retry.begin();
             if let Err(error) = self.reconcile_pod(&uid, &mut pod) {
                 let problem = format!("{error:#}");
                 if pod.told.as_ref() != Some(&problem) {
@@ -43,8 +43,9 @@ impl Control {
                 }
                 pod.told = Some(problem.clone());
                 pod.problem = Some(problem);
-                pod.retry.later();
+                pod.retry.later_for_failure();
             }
+            pod.retry.end();
             if pod.api.is_some() || pod.cgroup.is_some() {
                 self.pods.insert(uid, pod);
             }

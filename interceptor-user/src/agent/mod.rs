@@ -66,7 +66,12 @@ pub fn run(settings: &AgentSettings, log_filter: LogFilter) -> anyhow::Result<Ex
         tracing::debug!("can't see cgroups as the node does: {error}");
     }
     let (compiled, snapshots) = mpsc::unbounded_channel();
-    let configurations = Configurations::start(settings.compile_settings(Client::default()), compiled)?;
+    let anybody = Client {
+        credentials_dir: settings.credentials_dir.clone(),
+        identity_dir: settings.identity_dir.clone(),
+        ..Client::default()
+    };
+    let configurations = Configurations::start(settings.compile_settings(anybody), compiled)?;
     let (source, told) = Source::start(&settings.source, &configurations)?;
     configurations.report_to(source.reporter().cloned());
     let configuration = Configuration { configurations, snapshots, source, told };

@@ -23,9 +23,15 @@ use crate::proxy::WorkloadId;
 use crate::resource::Pod as ApiPod;
 use crate::workload::{RedirectPolicy, SourceWorkload};
 
+/// A pod that has a cgroup and is not carried after this is a reason not to be ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How soon a pod is looked at again that has no process of its own yet.
 const RETRY_MIN: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_millis(200);
+
+/// How soon what went wrong is tried again at the latest: it may take long, and others wait meanwhile.
+const FAILED_RETRY_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Pod {
     /// As the API tells; `None`: it is gone from there.
@@ -176,6 +182,16 @@ impl Pod {
             || (is_looked_at && !self.has_netns)
     }
 
+    /// There is something of it since longer than it may take to serve it.
+    pub(super) fn is_past_patience(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() > PATIENCE)
+    }
+
+    /// A problem that is no passing one.
+    pub(super) fn lasting_problem(&self) -> Option<&str> {
+        self.problem.as_deref().filter(|_| self.is_past_patience())
+    }
+
     /// Whether the API means this pod by that name.
     pub(super) fn is_called(&self, api: &ApiPod) -> bool {
         *self.source.namespace == **api.meta.namespace() && *self.source.pod == **api.meta.name()
@@ -202,12 +218,29 @@ impl Retry {
 
     /// After a pause, longer each time.
     pub(super) fn later(&mut self) {
-        self.pause = (self.pause * 2).clamp(RETRY_MIN, RETRY_MAX);
+        self.after(RETRY_MAX);
+    }
+
+    /// After a pause, longer each time.
+    pub(super) fn later_for_failure(&mut self) {
+        self.after(FAILED_RETRY_MAX);
+    }
+
+    fn after(&mut self, pause_max: Duration) {
+        self.pause = (self.pause * 2).clamp(RETRY_MIN, pause_max);
         self.at = Some(Instant::now() + self.pause);
     }
 
-    pub(super) fn never(&mut self) {
-        *self = Self::default();
+    /// It is looked at now. How long was waited stays known: there may be a next time.
+    pub(super) fn begin(&mut self) {
+        self.at = None;
+    }
+
+    /// Nothing is left to be tried again.
+    pub(super) fn end(&mut self) {
+        if self.at.is_none() {
+            self.pause = Duration::ZERO;
+        }
     }
 
     pub(super) fn at(&self) -> Option<Instant> {

@@ -1,11 +1,12 @@
 //! Which pods there are, and what each is to get: by what the API server or files tell of pods and namespaces.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::control::Control;
 use super::pod::Pod;
-use crate::enroll::{LeftAlone, Mistake, Selection};
+use crate::enroll::{LeftAlone, Mistake, Selection, service_account};
 use crate::resource::{Diagnostic, Level, Pod as ApiPod, Position, World};
 use crate::source::kubernetes::NodeChange;
 
@@ -100,9 +101,11 @@ impl Control {
             // Whoever says that it has ended may be mistaken: its cgroup tells.
             selection = known.selection.clone();
         }
-        if let (Selection::Enroll(wanted), Some(directory)) = (&mut selection, &self.settings.credentials_dir)
-        {
-            wanted.client.credentials_dir = Some(directory.join(&**api.meta.namespace()));
+        if let Selection::Enroll(wanted) = &mut selection {
+            let (settings, namespace) = (&self.settings, api.meta.namespace());
+            let of_namespace = |directory: &PathBuf| directory.join(&**namespace);
+            wanted.client.credentials_dir = settings.credentials_dir.as_ref().map(of_namespace);
+            wanted.client.identity_dir = settings.identity_of(namespace, service_account(api));
         }
         tell_mistakes(known.as_deref(), &selection, &api.meta.key.to_string());
         match known {
@@ -124,7 +127,7 @@ impl Control {
         }
     }
 
-    /// Has Events written about annotations that can't be used.
+    /// Has Events written about annotations that can't be used, and about what keeps a pod from having what it should.
     pub(super) fn report_mistakes(&mut self) {
         let Some(reporter) = self.source.reporter() else { return };
         let of_pod = |pod: &Pod| {
@@ -134,7 +137,14 @@ impl Control {
                 let message = format!("{mistake}; it changes nothing");
                 meta.finding(Level::Error, Position::default(), "metadata.annotations", message)
             };
-            Some(mistakes.map(finding).collect::<Vec<_>>())
+            let problem = pod.lasting_problem().map(|problem| {
+                let message = match &pod.carried {
+                    None => format!("its connections are refused: {problem}"),
+                    Some(_) => format!("it is not intercepted as it should be now: {problem}"),
+                };
+                meta.finding(Level::Error, Position::default(), "spec", message)
+            });
+            Some(mistakes.map(finding).chain(problem).collect::<Vec<_>>())
         };
         let mistakes: Vec<Diagnostic> = self.pods.values().filter_map(of_pod).flatten().collect();
         if self.reported != mistakes {

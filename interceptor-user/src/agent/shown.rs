@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -14,9 +13,6 @@ use super::view::{Check, Compiled, PodState, PodView, SharedView, View};
 use crate::admin::{Family, Heartbeat};
 use crate::datapath::Counter;
 use crate::enroll::Selection;
-
-/// A pod that has a cgroup and is not carried after this is a reason not to be ready.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the loop puts it, for everybody who reads.
 #[derive(Clone, Debug)]
@@ -139,8 +135,7 @@ impl Control {
 }
 
 fn is_late(pod: &Pod) -> bool {
-    let since = pod.since.filter(|_| pod.wanted().is_some() && pod.carried.is_none());
-    since.is_some_and(|since| Instant::now().duration_since(since) > PATIENCE)
+    pod.wanted().is_some() && pod.carried.is_none() && pod.is_past_patience()
 }
 
 fn state(pod: &Pod) -> PodState {

@@ -85,7 +85,7 @@ fn check_tls(
     if let Some(problem) = tls::problem(tls, files) {
         let finding = at(&code::EGR0104, &rule.meta, tls.position, field, problem);
         findings.push(match tls.mode {
-            TlsMode::IstioMutual => finding.mend("start exec with --identity-dir, or use SIMPLE, or MUTUAL with certificates as files"),
+            TlsMode::IstioMutual => finding.mend("start exec or the agent with --identity-dir, or use SIMPLE, or MUTUAL with certificates as files"),
             TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual if files.refused(tls).is_some() => finding.mend(
                 "start the agent with --allow-tls-files and the files' directory, if pods may use all keys in it on \
                  behalf of all who write resources; or use credentialName",

@@ -69,6 +69,14 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "/run/interceptor/credentials", help_heading = CONFIGURATION)]
     credentials_dir: PathBuf,
 
+    /// Where the pods' identities in the mesh are, for TLS mode ISTIO_MUTUAL: DIR/NAMESPACE/SERVICEACCOUNT holds
+    /// cert-chain.pem, key.pem and root-cert.pem, or tls.crt, tls.key and ca.crt
+    ///
+    /// A pod has that of its own namespace and service account, as the API server tells them. Files that change are read
+    /// again. Without its identity, or while that has expired, ISTIO_MUTUAL answers 503.
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = CONFIGURATION)]
+    identity_dir: Option<PathBuf>,
+
     /// What becomes of hosts that no ServiceEntry names; overrides everything else that says so
     #[arg(long, value_name = "POLICY", value_parser = policies(), help_heading = CONFIGURATION)]
     outbound_traffic_policy: Option<OutboundTrafficPolicy>,
@@ -224,6 +232,7 @@ impl Arguments {
         Ok(AgentSettings {
             source,
             credentials_dir: Some(self.credentials_dir),
+            identity_dir: self.identity_dir,
             node_name: self.node_name,
             selectors: Selectors {
                 namespaces: self.enroll_namespaces,

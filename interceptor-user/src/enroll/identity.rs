@@ -16,7 +16,7 @@ pub fn source_workload(pod: &Pod) -> SourceWorkload {
         namespace: pod.meta.namespace().to_string(),
         pod: pod.meta.name().to_string(),
         uid: pod.uid.as_deref().unwrap_or_default().to_owned(),
-        service_account: pod.service_account.as_deref().unwrap_or("default").to_owned(),
+        service_account: service_account(pod).to_owned(),
         app: label(&["app"]).unwrap_or_default(),
         version: label(&["version"]).unwrap_or_default(),
         canonical_service: label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
@@ -45,6 +45,11 @@ fn workload(pod: &Pod) -> String {
         _ => None,
     };
     shortened.unwrap_or(&owner.name).to_owned()
+}
+
+/// Kubernetes puts the name where nobody wrote one.
+pub fn service_account(pod: &Pod) -> &str {
+    pod.service_account.as_deref().unwrap_or("default")
 }
 
 #[cfg(test)]

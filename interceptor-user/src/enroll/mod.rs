@@ -8,7 +8,7 @@ mod node;
 mod selection;
 
 pub use addresses::AddressChanges;
-pub use identity::source_workload;
+pub use identity::{service_account, source_workload};
 pub use kubepods::{Kubepods, PodCgroup};
 pub use netns::{HostNetns, PodNetns, processes, within};
 pub use node::{enter_cgroup_namespace, node_namespace};

@@ -21,10 +21,24 @@ fn run(node: &Node, words: &[&str]) -> anyhow::Result<Output> {
     Ok(command(node, words)?.output()?)
 }
 
-fn get(node: &Node, path: &str) -> anyhow::Result<String> {
+pub(crate) fn get(node: &Node, path: &str) -> anyhow::Result<String> {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--fail-with-body", "--max-time", "20", "--unix-socket"]).arg(node.socket());
     Ok(String::from_utf8(output(curl.arg(format!("http://agent{path}")))?.stdout)?)
+}
+
+/// What /readyz answers, whatever it is.
+pub(crate) fn ready(node: &Node) -> anyhow::Result<String> {
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "20", "--unix-socket"]).arg(node.socket());
+    Ok(String::from_utf8(output(curl.arg("http://agent/readyz?verbose"))?.stdout)?)
+}
+
+/// `interceptor dump`, from the pins.
+pub(crate) fn dump(node: &Node, what: &str) -> anyhow::Result<String> {
+    let mut command = Command::new(binary()?);
+    command.args(["dump", what]).arg("--pins").arg(node.pins());
+    Ok(String::from_utf8(output(&mut command)?.stdout)?)
 }
 
 /// What is explained and shown is what happens, and is counted and told when it has happened.

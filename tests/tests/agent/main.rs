@@ -5,6 +5,8 @@ mod churn;
 mod container;
 mod enforced;
 mod enrolment;
+mod full;
+mod identity;
 mod kubernetes;
 mod load;
 mod many;
