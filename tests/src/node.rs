@@ -426,6 +426,20 @@ impl Agent<'_> {
         Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
     }
 
+    /// How often its threads have begun to wait so far.
+    pub fn waits(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/task", self.child.id());
+        let threads = fs::read_dir(&path).with_context(|| format!("cannot read {path}"))?;
+        // A thread may have ended by now.
+        let statuses =
+            threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+        let waits = |status: String| {
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse::<u64>().ok()
+        };
+        Ok(statuses.filter_map(waits).sum())
+    }
+
     /// What its socket shows, for people.
     fn shown(&self) -> String {
         let show = |path: &str| {

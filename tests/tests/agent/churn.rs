@@ -84,3 +84,32 @@ fn changes_of_pods_cost_the_same_however_many_there_are() -> anyhow::Result<()> 
     );
     agent.stop()
 }
+
+#[test]
+fn an_agent_is_idle_when_its_pods_are() -> anyhow::Result<()> {
+    const PODS: u32 = 100;
+    const WATCHED: Duration = Duration::from_secs(10);
+    let node = Node::new()?;
+    node.apply("httpbin", HTTPBIN)?;
+    let agent = node.agent(&[])?;
+    agent.wait_ready()?;
+    let at_rest = agent.pss_kib()?;
+    let pods = (0..PODS).map(|number| node.bare_pod(&format!("idle-{number}")));
+    let pods: Vec<_> = pods.collect::<anyhow::Result<_>>()?;
+    for pod in &pods {
+        agent.wait_said(&format!("pod shop/{}: enrolled", pod.name()))?;
+    }
+    agent.wait_ready()?;
+    let each = (agent.pss_kib()? - at_rest) / f64::from(PODS);
+    let (spent, waits) = (agent.cpu()?, agent.waits()?);
+    std::thread::sleep(WATCHED);
+    let percent = (agent.cpu()? - spent).as_secs_f64() / WATCHED.as_secs_f64() * 100.0;
+    let waits = (agent.waits()? - waits) as f64 / WATCHED.as_secs_f64();
+    println!(
+        "at rest {:.1} MiB (PSS), {each:.1} KiB for each idle pod; with {PODS} of them {percent:.1} % of a CPU and \
+         {waits:.0} wake-ups a second",
+        at_rest / 1024.0
+    );
+    assert!(percent < 20.0, "{percent} % of a CPU");
+    agent.stop()
+}

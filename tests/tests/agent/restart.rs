@@ -6,6 +6,9 @@ use interceptor_tests::Node;
 use crate::HTTPBIN;
 use crate::load::{Echo, Load};
 
+/// Less than a second each.
+const ROUNDS: usize = 50;
+
 #[test]
 fn killing_the_agent_opens_no_hole() -> anyhow::Result<()> {
     let node = Node::new()?;
@@ -19,7 +22,7 @@ fn killing_the_agent_opens_no_hole() -> anyhow::Result<()> {
     let load = Load::start(&pod, &echo.origin, 4)?;
     echo.wait_more(20)?;
     let mut agent = agent;
-    for _round in 0..10 {
+    for _round in 0..ROUNDS {
         agent.kill()?;
         let refused = pod.curl(&[&format!("http://{}/", echo.origin.address)])?;
         ensure!(refused.code == Some(7), "connected without an agent: {refused:?}");
@@ -51,14 +54,18 @@ fn replacing_the_agent_refuses_no_connection() -> anyhow::Result<()> {
     }
     let loads =
         pods.iter().map(|pod| Load::start(pod, &echo.origin, 2)).collect::<anyhow::Result<Vec<_>>>()?;
-    for _round in 0..10 {
+    let mut replaced = Vec::new();
+    for _round in 0..ROUNDS {
         echo.wait_more(20)?;
         let successor = node.agent(&["--drain", "5s"])?;
         for pod in &pods {
             pod.wait_enrolled(&successor)?;
         }
+        replaced.push(std::mem::replace(&mut agent, successor));
+    }
+    // What is open there ends meanwhile.
+    for agent in replaced {
         agent.wait_ended()?;
-        agent = successor;
     }
     for load in loads {
         let counts = load.finish()?;
