@@ -122,7 +122,11 @@ impl World {
 
     /// A new pod that reaches the others that are joined, over IPv4.
     pub fn joined_pod(&self) -> anyhow::Result<Pod> {
-        let pod = self.pod()?;
+        self.joined_pod_with_dns(&[self.dns.address])
+    }
+
+    pub fn joined_pod_with_dns(&self, servers: &[IpAddr]) -> anyhow::Result<Pod> {
+        let pod = self.pod_with_dns(servers)?;
         pod.join(&self.outside)?;
         Ok(pod)
     }

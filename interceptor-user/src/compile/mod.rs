@@ -230,6 +230,7 @@ impl Compiler {
             }),
             Role::Gateway { .. } => gateway::listeners(gateway::Inputs {
                 world,
+                settings,
                 translator: &translator,
                 virtual_services: &virtual_services,
             }),

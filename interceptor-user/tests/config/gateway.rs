@@ -3,7 +3,8 @@
 
 use interceptor_user::analysis::{Audience, Flags, find};
 use interceptor_user::compile::{Client, CompileSettings, Compiler, NodePaths, Role};
-use interceptor_user::snapshot::Discovery;
+use interceptor_user::snapshot::decision::decide;
+use interceptor_user::snapshot::{Decision, Discovery, FirstBytes, RequestFacts, RouteAction, Then};
 
 use crate::support::{Config, world};
 
@@ -470,4 +471,79 @@ fn changes_are_taken_up() {
         let (snapshot, findings) = compiler.compile(&world);
         assert!((snapshot, findings) == Compiler::new(settings()).compile(&world), "{text}");
     }
+}
+
+/// What is inside TLS that ends at the gateway: the route table, or the clusters.
+fn inside(config: &Config, sni: Option<&str>) -> String {
+    let listener = config.snapshot.listener("10.0.0.9".parse().unwrap(), 443);
+    match decide(listener, std::net::IpAddr::from([10, 0, 0, 9]), FirstBytes::Tls { sni }) {
+        Decision::Terminate(chain) => match &chain.then {
+            Then::Http(table) => {
+                let headers = http::HeaderMap::new();
+                let (method, path, authority) = ("GET", "/", sni.unwrap_or("a.example.com"));
+                let facts =
+                    RequestFacts { method, path, query: None, authority, scheme: "https", headers: &headers };
+                let route = table.virtual_host(authority).route(&facts).map(|route| &route.action);
+                let to = match route {
+                    Some(RouteAction::Forward(forward)) => forward.clusters[0].cluster.name.to_string(),
+                    Some(_) => "other".to_owned(),
+                    None => "404".to_owned(),
+                };
+                format!("{} {}: {to}", chain.tls.mode.name(), table.name)
+            }
+            Then::Tcp(route) => format!("{}: {}", chain.tls.mode.name(), route.clusters[0].cluster.name),
+        },
+        Decision::Route(route) => route.clusters[0].cluster.name.to_string(),
+        Decision::NoFilterChain => "close (no filter chain)".into(),
+        Decision::Http(..) | Decision::Passthrough | Decision::Refuse => "what no gateway does".into(),
+    }
+}
+
+#[test]
+fn tls_that_ends_here_uses_http_or_tcp_routes_by_the_servers_protocol() {
+    let tls = "tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}";
+    let servers = format!(
+        "  - {{port: {{number: 443, name: https, protocol: HTTPS}}, hosts: [a.example.com], {tls}}}\n  \
+         - {{port: {{number: 443, name: tls, protocol: TLS}}, hosts: [b.example.com], {tls}}}\n  \
+         - {{port: {{number: 443, name: mutual, protocol: HTTPS}}, hosts: ['*'], tls: {{mode: ISTIO_MUTUAL}}}}\n  \
+         - {{port: {{number: 443, name: passes, protocol: TLS}}, hosts: [c.example.com], tls: {{mode: PASSTHROUGH}}}}"
+    );
+    let rules = [
+        http("a", "a.example.com", "a.example.com"),
+        virtual_service(
+            "b",
+            "{hosts: [b.example.com, c.example.com], gateways: [gw], http: [{route: [{destination: {host: c.example.com, port: {number: 80}}}]}], \
+             tcp: [{route: [{destination: {host: b.example.com, port: {number: 443}}}]}], \
+             tls: [{match: [{sniHosts: [c.example.com]}], route: [{destination: {host: c.example.com, port: {number: 443}}}]}]}",
+        ),
+    ];
+    let config = with(&servers, &rules.concat());
+    for (sni, expected) in [
+        (Some("a.example.com"), "SIMPLE https.443.https.gw.default: outbound|80||a.example.com"),
+        (Some("b.example.com"), "SIMPLE: outbound|443||b.example.com"),
+        (Some("c.example.com"), "outbound|443||c.example.com"),
+        (Some("d.example.com"), "ISTIO_MUTUAL https.443.mutual.gw.default: 404"),
+        (None, "ISTIO_MUTUAL https.443.mutual.gw.default: outbound|80||a.example.com"),
+    ] {
+        assert_eq!(inside(&config, sni), expected, "{sni:?} {}", config.found());
+    }
+    // No identity is given.
+    assert!(
+        config.found().contains("[EGR0104] Gateway default/gw: spec.servers[2].tls"),
+        "{}",
+        config.found()
+    );
+}
+
+/// protocol TLS takes tcp routes: with http routes alone nothing listens, and the analysis says what to write.
+#[test]
+fn terminated_tls_with_http_routes_alone_is_not_listened_to() {
+    let servers = "  - {port: {number: 443, name: tls, protocol: TLS}, hosts: [a.example.com], tls: {mode: ISTIO_MUTUAL}}";
+    let config = with(servers, &http("a", "a.example.com", "a.example.com"));
+    assert!(config.snapshot.by_port.is_empty());
+    let found = config.found();
+    assert!(
+        found.contains("[EGR0111]") && found.contains("protocol: HTTPS") && !found.contains("[EGR0125]"),
+        "{found}"
+    );
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::servers::Port;
 use super::{Inputs, Of};
 use crate::compile::http_routes::{Entrance, Translator};
 use crate::resource::ResourceKey;
@@ -37,10 +36,10 @@ impl Draft {
     }
 }
 
-/// All hosts of the port's servers. Unlike in the mesh, the routes of several VirtualServices for a host add up.
-pub(super) fn table(inputs: Inputs<'_>, port: &Port<'_>) -> RouteTable {
+/// All hosts of servers on one port. Unlike in the mesh, the routes of several VirtualServices for a host add up.
+pub(super) fn table(inputs: Inputs<'_>, name: String, servers: &[Of<'_>]) -> RouteTable {
     let mut hosts: HashMap<Arc<str>, Draft> = HashMap::new();
-    for of in &port.servers {
+    for of in servers {
         add_routes(inputs, *of, &mut hosts);
         if of.server.tls.as_ref().is_some_and(|tls| tls.https_redirect) {
             for host in &of.server.hosts {
@@ -49,8 +48,9 @@ pub(super) fn table(inputs: Inputs<'_>, port: &Port<'_>) -> RouteTable {
             }
         }
     }
-    let catch_all = CatchAll::gateway(format!("blackhole:{}", port.number).into());
-    let mut table = RouteTable::new(format!("http.{}", port.number).into(), catch_all);
+    let port = servers.first().map(|of| of.server.port).unwrap_or_default();
+    let catch_all = CatchAll::gateway(format!("blackhole:{port}").into());
+    let mut table = RouteTable::new(name.into(), catch_all);
     for (host, draft) in hosts {
         table.hosts.insert(&host, Arc::new(draft.finish()));
     }

@@ -5,10 +5,12 @@ mod http;
 mod l4;
 mod ports;
 mod servers;
+mod terminated;
 pub(super) mod upstream;
 
 use std::sync::Arc;
 
+use super::CompileSettings;
 use super::findings::Findings;
 use super::http_routes::Translator;
 use super::listeners::{ByAddress, ByPort};
@@ -25,6 +27,7 @@ use servers::{Port, PortProtocol};
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) world: &'a World,
+    pub(super) settings: &'a CompileSettings,
     pub(super) translator: &'a Translator<'a>,
     pub(super) virtual_services: &'a VirtualServices,
 }
@@ -64,16 +67,13 @@ fn listener(inputs: Inputs<'_>, port: &Port<'_>) -> Option<Listener> {
     let catch_all = CatchAll::gateway("blackhole".into());
     let mut listener = Listener::new(format!("{address}_{}", port.number).into(), &catch_all);
     match port.protocol {
-        PortProtocol::Http => listener.http = Some(Arc::new(http::table(inputs, port))),
+        PortProtocol::Http => {
+            let name = format!("http.{}", port.number);
+            listener.http = Some(Arc::new(http::table(inputs, name, &port.servers)));
+        }
         PortProtocol::Tls => {
             for of in &port.servers {
-                let chains = l4::tls(inputs, *of);
-                if chains.is_empty() {
-                    inputs.translator.findings.push(without_routes(*of));
-                }
-                for (sni, route) in chains {
-                    listener.tls.insert(&sni, route);
-                }
+                add_tls(inputs, *of, port.number, &mut listener);
             }
         }
         PortProtocol::Tcp => {
@@ -81,18 +81,50 @@ fn listener(inputs: Inputs<'_>, port: &Port<'_>) -> Option<Listener> {
             for (of, route) in routed {
                 match route {
                     Some(route) => drop(listener.tcp.get_or_insert(route)),
-                    None => inputs.translator.findings.push(without_routes(*of)),
+                    None => report_without_routes(inputs, *of),
                 }
             }
         }
     }
-    let leads_somewhere = listener.http.is_some() || listener.tcp.is_some() || !listener.tls.is_empty();
+    let leads_somewhere = listener.http.is_some()
+        || listener.tcp.is_some()
+        || !listener.tls.is_empty()
+        || !listener.terminated.is_empty();
     leads_somewhere.then_some(listener)
 }
 
-fn without_routes(of: Of<'_>) -> Diagnostic {
-    let (block, what) =
-        if of.server.protocol.is_tls() { ("tls", "tls routes") } else { ("tcp", "a tcp route") };
+/// TLS that passes through, or ends here, by server name.
+fn add_tls(inputs: Inputs<'_>, of: Of<'_>, number: u16, listener: &mut Listener) {
+    if of.server.terminates_tls() {
+        let Some(chain) = terminated::chain(inputs, of, number) else {
+            return report_without_routes(inputs, of);
+        };
+        let chain = Arc::new(chain);
+        for host in &of.server.hosts {
+            listener.terminated.insert(&host.host, Arc::clone(&chain));
+        }
+        return;
+    }
+    let chains = l4::tls(inputs, of);
+    if chains.is_empty() {
+        report_without_routes(inputs, of);
+    }
+    for (sni, route) in chains {
+        listener.tls.insert(&sni, route);
+    }
+}
+
+/// Unless a VirtualService has routes of another block instead, which the analysis tells with its mend.
+fn report_without_routes(inputs: Inputs<'_>, of: Of<'_>) {
+    let passes_tls = of.server.protocol.is_tls() && !of.server.terminates_tls();
+    let has_others = |service: &VirtualService| match passes_tls {
+        true => service.tls.is_empty() && (!service.http.is_empty() || !service.tcp.is_empty()),
+        false => service.tcp.is_empty() && (!service.http.is_empty() || !service.tls.is_empty()),
+    };
+    if of.bound(inputs.virtual_services).any(|(service, _)| has_others(service)) {
+        return;
+    }
+    let (block, what) = if passes_tls { ("tls", "tls routes") } else { ("tcp", "a tcp route") };
     let message = format!(
         "no VirtualService that is bound to this Gateway has {what} for its hosts on port {}: what comes for this server goes \
          nowhere, and nobody listens unless another server of the port has routes; add {block} to a VirtualService with \
@@ -101,7 +133,7 @@ fn without_routes(of: Of<'_>) -> Diagnostic {
         of.gateway.meta.namespace(),
         of.gateway.meta.name()
     );
-    of.finding(&code::EGR0125, Level::Warning, "hosts", message)
+    inputs.translator.findings.push(of.finding(&code::EGR0125, Level::Warning, "hosts", message));
 }
 
 impl<'a> Of<'a> {
