@@ -134,7 +134,7 @@ impl Control {
             let meta = pod.api.as_ref().map(|api| api.meta.clone())?;
             let mistakes = pod.wanted()?.mistakes.iter();
             let finding = |mistake: &Mistake| {
-                let message = format!("{mistake}; it changes nothing");
+                let message = format!("{mistake}; {}", mistake.effect());
                 meta.finding(Level::Error, Position::default(), "metadata.annotations", message)
             };
             let problem = pod.lasting_problem().map(|problem| {
@@ -159,6 +159,6 @@ fn tell_mistakes(known: Option<&Pod>, selection: &Selection, name: &str) {
     let Selection::Enroll(wanted) = selection else { return };
     let told = known.and_then(Pod::wanted).map(|wanted| &*wanted.mistakes).unwrap_or_default();
     for mistake in wanted.mistakes.iter().filter(|mistake| !told.contains(mistake)) {
-        tracing::error!("{name}: {mistake}; it changes nothing");
+        tracing::error!("{name}: {mistake}; {}", mistake.effect());
     }
 }

@@ -9,7 +9,9 @@ use super::scope::Scope;
 use super::{CompileSettings, Role};
 use crate::resource::mesh_config::OutboundTrafficPolicyMode;
 use crate::resource::virtual_service::Destination;
-use crate::resource::{ClientPolicy, ENFORCE, Level, POLICY, Sidecar, World, parse_enforce};
+use crate::resource::{
+    ClientPolicy, ENFORCE, EnforceError, Level, POLICY, PolicyError, Sidecar, World, parse_enforce,
+};
 use crate::snapshot::{CatchAll, OutboundTrafficPolicy};
 
 /// What holds for a client.
@@ -43,7 +45,7 @@ impl<'a> Policy<'a> {
             return Policy::GATEWAY;
         }
         let own = settings.client.policy.within(of_namespace(world, &settings.client.namespace, findings));
-        let sidecar = scope.sidecar.as_deref();
+        let sidecar = scope.sidecar_of_policy();
         let of_sidecar = sidecar.and_then(|sidecar| sidecar.outbound_traffic_policy);
         let mode = own.outbound_traffic_policy.or(of_sidecar).or(world.mesh.outbound_traffic_policy);
         let policy = match mode {
@@ -80,30 +82,33 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// What the Namespace's annotation says; a value that can't be used says nothing.
+/// What the Namespace's annotation says; of a value that can't be used the most restrictive that it can mean.
 fn of_namespace(world: &World, name: &str, findings: &Findings) -> ClientPolicy {
-    annotation(world, name, findings, POLICY, ClientPolicy::parse)
+    let restricted = |error: &PolicyError| (error.instead(), error.instead().described());
+    annotation((world, name, findings), POLICY, ClientPolicy::parse, restricted)
 }
 
 /// Whether the Namespace's annotation enforces the gateway for all its pods.
 fn enforces(world: &World, name: &str, findings: &Findings) -> bool {
-    annotation(world, name, findings, ENFORCE, parse_enforce)
+    let restricted = |_: &EnforceError| (true, "gateway");
+    annotation((world, name, findings), ENFORCE, parse_enforce, restricted)
 }
 
+/// What an annotation of the Namespace says; `restricted` is what one that can't be used means, and how to write that.
 fn annotation<T: Default, E: Display>(
-    world: &World,
-    name: &str,
-    findings: &Findings,
+    (world, name, findings): (&World, &str, &Findings),
     key: &str,
     parse: impl FnOnce(&str) -> Result<T, E>,
+    restricted: impl FnOnce(&E) -> (T, &'static str),
 ) -> T {
     let namespace = world.namespaces().find(|namespace| **namespace.meta.name() == *name);
     let annotated = namespace.and_then(|namespace| Some((namespace, namespace.meta.annotations.get(key)?)));
     let Some((namespace, annotation)) = annotated else { return T::default() };
     parse(&annotation.value).unwrap_or_else(|error| {
         let field = format!("metadata.annotations[{key}]");
-        let message = format!("{error}; the annotation changes nothing");
+        let (instead, counts_as) = restricted(&error);
+        let message = format!("{error}; until it is mended, it counts as {counts_as}");
         findings.coded("IST0125", &namespace.meta, Level::Error, annotation.position, &field, message);
-        T::default()
+        instead
     })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::findings::Findings;
 use super::{Client, CompileSettings, Role};
+use crate::resource::mesh_config::OutboundTrafficPolicyMode;
 use crate::resource::service_entry::{Protocol, ServiceEntry};
 use crate::resource::sidecar::{CaptureMode, EgressHost, EgressListener};
 use crate::resource::{Level, MeshConfig, Sidecar, VirtualService, World, host};
@@ -17,6 +18,8 @@ pub(crate) struct Scope<'a> {
     mesh: &'a MeshConfig,
     /// `None`: everything that is exported.
     pub(crate) sidecar: Option<Arc<Sidecar>>,
+    /// Those that may be meant for the client, too: see [`Sidecar::is_for_unknown`].
+    doubtful: Vec<Arc<Sidecar>>,
 }
 
 /// How a service comes into a client's view.
@@ -28,14 +31,35 @@ pub(super) struct Import<'a> {
 
 impl<'a> Scope<'a> {
     pub(crate) fn new(world: &'a World, client: &'a Client) -> Self {
-        Self { client, mesh: &world.mesh, sidecar: sidecar_of(world, client).cloned() }
+        let sidecar = sidecar_of(world, client).cloned();
+        let is_own = |sidecar: &Sidecar| *sidecar.meta.namespace() == client.namespace;
+        let has_own = sidecar.as_deref().is_some_and(is_own);
+        let may_be_for_all = |sidecar: &Sidecar| {
+            !has_own
+                && sidecar.workload_selector.is_none()
+                && *sidecar.meta.namespace() == world.mesh.root_namespace
+        };
+        let doubtful = world.sidecars().filter(|sidecar| sidecar.is_for_unknown);
+        let doubtful =
+            doubtful.filter(|sidecar| is_own(sidecar) || may_be_for_all(sidecar)).cloned().collect();
+        Self { client, mesh: &world.mesh, sidecar, doubtful }
+    }
+
+    /// The Sidecar whose outboundTrafficPolicy counts, if it has one.
+    pub(crate) fn sidecar_of_policy(&self) -> Option<&Sidecar> {
+        let blocks = |sidecar: &&Arc<Sidecar>| {
+            sidecar.outbound_traffic_policy == Some(OutboundTrafficPolicyMode::RegistryOnly)
+        };
+        self.doubtful.iter().find(blocks).or(self.sidecar.as_ref()).map(|sidecar| &**sidecar)
     }
 
     /// The view of whoever a snapshot is made for. No Sidecar acts on a gateway.
     pub(super) fn of(world: &'a World, settings: &'a CompileSettings) -> Self {
         match settings.role {
             Role::Workload => Self::new(world, &settings.client),
-            Role::Gateway { .. } => Self { client: &settings.client, mesh: &world.mesh, sidecar: None },
+            Role::Gateway { .. } => {
+                Self { client: &settings.client, mesh: &world.mesh, sidecar: None, doubtful: Vec::new() }
+            }
         }
     }
 
@@ -62,6 +86,9 @@ impl<'a> Scope<'a> {
 
     /// The ways in which an exported service's host comes in; none when the Sidecar leaves it out.
     pub(super) fn imports(&self, namespace: &str, host: &str) -> Vec<Import<'_>> {
+        if self.doubtful.iter().any(|sidecar| sidecar.leaves_out(namespace, host)) {
+            return Vec::new();
+        }
         let listeners = self.listeners();
         if listeners.is_empty() {
             return vec![Import { listener: None }];
@@ -72,17 +99,21 @@ impl<'a> Scope<'a> {
 
     /// The Sidecar that leaves an exported service's host out.
     pub(crate) fn left_out_by(&self, namespace: &str, host: &str) -> Option<&Sidecar> {
-        self.sidecar.as_deref().filter(|_| self.imports(namespace, host).is_empty())
+        self.sidecars().find(|sidecar| sidecar.leaves_out(namespace, host))
     }
 
     /// The Sidecar that leaves an exported VirtualService out.
     pub(crate) fn hides_virtual_service(&self, service: &VirtualService) -> Option<&Sidecar> {
-        self.sidecar.as_deref().filter(|_| !self.sees_virtual_service(service))
+        self.sidecars().find(|sidecar| !brings_virtual_service(sidecar, service))
     }
 
     /// Whether a Sidecar leaves anything out.
     pub(super) fn narrows(&self) -> bool {
-        !self.listeners().is_empty()
+        self.sidecars().any(|sidecar| !sidecar.egress.is_empty())
+    }
+
+    fn sidecars(&self) -> impl Iterator<Item = &Sidecar> {
+        self.doubtful.iter().chain(&self.sidecar).map(|sidecar| &**sidecar)
     }
 
     /// The ports with a listener of their own, whose HTTP is that listener's alone.
@@ -94,25 +125,26 @@ impl<'a> Scope<'a> {
     pub(crate) fn sees_virtual_service(&self, service: &VirtualService) -> bool {
         let home = service.meta.namespace();
         let export_to = service.export_to.or(&self.mesh.default_virtual_service_export_to);
-        if !export_to.reaches(home, self.namespace()) {
-            return false;
-        }
-        // Either may be the wider one.
-        let brings = |wanted: &EgressHost| {
-            let overlaps =
-                |own: &Arc<str>| host::matches(&wanted.host, own) || host::matches(own, &wanted.host);
-            wanted.is_of(home) && service.hosts.iter().any(|own| overlaps(&own.value))
-        };
-        let listeners = self.listeners();
-        listeners.is_empty() || listeners.iter().any(|listener| listener.hosts.iter().any(brings))
+        export_to.reaches(home, self.namespace())
+            && self.sidecars().all(|sidecar| brings_virtual_service(sidecar, service))
     }
+}
+
+fn brings_virtual_service(sidecar: &Sidecar, service: &VirtualService) -> bool {
+    // Either may be the wider one.
+    let brings = |wanted: &EgressHost| {
+        let overlaps = |own: &Arc<str>| host::matches(&wanted.host, own) || host::matches(own, &wanted.host);
+        wanted.is_of(service.meta.namespace()) && service.hosts.iter().any(|own| overlaps(&own.value))
+    };
+    sidecar.egress.is_empty() || sidecar.egress.iter().any(|listener| listener.hosts.iter().any(brings))
 }
 
 /// The oldest of the client's namespace whose selector matches, else the oldest there without one, else
 /// the oldest without one in the root namespace.
 fn sidecar_of<'a>(world: &'a World, client: &Client) -> Option<&'a Arc<Sidecar>> {
     let oldest = |namespace: &str, fits: &dyn Fn(&Sidecar) -> bool| {
-        let candidates = world.sidecars().filter(|sidecar| **sidecar.meta.namespace() == *namespace);
+        let candidates = world.sidecars().filter(|sidecar| !sidecar.is_for_unknown);
+        let candidates = candidates.filter(|sidecar| **sidecar.meta.namespace() == *namespace);
         candidates.filter(|sidecar| fits(sidecar)).min_by_key(|sidecar| sidecar.meta.age_order())
     };
     let selects = |sidecar: &Sidecar| {

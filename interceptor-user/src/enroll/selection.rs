@@ -127,7 +127,7 @@ impl OutOfReach {
 pub struct Wanted {
     pub redirect: RedirectPolicy,
     pub client: Client,
-    /// What its annotations say wrongly; it changes nothing.
+    /// What its annotations say wrongly.
     pub mistakes: Vec<Mistake>,
 }
 
@@ -142,6 +142,22 @@ pub enum Mistake {
     Enforce(#[from] EnforceError),
     #[error("annotation {0} does not act where {ENFORCE} does: what it names would go around the gateway")]
     Overridden(&'static str),
+}
+
+impl Mistake {
+    /// What happens because of it.
+    pub fn effect(&self) -> String {
+        match self {
+            Self::Redirect(_) | Self::Overridden(_) => "it changes nothing".into(),
+            Self::Enforce(_) => {
+                "what the pod had before goes on acting; where it had nothing, the gateway is enforced".into()
+            }
+            Self::Policy(error) => format!(
+                "what the pod had before goes on acting; where it had nothing, this counts as {}",
+                error.instead().described()
+            ),
+        }
+    }
 }
 
 impl Selectors {
@@ -174,8 +190,9 @@ impl Selectors {
             None => ClientPolicy::default(),
             Some(Ok(policy)) => policy,
             Some(Err(error)) => {
+                let policy = before.map_or_else(|| error.instead(), |before| before.client.policy);
                 mistakes.push(error.into());
-                before.map(|before| before.client.policy).unwrap_or_default()
+                policy
             }
         };
         let enforced = is_enforced(pod, namespace, before, &mut mistakes);
@@ -241,7 +258,7 @@ fn is_enforced(
         None => false,
         Some(annotation) => parse_enforce(&annotation.value).unwrap_or_else(|error| {
             mistakes.push(error.into());
-            before.is_some_and(|before| before.redirect.enforced.is_some())
+            before.is_none_or(|before| before.redirect.enforced.is_some())
         }),
     };
     let of_pod = says(&pod.meta.annotations);

@@ -144,7 +144,8 @@ impl Context<'_> {
         let scope = Scope::new(self.world, client);
         let annotated = self.world.namespaces().find_map(|namespace| {
             let annotation = namespace.meta.annotations.get(POLICY)?;
-            let says = ClientPolicy::parse(&annotation.value).ok()?.outbound_traffic_policy.is_some();
+            let policy = ClientPolicy::parse(&annotation.value).unwrap_or_else(|error| error.instead());
+            let says = policy.outbound_traffic_policy.is_some();
             let is_ours = *namespace.meta.name() == client.namespace && says;
             is_ours.then(|| place(&namespace.meta, Some(format!("annotation {POLICY}")), annotation.position))
         });
@@ -156,7 +157,7 @@ impl Context<'_> {
             step.by.push(place);
             "its namespace's annotation"
         } else if let Some(sidecar) =
-            scope.sidecar.as_deref().filter(|sidecar| sidecar.outbound_traffic_policy.is_some())
+            scope.sidecar_of_policy().filter(|sidecar| sidecar.outbound_traffic_policy.is_some())
         {
             let field = Some("spec.outboundTrafficPolicy".into());
             step.by.push(place(&sidecar.meta, field, Position::default()));

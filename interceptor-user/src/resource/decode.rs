@@ -31,6 +31,8 @@ pub(super) struct Reader {
     resource: RefCell<Arc<str>>,
     findings: RefCell<Vec<Diagnostic>>,
     wrong: Cell<bool>,
+    /// A key stands twice somewhere in it: nobody knows what is meant.
+    ambiguous: Cell<bool>,
     /// Errors are warnings here.
     lenient: Cell<bool>,
     not_kept: Cell<usize>,
@@ -43,6 +45,7 @@ impl Reader {
             resource: RefCell::new("".into()),
             findings: RefCell::default(),
             wrong: Cell::new(false),
+            ambiguous: Cell::new(false),
             lenient: Cell::new(false),
             not_kept: Cell::new(0),
         }
@@ -56,6 +59,12 @@ impl Reader {
     /// From here on an error is a warning: Kubernetes has accepted or will refuse what is read here.
     pub(super) fn be_lenient(&self) {
         self.lenient.set(true);
+    }
+
+    /// A key stands twice in what is read here, which was told.
+    pub(super) fn be_ambiguous(&self) {
+        self.ambiguous.set(true);
+        self.wrong.set(true);
     }
 
     /// A finding with the code of its level.
@@ -172,6 +181,11 @@ impl<'a> Field<'a> {
     /// Whether an error was reported for this resource so far.
     pub(super) fn is_wrong(&self) -> bool {
         self.reader.is_wrong()
+    }
+
+    /// Whether a key stands twice somewhere in this resource.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.reader.ambiguous.get()
     }
 
     /// The text, if it is one; nothing is reported.
@@ -315,6 +329,15 @@ impl<'a> Field<'a> {
         };
         let unknown_level = Cell::new(Some(Level::Warning));
         Some(Object { field: self.clone(), entries, known: RefCell::default(), unknown_level })
+    }
+
+    /// How many values a list or mapping has; nothing is reported.
+    pub(super) fn size(&self) -> Option<usize> {
+        match &self.node.value {
+            Value::Sequence(items) => Some(items.len()),
+            Value::Mapping(entries) => Some(entries.len()),
+            Value::Null | Value::Plain(_) | Value::Text(_) => None,
+        }
     }
 
     /// Each entry of a mapping with free keys.

@@ -8,7 +8,7 @@ pub const ENFORCE: &str = "egress.interceptor.io/enforce";
 
 const GATEWAY: &str = "gateway";
 
-/// A value that can't be used; it changes nothing then.
+/// A value that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{value:?} is no value of {ENFORCE}: expected {GATEWAY}{hint}; remove the annotation to enforce nothing"

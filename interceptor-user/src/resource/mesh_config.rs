@@ -262,7 +262,7 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
     let proxy = mesh.get("defaultConfig").and_then(|field| field.object()).map(Object::open);
     let proxy_part = |name| proxy.as_ref()?.get(name)?.object();
     let metadata = proxy.as_ref().map(|proxy| meta::labels(proxy, "proxyMetadata")).unwrap_or_default();
-    MeshConfig {
+    let config = MeshConfig {
         outbound_traffic_policy: policy,
         access_log_file: mesh.text("accessLogFile").filter(|path| !path.is_empty()),
         access_log_json: json,
@@ -299,7 +299,12 @@ fn read(mesh: &Object<'_>) -> MeshConfig {
         trust_domain_aliases: mesh.texts("trustDomainAliases"),
         dns_gives_addresses: gives_addresses(&metadata),
         proxy_metadata: metadata,
+    };
+    // Left out, it would let through what it blocks.
+    if mesh.is_misspelt("outboundTrafficPolicy") {
+        mesh.refuse_unknown();
     }
+    config
 }
 
 /// Whether nothing below TLS 1.3 is wanted. Those below 1.2 don't exist here, as with Istio.

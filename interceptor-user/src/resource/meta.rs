@@ -59,10 +59,12 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Of a resource whose own can't be used.
+    /// Of a resource whose own can't be used: its place is its name.
     pub(super) fn nameless(kind: Kind, root: &Object<'_>, file: &Arc<str>, namespace: &Arc<str>) -> Self {
+        let written = root.peek_in("metadata", "namespace").filter(|name| is_name(name));
+        let namespace = written.map_or_else(|| Arc::clone(namespace), Into::into);
         Self {
-            key: ResourceKey { kind, namespace: Arc::clone(namespace), name: "".into() },
+            key: ResourceKey { kind, namespace, name: format!("line-{}", root.position().line).into() },
             creation_timestamp: None,
             labels: Labels::new(),
             annotations: Annotations::new(),

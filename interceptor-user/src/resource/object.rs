@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::decode::Field;
 use super::diagnostic::{Level, Position};
-use super::words::{did_you_mean, shortened};
+use super::words::{closest, did_you_mean, shortened};
 use super::yaml::{Entry, Value};
 
 /// A mapping with known fields. Fields that were never asked for are reported when it goes.
@@ -39,6 +39,11 @@ impl<'a> Object<'a> {
         self
     }
 
+    /// As [`Self::strict`], once it is known that one of them matters.
+    pub(super) fn refuse_unknown(&self) {
+        self.unknown_level.set(Some(Level::Error));
+    }
+
     /// Undoes [`Self::open_quietly`].
     pub(super) fn report_unknown(&self) {
         self.unknown_level.set(Some(Level::Warning));
@@ -54,14 +59,18 @@ impl<'a> Object<'a> {
 
     /// ` name` of `metadata.name`, or nothing; nothing is reported.
     pub(super) fn peek_name(&self) -> String {
-        let Some(Value::Mapping(metadata)) =
-            self.entries.iter().find(|entry| &*entry.key == "metadata").map(|entry| &entry.value.value)
+        self.peek_in("metadata", "name").map(|name| format!(" {}", shortened(name))).unwrap_or_default()
+    }
+
+    /// The text of the field `inner` of the mapping `name`, if it is one; nothing is reported.
+    pub(super) fn peek_in(&self, name: &str, inner: &str) -> Option<&'a str> {
+        let Value::Mapping(fields) = &self.entries.iter().find(|entry| &*entry.key == name)?.value.value
         else {
-            return String::new();
+            return None;
         };
-        match metadata.iter().find(|entry| &*entry.key == "name").map(|entry| &entry.value.value) {
-            Some(Value::Plain(name) | Value::Text(name)) => format!(" {}", shortened(name)),
-            Some(Value::Null | Value::Sequence(_) | Value::Mapping(_)) | None => String::new(),
+        match &fields.iter().find(|entry| &*entry.key == inner)?.value.value {
+            Value::Plain(text) | Value::Text(text) => Some(text),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
         }
     }
 
@@ -97,6 +106,21 @@ impl<'a> Object<'a> {
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.entries.iter().any(|entry| &*entry.key == name && !matches!(entry.value.value, Value::Null))
+    }
+
+    /// Whether a field that does not exist is probably meant to be `name`: one of those asked for so far.
+    pub(super) fn is_misspelt(&self, name: &'static str) -> bool {
+        let known = self.known.borrow();
+        self.unknown(&known).any(|entry| closest(&entry.key, &known) == Some(name))
+    }
+
+    /// Whether there is a field that was not asked for so far.
+    pub(super) fn has_unknown(&self) -> bool {
+        self.unknown(&self.known.borrow()).next().is_some()
+    }
+
+    fn unknown<'b>(&self, known: &'b [&'static str]) -> impl Iterator<Item = &'a Entry> + use<'a, 'b> {
+        self.entries.iter().filter(|entry| !known.contains(&&*entry.key))
     }
 
     /// A list that is there and holds nothing.
@@ -151,7 +175,7 @@ impl Drop for Object<'_> {
     fn drop(&mut self) {
         let Some(level) = self.unknown_level.get() else { return };
         let known = self.known.borrow();
-        for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+        for entry in self.unknown(&known) {
             let path = match self.field.path.as_str() {
                 "" => entry.key.to_string(),
                 path => format!("{path}.{}", entry.key),

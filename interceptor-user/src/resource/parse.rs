@@ -17,7 +17,7 @@ use super::yaml;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub key: ResourceKey,
-    /// What must hold when there is no last good form of it: a DestinationRule that asks for TLS.
+    /// What must hold when there is no last good form of it: [`Resource::is_guard`].
     pub instead: Option<Resource>,
 }
 
@@ -173,9 +173,13 @@ impl ParsedDocument {
     /// `ambiguous`: a key stands twice somewhere in it.
     fn read_resource(&mut self, file: &Arc<str>, field: Field<'_>, namespace: &Arc<str>, ambiguous: bool) {
         let reader = Reader::new(file);
+        if ambiguous {
+            reader.be_ambiguous();
+        }
         let outcome =
             field.in_reader(&reader).object().map(|root| read_root(&root.open_quietly(), file, namespace));
-        let wrong = reader.is_wrong() || ambiguous;
+        let wrong = reader.is_wrong();
+        let mut instead = None;
         match outcome {
             None => {}
             Some(Outcome::List(items)) => {
@@ -185,15 +189,33 @@ impl ParsedDocument {
             }
             Some(Outcome::Resource(resource)) if !wrong => self.resources.push(resource),
             Some(Outcome::Resource(resource)) => {
-                let key = resource.meta().key.clone();
-                let is_guard = matches!(&resource, Resource::DestinationRule(rule) if rule.refused);
-                self.refused.push(Refused { key, instead: Some(resource).filter(|_| is_guard) });
+                instead = Some((resource.meta().key.clone(), resource.into_guard()));
             }
-            Some(Outcome::Refused(key)) => self.refused.push(Refused { key, instead: None }),
-            Some(Outcome::Nameless) => self.unreadable = true,
+            Some(Outcome::Refused(key)) => instead = Some((key, None)),
+            Some(Outcome::Nameless(guard)) => {
+                self.unreadable = true;
+                instead = guard.map(|guard| (guard.meta().key.clone(), Some(guard)));
+            }
             Some(Outcome::Skipped) => {}
         }
-        self.keep(reader.into_findings());
+        if let Some((_, Some(guard))) = instead.as_ref().filter(|_| ambiguous) {
+            let place = guard.meta().origin.position;
+            reader.report(
+                Level::Error,
+                place,
+                "",
+                "a key stands twice in it: nobody knows what is meant".into(),
+            );
+        }
+        let mut findings = reader.into_findings();
+        if let Some((key, instead)) = instead {
+            if let Some(effect) = instead.as_ref().and_then(Resource::effect_of_mistakes) {
+                let errors = findings.iter_mut().filter(|finding| finding.level == Level::Error);
+                errors.for_each(|finding| finding.effect.clone_from(&effect));
+            }
+            self.refused.push(Refused { key, instead });
+        }
+        self.keep(findings);
     }
 }
 

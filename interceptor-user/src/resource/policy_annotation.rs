@@ -18,37 +18,59 @@ pub struct ClientPolicy {
     pub strict: bool,
 }
 
-/// Why a value can't be used; it changes nothing then.
+/// Why a value can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     #[error("{word:?} is no word of {POLICY}: expected ALLOW_ANY or REGISTRY_ONLY, and strict{hint}")]
-    Unknown { word: String, hint: String },
+    Unknown { word: String, hint: String, instead: ClientPolicy },
     #[error("ALLOW_ANY and REGISTRY_ONLY in {POLICY} contradict each other: keep one")]
-    Both,
+    Both { instead: ClientPolicy },
+}
+
+impl PolicyError {
+    /// The most restrictive that can have been meant: what holds where nothing good is known.
+    pub fn instead(&self) -> ClientPolicy {
+        match self {
+            Self::Unknown { instead, .. } | Self::Both { instead } => *instead,
+        }
+    }
 }
 
 impl ClientPolicy {
     /// A comma-separated list of words; blanks around them count for nothing.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let mut policy = Self::default();
-        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-            let mode = match word {
-                "strict" => {
-                    policy.strict = true;
-                    continue;
-                }
-                "ALLOW_ANY" => OutboundTrafficPolicyMode::AllowAny,
-                "REGISTRY_ONLY" => OutboundTrafficPolicyMode::RegistryOnly,
-                word => {
-                    let hint = did_you_mean(word, &WORDS);
-                    return Err(PolicyError::Unknown { word: super::words::shortened(word), hint });
-                }
-            };
-            if policy.outbound_traffic_policy.replace(mode).is_some_and(|other| other != mode) {
-                return Err(PolicyError::Both);
+        use OutboundTrafficPolicyMode::{AllowAny, RegistryOnly};
+        let words: Vec<&str> = text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+        let has = |wanted: &str| words.contains(&wanted);
+        let strict = has("strict");
+        let mode = match (has("ALLOW_ANY"), has("REGISTRY_ONLY")) {
+            (true, true) => {
+                let instead = Self { outbound_traffic_policy: Some(RegistryOnly), strict };
+                return Err(PolicyError::Both { instead });
             }
+            (true, false) => Some(AllowAny),
+            (false, true) => Some(RegistryOnly),
+            (false, false) => None,
+        };
+        if let Some(word) = words.iter().find(|word| !WORDS.contains(word)) {
+            let hint = did_you_mean(word, &WORDS);
+            let instead = Self { outbound_traffic_policy: mode.or(Some(RegistryOnly)), strict: true };
+            return Err(PolicyError::Unknown { word: super::words::shortened(word), hint, instead });
         }
-        Ok(policy)
+        Ok(Self { outbound_traffic_policy: mode, strict })
+    }
+
+    /// In words, for findings.
+    pub fn described(self) -> &'static str {
+        use OutboundTrafficPolicyMode::{AllowAny, AllowAnyDynamicDns, RegistryOnly};
+        match (self.outbound_traffic_policy, self.strict) {
+            (Some(RegistryOnly), true) => "REGISTRY_ONLY,strict",
+            (Some(RegistryOnly), false) => "REGISTRY_ONLY",
+            (Some(AllowAny | AllowAnyDynamicDns), true) => "ALLOW_ANY,strict",
+            (Some(AllowAny | AllowAnyDynamicDns), false) => "ALLOW_ANY",
+            (None, true) => "strict",
+            (None, false) => "nothing",
+        }
     }
 
     /// What a pod with this gets in a namespace with `outer`. Strictness of a namespace holds for all its pods.
@@ -89,6 +111,22 @@ mod tests {
         ] {
             let error = ClientPolicy::parse(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_means_the_most_restrictive_that_it_can() {
+        for (text, instead) in [
+            ("REGISTRYONLY", "REGISTRY_ONLY,strict"),
+            ("strct", "REGISTRY_ONLY,strict"),
+            ("ALLOW_ANY,strct", "ALLOW_ANY,strict"),
+            ("strct, REGISTRY_ONLY", "REGISTRY_ONLY,strict"),
+            ("ALLOW_ANY,REGISTRY_ONLY", "REGISTRY_ONLY"),
+            ("ALLOW_ANY,REGISTRY_ONLY,strict", "REGISTRY_ONLY,strict"),
+        ] {
+            let policy = ClientPolicy::parse(text).unwrap_err().instead();
+            assert_eq!(policy.described(), instead, "{text}");
+            assert_eq!(ClientPolicy::parse(instead), Ok(policy), "{text}");
         }
     }
 

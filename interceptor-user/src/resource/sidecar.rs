@@ -1,4 +1,7 @@
 //! Sidecar: what the workloads of a namespace see of the mesh, and what becomes of the rest.
+//!
+//! It takes things away, so that leaving one out for a mistake would let through what it blocks. What is read here is
+//! therefore of use though a part is wrong: that part is the most restrictive that it can have meant.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,6 +25,11 @@ pub struct Sidecar {
     pub egress_proxy: Option<Destination>,
     /// Empty: everything that is exported to the workload is seen.
     pub egress: Vec<EgressListener>,
+    /// It can't be used as written: what can be read of it acts.
+    pub refused: bool,
+    /// Nobody knows for which workloads it is meant: it takes away from all of its namespace, beside the Sidecar that
+    /// they have, and gives them nothing.
+    pub is_for_unknown: bool,
 }
 
 /// One of `egress`.
@@ -69,7 +77,50 @@ pub enum EgressNamespace {
     Named(Arc<str>),
 }
 
+impl Sidecar {
+    /// One of which nothing can be read.
+    pub(super) fn unread(meta: Meta) -> Self {
+        Self {
+            meta,
+            workload_selector: None,
+            outbound_traffic_policy: Some(OutboundTrafficPolicyMode::RegistryOnly),
+            egress_proxy: None,
+            egress: vec![EgressListener::nothing(Position::default())],
+            refused: true,
+            is_for_unknown: true,
+        }
+    }
+
+    /// Whether it leaves a host of a service in `namespace` out.
+    pub fn leaves_out(&self, namespace: &str, host: &str) -> bool {
+        !self.egress.is_empty() && !self.egress.iter().any(|listener| listener.brings(namespace, host))
+    }
+
+    /// What happens while it can't be used as written.
+    pub(super) fn effect_of_mistakes(&self) -> String {
+        let for_whom = if self.is_for_unknown { " for every workload of its namespace" } else { "" };
+        let unknown_hosts = match self.outbound_traffic_policy {
+            Some(OutboundTrafficPolicyMode::RegistryOnly) => {
+                "hosts that nobody declared are blocked (REGISTRY_ONLY)"
+            }
+            Some(OutboundTrafficPolicyMode::AllowAny | OutboundTrafficPolicyMode::AllowAnyDynamicDns) => {
+                "hosts that nobody declared are let through (ALLOW_ANY)"
+            }
+            None => "hosts that nobody declared get what the mesh has for them",
+        };
+        format!(
+            "what can be read of it acts{for_whom}, without the egress hosts that are wrong, and {unknown_hosts}; when it \
+             was good before, its last good form goes on acting instead"
+        )
+    }
+}
+
 impl EgressListener {
+    /// In the place of one that can't be read: it brings in nothing.
+    fn nothing(position: Position) -> Self {
+        Self { port: None, bind: None, capture_mode: CaptureMode::Default, hosts: Vec::new(), position }
+    }
+
     /// Whether it brings in a host of a service in `namespace`.
     pub(crate) fn brings(&self, namespace: &str, host: &str) -> bool {
         self.hosts.iter().any(|wanted| wanted.is_of(namespace) && host::matches(&wanted.host, host))
@@ -91,33 +142,81 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Sidecar {
     if let Some(field) = spec.get("ingress") {
         field.info("`ingress` is not used here: inbound connections are not intercepted");
     }
-    let selector = spec.get("workloadSelector").and_then(|field| field.object());
-    let egress = spec.list("egress", |item| read_listener(&item, &meta));
-    check_listeners(&egress, spec);
-    let policy = spec.get("outboundTrafficPolicy").and_then(|field| read_policy(&field, &meta));
-    let (outbound_traffic_policy, egress_proxy) = policy.unzip();
+    let (workload_selector, mut is_for_unknown) = read_selector(spec);
+    let mut egress = read_egress(spec, &meta);
+    let policy = spec.get("outboundTrafficPolicy").map(|field| read_policy(&field, &meta).unwrap_or(BLOCKED));
+    let (mut outbound_traffic_policy, egress_proxy) = policy.unzip();
+    if spec.is_misspelt("outboundTrafficPolicy") {
+        spec.refuse_unknown();
+        outbound_traffic_policy = Some(OutboundTrafficPolicyMode::RegistryOnly);
+    }
+    if spec.is_misspelt("egress") {
+        spec.refuse_unknown();
+        egress.push(EgressListener::nothing(spec.position()));
+    }
+    if spec.is_misspelt("workloadSelector") {
+        spec.refuse_unknown();
+        is_for_unknown = true;
+    }
+    if spec.field().is_ambiguous() {
+        return Sidecar::unread(meta);
+    }
     Sidecar {
-        workload_selector: selector
-            .map(|selector| selector.get("labels").map(|field| field.text_map()).unwrap_or_default()),
+        workload_selector,
         outbound_traffic_policy,
         egress_proxy: egress_proxy.flatten(),
         egress,
+        refused: false,
+        is_for_unknown,
         meta,
     }
 }
 
-/// The mode, and the egress proxy.
+/// The labels, and whether they can't be read.
+fn read_selector(spec: &Object<'_>) -> (Option<Labels>, bool) {
+    let Some(field) = spec.get("workloadSelector") else { return (None, false) };
+    let Some(selector) = field.object().map(Object::strict) else { return (Some(Labels::new()), true) };
+    let Some(labels) = selector.get("labels") else { return (Some(Labels::new()), selector.has_unknown()) };
+    let read = labels.text_map();
+    let is_wrong = !matches!(labels.size(), Some(size) if size == read.len());
+    (Some(read), is_wrong || selector.has_unknown())
+}
+
+/// `egress`; where a listener can't be read, what would narrow still narrows.
+fn read_egress(spec: &Object<'_>, meta: &Meta) -> Vec<EgressListener> {
+    let Some(field) = spec.get("egress") else { return Vec::new() };
+    let mut egress = field.list(|item| read_listener(&item, meta));
+    check_listeners(&egress, spec);
+    if field.size() != Some(egress.len()) {
+        egress.push(EgressListener::nothing(field.position()));
+    }
+    egress
+}
+
+/// Unknown hosts, where nobody knows what is wanted.
+const BLOCKED: (OutboundTrafficPolicyMode, Option<Destination>) =
+    (OutboundTrafficPolicyMode::RegistryOnly, None);
+
+/// The mode, and the egress proxy; `None` when one of them can't be used.
 fn read_policy(field: &Field<'_>, meta: &Meta) -> Option<(OutboundTrafficPolicyMode, Option<Destination>)> {
-    let policy = field.object()?;
+    let policy = field.object()?.strict();
     let mode = read_mode(field, &policy);
-    let Some(egress_proxy) = policy.get("egressProxy") else { return Some((mode?, None)) };
+    let egress_proxy = policy.get("egressProxy");
+    if policy.has_unknown() {
+        return None;
+    }
+    let Some(egress_proxy) = egress_proxy else { return Some((mode?, None)) };
     let proxy = virtual_service::read_destination(&egress_proxy, meta.namespace());
     if mode.is_some_and(|mode| mode != OutboundTrafficPolicyMode::AllowAny) {
         egress_proxy
             .error("sidecar: egress_proxy must be set only with ALLOW_ANY outbound_traffic_policy mode");
+        return None;
     }
-    if proxy.as_ref().is_some_and(|proxy| proxy.port.is_none()) && !egress_proxy.is_wrong() {
-        egress_proxy.error("sidecar: egress_proxy port must be non-nil: write port: {number: …}");
+    if proxy.as_ref().is_some_and(|proxy| proxy.port.is_none()) {
+        if !egress_proxy.is_wrong() {
+            egress_proxy.error("sidecar: egress_proxy port must be non-nil: write port: {number: …}");
+        }
+        return None;
     }
     Some((mode?, Some(proxy?)))
 }

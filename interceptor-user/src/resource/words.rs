@@ -29,6 +29,12 @@ pub(super) fn is_number_or_truth(text: &str) -> bool {
 
 /// `; did you mean …?` when a known name is close enough.
 pub(crate) fn did_you_mean(name: &str, known: &[&str]) -> String {
+    let closest = closest(name, known);
+    closest.map(|candidate| format!("; did you mean `{candidate}`?")).unwrap_or_default()
+}
+
+/// The known name that a mistyped one probably means.
+pub(super) fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
     let wanted = plain(name);
     let closest = known
@@ -36,7 +42,7 @@ pub(crate) fn did_you_mean(name: &str, known: &[&str]) -> String {
         .map(|candidate| (edit_distance(&wanted, &plain(candidate)), *candidate))
         .min()
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(wanted.len()) / 4);
-    closest.map(|(_, candidate)| format!("; did you mean `{candidate}`?")).unwrap_or_default()
+    closest.map(|(_, candidate)| candidate)
 }
 
 /// Levenshtein's distance, of names short enough to be Kubernetes'.

@@ -58,6 +58,37 @@ impl Resource {
     }
 }
 
+impl Resource {
+    /// What stands for it while it can't be used as written and has no last good form: where leaving it out would send in
+    /// clear what was to be TLS, or let through what was to be blocked.
+    pub(super) fn into_guard(self) -> Option<Self> {
+        if let Self::Sidecar(mut sidecar) = self {
+            Arc::make_mut(&mut sidecar).refused = true;
+            return Some(Self::Sidecar(sidecar));
+        }
+        Some(self).filter(Self::is_guard)
+    }
+
+    /// Whether it is such a one.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else stands for what can't be used")]
+    pub fn is_guard(&self) -> bool {
+        match self {
+            Self::DestinationRule(rule) => rule.refused,
+            Self::Sidecar(sidecar) => sidecar.refused,
+            _ => false,
+        }
+    }
+
+    /// What happens while one that is a guard can't be used as written, unless its code says it.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else says it")]
+    pub(super) fn effect_of_mistakes(&self) -> Option<String> {
+        match self {
+            Self::Sidecar(sidecar) => Some(sidecar.effect_of_mistakes()),
+            _ => None,
+        }
+    }
+}
+
 /// All that is configured: input to `compile`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
@@ -165,8 +196,8 @@ pub(super) enum Outcome<'a> {
     Resource(Resource),
     List(Vec<Field<'a>>),
     Refused(ResourceKey),
-    /// Of a kind that is read, but which one is unknown.
-    Nameless,
+    /// Of a kind that is read, but which one is unknown. What must hold all the same.
+    Nameless(Option<Resource>),
     Skipped,
 }
 
@@ -192,9 +223,10 @@ pub(super) fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<
     }
     root.ignore(&["spec"]);
     let Some(meta) = meta else {
-        // Nobody gets it, but its other mistakes are told, too.
-        drop(read_spec(Meta::nameless(kind, root, file, namespace), root, status));
-        return Outcome::Nameless;
+        // Its other mistakes are told, too.
+        let read = read_spec(Meta::nameless(kind, root, file, namespace), root, status);
+        let Outcome::Resource(resource @ Resource::Sidecar(_)) = read else { return Outcome::Nameless(None) };
+        return Outcome::Nameless(resource.into_guard());
     };
     read_spec(meta, root, status)
 }
@@ -202,7 +234,28 @@ pub(super) fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<
 fn read_spec<'a>(meta: Meta, root: &Object<'a>, status: Option<Field<'a>>) -> Outcome<'a> {
     let (key, kind) = (meta.key.clone(), meta.key.kind);
     let spec = root.require("spec").and_then(|field| field.object());
-    let Some(spec) = spec else { return Outcome::Refused(key) };
+    let Some(spec) = spec else {
+        return match kind {
+            Kind::Sidecar => Outcome::Resource(Resource::Sidecar(Arc::new(Sidecar::unread(meta)))),
+            Kind::ServiceEntry
+            | Kind::VirtualService
+            | Kind::DestinationRule
+            | Kind::Gateway
+            | Kind::WorkloadEntry
+            | Kind::WorkloadGroup
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::Pod
+            | Kind::Deployment
+            | Kind::StatefulSet
+            | Kind::DaemonSet
+            | Kind::ReplicaSet
+            | Kind::Job
+            | Kind::CronJob
+            | Kind::Namespace
+            | Kind::Secret => Outcome::Refused(key),
+        };
+    };
     Outcome::Resource(match kind {
         Kind::ServiceEntry => Resource::ServiceEntry(Arc::new(service_entry::read(meta, &spec, status))),
         Kind::VirtualService => Resource::VirtualService(Arc::new(virtual_service::read(meta, &spec))),

@@ -280,13 +280,15 @@ impl FileSource {
                 continue;
             }
             match self.world.resources.get(&refused.key) {
-                Some(resource) => {
+                Some(resource) if !resource.is_guard() => {
                     let message = "keeps acting in its last good form until the mistake is mended".to_owned();
                     let meta = resource.meta();
                     reading.diagnostics.push(meta.finding(Level::Warning, meta.origin.position, "", message));
                     reading.resources.insert(refused.key, resource.clone());
                 }
-                None => reading.resources.extend(refused.instead.map(|resource| (refused.key, resource))),
+                Some(_) | None => {
+                    reading.resources.extend(refused.instead.map(|resource| (refused.key, resource)));
+                }
             }
         }
         for (key, resource) in &self.world.resources {

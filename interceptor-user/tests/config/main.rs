@@ -24,6 +24,7 @@ mod scale;
 mod seeds;
 mod services;
 mod sidecar;
+mod sidecar_mistakes;
 mod support;
 mod tls_termination;
 mod unix_endpoints;

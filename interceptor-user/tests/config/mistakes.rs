@@ -116,6 +116,11 @@ fn duplicate_keys() {
         false,
         &["f.yaml:6:3: error: hosts: `hosts` stands here for the second time in one mapping"],
     );
+    // What asks for TLS is never sent in clear.
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: x}\n\
+                spec: {host: a.test, host: a.test, trafficPolicy: {tls: {mode: SIMPLE}}}\n";
+    let parsed = parse(&"f.yaml".into(), rule, &"default".into());
+    assert!(parsed.refused[0].instead.is_some(), "{}", shown(&parsed.diagnostics));
 }
 
 #[test]
@@ -644,7 +649,16 @@ fn mesh_configurations() {
     );
     assert_eq!(said, "mesh.yaml:2:14: info: MeshConfig: trustDomain: `trustDomain` is not used here");
     for (text, expected) in [
-        ("outboundTraficPolicy: {mode: REGISTRY_ONLY}", "left out; did you mean `outboundTrafficPolicy`?"),
+        // Left out, it would let through what it blocks.
+        (
+            "outboundTraficPolicy: {mode: REGISTRY_ONLY}",
+            "error: MeshConfig: outboundTraficPolicy: unknown field `outboundTraficPolicy`; did you mean `outboundTrafficPolicy`?; \
+             `exec`, `explain` and `config` refuse to start",
+        ),
+        (
+            "conectTimeout: 5s",
+            "warning: MeshConfig: conectTimeout: unknown field `conectTimeout`, left out; did you mean",
+        ),
         ("serviceEntryVisibility: {}", "`serviceEntryVisibility` is not applied yet: exportTo alone says"),
         ("defaultServiceExportTo: ['*', a]", "may only stand alone in exportTo"),
         (

@@ -45,18 +45,33 @@ fn the_nearest_has_the_say() {
 }
 
 #[test]
-fn an_annotation_that_cannot_be_read_changes_nothing() {
+fn an_annotation_that_cannot_be_read_is_the_most_restrictive_that_it_can_mean() {
+    for (written, policy, strict) in [
+        ("REGISTRYONLY, strict", RegistryOnly, true),
+        ("strct", RegistryOnly, true),
+        ("ALLOW_ANY,strct", AllowAny, true),
+        ("ALLOW_ANY,REGISTRY_ONLY", RegistryOnly, false),
+    ] {
+        let config = asked(None, "", written, "{}");
+        assert_eq!(
+            (config.snapshot.outbound_traffic_policy, config.snapshot.strict),
+            (policy, strict),
+            "{written}"
+        );
+    }
     let config = asked(None, "", "REGISTRYONLY, strict", "{}");
-    assert_eq!((config.snapshot.outbound_traffic_policy, config.snapshot.strict), (AllowAny, false));
     assert!(
         shown(&config.findings).contains(
             "test.yaml:3:67: error: [IST0125] Namespace web: metadata.annotations[egress.interceptor.io/policy]: \"REGISTRYONLY\" is \
              no word of egress.interceptor.io/policy: expected ALLOW_ANY or REGISTRY_ONLY, and strict; did you mean \
-             `REGISTRY_ONLY`?; the annotation changes nothing"
+             `REGISTRY_ONLY`?; until it is mended, it counts as REGISTRY_ONLY,strict"
         ),
         "{}",
         config.found()
     );
+    // Whoever goes before it still does.
+    let config = asked(None, "ALLOW_ANY", "REGISTRYONLY", "{}");
+    assert_eq!(config.snapshot.outbound_traffic_policy, AllowAny);
 }
 
 /// ISTIO.md 1.5, the table's rows of ALLOW_ANY_DYNAMIC_DNS.

@@ -51,13 +51,8 @@ impl Held {
         }
         let origin = object.origin().into();
         let (good, guard, findings) = read(&origin);
-        let last_good = before.and_then(|before| before.acting()).filter(|resource| !is_guard(resource));
+        let last_good = before.and_then(|before| before.acting()).filter(|resource| !resource.is_guard());
         let instead = if good.is_none() { last_good.cloned().or(guard) } else { None };
         Arc::new(Self { uid: object.uid().into(), origin, good, instead, findings })
     }
-}
-
-/// What stands for a rule that can't be used and asks for TLS.
-pub(super) fn is_guard(resource: &Resource) -> bool {
-    matches!(resource, Resource::DestinationRule(rule) if rule.refused)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::credentials::{self, Credential};
 use super::follow::Update;
-use super::held::{Held, is_guard};
+use super::held::Held;
 use super::mesh::MeshSettings;
 use super::object::Object;
 use super::watches::Watch;
@@ -123,7 +123,7 @@ impl Known {
         for held in of_world.flat_map(|(_, watched)| watched.objects.values()) {
             diagnostics.extend(held.findings.iter().cloned());
             if held.good.is_none()
-                && let Some(resource) = held.instead.as_ref().filter(|resource| !is_guard(resource))
+                && let Some(resource) = held.instead.as_ref().filter(|resource| !resource.is_guard())
             {
                 let meta = resource.meta();
                 let message = "keeps acting in its last good form until the mistake is mended".to_owned();
