@@ -114,9 +114,10 @@ fn check_policy(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) {
     } else if let Err(error) = ClientPolicy::parse(&annotation.value) {
         let message = format!("Invalid annotation {POLICY}: {error}");
         let counts_as = format!("it counts as {}", error.instead().described());
-        let effect = match on.kind {
-            Kind::Pod => format!("{counts_as}; a pod that had a good value before keeps that one"),
-            _ => counts_as,
+        let effect = if on.kind == Kind::Pod {
+            format!("{counts_as}; a pod that had a good value before keeps that one")
+        } else {
+            counts_as
         };
         let finding = on.finding(&code::IST0125, POLICY, annotation, message);
         findings.push(Diagnostic { level: Level::Error, ..finding }.effect(effect));

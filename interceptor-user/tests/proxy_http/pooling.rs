@@ -92,25 +92,51 @@ fn closes_on_second() -> (Upstream, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_kept_connection_that_is_closed_costs_an_idempotent_request_nothing() {
-    let (upstream, lost) = closes_on_second();
+fn a_kept_connection_that_is_closed_costs_a_request_nothing() {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&closed);
+    let upstream = Upstream::start(move |mut client, _| {
+        client.request();
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        drop(client);
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
     let proxy = Config::new(&[upstream.address]).start();
-    for _ in 0..6 {
+    for number in 1..=6 {
         assert_eq!(proxy.get("/").status(), 200);
+        eventually("the connection is closed", || closed.load(Ordering::SeqCst) == number);
+        assert_eq!(upstream.connections(), number);
     }
-    assert!(lost.load(Ordering::SeqCst) > 0);
 }
 
 #[test]
-fn a_post_is_not_sent_twice() {
-    let (upstream, lost) = closes_on_second();
-    let proxy = Config::new(&[upstream.address]).start();
-    let post = format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 2\r\n\r\nok");
-    assert_eq!(proxy.exchange(&post).status(), 200);
-    let reply = proxy.exchange(&post);
-    assert_eq!(reply.status(), 503);
-    assert_eq!(proxy.records.wait(2)[1].text("response_flags"), "UC");
-    assert_eq!(lost.load(Ordering::SeqCst), 1);
+fn what_a_server_may_have_read_is_not_sent_again_unasked() {
+    let reset = || interceptor_user::snapshot::RetryOn {
+        reset: true,
+        ..interceptor_user::snapshot::RetryOn::default()
+    };
+    for method in ["GET", "PUT", "DELETE", "OPTIONS", "POST"] {
+        let request = format!("{method} / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 2\r\n\r\nok");
+        for attempts in [None, Some(0), Some(1)] {
+            let (upstream, lost) = closes_on_second();
+            let mut config = Config::new(&[upstream.address]);
+            if let Some(attempts) = attempts {
+                config = config.retries(attempts, reset());
+            }
+            let proxy = config.start();
+            let statuses = [proxy.exchange(&request).status(), proxy.exchange(&request).status()];
+            let row = format!("{method} {attempts:?}");
+            let (expected, flags) = match attempts {
+                Some(1) => ([200, 200], "-"),
+                Some(_) => ([200, 503], "UC,URX"),
+                None => ([200, 503], "UC"),
+            };
+            assert_eq!(statuses, expected, "{row}");
+            assert_eq!(proxy.records.wait(2)[1].text("response_flags"), flags, "{row}");
+            assert_eq!(lost.load(Ordering::SeqCst), 1, "{row}");
+            assert_eq!(upstream.connections(), if attempts == Some(1) { 2 } else { 1 }, "{row}");
+        }
+    }
 }
 
 #[test]

@@ -8,14 +8,6 @@ pub(super) fn is_client_error(error: &hyper::Error) -> bool {
     find_source::<UploadError>(error).is_some_and(|error| matches!(error, UploadError::Downstream(_)))
 }
 
-/// The connection closed before an answer began.
-pub(super) fn is_disconnect(error: &hyper::Error) -> bool {
-    error.is_incomplete_message()
-        || error.is_closed()
-        || error.is_canceled()
-        || find_source::<std::io::Error>(error).is_some()
-}
-
 /// What the client is told, and the log.
 pub(super) fn upstream_error(error: &hyper::Error) -> UpstreamError {
     if error.is_parse() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, EXPECT, HeaderValue, SET_COOKIE};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use super::body::ResponseBody;
@@ -83,9 +83,8 @@ pub(super) async fn forward(
         headers::change_request(&mut parts, changes, exchange.settings);
     }
     let retries = exchange.forward.and_then(|forward| forward.retries.as_ref());
-    let may_repeat = retries.is_some() || is_idempotent(&parts.method);
     let copies = mirror::copies(&exchange, &parts, carriage);
-    let upload = Upload::new(incoming, may_repeat || copies.is_some(), gate.clone(), reading);
+    let upload = Upload::new(incoming, retries.is_some() || copies.is_some(), gate.clone(), reading);
     if let Some(upload) = &upload {
         log.track(upload);
     }
@@ -209,11 +208,6 @@ pub(super) fn expects_continue<B>(request: &Request<B>) -> bool {
         .headers()
         .get(EXPECT)
         .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-/// Methods that may be sent twice (RFC 9110 §9.2.2).
-pub(super) fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE].contains(method)
 }
 
 fn request_id(parts: &Parts) -> Option<String> {

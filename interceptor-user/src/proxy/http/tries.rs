@@ -10,8 +10,8 @@ use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use super::deadline::Deadline;
-use super::failure::{is_client_error, is_disconnect, upstream_error};
-use super::forward::{Exchange, address, is_idempotent};
+use super::failure::{is_client_error, upstream_error};
+use super::forward::{Exchange, address};
 use super::headers::{self, Carriage};
 use super::log::RequestLog;
 use super::upload::{ContinueGate, RequestBody, Upload};
@@ -129,8 +129,9 @@ impl<'a> Tries<'a> {
         self.upload.as_ref().is_none_or(|upload| upload.replayable())
     }
 
-    /// One try on one endpoint; `limit` is for the answer, once there is a connection. A kept connection that
-    /// turns out to be closed is replaced by a new one once, when the request can be sent again without harm.
+    /// One try on one endpoint; `limit` is for the answer, once there is a connection. A kept connection that turns
+    /// out to be closed before anything of the request was written is replaced by a new one once. What was written may
+    /// have been read: sending that again is another try, whatever the method (as with Envoy).
     async fn try_once(&mut self, limit: Option<Duration>, log: &mut RequestLog) -> TryEnd {
         let mut fresh = false;
         loop {
@@ -168,8 +169,7 @@ impl<'a> Tries<'a> {
             if self.upload.as_ref().is_some_and(|upload| upload.broken()) || is_client_error(&error) {
                 return TryEnd::ClientGone;
             }
-            let harmless = unsent || (is_idempotent(&self.parts.method) && is_disconnect(&error));
-            if lease.reused && !fresh && harmless && self.replayable() {
+            if lease.reused && !fresh && unsent && self.replayable() {
                 fresh = true;
                 continue;
             }
