@@ -13,7 +13,7 @@ use super::tls;
 use super::{CompileSettings, Role, gateway};
 use crate::resource::destination_rule::Subset;
 use crate::resource::service_entry::{ServicePort, WorkloadEntry};
-use crate::resource::{DestinationRule, MeshConfig, ServiceEntry};
+use crate::resource::{ALLOW_FROM, AllowFrom, DestinationRule, MeshConfig, ServiceEntry};
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, OffLimits, OutboundTrafficPolicy,
 };
@@ -172,10 +172,22 @@ fn cluster(
         outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
         placements,
         off_limits: common.off_limits.cloned(),
+        allow_from: allow_from(common.settings, service),
         ..Cluster::new(name, Arc::clone(&service.host), port.number, discovery)
     };
     let protocol = (port.protocol.is_http(), port.protocol.is_http2());
     Some(connection_pool::apply(cluster, common.mesh, &pool, top, extras, protocol))
+}
+
+/// At a gateway. What can't be read was refused with its entry.
+fn allow_from(settings: &CompileSettings, service: &Service) -> Option<AllowFrom> {
+    match settings.role {
+        Role::Workload => None,
+        Role::Gateway { .. } => {
+            let annotation = service.entry.meta.annotations.get(ALLOW_FROM)?;
+            AllowFrom::parse(&annotation.value).ok()
+        }
+    }
 }
 
 fn source(service: &Service, rule: Option<&MergedRule>) -> Arc<ClusterSource> {

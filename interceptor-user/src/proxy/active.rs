@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::certificates::expiry::Expiry;
 use super::termination::TlsServer;
 use super::upstream::{BoundsId, ClusterRuntime, RuntimeId, TlsClient, random};
 use crate::dns::Resolver;
@@ -134,6 +135,18 @@ impl Active {
     pub(crate) fn runtime_of(&self, cluster: &ClusterRef) -> Option<&Arc<ClusterRuntime>> {
         let exists = cluster.cluster.is_some();
         exists.then(|| self.runtime(&cluster.name)).flatten()
+    }
+
+    /// Looks after certificates that are shown.
+    pub(super) fn tend_certificates(&self) {
+        self.tls.values().for_each(|client| client.tend());
+        self.tls_servers.values().for_each(|server| server.tend());
+    }
+
+    /// When certificates that are shown end.
+    pub(super) fn expiries(&self) -> impl Iterator<Item = Expiry> {
+        let of_clients = self.tls.values().filter_map(|client| client.expiry());
+        of_clients.chain(self.tls_servers.values().flat_map(|server| server.expiries()))
     }
 
     /// What is in use; clusters that are gone or changed are not.

@@ -10,6 +10,7 @@ use super::netns::Netns;
 use super::upstream::WorkerUsages;
 use super::worker::Open;
 use super::workload::Workload;
+use crate::snapshot::{Cluster, TlsTerminationMode};
 use crate::telemetry::AccessRecord;
 use crate::workload::{SourceWorkload, SpiffeId};
 
@@ -73,6 +74,18 @@ impl Downstream {
     /// Who the client is, if it showed that.
     pub(crate) fn identity(&self) -> Option<&Arc<SpiffeId>> {
         self.tls.as_ref()?.identity()
+    }
+
+    /// Whether the client may use a cluster. Nothing but an identity of the mesh says who it is: with other modes a
+    /// certificate may be of any trust domain.
+    pub(crate) fn may_use(&self, cluster: &Cluster) -> bool {
+        cluster.allow_from.as_ref().is_none_or(|allowed| {
+            let of_mesh = |tls: &&Rc<ClientTls>| tls.termination.mode == TlsTerminationMode::IstioMutual;
+            let identity = self.tls.as_ref().filter(of_mesh).and_then(|tls| tls.identity());
+            let workload =
+                identity.and_then(|identity| Some((identity.namespace()?, identity.service_account()?)));
+            allowed.allows(workload)
+        })
     }
 
     /// A record of the connection as a whole, with nothing carried yet.

@@ -128,6 +128,7 @@ impl Proxy {
         move |out| {
             workloads.metrics.append(out);
             ProxyCounters { access_log_dropped: access_log.dropped(), ..workloads.counters() }.append(out);
+            stats::append_expiries(out, &workloads.expiries());
         }
     }
 

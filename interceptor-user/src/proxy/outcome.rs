@@ -134,7 +134,7 @@ impl From<ResponseFlag> for ResponseFlags {
 impl From<Refusal> for ResponseFlags {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::MissingHost => Self::NONE,
+            Refusal::MissingHost | Refusal::NotAllowed => Self::NONE,
             Refusal::NoRoute | Refusal::Misdirected => ResponseFlag::NoRouteFound.into(),
             Refusal::NoCluster => ResponseFlag::NoClusterFound.into(),
             Refusal::NameMismatch => ResponseFlag::UnauthorizedExternalService.into(),

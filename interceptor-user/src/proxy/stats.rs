@@ -1,5 +1,7 @@
 //! Counters of one worker (a workload on one thread): written by it alone, read by anybody.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::termination::HandshakeResult;
@@ -170,6 +172,18 @@ impl ProxyCounters {
         )
         .sample(&[("state", "idle")], self.upstream_connections_idle)
         .sample(&[("state", "shared")], self.upstream_connections_shared);
+    }
+}
+
+/// Appends when certificates end, in seconds since 1970, by file.
+pub(super) fn append_expiries(out: &mut String, expiries: &BTreeMap<PathBuf, u64>) {
+    if expiries.is_empty() {
+        return;
+    }
+    let help = "When certificates that are shown to clients and servers end, in seconds since 1970.";
+    let mut family = Family::gauge(out, "interceptor_certificate_expiry_timestamp_seconds", help);
+    for (file, until) in expiries {
+        family.sample(&[("source", &file.to_string_lossy())], *until);
     }
 }
 

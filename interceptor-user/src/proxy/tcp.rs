@@ -24,7 +24,7 @@ use super::upstream::{ClusterRuntime, ConnectError, OpaqueIo, OpaqueUpstream};
 use super::worker::Worker;
 use crate::dns::LearnedNames;
 use crate::snapshot::listener::{NO_FILTER_CHAIN_DETAILS, NO_NAME_DETAILS};
-use crate::snapshot::{Cluster, ClusterName, TcpRoute};
+use crate::snapshot::{Cluster, ClusterName, Refusal, TcpRoute};
 use crate::telemetry::AccessRecord;
 
 /// How long a partial ClientHello may hold up bytes whose way is known already.
@@ -83,11 +83,19 @@ impl Upstream {
     }
 }
 
+/// What stands against an upstream connection.
+#[derive(Debug)]
+enum NotConnected {
+    NoCluster,
+    /// The client must not use it.
+    NotAllowed,
+    Failed(ConnectError),
+}
+
 /// Why there is no upstream connection.
 #[derive(Debug)]
 pub(super) struct ConnectFailure {
-    /// `None`: the cluster does not exist.
-    error: Option<ConnectError>,
+    error: NotConnected,
     cluster: ClusterName,
 }
 
@@ -103,20 +111,24 @@ pub(super) async fn connect(
         }
         OpaqueTarget::Route(route) => {
             let Some((chosen, runtime)) = active.choose(&route.clusters) else {
-                return Err(ConnectFailure { error: None, cluster: ClusterName("-".into()) });
+                let cluster = ClusterName("-".into());
+                return Err(ConnectFailure { error: NotConnected::NoCluster, cluster });
             };
             (chosen.cluster.name.clone(), runtime.cloned())
         }
     };
     let Some(runtime) = runtime else {
-        return Err(ConnectFailure { error: None, cluster });
+        return Err(ConnectFailure { error: NotConnected::NoCluster, cluster });
     };
+    if !downstream.may_use(runtime.cluster()) {
+        return Err(ConnectFailure { error: NotConnected::NotAllowed, cluster });
+    }
     let connected = runtime.connect_opaque(downstream).await;
     let Cluster { tcp_idle_timeout: idle_timeout, tcp_max_connection_duration: max_duration, .. } =
         **runtime.cluster();
     match connected {
         Ok(opened) => Ok(Upstream { opened, cluster, idle_timeout, max_duration }),
-        Err(error) => Err(ConnectFailure { error: Some(error), cluster }),
+        Err(error) => Err(ConnectFailure { error: NotConnected::Failed(error), cluster }),
     }
 }
 
@@ -401,9 +413,17 @@ impl OpenRecord {
 
     fn failed(&mut self, failure: ConnectFailure) {
         self.entry.upstream_cluster = Some(failure.cluster);
-        let Some(ConnectError { error, host }) = failure.error else {
-            self.entry.response_flags = ResponseFlag::NoClusterFound.into();
-            return;
+        let ConnectError { error, host } = match failure.error {
+            NotConnected::Failed(error) => error,
+            NotConnected::NoCluster => {
+                self.entry.response_flags = ResponseFlag::NoClusterFound.into();
+                return;
+            }
+            NotConnected::NotAllowed => {
+                self.entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
+                self.entry.connection_termination_details = Some(Refusal::NotAllowed.details().into());
+                return;
+            }
         };
         self.entry.upstream_host = host;
         self.entry.response_flags = error.flags();

@@ -2,7 +2,7 @@
 //! it; a connection is carried by the thread that carries the fewest, and stays there.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -216,9 +216,13 @@ impl Thread {
     fn sweep(&self) {
         // Workloads of one client have the same configuration, and the same clusters are alive for them.
         let mut alive: HashMap<*const Active, Live> = HashMap::new();
+        let mut tended: HashSet<*const Active> = HashSet::new();
         for Carried { worker, .. } in self.workers.borrow().values() {
             // Also lets go of a configuration that is not in effect any more.
             let active = worker.current();
+            if tended.insert(std::ptr::from_ref(&*active)) {
+                active.tend_certificates();
+            }
             worker.counting().count_open();
             let (pools, counting, usages) = (worker.pools(), worker.counting(), &worker.origin().usages);
             if pools.is_empty() && counting.is_empty() && usages.is_empty() {

@@ -1,8 +1,9 @@
 //! A workload whose connections are carried, as all threads see it; and the list of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
@@ -161,6 +162,22 @@ struct Entry {
 }
 
 impl Workloads {
+    /// When the certificates that are shown end, by file.
+    pub(super) fn expiries(&self) -> BTreeMap<PathBuf, u64> {
+        let live: Vec<_> = {
+            let state = lock(&self.state);
+            state.live.values().filter_map(|entry| entry.workload.upgrade()).collect()
+        };
+        let mut expiries = BTreeMap::new();
+        let mut seen = HashSet::new();
+        for active in live.iter().map(|workload| workload.active()) {
+            if seen.insert(Arc::as_ptr(&active)) {
+                expiries.extend(active.expiries().map(|expiry| (expiry.file, expiry.until.as_secs())));
+            }
+        }
+        expiries
+    }
+
     /// Enters a workload, and hands back its listeners.
     pub(super) fn add(self: &Arc<Self>, proxied: ProxiedWorkload) -> (Arc<Workload>, Vec<TcpListener>) {
         let ProxiedWorkload { listeners, intercepted, netns, configured, connections_max, learned, source } =

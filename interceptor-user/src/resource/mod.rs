@@ -6,6 +6,7 @@
 //! A wrong value refuses its resource; an unknown field is a warning and the rest of the resource
 //! stands; everything else in the file stands in either case.
 
+mod allow_from_annotation;
 pub mod client_tls;
 pub mod code;
 pub mod connection_pool;
@@ -58,6 +59,7 @@ mod workload_entry;
 mod world;
 mod yaml;
 
+pub use allow_from_annotation::{ALLOW_FROM, AllowFrom};
 pub use decode::Spanned;
 pub use destination_rule::DestinationRule;
 pub(crate) use diagnostic::printable;

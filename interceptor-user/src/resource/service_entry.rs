@@ -5,8 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::allow_from_annotation::{ALLOW_FROM, AllowFrom};
+use super::code;
 use super::decode::{Field, Spanned};
-use super::diagnostic::Position;
+use super::diagnostic::{Level, Position};
 use super::host;
 use super::meta::{Labels, Meta};
 use super::object::Object;
@@ -218,6 +220,13 @@ pub struct WorkloadEntry {
 }
 
 pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> ServiceEntry {
+    if let Some(annotation) = meta.annotations.get(ALLOW_FROM)
+        && let Err(problem) = AllowFrom::parse(&annotation.value)
+    {
+        // Without it everybody would be let through.
+        let place = format!("metadata.annotations[{ALLOW_FROM}]");
+        spec.field().reader.report_coded(&code::IST0106, Level::Error, annotation.position, &place, problem);
+    }
     let hosts = spec.list("hosts", |item| read_host(&item));
     let addresses = spec.list("addresses", |item| {
         let text = item.text()?;

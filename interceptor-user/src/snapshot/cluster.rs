@@ -11,6 +11,7 @@ use super::endpoint_address::EndpointAddress;
 use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
 use super::off_limits::OffLimits;
 use super::source::ClusterSource;
+use crate::resource::AllowFrom;
 
 /// `outbound|443|subset|www.example.com`, `PassthroughCluster` or `BlackHoleCluster`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -210,6 +211,8 @@ pub struct Cluster {
     pub http_max_connection_duration: Option<Duration>,
     /// How much of it there may be at a time.
     pub bounds: Bounds,
+    /// Of a gateway: who may use it, by the identity that it has shown; `None`: anybody.
+    pub allow_from: Option<AllowFrom>,
     /// Opaque bytes go through a proxy.
     pub tunnel: Option<Tunnel>,
     /// Each connection begins with a PROXY header, and is its client's alone.
@@ -247,6 +250,7 @@ impl Cluster {
             tcp_max_connection_duration: None,
             http_max_connection_duration: None,
             bounds: Bounds::default(),
+            allow_from: None,
             tunnel: None,
             proxy_protocol: None,
             off_limits: None,

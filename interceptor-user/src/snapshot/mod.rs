@@ -28,6 +28,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::resource::AllowFrom;
 pub use crate::resource::log_format::{self, LogFormat};
 pub use catch_all::CatchAll;
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};

@@ -19,6 +19,8 @@ pub enum Refusal {
     /// The policy is strict, and the host is not one of the address asked for. As Envoy answers what its external
     /// authorization denies.
     NameMismatch,
+    /// The host is not for this workload. As Envoy's RBAC filter answers.
+    NotAllowed,
     /// The connection was let in by settings that are gone (RFC 9110 §15.5.20).
     Misdirected,
 }
@@ -31,7 +33,7 @@ impl Refusal {
             Self::UnsupportedTransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoCluster => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NameMismatch => StatusCode::FORBIDDEN,
+            Self::NameMismatch | Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         }
     }
@@ -46,6 +48,7 @@ impl Refusal {
             Self::NoRoute => "route_not_found",
             Self::NoCluster => "cluster_not_found",
             Self::NameMismatch => "name_does_not_match_address",
+            Self::NotAllowed => "rbac_access_denied_matched_policy[none]",
             Self::Misdirected => "tls_settings_changed",
         }
     }
@@ -53,6 +56,7 @@ impl Refusal {
     pub const fn body(self) -> &'static str {
         match self {
             Self::Ambiguous => "Bad Request",
+            Self::NotAllowed => "RBAC: access denied",
             Self::LowVersion
             | Self::MissingHost
             | Self::UnsupportedTransferEncoding

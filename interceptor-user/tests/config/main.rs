@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod allow_from;
 mod clients;
 mod connection_pool;
 mod delegates;

@@ -72,6 +72,12 @@ fn both_ends_of_istio_mutual_take_them() {
     assert_eq!(sidecar.get("/through").status(), 200);
     let labels = [&*format!("source_principal=\"{CART}\"")];
     assert_eq!(gateway.metric("istio_requests_total", &labels), 1.0);
+    // Both ends tell when theirs expires: in half a day.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    for (proxy, file) in [(&gateway, "gateway/cert-chain.pem"), (&sidecar, "cart/cert-chain.pem")] {
+        let left = proxy.metric("interceptor_certificate_expiry_timestamp_seconds", &[file]) - now;
+        assert!((43_000.0..43_300.0).contains(&left), "{file}: {left}");
+    }
 }
 
 #[test]

@@ -3,14 +3,15 @@
 use std::io::Write;
 
 use interceptor_user::resource::mesh_config;
-use interceptor_user::snapshot::LogFormat;
+use interceptor_user::snapshot::{AllowFrom, LogFormat, TlsTermination, TlsTerminationMode};
 use interceptor_user::telemetry::FlowEvent;
 use rcgen::{DnType, SanType, SerialNumber};
 
 use crate::mesh_identity::identity;
-use crate::support::{HOST, Proxy, Upstream, eventually, get};
+use crate::support::{Config, HOST, Proxy, Upstream, eventually, get};
 use crate::termination::{
     CART, ORIGINAL_DST, Speaks, connect, istio_mutual, lax, mutual, opaque, refusal, snapshot, start,
+    terminating,
 };
 use crate::tls::Authority;
 
@@ -67,7 +68,7 @@ fn opaque_bytes_are_counted_for_the_client_that_its_certificate_names() {
     let upstream = Upstream::start(|mut client, _| {
         client.read_to_end();
     });
-    let proxy = start(opaque(&upstream, istio_mutual(&authority)));
+    let proxy = start(opaque(Config::new(&[upstream.address]), istio_mutual(&authority)));
     let shown = identity(&authority, CART, |_| {});
     let mut client = lax(&proxy, &Speaks { shows: Some(&shown), ..Speaks::default() });
     client.send("hello");
@@ -81,4 +82,86 @@ fn opaque_bytes_are_counted_for_the_client_that_its_certificate_names() {
         proxy.metric("istio_tcp_connections_closed_total", &labels) == 1.0
     });
     assert_eq!(proxy.metric("istio_tcp_received_bytes_total", &labels), 5.0);
+}
+
+const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
+const NEIGHBOUR: &str = "spiffe://cluster.local/ns/neighbour/sa/cart";
+
+/// To a cluster that these may use.
+fn guarded(upstream: &Upstream, rule: &str) -> Config {
+    let mut config = Config::new(&[upstream.address]);
+    config.cluster.allow_from = Some(AllowFrom::parse(rule).unwrap());
+    config
+}
+
+#[test]
+fn requests_are_for_those_whom_the_rule_of_the_host_names() {
+    let (authority, upstream) = (Authority::new(), Upstream::echo());
+    for (rule, uri, allowed) in [
+        ("ns/shop", CART, true),
+        ("ns/shop", OTHER, true),
+        ("ns/shop", NEIGHBOUR, false),
+        ("ns/else, ns/shop/sa/cart", CART, true),
+        ("ns/else, ns/shop/sa/cart", OTHER, false),
+        ("ns/shop", "spiffe://cluster.local/shop", false),
+    ] {
+        let proxy = start(terminating(guarded(&upstream, rule), istio_mutual(&authority)));
+        let shown = identity(&authority, uri, |_| {});
+        let mut client = lax(&proxy, &Speaks { shows: Some(&shown), ..Speaks::default() });
+        client.send(get(HOST, "/"));
+        let reply = client.reply();
+        let record = proxy.records.only();
+        if allowed {
+            assert_eq!(reply.status(), 200, "{rule}: {uri}");
+            continue;
+        }
+        assert_eq!((reply.status(), &*reply.text()), (403, "RBAC: access denied"), "{rule}: {uri}");
+        assert_eq!(record.end(), (403, "-", "rbac_access_denied_matched_policy[none]"));
+    }
+}
+
+/// Headers say nothing about who somebody is, nor does the address.
+#[test]
+fn who_shows_no_identity_of_the_mesh_is_nobody() {
+    let (authority, upstream) = (Authority::new(), Upstream::echo());
+    let optional =
+        TlsTermination { mode: TlsTerminationMode::OptionalMutual, ..mutual(&authority, &authority) };
+    let proxy = start(terminating(guarded(&upstream, "ns/shop"), optional));
+    let mut client = connect(&proxy, &authority, &Speaks::default());
+    client.send(format!(
+        "GET / HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-Client-Cert: URI={CART}\r\nX-Envoy-Peer-Metadata-Id: \
+         sidecar~10.0.0.1~cart.shop~shop.svc.cluster.local\r\n\r\n"
+    ));
+    assert_eq!(client.reply().status(), 403);
+    // Whose trust domain nobody has verified.
+    let shown = identity(&authority, CART, |_| {});
+    let mut client = connect(&proxy, &authority, &Speaks { shows: Some(&shown), ..Speaks::default() });
+    client.send(get(HOST, "/"));
+    assert_eq!(client.reply().status(), 403);
+    let plain = guarded(&upstream, "ns/shop").start();
+    assert_eq!(plain.get("/").status(), 403);
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[test]
+fn connections_of_opaque_bytes_are_closed_for_others() {
+    let authority = Authority::new();
+    let upstream = Upstream::start(|mut client, _| {
+        client.send("hello");
+        client.read_to_end();
+    });
+    let proxy = start(opaque(guarded(&upstream, "ns/shop/sa/cart"), istio_mutual(&authority)));
+    let heard = |uri: &str| {
+        let shown = identity(&authority, uri, |_| {});
+        let mut client = lax(&proxy, &Speaks { shows: Some(&shown), ..Speaks::default() });
+        client.stream.conn.send_close_notify();
+        drop(client.stream.flush());
+        client.read_to_end()
+    };
+    assert_eq!(heard(CART), b"hello");
+    assert_eq!(heard(OTHER), b"");
+    let records = proxy.records.wait(2);
+    assert_eq!(records[1].text("response_flags"), "UAEX");
+    assert_eq!(records[1].text("connection_termination_details"), "rbac_access_denied_matched_policy[none]");
+    assert_eq!(upstream.connections(), 1);
 }

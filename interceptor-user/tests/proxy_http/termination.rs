@@ -55,7 +55,12 @@ pub(crate) fn istio_mutual(authority: &Authority) -> TlsTermination {
 
 /// With one chain, for [`HOST`], whose requests go to the upstream.
 pub(crate) fn snapshot(upstream: &Upstream, tls: TlsTermination) -> Snapshot {
-    let mut snapshot = Config::new(&[upstream.address]).registry_only().build(80);
+    terminating(Config::new(&[upstream.address]), tls)
+}
+
+/// The same, to the cluster of a configuration.
+pub(crate) fn terminating(config: Config, tls: TlsTermination) -> Snapshot {
+    let mut snapshot = config.registry_only().build(80);
     let table = snapshot.by_port[&80].http.clone().unwrap();
     let mut listener = Listener::new("0.0.0.0_443".into(), OutboundTrafficPolicy::RegistryOnly);
     let chain = Terminated { tls: Arc::new(tls), then: Then::Http(table) };
@@ -138,9 +143,9 @@ pub(crate) fn refusal(proxy: &Proxy, authority: &Authority, speaks: &Speaks<'_>)
     }
 }
 
-/// With one chain, for whatever name, whose bytes go to the upstream.
-pub(crate) fn opaque(upstream: &Upstream, tls: TlsTermination) -> Snapshot {
-    let mut snapshot = Config::new(&[upstream.address]).registry_only().build(80);
+/// With one chain, for whatever name, whose bytes go to the cluster of a configuration.
+pub(crate) fn opaque(config: Config, tls: TlsTermination) -> Snapshot {
+    let mut snapshot = config.registry_only().build(80);
     let cluster = snapshot.clusters.values().next().unwrap().clone();
     let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(cluster) });
     let mut listener = Listener::new("0.0.0.0_443".into(), OutboundTrafficPolicy::RegistryOnly);
@@ -404,7 +409,7 @@ fn opaque_bytes_inside_tls_are_carried_both_ways_until_both_ends_are_done() {
         let asked = client.read_to_end();
         client.send(format!("{} bytes", asked.len()));
     });
-    let proxy = start(opaque(&upstream, simple(&authority)));
+    let proxy = start(opaque(Config::new(&[upstream.address]), simple(&authority)));
     let mut client = connect(&proxy, &authority, &Speaks { alpn: &["istio"], ..Speaks::default() });
     client.send(vec![b'x'; 1_000_000]);
     client.stream.conn.send_close_notify();

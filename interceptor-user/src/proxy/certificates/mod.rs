@@ -2,6 +2,7 @@
 
 pub(super) mod credential;
 pub(crate) mod distinguished_name;
+pub(super) mod expiry;
 pub(super) mod facts;
 pub(super) mod files;
 pub(super) mod hash;

@@ -35,14 +35,11 @@ pub(in crate::proxy) fn identity(certificate: &CertificateDer<'_>) -> Result<Spi
 /// Why a chain can't be shown at this time: a certificate of it has expired, or is not valid yet.
 pub(in crate::proxy) fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
     chain.iter().find_map(|certificate| {
-        let parsed = EndEntityCert::try_from(certificate).ok()?;
-        // Its dates are looked at first, before who has signed it: nobody has, here.
-        let checked = parsed.verify_for_usage(&[], &[], &[], now, KeyUsage::client_auth(), None, None);
         #[expect(
             clippy::wildcard_enum_match_arm,
             reason = "what else is wrong with it is for the server to say"
         )]
-        match checked.err()? {
+        match verify_at(certificate, now)? {
             Error::CertExpired { not_after, .. } => Some(format!("it expired at {}", at(not_after))),
             Error::CertNotValidYet { not_before, .. } => Some(format!("it is valid from {}", at(not_before))),
             _ => None,
@@ -52,15 +49,29 @@ pub(in crate::proxy) fn out_of_date(chain: &[CertificateDer<'_>], now: UnixTime)
 
 /// The last moment at which a certificate is valid; `None` when it can't be read.
 pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
-    // No certificate of today lives as long: this is the one way to learn it.
+    // No certificate of today lives as long.
     let never = UnixTime::since_unix_epoch(Duration::from_secs(u64::from(u32::MAX) * 1000));
-    let parsed = EndEntityCert::try_from(certificate).ok()?;
-    let checked = parsed.verify_for_usage(&[], &[], &[], never, KeyUsage::client_auth(), None, None);
     #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else is wrong says nothing of its dates")]
-    match checked.err()? {
+    match verify_at(certificate, never)? {
         Error::CertExpired { not_after, .. } => Some(not_after),
         _ => None,
     }
+}
+
+/// The first moment at which a certificate is valid; `None` when it can't be read.
+pub(super) fn not_before(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else is wrong says nothing of its dates")]
+    match verify_at(certificate, UnixTime::since_unix_epoch(Duration::ZERO))? {
+        Error::CertNotValidYet { not_before, .. } => Some(not_before),
+        _ => None,
+    }
+}
+
+/// What is wrong with a certificate at this time. Its dates are looked at first, before who has signed it: nobody has,
+/// here. There is no other way to learn them.
+fn verify_at(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<Error> {
+    let parsed = EndEntityCert::try_from(certificate).ok()?;
+    parsed.verify_for_usage(&[], &[], &[], now, KeyUsage::client_auth(), None, None).err()
 }
 
 /// RFC 3339, in UTC.

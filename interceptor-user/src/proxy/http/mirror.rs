@@ -88,8 +88,10 @@ impl Drop for OnItsWay {
 pub(super) fn copies(exchange: &Exchange<'_>, parts: &Parts, carriage: Carriage) -> Option<Copies> {
     let forward = exchange.forward.filter(|forward| !forward.mirrors.is_empty() && !carriage.upgrade)?;
     let chosen = forward.mirrors.iter().filter(|mirror| mirror.share.takes(random()));
-    let targets: Vec<_> =
-        chosen.filter_map(|mirror| exchange.active.runtime_of(&mirror.cluster).cloned()).collect();
+    let targets: Vec<_> = chosen
+        .filter_map(|mirror| exchange.active.runtime_of(&mirror.cluster).cloned())
+        .filter(|runtime| exchange.connection.downstream.may_use(runtime.cluster()))
+        .collect();
     if targets.is_empty() {
         return None;
     }

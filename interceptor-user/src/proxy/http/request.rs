@@ -134,6 +134,11 @@ async fn route_and_send(
         cors.apply(response.headers_mut());
         return response;
     };
+    if !connection.downstream.may_use(runtime.cluster()) {
+        let mut response = Reply::refused(Refusal::NotAllowed).send(settings, log);
+        cors.apply(response.headers_mut());
+        return response;
+    }
     let claimed = host_name(&host);
     let claim = Claim {
         name: claimed,

@@ -1,5 +1,6 @@
 //! Makes what rustls needs to end TLS, of files as they are now: what is shown, who is verified, what is spoken.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -10,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::verify::ClientVerifier;
+use crate::proxy::certificates::expiry::Expiry;
 use crate::proxy::certificates::{credential, files, spiffe};
 use crate::snapshot::{
     CertificateSource, CipherSuite, ClientCaSource, ClientIdentity, TlsTermination, TlsTerminationMode,
@@ -23,6 +25,8 @@ pub(super) struct Configs {
     /// For clients that offer other protocols only, whom rustls would refuse: a client may offer what it likes, as with
     /// Envoy.
     without_alpn: Arc<ServerConfig>,
+    /// Of what is shown.
+    pub(super) expiries: Vec<Expiry>,
     /// Of clients' certificates.
     pub(super) verifier: Option<Arc<ClientVerifier>>,
 }
@@ -42,8 +46,13 @@ pub(super) fn configs(termination: &TlsTermination) -> Result<Configs, String> {
         return Err(reason.to_string());
     }
     let provider = Arc::new(provider(termination));
-    let keys = termination.certificates.iter().map(|source| key(source, &provider));
-    let certificates = Arc::new(Certificates(keys.collect::<Result<_, _>>()?));
+    let (mut keys, mut expiries) = (Vec::new(), Vec::new());
+    for source in &termination.certificates {
+        let (file, certified) = key(source, &provider)?;
+        expiries.extend(Expiry::of(file, &certified.cert));
+        keys.push(certified);
+    }
+    let certificates = Arc::new(Certificates(keys));
     let verifier =
         termination.client_ca.as_ref().map(|ca| verifier(termination, ca, &certificates, &provider));
     let verifier = verifier.transpose()?;
@@ -59,7 +68,7 @@ pub(super) fn configs(termination: &TlsTermination) -> Result<Configs, String> {
     let without_alpn = builder.with_cert_resolver(certificates);
     let mut with_alpn = without_alpn.clone();
     with_alpn.alpn_protocols = termination.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Ok(Configs { with_alpn: Arc::new(with_alpn), without_alpn: Arc::new(without_alpn), verifier })
+    Ok(Configs { with_alpn: Arc::new(with_alpn), without_alpn: Arc::new(without_alpn), expiries, verifier })
 }
 
 /// With the suites that are asked for; those of TLS 1.3 in any case.
@@ -98,7 +107,11 @@ fn versions(termination: &TlsTermination) -> Vec<&'static SupportedProtocolVersi
         .collect()
 }
 
-fn key(source: &CertificateSource, provider: &Arc<CryptoProvider>) -> Result<Arc<CertifiedKey>, String> {
+/// With the file of the certificate.
+fn key(
+    source: &CertificateSource,
+    provider: &Arc<CryptoProvider>,
+) -> Result<(PathBuf, Arc<CertifiedKey>), String> {
     let found = match source {
         CertificateSource::Files(pair) => pair.clone(),
         CertificateSource::Credential(credential) => credential::identity(credential)?,
@@ -106,7 +119,8 @@ fn key(source: &CertificateSource, provider: &Arc<CryptoProvider>) -> Result<Arc
     let (chain, key) = files::identity(&found)?;
     let ClientIdentity { certificate, .. } = &found;
     let certified = CertifiedKey::from_der(chain, key, provider);
-    certified.map(Arc::new).map_err(|error| format!("certificate {}: {error}", certificate.display()))
+    let certified = certified.map_err(|error| format!("certificate {}: {error}", certificate.display()))?;
+    Ok((found.certificate, Arc::new(certified)))
 }
 
 fn verifier(

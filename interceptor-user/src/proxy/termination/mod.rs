@@ -20,6 +20,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::certificates::credential::candidates;
+use super::certificates::expiry::{Expiry, Tending};
 use super::certificates::files::FileVersions;
 use crate::snapshot::{CertificateSource, ClientCaSource, TlsTermination};
 use config::Configs;
@@ -45,6 +46,7 @@ pub(super) struct TlsServer {
     created: Instant,
     /// Milliseconds after `created` when the files were looked at last.
     checked_ms: AtomicU64,
+    tending: Tending,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl TlsServer {
             termination: Arc::clone(termination),
             created: Instant::now(),
             checked_ms: AtomicU64::new(0),
+            tending: Tending::default(),
         }
     }
 
@@ -73,6 +76,19 @@ impl TlsServer {
         let handshake = handshake(&configs, stream);
         let ended = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(handshake)).await;
         ended.unwrap_or_else(|_elapsed| Err(HandshakeFailure::timeout()))
+    }
+
+    /// Looks at the files where no handshake does, and tells of certificates that end soon.
+    pub(super) fn tend(&self) {
+        if self.tending.is_due() {
+            self.look_for_changes();
+            self.tending.warn(self.expiries().iter());
+        }
+    }
+
+    /// Of what is shown.
+    pub(super) fn expiries(&self) -> Vec<Expiry> {
+        self.state.load().configs.as_ref().map(|configs| configs.expiries.clone()).unwrap_or_default()
     }
 
     fn look_for_changes(&self) {

@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::credential;
 use super::verify::{Names, Verifier};
+use crate::proxy::certificates::expiry::Expiry;
 use crate::proxy::certificates::{files as pem_files, spiffe};
 use crate::snapshot::{CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode};
 
@@ -19,6 +20,8 @@ pub(super) struct Configs {
     pub(super) http2: Arc<ClientConfig>,
     /// The identity that is shown with ISTIO_MUTUAL.
     pub(super) identity: Option<Arc<MeshIdentity>>,
+    /// Of what is shown.
+    pub(super) expiry: Option<Expiry>,
 }
 
 /// An identity of the mesh, and where it is from.
@@ -72,6 +75,7 @@ pub(super) fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
         http1: offering(http.clone(), alpn[1]),
         http2: offering(http, alpn[2]),
         identity: of_mesh.map(|(identity, _)| Arc::new(identity)),
+        expiry: shown.as_ref().and_then(|(files, (chain, _))| Expiry::of(files.certificate.clone(), chain)),
     })
 }
 

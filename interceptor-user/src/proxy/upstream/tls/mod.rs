@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::error::UpstreamError;
 use crate::proxy::certificates::credential::candidates;
+use crate::proxy::certificates::expiry::{Expiry, Tending};
 use crate::proxy::certificates::files::FileVersions;
 use crate::snapshot::{CaSource, TlsOrigination};
 use config::{Configs, configs};
@@ -37,6 +38,7 @@ pub(crate) struct TlsClient {
     created: Instant,
     /// Milliseconds after `created` when the files were looked at last.
     checked_ms: AtomicU64,
+    tending: Tending,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,7 @@ impl TlsClient {
             origination: origination.clone(),
             created: Instant::now(),
             checked_ms: AtomicU64::new(0),
+            tending: Tending::default(),
         }
     }
 
@@ -96,6 +99,20 @@ impl TlsClient {
     ) -> Result<TlsStream<TcpStream>, UpstreamError> {
         let connecting = TlsConnector::from(config).connect(server_name(name, peer), stream);
         connecting.await.map_err(|error| UpstreamError::Tls(failure::of_handshake(&error).into()))
+    }
+
+    /// Where a certificate is shown: looks at the files where no handshake does, and tells of one that ends soon.
+    pub(crate) fn tend(&self) {
+        let shows = self.state.load().configs.as_ref().is_ok_and(|configs| configs.expiry.is_some());
+        if shows && self.tending.is_due() {
+            self.look_for_changes();
+            self.tending.warn(self.expiry().iter());
+        }
+    }
+
+    /// Of the certificate that is shown.
+    pub(in crate::proxy) fn expiry(&self) -> Option<Expiry> {
+        self.state.load().configs.as_ref().ok()?.expiry.clone()
     }
 
     fn look_for_changes(&self) {

@@ -1,0 +1,40 @@
+//! Who may use the hosts of a ServiceEntry at an egress gateway.
+
+use interceptor_user::compile::{CompileSettings, Role, compile};
+use interceptor_user::resource::Level;
+use interceptor_user::snapshot::{AllowFrom, ClusterName};
+
+use crate::support::world;
+
+fn entry(annotation: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: api\n  annotations:\n    {annotation}\n\
+         spec: {{hosts: [api.example.com], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: DNS}}\n"
+    )
+}
+
+#[test]
+fn a_gateway_keeps_to_it_and_applications_are_not_asked() {
+    let (world, findings) = world(&entry("egress.interceptor.io/allow-from: ns/shop, ns/bar/sa/baz"));
+    assert_eq!(findings, []);
+    let rule = |role: Role| {
+        let (snapshot, _) = compile(&world, &CompileSettings { role, ..CompileSettings::default() });
+        snapshot.clusters[&ClusterName::outbound(80, "", "api.example.com")].allow_from.clone()
+    };
+    let expected = AllowFrom::parse("ns/shop,ns/bar/sa/baz").unwrap();
+    assert_eq!(rule(Role::Gateway { own_addresses: Default::default() }), Some(expected));
+    assert_eq!(rule(Role::Workload), None);
+}
+
+/// Left out of the registry, the hosts are for nobody.
+#[test]
+fn a_rule_that_cannot_be_read_refuses_its_entry() {
+    let (world, findings) = world(&entry("egress.interceptor.io/allow-from: shop"));
+    assert_eq!(world.resources.len(), 0);
+    let [finding] = &findings[..] else { panic!("{findings:#?}") };
+    assert_eq!(finding.level, Level::Error);
+    let said = finding.to_string();
+    for words in ["test.yaml:6:", "allow-from", "expected ns/NAMESPACE or ns/NAMESPACE/sa/SERVICE-ACCOUNT"] {
+        assert!(said.contains(words), "{said}");
+    }
+}
