@@ -118,9 +118,8 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         return PROCEED;
     }
     // SAFETY: a full socket, of which these fields may be read.
-    let (kind, protocol) = unsafe {
-        ((&raw const (*sk).type_).read_volatile(), (&raw const (*sk).protocol).read_volatile())
-    };
+    let (kind, protocol) =
+        unsafe { ((&raw const (*sk).type_).read_volatile(), (&raw const (*sk).protocol).read_volatile()) };
     let is_tcp = kind == SOCK_STREAM && protocol == IPPROTO_TCP;
     let is_udp = kind == SOCK_DGRAM && protocol == IPPROTO_UDP;
     if is_tcp && !opens_connection(ctx) {
@@ -165,9 +164,7 @@ fn opens_connection(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn packet(ctx: &SkBuffContext) -> Option<Flow> {
     const PLAIN_V4: u8 = 0x45;
-    let is_known = |protocol: u8| {
-        u32::from(protocol) == IPPROTO_TCP || u32::from(protocol) == IPPROTO_UDP
-    };
+    let is_known = |protocol: u8| u32::from(protocol) == IPPROTO_TCP || u32::from(protocol) == IPPROTO_UDP;
     let first = ctx.load::<u8>(0).ok()?;
     let (protocol_at, destination, header) = if first == PLAIN_V4 {
         (9, Ip16::from_kernel_v4(ctx.load(16).ok()?), 20)

@@ -1,7 +1,9 @@
 //! Ways around the egress gateway, each tried from a command that is enforced, and from one that is not.
 
+use std::io::Write;
+
 use anyhow::Context;
-use interceptor_tests::World;
+use interceptor_tests::{Dir, Origin, World, read_head};
 
 /// Tries each way and prints its name and what came of it: `out` when a packet left or a connection was made.
 const WAYS: &str = "
@@ -87,6 +89,114 @@ fn enforcement_and_exclusions_contradict_each_other() -> anyhow::Result<()> {
         run.expect_code(1)?;
         assert_eq!(run.text(), "", "{flags:?}");
         assert!(run.stderr.contains("would go around the gateway"), "{}", run.stderr);
+    }
+    Ok(())
+}
+
+/// The gateway's Service, a rule that leads one host to it, and hosts that are declared without one.
+fn resources(gateway: std::net::IpAddr, outside: std::net::IpAddr) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: istio-egressgateway, namespace: istio-system}}\n\
+         spec: {{clusterIP: {gateway}, selector: {{istio: egressgateway}}, ports: [{{name: http, port: 80}}]}}\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {{name: elsewhere, namespace: default}}\n\
+         spec: {{type: ExternalName, externalName: www.google.com, ports: [{{name: http, port: 80}}]}}\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: through, namespace: default}}\n\
+         spec:\n  hosts: [through.test]\n  ports: [{{number: 80, name: http, protocol: HTTP}}]\n  \
+         resolution: STATIC\n  endpoints: [{{address: {outside}}}]\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: direct, namespace: default}}\n\
+         spec:\n  hosts: [direct.test]\n  ports:\n  - {{number: 80, name: http, protocol: HTTP}}\n  \
+         - {{number: 443, name: tls, protocol: TLS}}\n  - {{number: 9000, name: tcp, protocol: TCP}}\n  \
+         resolution: STATIC\n  endpoints: [{{address: {outside}}}]\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: through, namespace: default}}\n\
+         spec:\n  hosts: [through.test]\n  gateways: [mesh]\n  http:\n  - route:\n    - destination: \
+         {{host: istio-egressgateway.istio-system.svc.cluster.local, port: {{number: 80}}}}\n"
+    )
+}
+
+fn speaker(world: &World, port: u16, says: &'static str) -> anyhow::Result<Origin> {
+    world.origin(port, move |mut socket| {
+        read_head(&mut socket)?;
+        let length = says.len();
+        write!(socket, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{says}")
+    })
+}
+
+#[test]
+fn only_the_gateway_and_services_are_reached() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let gateway = speaker(world, 80, "the gateway")?;
+    let outside = speaker(world, 80, "outside")?;
+    let yaml = resources(gateway.address.ip(), outside.address.ip());
+    let to = |host: &str, port: u16| format!("{host}:{port}:{}", outside.address.ip());
+    let run = |flags: &[&str], arguments: &[&str]| {
+        pod.interceptor()?.config(&yaml)?.flags(flags).stats().curl(arguments)
+    };
+
+    for (flags, status, says) in [(ENFORCE, 200, "the gateway"), (&[][..], 200, "the gateway")] {
+        let through = run(flags, &["--resolve", &to("through.test", 80), "http://through.test/"])?;
+        assert_eq!((through.http()?.status, through.text().contains(says)), (status, true), "{through:?}");
+    }
+    for url in [
+        // Declared, but without a rule; a Service that is somewhere else; the gateway's name at an address of its own.
+        "http://direct.test/",
+        "http://elsewhere.default.svc.cluster.local/",
+        // Not declared.
+        "http://unknown.test/",
+    ] {
+        let host = url.trim_start_matches("http://").trim_end_matches('/');
+        let refused = run(ENFORCE, &["--resolve", &to(host, 80), url])?;
+        assert_eq!(refused.http()?.status, 403, "{url}: {refused:?}");
+        assert!(
+            refused.text().contains("the egress gateway is enforced, and this leads around it"),
+            "{refused:?}"
+        );
+        let line = refused.line()?;
+        assert_eq!((&*line.flags, &*line.details), ("UAEX", "leads_around_enforced_gateway"));
+        assert_eq!(refused.stats()?["proxy"]["around_gateway"], 1);
+        let free = run(&[], &["--resolve", &to(host, 80), url])?;
+        assert_eq!(free.http()?.status, 200, "{url}: {free:?}");
+    }
+    // Whatever is no HTTP is reset: declared TLS and TCP, and what nobody declared.
+    for url in ["https://direct.test/", "telnet://direct.test:9000", "http://unknown.test:8080/"] {
+        let (_, rest) = url.split_once("://").context("a URL")?;
+        let (host, port) = match rest.trim_end_matches('/').split_once(':') {
+            Some((host, port)) => (host, port.parse()?),
+            None => (rest.trim_end_matches('/'), 443),
+        };
+        let refused = run(ENFORCE, &["--resolve", &to(host, port), url])?;
+        assert_ne!(refused.code(), 0, "{url}");
+        let line = refused.line()?;
+        assert_eq!(&*line.flags, "UAEX", "{url}: {line:?}");
+        assert_eq!(&*line.termination, "leads_around_enforced_gateway", "{url}");
+        assert_eq!(refused.stats()?["proxy"]["around_gateway"], 1, "{url}");
+    }
+    Ok(())
+}
+
+#[test]
+fn explain_says_what_leads_around_the_gateway() -> anyhow::Result<()> {
+    let directory = Dir::new()?;
+    let address = "198.51.100.1".parse()?;
+    let file = directory.write("config.yaml", resources("10.96.0.80".parse()?, address))?;
+    for (url, code, said) in [
+        ("http://through.test/", 0, "outbound|80||istio-egressgateway.istio-system.svc.cluster.local"),
+        ("http://direct.test/", 3, "refused, it leads around the egress gateway"),
+        ("http://unknown.test/", 3, "leads_around_enforced_gateway"),
+        ("tcp://direct.test:9000", 3, "refused, it leads around the egress gateway"),
+    ] {
+        let output = std::process::Command::new(interceptor_tests::binary()?)
+            .args(["explain", "-c"])
+            .arg(&file)
+            .args(ENFORCE)
+            .arg(url)
+            .output()?;
+        let text = String::from_utf8(output.stdout)?;
+        assert_eq!(output.status.code(), Some(code), "{url}: {text}");
+        assert!(
+            text.contains(said) && text.contains("all that leaves it goes through the proxy"),
+            "{url}: {text}"
+        );
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use super::findings::{Findings, at};
 use super::known_annotations::{KNOWN, Known, Stage};
 use super::mesh::Mesh;
 use crate::resource::{
-    Annotation, Annotations, ClientPolicy, Diagnostic, Kind, Labels, Level, Meta, POLICY, Resource, code,
+    Annotation, Annotations, ClientPolicy, Diagnostic, ENFORCE, Kind, Labels, Level, Meta, POLICY, Resource,
+    code, parse_enforce,
 };
 use crate::workload::RedirectPolicy;
 
@@ -61,6 +62,10 @@ fn check_each(on: &On<'_>, annotations: &Annotations, labels: &Labels, findings:
         let name = &**name;
         if name == POLICY {
             check_policy(on, annotation, findings);
+            continue;
+        }
+        if name == ENFORCE {
+            check_enforce(on, annotation, findings);
             continue;
         }
         if !is_of_istio(name) {
@@ -121,6 +126,20 @@ fn check_policy(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) {
         };
         let finding = on.finding(&code::IST0125, POLICY, annotation, message);
         findings.push(Diagnostic { level: Level::Error, ..finding }.effect(effect));
+    }
+}
+
+fn check_enforce(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) {
+    if !matches!(on.kind, Kind::Pod | Kind::Namespace) {
+        let message = format!("Misplaced annotation: {ENFORCE} can only be applied to Pod, Namespace");
+        findings.push(on.finding(&code::IST0107, ENFORCE, annotation, message));
+    } else if let Err(error) = parse_enforce(&annotation.value) {
+        let message = format!("Invalid annotation {ENFORCE}: {error}");
+        let finding = on.finding(&code::IST0125, ENFORCE, annotation, message);
+        findings.push(
+            Diagnostic { level: Level::Error, ..finding }
+                .effect("it counts as gateway; a pod that had a good value before keeps what that said"),
+        );
     }
 }
 

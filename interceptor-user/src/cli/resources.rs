@@ -11,10 +11,12 @@ use super::exec::policies;
 use crate::compile::{Client, CompileSettings, NodePaths, Role, compile};
 use crate::exec::findings::Findings;
 use crate::explain::{Place, Subject, redirect_places};
-use crate::resource::{Annotations, ClientPolicy, Labels, Level, Meta, POLICY, Resource, World};
+use crate::resource::{
+    Annotations, ClientPolicy, ENFORCE, Labels, Level, Meta, POLICY, Resource, World, parse_enforce,
+};
 use crate::snapshot::{OutboundTrafficPolicy, Snapshot};
 use crate::source::FileSource;
-use crate::workload::{Annotation, RedirectPolicy};
+use crate::workload::{Annotation, Enforced, RedirectPolicy};
 
 /// Of which pod, or which resources, and for whom.
 #[derive(Clone, Debug, clap::Args)]
@@ -123,6 +125,7 @@ impl FileFlags {
             tls_files: NodePaths::Any,
         };
         let (snapshot, found) = compile(&world, &settings);
+        let redirect = RedirectPolicy { enforced: snapshot.enforced.then(Enforced::default), ..redirect };
         diagnostics.extend(found);
         // What the resources do is told in full; what of them can't be used would be missed there.
         diagnostics
@@ -143,6 +146,10 @@ impl FileFlags {
                 let own = ClientPolicy::parse(&annotation.value)
                     .with_context(|| format!("{}: annotation {POLICY}", annotation.origin(meta)))?;
                 client.policy = client.policy.within(own);
+            }
+            if let Some(annotation) = of_pod.get(ENFORCE) {
+                client.enforced |= parse_enforce(&annotation.value)
+                    .with_context(|| format!("{}: annotation {ENFORCE}", annotation.origin(meta)))?;
             }
             let own = std::mem::take(&mut client.labels);
             client.labels =

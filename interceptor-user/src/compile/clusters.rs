@@ -25,6 +25,8 @@ pub(super) struct Common<'a> {
     pub(super) settings: &'a CompileSettings,
     /// Of a gateway: see [`Cluster::off_limits`].
     pub(super) off_limits: Option<&'a Arc<OffLimits>>,
+    /// Clusters that lead around the egress gateway are left out.
+    pub(super) enforced: bool,
 }
 
 /// Every cluster by name, and what each was made from.
@@ -32,6 +34,8 @@ pub(super) struct Common<'a> {
 pub(super) struct Clusters {
     by_name: Arc<HashMap<ClusterName, Arc<Cluster>>>,
     by_host: Arc<HashMap<Arc<str>, Vec<ServiceClusters>>>,
+    /// Those that were left out.
+    around_gateway: Arc<HashSet<ClusterName>>,
     /// Hosts whose services or clusters are not those of the compile before.
     changed_hosts: Arc<HashSet<Arc<str>>>,
 }
@@ -55,7 +59,7 @@ impl Clusters {
         let mut by_name = HashMap::with_capacity(previous.map_or(0, |previous| previous.by_name.len()));
         let mut by_host: HashMap<Arc<str>, Vec<ServiceClusters>> =
             HashMap::with_capacity(previous.map_or(0, |previous| previous.by_host.len()));
-        let mut changed_hosts = HashSet::new();
+        let (mut changed_hosts, mut around_gateway) = (HashSet::new(), HashSet::new());
         for service in &registry.services {
             let rule = rules.of(&service.host, service.entry.meta.namespace()).or(rules.default_rule());
             let of_host = by_host.entry(Arc::clone(&service.host)).or_default();
@@ -69,6 +73,10 @@ impl Clusters {
                 }
             };
             for cluster in &*made.clusters {
+                if common.enforced && !cluster.is_in_kubernetes() {
+                    around_gateway.insert(cluster.name.clone());
+                    continue;
+                }
                 // The first cluster of a name stays.
                 by_name.entry(cluster.name.clone()).or_insert_with(|| Arc::clone(cluster));
             }
@@ -86,6 +94,7 @@ impl Clusters {
         Self {
             by_name: Arc::new(by_name),
             by_host: Arc::new(by_host),
+            around_gateway: Arc::new(around_gateway),
             changed_hosts: Arc::new(changed_hosts),
         }
     }
@@ -105,6 +114,11 @@ impl Clusters {
     /// The same, for a compile of the same services and rules.
     pub(super) fn unchanged(&self) -> Self {
         Self { changed_hosts: Arc::default(), ..self.clone() }
+    }
+
+    /// The clusters that were left out because the egress gateway is enforced.
+    pub(super) fn around_gateway(&self) -> Arc<HashSet<ClusterName>> {
+        Arc::clone(&self.around_gateway)
     }
 
     pub(super) fn by_name(&self) -> Arc<HashMap<ClusterName, Arc<Cluster>>> {

@@ -224,6 +224,7 @@ impl Translator<'_> {
                     self.findings.coded("EGR0109", meta, Level::Error, destination.position, field, message);
                 }
             }
+            None if self.clusters.around_gateway().contains(&cluster.name) => {}
             None if self.registry.of_host(host).next().is_none() => report(format!(
                 "Referenced host not found: \"{host}\": requests get 503 (NC); declare it with a ServiceEntry"
             )),

@@ -177,13 +177,15 @@ impl Compiler {
 
     pub fn compile(&mut self, world: &World) -> (Snapshot, Vec<Diagnostic>) {
         let settings = &self.settings;
-        let previous = self.previous.as_ref().filter(|previous| previous.world.mesh == world.mesh);
-        let changed = previous.map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
         let client = &settings.client;
         let findings = Findings::default();
         let scope = Scope::of(world, settings);
         scope.report(&findings);
         let policy = Policy::of(world, settings, &scope, &findings);
+        let previous = self.previous.as_ref().filter(|previous| {
+            previous.world.mesh == world.mesh && previous.snapshot.enforced == policy.enforced
+        });
+        let changed = previous.map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
         let virtual_services = match previous {
             Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
             Some(_) | None => Arc::new(VirtualServices::new(world, &settings.role, &scope)),
@@ -207,7 +209,8 @@ impl Compiler {
                 let before = previous.filter(|previous| previous.off_limits == off_limits);
                 let before = before.map(|previous| &previous.clusters);
                 let off_limits = off_limits.as_ref();
-                let common = clusters::Common { mesh: &world.mesh, settings, off_limits };
+                let enforced = policy.enforced;
+                let common = clusters::Common { mesh: &world.mesh, settings, off_limits, enforced };
                 Clusters::new((common, policy.outbound_traffic), &registry, &rules, before)
             }
         };
@@ -240,6 +243,7 @@ impl Compiler {
             outbound_traffic_policy: policy.outbound_traffic,
             strict: policy.strict,
             enforced: policy.enforced,
+            around_gateway: clusters.around_gateway(),
             mesh: mesh_settings(&world.mesh),
             by_address,
             by_port,

@@ -56,17 +56,21 @@ impl<'a> Policy<'a> {
         let is_overridden =
             settings.outbound_traffic_policy.is_some() || own.outbound_traffic_policy.is_some();
         let egress_proxy = sidecar.filter(|_| !is_overridden);
+        let enforced = settings.client.enforced || enforces(world, &settings.client.namespace, findings);
+        let policy = settings.outbound_traffic_policy.unwrap_or(policy);
         Self {
-            outbound_traffic: settings.outbound_traffic_policy.unwrap_or(policy),
+            outbound_traffic: if enforced { OutboundTrafficPolicy::RegistryOnly } else { policy },
             strict: own.strict,
-            enforced: settings.client.enforced || enforces(world, &settings.client.namespace, findings),
+            enforced,
             egress_proxy: egress_proxy.and_then(|sidecar| Some((sidecar, sidecar.egress_proxy.as_ref()?))),
         }
     }
 
     /// What connections and requests get that nobody declared.
     pub(super) fn catch_all(self, clusters: &Clusters, findings: &Findings) -> CatchAll {
-        let Some((sidecar, proxy)) = self.egress_proxy else { return self.outbound_traffic.into() };
+        let Some((sidecar, proxy)) = self.egress_proxy else {
+            return if self.enforced { CatchAll::around_gateway() } else { self.outbound_traffic.into() };
+        };
         let (port, subset) = (proxy.port.unwrap_or_default(), proxy.subset.as_deref().unwrap_or_default());
         let cluster = clusters.named(port, subset, &proxy.host);
         if cluster.cluster.is_none() {

@@ -149,7 +149,9 @@ impl Context<'_> {
             let is_ours = *namespace.meta.name() == client.namespace && says;
             is_ours.then(|| place(&namespace.meta, Some(format!("annotation {POLICY}")), annotation.position))
         });
-        let source = if self.settings.outbound_traffic_policy.is_some() {
+        let source = if self.snapshot.enforced {
+            "the annotation egress.interceptor.io/enforce: what nobody declared leads around the gateway"
+        } else if self.settings.outbound_traffic_policy.is_some() {
             "--outbound-traffic-policy"
         } else if client.policy.outbound_traffic_policy.is_some() {
             "the client's annotation egress.interceptor.io/policy"

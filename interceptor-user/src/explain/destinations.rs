@@ -55,6 +55,9 @@ pub(super) fn opaque(
         {
             outcome::mismatched(name, None, spoken)
         }
+        None if context.snapshot.around_gateway.contains(&ClusterName(name.into())) => {
+            outcome::around_gateway(name)
+        }
         None => outcome::bytes_failed(name, None),
         Some(cluster) => match failure(context, cluster) {
             Some(error) => outcome::bytes_failed(name, Some(&error)),
@@ -92,7 +95,7 @@ fn sent(
         {
             outcome::mismatched(name, Some(route), Spoken::Http)
         }
-        None => outcome::no_cluster(route),
+        None => outcome::refused_by(route, context.snapshot.refusal_without(&ClusterName(name.into()))),
         Some(cluster) => match failure(context, cluster) {
             Some(error) => outcome::request_failed(name, route, &error),
             None => outcome::request_sent(name, route),
@@ -191,6 +194,16 @@ pub(super) fn subset_of(name: &ClusterName) -> &str {
 
 /// A cluster that a route names and nothing declares.
 fn missing(context: Context<'_>, name: &ClusterName, share: &str) -> Step {
+    if context.snapshot.around_gateway.contains(name) {
+        let mut step =
+            Step::new("cluster", format!("{name}{share}: refused, it leads around the egress gateway"));
+        step.notes.push(
+            "the gateway is enforced (egress.interceptor.io/enforce), and this host is no Service of the cluster: have a \
+             VirtualService lead it to the gateway's Service"
+                .into(),
+        );
+        return step;
+    }
     let mut step = Step::new("cluster", format!("{name}{share}: there is no such cluster"));
     let mut parts = name.0.split('|').skip(1);
     let port: Option<u16> = parts.next().and_then(|port| port.parse().ok());

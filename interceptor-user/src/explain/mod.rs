@@ -34,7 +34,7 @@ use crate::plan::KernelPolicy;
 use crate::resource::World;
 use crate::snapshot::cluster::is_ip_literal;
 use crate::snapshot::{
-    Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, Then, TlsOrigination, decision,
+    ClusterName, Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, Then, TlsOrigination, decision,
 };
 use crate::workload::RedirectPolicy;
 
@@ -127,6 +127,9 @@ pub fn explain(
     let decision = decision::decide(listener, asked, first);
     explanation.steps.push(chain::step(context, listener, asked, first, decision));
     match decision {
+        Decision::Refuse if snapshot.enforced => {
+            explanation.outcomes.push(outcome::around_gateway(ClusterName::BLACK_HOLE));
+        }
         Decision::Refuse => {
             let lacks_name = listener.needs_name(destination.ip());
             explanation.outcomes.push(outcome::black_hole(spoken, lacks_name));

@@ -64,12 +64,19 @@ fn when_reset(spoken: Spoken) -> &'static str {
     }
 }
 
+/// A connection that is reset because the egress gateway is enforced.
+pub(super) fn around_gateway(cluster: &str) -> Outcome {
+    let refusal = Refusal::AroundGateway;
+    let log = logged(cluster, NOTHING, refusal.into(), refusal.details());
+    Outcome { carried: false, ..carried("the connection is reset".into(), log) }
+}
+
 pub(super) fn refused(refusal: Refusal) -> Outcome {
     answered(refusal.status(), refusal.body(), logged(NOTHING, NOTHING, refusal.into(), refusal.details()))
 }
 
-pub(super) fn no_cluster(route: &Route) -> Outcome {
-    let refusal = Refusal::NoCluster;
+/// A request that a route refuses, or that has no cluster to go to.
+pub(super) fn refused_by(route: &Route, refusal: Refusal) -> Outcome {
     let log = logged(NOTHING, &route.name, refusal.into(), refusal.details());
     answered(refusal.status(), refusal.body(), log)
 }

@@ -50,6 +50,7 @@ pub(super) fn tell(
         RouteAction::Passthrough => {
             destinations::passthrough(context, destination, Some(route), explanation);
         }
+        RouteAction::Refused(refusal) => explanation.outcomes.push(outcome::refused_by(route, *refusal)),
         RouteAction::DirectResponse(direct) => explanation.outcomes.push(outcome::direct(route, direct)),
         RouteAction::Redirect(redirect) => {
             let location = redirect.location(facts.authority, request.uri());
@@ -153,6 +154,7 @@ fn action(route: &Route) -> String {
         RouteAction::Passthrough => "to the address that was asked for".into(),
         RouteAction::DirectResponse(direct) => format!("answered with {}", direct.status),
         RouteAction::Redirect(redirect) => format!("redirected with {}", redirect.status),
+        RouteAction::Refused(refusal) => format!("refused: {}", refusal.details()),
     }
 }
 

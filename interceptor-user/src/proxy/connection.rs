@@ -63,6 +63,7 @@ fn decide(worker: &Worker, active: &Active, downstream: &Downstream, protocol: &
         Decision::Passthrough => Way::Opaque(OpaqueTarget::OriginalDst),
         Decision::Terminate(chain) => Way::Terminate(Arc::clone(chain)),
         Decision::Refuse if listener.needs_name(address) => Way::Refuse(Refused::NoName),
+        Decision::Refuse if active.snapshot.enforced => Way::Refuse(Refused::AroundGateway),
         Decision::Refuse => Way::Refuse(Refused::Policy),
         Decision::NoFilterChain => Way::Refuse(Refused::NoFilterChain),
     }

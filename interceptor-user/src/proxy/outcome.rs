@@ -137,7 +137,9 @@ impl From<Refusal> for ResponseFlags {
             Refusal::MissingHost | Refusal::NotAllowed => Self::NONE,
             Refusal::NoRoute | Refusal::Misdirected => ResponseFlag::NoRouteFound.into(),
             Refusal::NoCluster => ResponseFlag::NoClusterFound.into(),
-            Refusal::NameMismatch => ResponseFlag::UnauthorizedExternalService.into(),
+            Refusal::NameMismatch | Refusal::AroundGateway => {
+                ResponseFlag::UnauthorizedExternalService.into()
+            }
             Refusal::LowVersion | Refusal::Ambiguous | Refusal::UnsupportedTransferEncoding => {
                 ResponseFlag::DownstreamProtocolError.into()
             }

@@ -20,6 +20,7 @@ pub struct WorkerStats {
     names_mismatched: AtomicU64,
     names_unknown: AtomicU64,
     names_refused: AtomicU64,
+    around_gateway: AtomicU64,
     mirrors_sent: AtomicU64,
     mirrors_failed: AtomicU64,
     mirrors_given_up: AtomicU64,
@@ -50,6 +51,8 @@ pub struct ProxyCounters {
     pub names_unknown: u64,
     /// Connections and requests that a strict policy refused.
     pub names_refused: u64,
+    /// Connections and requests that were refused because they lead around the enforced egress gateway.
+    pub around_gateway: u64,
     /// Copies of requests that a mirror has answered, whatever its answer.
     pub mirrors_sent: u64,
     pub mirrors_failed: u64,
@@ -120,6 +123,11 @@ impl ProxyCounters {
                 "interceptor_names_refused_total",
                 "Connections and requests that a strict policy refused for their name.",
                 self.names_refused,
+            ),
+            (
+                "interceptor_around_gateway_refused_total",
+                "Connections and requests that lead around the enforced egress gateway: refused.",
+                self.around_gateway,
             ),
             ("interceptor_dns_queries_total", "Datagrams sent on to name servers.", dns.dns_queries),
             ("interceptor_dns_answers_total", "Answers of name servers.", dns.dns_answers),
@@ -246,6 +254,10 @@ impl WorkerStats {
         self.names_refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn leads_around_gateway(&self) {
+        self.around_gateway.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn add_to(&self, counters: &mut ProxyCounters) {
         counters.connections_accepted += self.accepted.load(Ordering::Relaxed);
         counters.connections_open += self.open.load(Ordering::Relaxed);
@@ -261,6 +273,7 @@ impl WorkerStats {
         counters.mirrors_sent += self.mirrors_sent.load(Ordering::Relaxed);
         counters.mirrors_failed += self.mirrors_failed.load(Ordering::Relaxed);
         counters.mirrors_given_up += self.mirrors_given_up.load(Ordering::Relaxed);
+        counters.around_gateway += self.around_gateway.load(Ordering::Relaxed);
         counters.names_refused += self.names_refused.load(Ordering::Relaxed);
         counters.upstream_connections_idle += self.idle_connections.load(Ordering::Relaxed);
         counters.upstream_connections_shared += self.shared_connections.load(Ordering::Relaxed);

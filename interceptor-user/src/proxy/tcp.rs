@@ -62,6 +62,8 @@ pub(super) enum Refused {
     Policy,
     /// The policy is strict, and no learned name tells which service it is for.
     NoName,
+    /// The egress gateway is enforced, and this leads around it.
+    AroundGateway,
     /// No server of the gateway takes it.
     NoFilterChain,
 }
@@ -87,6 +89,8 @@ impl Upstream {
 #[derive(Debug)]
 enum NotConnected {
     NoCluster,
+    /// There is no such cluster because the egress gateway is enforced.
+    AroundGateway,
     /// The client must not use it.
     NotAllowed,
     Failed(ConnectError),
@@ -97,6 +101,14 @@ enum NotConnected {
 pub(super) struct ConnectFailure {
     error: NotConnected,
     cluster: ClusterName,
+}
+
+impl ConnectFailure {
+    fn no_cluster(active: &Active, cluster: ClusterName) -> Self {
+        let leads_around = active.snapshot.around_gateway.contains(&cluster);
+        let error = if leads_around { NotConnected::AroundGateway } else { NotConnected::NoCluster };
+        Self { error, cluster }
+    }
 }
 
 /// Connects to what `target` names for this connection.
@@ -112,13 +124,13 @@ pub(super) async fn connect(
         OpaqueTarget::Route(route) => {
             let Some((chosen, runtime)) = active.choose(&route.clusters) else {
                 let cluster = ClusterName("-".into());
-                return Err(ConnectFailure { error: NotConnected::NoCluster, cluster });
+                return Err(ConnectFailure::no_cluster(active, cluster));
             };
             (chosen.cluster.name.clone(), runtime.cloned())
         }
     };
     let Some(runtime) = runtime else {
-        return Err(ConnectFailure { error: NotConnected::NoCluster, cluster });
+        return Err(ConnectFailure::no_cluster(active, cluster));
     };
     if !downstream.may_use(runtime.cluster()) {
         return Err(ConnectFailure { error: NotConnected::NotAllowed, cluster });
@@ -308,6 +320,10 @@ pub(super) fn refuse(worker: &Rc<Worker>, stream: TcpStream, downstream: &Downst
             entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
             entry.connection_termination_details = Some(NO_NAME_DETAILS.into());
         }
+        Refused::AroundGateway => {
+            entry.upstream_cluster = black_hole;
+            record.leads_around_gateway();
+        }
         Refused::NoFilterChain => {
             entry.response_flags = ResponseFlag::NoRouteFound.into();
             entry.response_code_details = Some(NO_FILTER_CHAIN_DETAILS.into());
@@ -419,6 +435,7 @@ impl OpenRecord {
                 self.entry.response_flags = ResponseFlag::NoClusterFound.into();
                 return;
             }
+            NotConnected::AroundGateway => return self.leads_around_gateway(),
             NotConnected::NotAllowed => {
                 self.entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
                 self.entry.connection_termination_details = Some(Refusal::NotAllowed.details().into());
@@ -432,6 +449,13 @@ impl OpenRecord {
             self.entry.response_flags.insert(ResponseFlag::UpstreamRetryLimitExceeded);
         }
         self.entry.upstream_transport_failure_reason = error.transport_failure_reason();
+    }
+
+    /// The egress gateway is enforced.
+    fn leads_around_gateway(&mut self) {
+        self.entry.response_flags = ResponseFlag::UnauthorizedExternalService.into();
+        self.entry.connection_termination_details = Some(Refusal::AroundGateway.details().into());
+        self.worker.stats().leads_around_gateway();
     }
 
     fn ended(&mut self, end: &CopyEnd) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::OutboundTrafficPolicy;
 use super::cluster::{Cluster, ClusterName};
 use super::listener::{Fallthrough, TcpRoute};
+use super::request::Refusal;
 use super::route::{
     BLOCK_ALL, ClusterRef, DirectResponse, Forward, Route, RouteAction, VirtualHost, WeightedCluster,
 };
@@ -24,6 +25,15 @@ pub struct CatchAll {
 }
 
 impl CatchAll {
+    /// Where the egress gateway is enforced: nothing that nobody declared leads through it.
+    pub fn around_gateway() -> Self {
+        Self {
+            fallthrough: Fallthrough::BlackHole,
+            virtual_host: virtual_host(BLOCK_ALL, RouteAction::Refused(Refusal::AroundGateway)),
+            finds_http_anywhere: false,
+        }
+    }
+
     /// A Sidecar's `outboundTrafficPolicy.egressProxy`: to that cluster, whatever the address, without timeout and
     /// retries (Istio's buildCatchAllVirtualHost and buildOutboundCatchAllNetworkFiltersOnly).
     pub fn egress_proxy(cluster: ClusterRef) -> Self {

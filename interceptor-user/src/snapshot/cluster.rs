@@ -11,7 +11,7 @@ use super::endpoint_address::EndpointAddress;
 use super::load_balancing::{HashKey, LoadBalancer, OutlierDetection, Placement, Warmup};
 use super::off_limits::OffLimits;
 use super::source::ClusterSource;
-use crate::resource::AllowFrom;
+use crate::resource::{AllowFrom, Kind};
 
 /// `outbound|443|subset|www.example.com`, `PassthroughCluster` or `BlackHoleCluster`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -273,6 +273,20 @@ impl Cluster {
                 source: self.source.clone(),
                 ..other.clone()
             }
+    }
+
+    /// Whether all its endpoints are of this cluster of Kubernetes: it is of a Service, whose addresses the API server
+    /// gives out, and nothing that a workload sends chooses among others. Where requests for the egress gateway go is such a
+    /// cluster; an ExternalName is none.
+    pub fn is_in_kubernetes(&self) -> bool {
+        let is_service = self.source.as_ref().is_some_and(|source| source.service.kind == Kind::Service);
+        let leads_to_itself = match &self.discovery {
+            Discovery::Static(_) => true,
+            Discovery::StrictDns(targets) => targets.iter().all(|target| target.host == self.host),
+            Discovery::LogicalDns(target) => target.host == self.host,
+            Discovery::OriginalDst { .. } | Discovery::DynamicDns { .. } => false,
+        };
+        is_service && leads_to_itself
     }
 
     /// Whether `address` may be among the endpoints without a lookup.

@@ -23,7 +23,7 @@ pub mod route;
 pub mod source;
 pub mod tls_termination;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,6 +169,8 @@ pub struct Snapshot {
     pub strict: bool,
     /// Nothing outside is reached but through the egress gateway.
     pub enforced: bool,
+    /// Clusters that there would be if that were not so: they lead around it.
+    pub around_gateway: Arc<HashSet<ClusterName>>,
     pub mesh: MeshSettings,
     /// Listeners with an address of their own: services with a VIP (`addresses` without a range).
     pub by_address: HashMap<(IpAddr, u16), Arc<Listener>>,
@@ -189,6 +191,7 @@ impl Snapshot {
             outbound_traffic_policy: policy,
             strict: false,
             enforced: false,
+            around_gateway: Arc::default(),
             mesh: MeshSettings::default(),
             by_address: HashMap::new(),
             by_port: HashMap::new(),
@@ -196,6 +199,11 @@ impl Snapshot {
             catch_all: CatchAll::from(policy).virtual_host,
             clusters: Arc::default(),
         }
+    }
+
+    /// Why requests get no answer from a cluster that is not there.
+    pub fn refusal_without(&self, cluster: &ClusterName) -> Refusal {
+        if self.around_gateway.contains(cluster) { Refusal::AroundGateway } else { Refusal::NoCluster }
     }
 
     /// The listener of an original destination: exact address, then port, then the catch-all.

@@ -23,6 +23,8 @@ pub enum Refusal {
     NotAllowed,
     /// The connection was let in by settings that are gone (RFC 9110 §15.5.20).
     Misdirected,
+    /// The egress gateway is enforced, and this leads elsewhere.
+    AroundGateway,
 }
 
 impl Refusal {
@@ -33,8 +35,8 @@ impl Refusal {
             Self::UnsupportedTransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoCluster => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NameMismatch | Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NameMismatch | Self::NotAllowed | Self::AroundGateway => StatusCode::FORBIDDEN,
         }
     }
 
@@ -50,6 +52,7 @@ impl Refusal {
             Self::NameMismatch => "name_does_not_match_address",
             Self::NotAllowed => "rbac_access_denied_matched_policy[none]",
             Self::Misdirected => "tls_settings_changed",
+            Self::AroundGateway => "leads_around_enforced_gateway",
         }
     }
 
@@ -57,6 +60,7 @@ impl Refusal {
         match self {
             Self::Ambiguous => "Bad Request",
             Self::NotAllowed => "RBAC: access denied",
+            Self::AroundGateway => "the egress gateway is enforced, and this leads around it",
             Self::LowVersion
             | Self::MissingHost
             | Self::UnsupportedTransferEncoding

@@ -13,6 +13,7 @@ use super::cluster::{Cluster, ClusterName};
 use super::cors::Cors;
 use super::fault::{Fault, Share};
 use super::host_map::HostMap;
+use super::request::Refusal;
 use super::source::Source;
 
 /// A cluster that a route names. `cluster` is `None` when no such cluster exists: 503 NC.
@@ -330,6 +331,8 @@ pub enum RouteAction {
     Redirect(Arc<Redirect>),
     /// ALLOW_ANY's catch-all: to the original destination, no timeout, no retries.
     Passthrough,
+    /// The catch-all where the egress gateway is enforced.
+    Refused(Refusal),
 }
 
 /// The route that refuses what nobody declared (REGISTRY_ONLY).

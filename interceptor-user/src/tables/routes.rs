@@ -101,6 +101,7 @@ fn destination(route: &Route) -> String {
         RouteAction::Passthrough => crate::snapshot::ClusterName::PASSTHROUGH.to_owned(),
         RouteAction::DirectResponse(direct) => format!("Direct response: {}", direct.status),
         RouteAction::Redirect(redirect) => format!("Redirect: {}", redirect.status),
+        RouteAction::Refused(refusal) => format!("Refused: {}", refusal.status().as_u16()),
     }
 }
 

@@ -113,6 +113,10 @@ fn ist0125_invalid() {
         ),
         &["Error IST0125 Pod default/p | 'registry_only' | did you mean `REGISTRY_ONLY`?"],
     );
+    check(
+        &pod("p", &format!(", {}", annotated("egress.interceptor.io/enforce", "gatewy")), "containers: []"),
+        &["Error IST0125 Pod default/p | 'gatewy' | did you mean `gateway`?"],
+    );
 }
 
 #[test]

@@ -154,6 +154,7 @@ impl Config {
             RouteAction::DirectResponse(response) => format!("{} {name}", response.status),
             RouteAction::Redirect(redirect) => format!("{} {name}", redirect.status),
             RouteAction::Passthrough => format!("PassthroughCluster {name}"),
+            RouteAction::Refused(refusal) => format!("{} {name}", refusal.status().as_u16()),
         }
     }
 

@@ -43,6 +43,7 @@ fn asked(snapshot: &Snapshot, destination: SocketAddr, spoken: Spoken, host: &st
                     }
                     RouteAction::Redirect(_) => format!("- {name} - direct_response"),
                     RouteAction::Passthrough => format!("PassthroughCluster {name} - via_upstream"),
+                    RouteAction::Refused(refusal) => format!("- {name} UAEX {} refused", refusal.details()),
                 };
             }
             None => listener.tcp_route(destination.ip().into()),

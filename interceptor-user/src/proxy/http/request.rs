@@ -102,13 +102,22 @@ async fn route_and_send(
             let location = redirect.location(host.to_str().unwrap_or_default(), request.uri());
             return own(route, Reply::redirect(redirect.status, &location).send(settings, log));
         }
+        RouteAction::Refused(refusal) => {
+            log.goes_to_undeclared(Taker::BlackHoleCluster, &host);
+            connection.worker.stats().leads_around_gateway();
+            return Reply::refused(*refusal).send(settings, log);
+        }
         RouteAction::Passthrough => None,
         RouteAction::Forward(forward) => Some(&**forward),
     };
+    let mut without_cluster = Refusal::NoCluster;
     let (runtime, of_destination) = match forward {
         None => (Some(&active.passthrough), None),
         Some(forward) => match active.choose(&forward.clusters) {
-            Some((chosen, runtime)) => (runtime, chosen.changes.as_deref()),
+            Some((chosen, runtime)) => {
+                without_cluster = active.snapshot.refusal_without(&chosen.cluster.name);
+                (runtime, chosen.changes.as_deref())
+            }
             None => (None, None),
         },
     };
@@ -130,7 +139,10 @@ async fn route_and_send(
         }
     }
     let Some(runtime) = runtime else {
-        let mut response = Reply::refused(Refusal::NoCluster).send(settings, log);
+        if without_cluster == Refusal::AroundGateway {
+            connection.worker.stats().leads_around_gateway();
+        }
+        let mut response = Reply::refused(without_cluster).send(settings, log);
         cors.apply(response.headers_mut());
         return response;
     };
