@@ -1,8 +1,10 @@
 //! `interceptor gateway` in a pod of its own: another host, as far as applications can tell.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, bail};
 
@@ -23,9 +25,20 @@ impl Gateway {
     }
 
     pub fn with(pod: &Pod, yaml: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::run(pod, yaml, flags, pod.command("env"))
+    }
+
+    /// As a user without any capability.
+    pub fn unprivileged(pod: &Pod, yaml: &str) -> anyhow::Result<Self> {
+        let mut command = pod.command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "env"]);
+        Self::run(pod, yaml, &[], command)
+    }
+
+    fn run(pod: &Pod, yaml: &str, flags: &[&str], mut command: Command) -> anyhow::Result<Self> {
         let dir = Dir::new()?;
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777))?;
         let config = dir.write("config.yaml", yaml)?;
-        let mut command = pod.command("env");
         command.arg("--default-signal").arg(binary()?).args(["gateway", "--admin-address", "off"]);
         command.args(["--namespace", "istio-system", "--labels", "istio=egressgateway"]);
         command.arg("-c").arg(config).arg("--access-log").arg(dir.join("access.log"));

@@ -15,7 +15,7 @@ use crate::datapath::{OnAgentDown, Undecided};
 use crate::enroll::{NamespaceLabel, Selectors};
 use crate::settings::{AgentSettings, AgentSource};
 use crate::snapshot::{AccessLogEncoding, OutboundTrafficPolicy};
-use crate::source::kubernetes::{ConfigMapKey, KubernetesSettings};
+use crate::source::kubernetes::{Audience, ConfigMapKey, KubernetesSettings};
 use crate::telemetry::AccessLogTarget;
 
 const PODS: &str = "Pods";
@@ -222,7 +222,7 @@ impl Arguments {
             )?;
             AgentSource::Kubernetes(KubernetesSettings {
                 kubeconfig: self.kubeconfig,
-                node_name,
+                audience: Audience::Node(node_name),
                 mesh_config_map: self.mesh_config_map,
                 credentials_dir: Some(self.credentials_dir.clone()),
             })

@@ -20,6 +20,8 @@ use crate::tables::{self, ClusterFilter, EndpointFilter, ListenerFilter, Registr
         sudo interceptor config registry --pod shop/cart\n\n  \
         # Where does port 443 lead?\n  \
         interceptor config listeners -c egress/ --port 443\n\n  \
+        # What does the egress gateway listen on?\n  \
+        interceptor config listeners -c egress/ --gateway --namespace istio-system --labels istio=egressgateway\n\n  \
         # In a script\n  \
         interceptor config clusters -c egress/ -o json | jq -r '.[].name'")]
 pub(super) struct Arguments {

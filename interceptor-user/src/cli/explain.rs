@@ -111,6 +111,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     let (text, is_carried) = match arguments.resources.of() {
         Of::Files(files) => {
+            anyhow::ensure!(
+                !files.is_of_gateway(),
+                "what a gateway does is shown by `interceptor config --gateway`"
+            );
             let resources = files.compile()?;
             let explanation =
                 asked.answer(resources.subject(), Outside { look_up: dns::look_up, look_at_files });

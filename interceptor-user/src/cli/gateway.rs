@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser;
@@ -12,7 +13,7 @@ use super::gateway_client::GatewayFlags;
 use crate::compile::NodePaths;
 use crate::settings::{AgentSource, GatewaySettings};
 use crate::snapshot::AccessLogEncoding;
-use crate::source::kubernetes::{ConfigMapKey, KubernetesSettings};
+use crate::source::kubernetes::{Audience, ConfigMapKey, KubernetesSettings};
 use crate::telemetry::AccessLogTarget;
 
 const CONFIGURATION: &str = "Configuration";
@@ -105,7 +106,7 @@ impl Arguments {
         let source = if self.config.is_empty() {
             AgentSource::Kubernetes(KubernetesSettings {
                 kubeconfig: self.kubeconfig,
-                node_name: "".into(),
+                audience: Audience::Gateway { namespace: Arc::clone(&client.namespace) },
                 mesh_config_map: self.mesh_config_map,
                 credentials_dir: client.credentials_dir.clone(),
             })

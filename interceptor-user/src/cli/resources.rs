@@ -1,6 +1,7 @@
 //! What `explain` and `config` are about: a pod of this node's agent, or resources read and compiled without anything
 //! being run.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -60,6 +61,10 @@ pub(super) struct FileFlags {
     #[arg(long)]
     strict: bool,
 
+    /// The client is the pod of an egress gateway, by its namespace and labels: what comes to it, not what it sends
+    #[arg(long, conflicts_with = "outbound_traffic_policy", help_heading = super::client::CLIENT)]
+    gateway: bool,
+
     /// The client is this Pod of the files, or a pod of this Deployment (or its like): its labels and annotations count
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_from, conflicts_with = "namespace",
         help_heading = super::client::CLIENT)]
@@ -111,6 +116,10 @@ impl Resources {
 }
 
 impl FileFlags {
+    pub(super) fn is_of_gateway(&self) -> bool {
+        self.gateway
+    }
+
     /// Fails when a path can't be read or the client isn't there. What can't be used is told on stderr and left out.
     pub(super) fn compile(&self) -> anyhow::Result<Resources> {
         let (source, world, mut diagnostics) =
@@ -118,7 +127,11 @@ impl FileFlags {
         let (client, redirect, redirect_by) = self.client_in(&world)?;
         let settings = CompileSettings {
             client,
-            role: Role::Workload,
+            role: if self.gateway {
+                Role::Gateway { own_addresses: BTreeSet::new() }
+            } else {
+                Role::Workload
+            },
             outbound_traffic_policy: self.outbound_traffic_policy,
             learned_names: self.capture_dns,
             unix_endpoints: NodePaths::Any,

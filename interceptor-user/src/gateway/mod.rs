@@ -45,7 +45,6 @@ pub fn run(settings: &GatewaySettings, log_filter: LogFilter) -> anyhow::Result<
     let configurations =
         Configurations::start(settings.compile_settings(own.into_iter().collect()), compiled)?;
     let (source, told) = Source::start(&settings.source, &configurations)?;
-    configurations.report_to(source.reporter().cloned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let inputs = Inputs { configurations, snapshots, source, told };
     runtime.block_on(serve(settings, inputs, log_filter))?;

@@ -94,7 +94,7 @@ codes! {
         "write the block that the server's protocol and TLS mode ask for";
     EGR0113 Error ResolutionNoneAtGateway:
         "a gateway's route leads to a service with resolution NONE",
-        "a gateway knows no original destination: requests get 503 (UH)",
+        "a gateway knows no original destination: with Istio's, requests get 503 (UH); ours looks the name up",
         "use resolution DNS";
     EGR0114 Warning OutboundPolicyWithoutMode:
         "outboundTrafficPolicy without mode",

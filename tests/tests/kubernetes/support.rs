@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use interceptor_tests::{ApiServer, wait_for};
 use interceptor_user::resource::{Diagnostic, World};
 use interceptor_user::source::kubernetes::{
-    ConfigMapKey, Following, KubernetesSettings, NodeChange, Status, WatchState, follow,
+    Audience, ConfigMapKey, Following, KubernetesSettings, NodeChange, Status, WatchState, follow,
 };
 
 /// The node whose pods are told.
@@ -26,7 +26,7 @@ pub(crate) struct Followed {
 pub(crate) fn settings(server: &ApiServer) -> KubernetesSettings {
     KubernetesSettings {
         kubeconfig: Some(server.kubeconfig().to_owned()),
-        node_name: NODE.into(),
+        audience: Audience::Node(NODE.into()),
         mesh_config_map: ConfigMapKey::default(),
         credentials_dir: None,
     }

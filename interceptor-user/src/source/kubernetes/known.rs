@@ -211,6 +211,7 @@ impl Known {
             | Watch::Services
             | Watch::HeadlessSlices
             | Watch::HandMadeSlices
+            | Watch::SlicesOfNamespace(_)
             | Watch::Istio(_)
             | Watch::PodsOfNamespace(_)
             | Watch::Secret { .. } => {}
@@ -243,6 +244,7 @@ impl Known {
             | Watch::Services
             | Watch::HeadlessSlices
             | Watch::HandMadeSlices
+            | Watch::SlicesOfNamespace(_)
             | Watch::Istio(_)
             | Watch::PodsOfNamespace(_) => Held::read(object, before.as_ref()),
         };
@@ -332,6 +334,7 @@ fn is_of_world(watch: &Watch) -> bool {
         | Watch::Services
         | Watch::HeadlessSlices
         | Watch::HandMadeSlices
+        | Watch::SlicesOfNamespace(_)
         | Watch::Istio(_)
         | Watch::PodsOfNamespace(_) => true,
         // The others' pods would be missing: who asks who selects whom must not be misled.

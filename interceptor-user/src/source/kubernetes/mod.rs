@@ -43,11 +43,20 @@ pub use status::{Status, Trouble, WatchState, WatchStatus};
 pub struct KubernetesSettings {
     /// Else that of the pod's service account.
     pub kubeconfig: Option<PathBuf>,
-    /// The node whose pods are told.
-    pub node_name: Arc<str>,
+    pub audience: Audience,
     pub mesh_config_map: ConfigMapKey,
     /// Where Secrets that a DestinationRule names by credentialName go, as `NAMESPACE/NAME/KEY`; without it none is asked for.
     pub credentials_dir: Option<PathBuf>,
+}
+
+/// For whom the API server is followed, beside what acts on everybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// An agent: the pods of its node are told, and namespaces.
+    Node(Arc<str>),
+    /// A gateway: the EndpointSlices of its namespace are, which say on which ports its Service leads to it. No pod and no
+    /// namespace is asked for, and no Event is written.
+    Gateway { namespace: Arc<str> },
 }
 
 /// A value of a ConfigMap.

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::Audience;
 use super::credentials::CredentialFiles;
 use super::discovery::{self, Found};
 use super::events::{self, Report};
@@ -132,16 +133,22 @@ where
     }
 
     /// Followed from the start, whatever there is.
-    fn always(&self) -> [Watch; 6] {
+    fn always(&self) -> Vec<Watch> {
         let mesh = &self.settings.mesh_config_map;
-        [
-            Watch::PodsOfNode(Arc::clone(&self.settings.node_name)),
-            Watch::Namespaces,
-            Watch::MeshConfig { namespace: Arc::clone(&mesh.namespace), name: Arc::clone(&mesh.name) },
-            Watch::Services,
-            Watch::HeadlessSlices,
-            Watch::HandMadeSlices,
-        ]
+        let mesh = Watch::MeshConfig { namespace: Arc::clone(&mesh.namespace), name: Arc::clone(&mesh.name) };
+        match &self.settings.audience {
+            Audience::Node(node) => vec![
+                Watch::PodsOfNode(Arc::clone(node)),
+                Watch::Namespaces,
+                mesh,
+                Watch::Services,
+                Watch::HeadlessSlices,
+                Watch::HandMadeSlices,
+            ],
+            Audience::Gateway { namespace } => {
+                vec![mesh, Watch::Services, Watch::SlicesOfNamespace(Arc::clone(namespace))]
+            }
+        }
     }
 
     fn start_discovery(&mut self) {
@@ -156,8 +163,10 @@ where
 
     fn start_events(&mut self) -> watch::Sender<Vec<Report>> {
         let (reports, receiver) = watch::channel(Vec::new());
-        let (client, node) = (self.clients.common.clone(), Arc::clone(&self.settings.node_name));
-        self.tasks.spawn(async move { events::write(client, node, receiver).await });
+        if let Audience::Node(node) = &self.settings.audience {
+            let (client, node) = (self.clients.common.clone(), Arc::clone(node));
+            self.tasks.spawn(async move { events::write(client, node, receiver).await });
+        }
         reports
     }
 

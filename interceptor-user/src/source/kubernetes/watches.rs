@@ -22,6 +22,8 @@ pub(super) enum Watch {
     HeadlessSlices,
     /// Those that somebody else makes, which need not carry the label of headless ones.
     HandMadeSlices,
+    /// All of a gateway's namespace.
+    SlicesOfNamespace(Arc<str>),
     /// A kind of networking.istio.io, in whichever version is served.
     Istio(Kind),
     /// Of a namespace with a ServiceEntry that selects workloads.
@@ -54,7 +56,9 @@ impl Watch {
             Self::Namespaces => Some(Kind::Namespace),
             Self::MeshConfig { .. } => None,
             Self::Services => Some(Kind::Service),
-            Self::HeadlessSlices | Self::HandMadeSlices => Some(Kind::EndpointSlice),
+            Self::HeadlessSlices | Self::HandMadeSlices | Self::SlicesOfNamespace(_) => {
+                Some(Kind::EndpointSlice)
+            }
             Self::Istio(kind) => Some(*kind),
             Self::Secret { .. } => Some(Kind::Secret),
         }
@@ -93,6 +97,9 @@ impl Watch {
                 ),
                 ..slices()
             },
+            Self::SlicesOfNamespace(namespace) => {
+                Request { namespace: Some(Arc::clone(namespace)), ..slices() }
+            }
             Self::Istio(kind) => all(resource(ISTIO_GROUP, version, kind.name(), plural(*kind))),
             Self::PodsOfNamespace(namespace) => {
                 Request { namespace: Some(Arc::clone(namespace)), ..all(resource("", "v1", "Pod", "pods")) }
@@ -136,6 +143,9 @@ impl fmt::Display for Watch {
             Self::Services => formatter.write_str("services"),
             Self::HeadlessSlices => formatter.write_str("endpointslices of headless services"),
             Self::HandMadeSlices => formatter.write_str("endpointslices that Kubernetes does not manage"),
+            Self::SlicesOfNamespace(namespace) => {
+                write!(formatter, "endpointslices of namespace {namespace}")
+            }
             Self::Istio(kind) => write!(formatter, "{}.{ISTIO_GROUP}", plural(*kind)),
             Self::PodsOfNamespace(namespace) => write!(formatter, "pods of namespace {namespace}"),
             Self::Secret { namespace, name } => write!(formatter, "secret {namespace}/{name}"),
