@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::cgroups::CgroupWatch;
@@ -75,7 +74,6 @@ pub(super) struct Control {
 pub(super) struct Inputs {
     pub(super) told: source::Told,
     pub(super) snapshots: UnboundedReceiver<configurations::Told>,
-    pub(super) cgroups: Arc<Notify>,
     pub(super) requests: Receiver<AdminRequest>,
 }
 
@@ -159,7 +157,7 @@ impl Control {
                     Some(configurations::Told::Findings(findings)) => self.diagnostics = findings,
                     None => bail!("nobody compiles any more: a thread has ended by a panic"),
                 },
-                () = inputs.cgroups.notified() => self.take_cgroup_changes(),
+                () = self.cgroups.changed() => self.take_cgroup_changes(),
                 Some(uid) = self.addresses.1.recv() => self.refresh_addresses(&uid),
                 Some(request) = inputs.requests.recv() => self.take_request(request),
                 _ = again.tick() => {

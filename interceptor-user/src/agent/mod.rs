@@ -6,6 +6,7 @@
 mod cgroups;
 mod configurations;
 mod control;
+mod directories;
 mod enrolling;
 mod keeping;
 mod pod;
@@ -25,7 +26,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::admin::{self, Admin, AdminRequest};
@@ -142,8 +142,7 @@ async fn serve(
     let (asked, requests) = mpsc::channel(REQUESTS_MAX);
     start_admin(settings, &proxy, &shown, log_filter, asked)?;
 
-    let cgroups_changed = Arc::new(Notify::new());
-    let cgroups = CgroupWatch::start(kubepods, Arc::clone(&cgroups_changed));
+    let cgroups = CgroupWatch::start(kubepods);
 
     let mut settings = settings.clone();
     settings.selectors.name_servers = dns::name_servers(Path::new(RESOLV_CONF)).unwrap_or_else(|error| {
@@ -161,7 +160,7 @@ async fn serve(
         host,
         shown,
     });
-    control.run(Inputs { told, snapshots, cgroups: cgroups_changed, requests }).await
+    control.run(Inputs { told, snapshots, requests }).await
 }
 
 fn start_admin(
