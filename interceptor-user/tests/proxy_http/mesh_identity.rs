@@ -112,9 +112,10 @@ fn server(authority: &Authority, issued: Issued, protocols: &[&str]) -> (Upstrea
             return;
         }
         let mut client = Client::over(stream);
-        while client.request().is_some() {
-            // A connection for each request.
-            client.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        while let Some(request) = client.request() {
+            // A connection for each request, unless it is to be kept.
+            let close = if request.head.starts_with("GET /keep ") { "" } else { "connection: close\r\n" };
+            client.send(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{close}\r\n"));
         }
     });
     (upstream, seen)
@@ -274,4 +275,53 @@ fn a_renewed_identity_is_shown_from_then_on() {
     });
     mounted("..4", &istio(&first, &root));
     eventually("the first one is shown again", || shown() == (200, first.certificate.to_vec()));
+}
+
+/// Files that take the place of others at once, as those of a secret's volume do.
+fn swap(directory: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        let fresh = directory.join(format!(".{name}"));
+        fs::write(&fresh, text).unwrap();
+        fs::rename(fresh, directory.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_replaced_identity_gets_no_more_requests_on_kept_connections() {
+    let authority = Authority::new();
+    let root = authority.issuer.pem();
+    let (upstream, seen) = server(&authority, identity(&authority, SERVER, |_| {}), &[]);
+    let (first, second) = (identity(&authority, OURS, |_| {}), identity(&authority, OURS, |_| {}));
+    write(&folder(&authority), &istio(&first, &root));
+    let proxy = proxy(&upstream, mutual(&folder(&authority)));
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/keep").status(), 200);
+    }
+    assert_eq!((upstream.connections(), seen.certificate()), (1, first.certificate.to_vec()));
+    swap(&folder(&authority), &istio(&second, &root));
+    eventually("the new identity is shown", || {
+        assert_eq!(proxy.get("/keep").status(), 200);
+        seen.certificate() == second.certificate.to_vec()
+    });
+    let connections = upstream.connections();
+    assert_eq!(proxy.get("/keep").status(), 200);
+    // The new one is kept, and those before are gone.
+    assert_eq!(upstream.connections(), connections);
+    assert_eq!(connections, 2);
+}
+
+#[test]
+fn an_expired_identity_gets_no_more_requests_on_kept_connections() {
+    let authority = Authority::new();
+    let root = authority.issuer.pem();
+    let (upstream, _) = server(&authority, identity(&authority, SERVER, |_| {}), &[]);
+    let soon = std::time::SystemTime::now() + std::time::Duration::from_secs(4);
+    let own = identity(&authority, OURS, |params| params.not_after = soon.into());
+    write(&folder(&authority), &istio(&own, &root));
+    let proxy = proxy(&upstream, mutual(&folder(&authority)));
+    assert_eq!(proxy.get("/keep").status(), 200);
+    eventually("the identity expires", || proxy.get("/keep").status() == 503);
+    assert_eq!(upstream.connections(), 1);
+    let reply = proxy.get("/keep");
+    assert!(reply.text().contains("it expired at"), "{}", reply.text());
 }

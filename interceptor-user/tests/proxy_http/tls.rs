@@ -193,6 +193,30 @@ fn declared_alternative_names_replace_the_host() {
     assert_unverified(&proxy.get("/"), &proxy, "not valid for name \"first.example.com\"");
 }
 
+/// As Envoy's exact match has it.
+#[test]
+fn a_declared_wildcard_is_one_that_the_certificate_bears() {
+    let authority = Authority::new();
+    let with = TlsOrigination {
+        subject_alt_names: vec!["*.Example.com".into()],
+        ..simple(CaSource::File(authority.file()))
+    };
+    for (names, is_good) in [
+        (&["*.example.com"][..], true),
+        (&["x.org", "*.example.com"], true),
+        (&["a.example.com"], false),
+        (&["*.a.example.com"], false),
+    ] {
+        let upstream = Authority::serve(authority.issue(names, |_| {}), None);
+        let proxy = proxy(&upstream, with.clone());
+        let reply = proxy.get("/");
+        assert_eq!(reply.status() == 200, is_good, "{names:?}");
+        if !is_good {
+            assert_unverified(&reply, &proxy, "not valid for name \"*.Example.com\"");
+        }
+    }
+}
+
 #[test]
 fn uris_are_compared_as_they_are() {
     const OURS: &str = "spiffe://cluster.local/ns/egress/sa/server";

@@ -201,6 +201,7 @@ impl Copies {
         let wanted = Wanted {
             downstream: &self.downstream,
             server_name: target.server_name(server_name),
+            tls_version: target.tls_version(),
             protocol: target.cluster().protocol,
             preserve_header_case: self.settings.preserve_http1_header_case,
             fresh: false,

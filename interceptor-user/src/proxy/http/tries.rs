@@ -202,6 +202,7 @@ impl<'a> Tries<'a> {
         let wanted = Wanted {
             downstream: &connection.downstream,
             server_name: runtime.server_name(name),
+            tls_version: runtime.tls_version(),
             protocol,
             preserve_header_case: settings.preserve_http1_header_case,
             fresh,

@@ -14,8 +14,7 @@ use super::verify::ClientVerifier;
 use crate::proxy::certificates::expiry::Expiry;
 use crate::proxy::certificates::{credential, files, spiffe};
 use crate::snapshot::{
-    CertificateSource, CipherSuite, ClientCaSource, ClientIdentity, TlsTermination, TlsTerminationMode,
-    TlsVersion,
+    CertificateSource, CipherSuite, ClientCaSource, TlsTermination, TlsTerminationMode, TlsVersion,
 };
 
 /// By what the client offers.
@@ -48,7 +47,7 @@ pub(super) fn configs(termination: &TlsTermination) -> Result<Configs, String> {
     let provider = Arc::new(provider(termination));
     let (mut keys, mut expiries) = (Vec::new(), Vec::new());
     for source in &termination.certificates {
-        let (file, certified) = key(source, &provider)?;
+        let (file, certified) = key(source)?;
         expiries.extend(Expiry::of(file, &certified.cert));
         keys.push(certified);
     }
@@ -108,19 +107,13 @@ fn versions(termination: &TlsTermination) -> Vec<&'static SupportedProtocolVersi
 }
 
 /// With the file of the certificate.
-fn key(
-    source: &CertificateSource,
-    provider: &Arc<CryptoProvider>,
-) -> Result<(PathBuf, Arc<CertifiedKey>), String> {
+fn key(source: &CertificateSource) -> Result<(PathBuf, Arc<CertifiedKey>), String> {
     let found = match source {
         CertificateSource::Files(pair) => pair.clone(),
         CertificateSource::Credential(credential) => credential::identity(credential)?,
     };
-    let (chain, key) = files::identity(&found)?;
-    let ClientIdentity { certificate, .. } = &found;
-    let certified = CertifiedKey::from_der(chain, key, provider);
-    let certified = certified.map_err(|error| format!("certificate {}: {error}", certificate.display()))?;
-    Ok((found.certificate, Arc::new(certified)))
+    let certified = files::certified_key(&found, "certificate")?;
+    Ok((found.certificate, certified))
 }
 
 fn verifier(

@@ -26,6 +26,7 @@ mod usages;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -131,6 +132,16 @@ impl ClusterRuntime {
     /// The name that a TLS handshake for a request to `host` is about; `None` without TLS.
     pub(crate) fn server_name<'a>(&'a self, host: &'a str) -> Option<&'a str> {
         Some(self.tls.as_ref()?.server_name(host))
+    }
+
+    /// How long the identity is valid that its connections show; `None` where there is none.
+    fn identity_remaining(&self) -> Option<Duration> {
+        self.tls.as_ref()?.remaining()
+    }
+
+    /// Which of the changes of its TLS files connections have to be made after.
+    pub(crate) fn tls_version(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.version())
     }
 
     /// Whether its connections are inside TLS that is made here.

@@ -79,7 +79,7 @@ impl Pools {
             here.as_mut().enable();
             anywhere.as_mut().enable();
             if !wanted.fresh
-                && let Some((sender, facts)) = self.kept(key, wanted.server_name)
+                && let Some((sender, facts)) = self.kept(key, wanted)
             {
                 return Room::Kept(sender, facts);
             }

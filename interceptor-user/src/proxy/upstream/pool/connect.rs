@@ -83,15 +83,18 @@ fn facts(
     // A connection that was announced as one client's is nobody else's.
     let requests_max =
         if cluster.proxy_protocol.is_some() { Some(1) } else { cluster.max_requests_per_connection };
+    let age_max =
+        [cluster.http_max_connection_duration, runtime.identity_remaining()].into_iter().flatten().min();
     Rc::new(ConnectionFacts {
         key: key.clone(),
         server_name: wanted.server_name.map(Into::into),
+        tls_version: wanted.tls_version,
         peer: connected.peer.clone(),
         local: connected.local,
         requests_max,
         requests: Cell::new(0),
         idle_timeout: cluster.http_idle_timeout,
-        expires: cluster.http_max_connection_duration.and_then(|max| Instant::now().checked_add(max)),
+        expires: age_max.and_then(|max| Instant::now().checked_add(max)),
         slot,
     })
 }

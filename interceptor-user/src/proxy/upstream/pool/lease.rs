@@ -87,10 +87,10 @@ impl Pools {
         pick: Pick,
         wanted: Wanted<'_>,
     ) -> Result<Lease, UpstreamError> {
-        let Wanted { server_name, protocol, preserve_header_case, fresh, .. } = wanted;
+        let Wanted { protocol, preserve_header_case, fresh, .. } = wanted;
         let key =
             PoolKey { runtime: runtime.id(), address: pick.address.clone(), protocol, preserve_header_case };
-        let kept = if fresh { None } else { self.kept(&key, server_name) };
+        let kept = if fresh { None } else { self.kept(&key, &wanted) };
         let (sender, facts, reused) = match kept {
             Some((sender, facts)) => (sender, facts, true),
             // Boxed, so that requests on kept connections carry no room for making one.

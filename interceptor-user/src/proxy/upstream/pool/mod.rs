@@ -45,6 +45,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) downstream: &'a Downstream,
     /// Towards TLS origination: the name that the handshake is about.
     pub(crate) server_name: Option<&'a str>,
+    /// What it must be made with: see [`ClusterRuntime::tls_version`].
+    pub(crate) tls_version: u64,
     pub(crate) protocol: UpstreamProtocol,
     pub(crate) preserve_header_case: bool,
     /// A new one, after a kept one turned out to be closed.
@@ -56,6 +58,7 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct ConnectionFacts {
     key: PoolKey,
     server_name: Option<Box<str>>,
+    tls_version: u64,
     /// The address that answered, which is not `key.address` when another family did.
     pub(crate) peer: EndpointAddress,
     pub(crate) local: Option<SocketAddr>,
@@ -74,8 +77,13 @@ impl ConnectionFacts {
             || self.expires.is_some_and(|expires| expires <= Instant::now())
     }
 
-    fn is_for(&self, server_name: Option<&str>) -> bool {
-        self.server_name.as_deref() == server_name
+    fn is_for(&self, wanted: &Wanted<'_>) -> bool {
+        self.server_name.as_deref() == wanted.server_name
+    }
+
+    /// Made with files that have changed since, or one that may take no more requests.
+    fn is_over(&self, wanted: &Wanted<'_>) -> bool {
+        self.tls_version != wanted.tls_version || self.exhausted()
     }
 }
 
@@ -134,12 +142,12 @@ impl std::fmt::Debug for Pools {
 
 impl Pools {
     /// One that was kept, or that others use too.
-    fn kept(&self, key: &PoolKey, server_name: Option<&str>) -> Option<(Sender, Rc<ConnectionFacts>)> {
+    fn kept(&self, key: &PoolKey, wanted: &Wanted<'_>) -> Option<(Sender, Rc<ConnectionFacts>)> {
         match key.protocol {
             UpstreamProtocol::Http1 => {
-                self.take(key, server_name).map(|idle| (Sender::Http1(idle.sender), idle.facts))
+                self.take(key, wanted).map(|idle| (Sender::Http1(idle.sender), idle.facts))
             }
-            UpstreamProtocol::Http2 => self.share(key, server_name),
+            UpstreamProtocol::Http2 => self.share(key, wanted),
         }
     }
 
@@ -157,7 +165,7 @@ impl Pools {
             UpstreamProtocol::Http1 => None,
             UpstreamProtocol::Http2 => {
                 let turn = self.turn(key).await?;
-                if let Some((sender, facts)) = self.share(key, wanted.server_name) {
+                if let Some((sender, facts)) = self.share(key, wanted) {
                     return Ok((sender, facts, true));
                 }
                 Some(turn)
@@ -229,7 +237,7 @@ impl Pools {
     }
 
     /// The most recently used idle connection that is still open.
-    fn take(&self, key: &PoolKey, server_name: Option<&str>) -> Option<Idle> {
+    fn take(&self, key: &PoolKey, wanted: &Wanted<'_>) -> Option<Idle> {
         let mut endpoints = self.endpoints.borrow_mut();
         let idle = &mut endpoints.get_mut(key)?.idle;
         let mut position = idle.len();
@@ -237,10 +245,10 @@ impl Pools {
             position -= 1;
             let candidate = &idle[position];
             let expired = candidate.since.elapsed() >= candidate.facts.idle_timeout;
-            if candidate.sender.is_closed() || expired || candidate.facts.exhausted() {
+            if candidate.sender.is_closed() || expired || candidate.facts.is_over(wanted) {
                 idle.remove(position);
                 self.idle.set(self.idle.get() - 1);
-            } else if candidate.sender.is_ready() && candidate.facts.is_for(server_name) {
+            } else if candidate.sender.is_ready() && candidate.facts.is_for(wanted) {
                 self.idle.set(self.idle.get() - 1);
                 return Some(idle.remove(position));
             }
@@ -268,13 +276,12 @@ impl Pools {
         pool.waiting.wake();
     }
 
-    fn share(&self, key: &PoolKey, server_name: Option<&str>) -> Option<(Sender, Rc<ConnectionFacts>)> {
+    fn share(&self, key: &PoolKey, wanted: &Wanted<'_>) -> Option<(Sender, Rc<ConnectionFacts>)> {
         let mut endpoints = self.endpoints.borrow_mut();
         let shared = &mut endpoints.get_mut(key)?.shared;
-        shared.retain(|connection| !connection.sender.is_closed() && !connection.facts.exhausted());
-        let connection = shared
-            .iter_mut()
-            .find(|connection| connection.facts.is_for(server_name) && connection.has_room())?;
+        shared.retain(|connection| !connection.sender.is_closed() && !connection.facts.is_over(wanted));
+        let connection =
+            shared.iter_mut().find(|connection| connection.facts.is_for(wanted) && connection.has_room())?;
         connection.last_used = Instant::now();
         let sender = Sender::Http2(connection.sender.clone(), Rc::clone(&connection.users));
         Some((sender, Rc::clone(&connection.facts)))
@@ -359,6 +366,7 @@ mod tests {
             let facts = ConnectionFacts {
                 key: key(port),
                 server_name: None,
+                tls_version: 0,
                 peer: key(port).address,
                 local: None,
                 requests_max: None,

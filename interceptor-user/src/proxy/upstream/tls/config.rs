@@ -1,10 +1,12 @@
 //! Makes what rustls needs from what a policy wants, of files as they are now: who is verified, what is shown and offered.
 
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::UnixTime;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::credential;
 use super::verify::{Names, Verifier};
@@ -28,14 +30,23 @@ pub(super) struct Configs {
 #[derive(Debug)]
 pub(super) struct MeshIdentity {
     file: PathBuf,
-    chain: Vec<CertificateDer<'static>>,
+    shown: Arc<CertifiedKey>,
 }
 
 impl MeshIdentity {
     /// Why it can't be shown at this moment.
     pub(super) fn problem(&self) -> Option<String> {
-        let reason = spiffe::out_of_date(&self.chain, UnixTime::now())?;
+        let reason = spiffe::out_of_date(&self.shown.cert, UnixTime::now())?;
         Some(format!("the identity {} can't be used: {reason}", self.file.display()))
+    }
+
+    /// How long it can be shown from now on.
+    pub(super) fn remaining(&self) -> Option<Duration> {
+        let ends = self.shown.cert.iter().filter_map(spiffe::not_after);
+        let end = ends.map(|end| end.as_secs()).min()?;
+        // It is valid throughout its last second.
+        let end = Duration::from_secs(end.saturating_add(1));
+        Some(end.saturating_sub(SystemTime::now().duration_since(UNIX_EPOCH).ok()?))
     }
 }
 
@@ -56,13 +67,17 @@ pub(super) fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
     let found = credential::found(origination)?;
     let origination = found.as_ref().unwrap_or(origination);
     let identity = origination.identity.as_ref();
-    let shown =
-        identity.map(|identity| Ok::<_, String>((identity, pem_files::identity(identity)?))).transpose()?;
+    let shown = identity
+        .map(|identity| {
+            Ok::<_, String>((identity, pem_files::certified_key(identity, "client certificate")?))
+        })
+        .transpose()?;
     let of_mesh = shown.as_ref().filter(|_| origination.mode == TlsOriginationMode::IstioMutual);
-    let of_mesh = of_mesh.map(|(files, (chain, _))| of_mesh_identity(files, chain)).transpose()?;
+    let of_mesh = of_mesh.map(|(files, shown)| of_mesh_identity(files, shown)).transpose()?;
     let trust_domain = of_mesh.as_ref().map(|(_, trust_domain)| &**trust_domain);
     let names = |verify_host| Names { declared: &origination.subject_alt_names, verify_host, trust_domain };
-    let with = |verify_host| config(origination, names(verify_host), shown.as_ref());
+    let shown = shown.as_ref().map(|(_, key)| key);
+    let with = |verify_host| config(origination, names(verify_host), shown);
     let http = with(origination.verify_host)?;
     let opaque = if origination.verify_host { with(false)? } else { http.clone() };
     let alpn = if of_mesh.is_some() { ALPN_OF_MESH } else { ALPN };
@@ -75,32 +90,30 @@ pub(super) fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
         http1: offering(http.clone(), alpn[1]),
         http2: offering(http, alpn[2]),
         identity: of_mesh.map(|(identity, _)| Arc::new(identity)),
-        expiry: shown.as_ref().and_then(|(files, (chain, _))| Expiry::of(files.certificate.clone(), chain)),
+        expiry: identity
+            .zip(shown)
+            .and_then(|(files, shown)| Expiry::of(files.certificate.clone(), &shown.cert)),
     })
 }
 
 /// A client certificate as an identity of the mesh, with its trust domain.
 fn of_mesh_identity(
     files: &ClientIdentity,
-    chain: &[CertificateDer<'static>],
+    shown: &Arc<CertifiedKey>,
 ) -> Result<(MeshIdentity, Arc<str>), String> {
     let file = files.certificate.clone();
-    let trust_domain = chain.first().map_or_else(|| Err("it is empty".into()), spiffe::trust_domain);
+    let trust_domain = shown.cert.first().map_or_else(|| Err("it is empty".into()), spiffe::trust_domain);
     let trust_domain =
         trust_domain.map_err(|reason| format!("the identity {} can't be used: {reason}", file.display()))?;
-    Ok((MeshIdentity { file, chain: chain.to_vec() }, trust_domain))
+    Ok((MeshIdentity { file, shown: Arc::clone(shown) }, trust_domain))
 }
-
-type Shown<'a> = (&'a ClientIdentity, (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>));
 
 fn config(
     origination: &TlsOrigination,
     names: Names<'_>,
-    shown: Option<&Shown<'_>>,
+    shown: Option<&Arc<CertifiedKey>>,
 ) -> Result<ClientConfig, String> {
-    static PROVIDER: LazyLock<Arc<rustls::crypto::CryptoProvider>> =
-        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
-    let provider = Arc::clone(&PROVIDER);
+    let provider = pem_files::provider();
     let roots = match &origination.ca {
         CaSource::System => Some(pem_files::system_roots()?),
         CaSource::File(path) => Some(pem_files::roots_of_file(path)?),
@@ -118,10 +131,8 @@ fn config(
         .map_err(|error| error.to_string())?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    match shown {
-        Some((files, (chain, key))) => builder
-            .with_client_auth_cert(chain.clone(), key.clone_key())
-            .map_err(|error| format!("client certificate {}: {error}", files.certificate.display())),
-        None => Ok(builder.with_no_client_auth()),
-    }
+    Ok(match shown {
+        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(key)))),
+        None => builder.with_no_client_auth(),
+    })
 }

@@ -45,6 +45,8 @@ pub(crate) struct TlsClient {
 struct State {
     configs: Result<Configs, Arc<str>>,
     files: FileVersions,
+    /// Counts the changes of what connections are made with.
+    version: u64,
 }
 
 /// What a connection is for.
@@ -71,6 +73,17 @@ impl TlsClient {
     /// The name that the handshake for a request to `host` is about.
     pub(super) fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
         self.origination.sni.as_deref().unwrap_or(host)
+    }
+
+    /// Another one when new requests should have connections that are made anew: the files have changed.
+    pub(super) fn version(&self) -> u64 {
+        self.look_for_changes();
+        self.state.load().version
+    }
+
+    /// How long a connection that is made now may take new requests: while the identity that it shows is valid.
+    pub(super) fn remaining(&self) -> Option<Duration> {
+        self.state.load().configs.as_ref().ok()?.identity.as_ref()?.remaining()
     }
 
     /// Why there can be no TLS, before a connection is opened for it.
@@ -129,9 +142,13 @@ impl TlsClient {
             return;
         }
         let mut fresh = State::load(&self.origination);
-        if let (Err(reason), Ok(last_good)) = (&fresh.configs, &state.configs) {
-            tracing::warn!(%reason, "changed TLS files can't be used: those before stay in force");
-            fresh.configs = Ok(last_good.clone());
+        match (&fresh.configs, &state.configs) {
+            (Err(reason), Ok(last_good)) => {
+                tracing::warn!(%reason, "changed TLS files can't be used: those before stay in force");
+                fresh.configs = Ok(last_good.clone());
+                fresh.version = state.version;
+            }
+            (Err(_) | Ok(_), _) => fresh.version = state.version + 1,
         }
         self.state.store(Arc::new(fresh));
     }
@@ -141,7 +158,7 @@ impl State {
     fn load(origination: &TlsOrigination) -> Self {
         // Looked at before they are read: what changes meanwhile is read again.
         let files = FileVersions::of(files(origination));
-        Self { configs: configs(origination).map_err(Into::into), files }
+        Self { configs: configs(origination).map_err(Into::into), files, version: 0 }
     }
 }
 
