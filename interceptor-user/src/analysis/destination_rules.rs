@@ -93,6 +93,20 @@ fn check_tls(
             TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual => finding,
         });
     }
+    if tls.mode == TlsMode::IstioMutual && tls.sni.is_none() {
+        let name = tls::server_name_of_mesh(port.unwrap_or(443), "", &rule.host);
+        if !tls::is_server_name(&name) {
+            let message = format!(
+                "no server name is sent with ISTIO_MUTUAL: Istio's, as {name}, is no DNS name (it has a wildcard, or is too long)"
+            );
+            let finding = at(&code::EGR0119, &rule.meta, tls.position, field, message);
+            findings.push(
+                finding
+                    .effect("a gateway that tells its servers apart by SNI does not know which one is meant")
+                    .mend("set tls.sni, or name the hosts one by one"),
+            );
+        }
+    }
     if tls.insecure_skip_verify && matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual) {
         let (code, place) = match port {
             None => (&code::IST0128, String::new()),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::findings::{Findings, about, at, named};
 use super::gateways::selector;
-use super::mesh::Mesh;
+use super::mesh::{Mesh, Service};
 use super::workloads::Workload;
+use crate::resource::virtual_service::Destination;
 use crate::resource::{Sidecar, code};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
@@ -41,6 +42,7 @@ fn check_egress_proxy(mesh: &Mesh<'_>, sidecar: &Sidecar, findings: &mut Finding
     } else if !services.iter().any(|service| imports(service.meta.namespace())) {
         format!("the Sidecar's egress hosts leave {host} out, which hosts that nobody declared are sent to")
     } else {
+        check_subset(mesh, sidecar, proxy, services[0], findings);
         return;
     };
     let field = "spec.outboundTrafficPolicy.egressProxy";
@@ -49,6 +51,28 @@ fn check_egress_proxy(mesh: &Mesh<'_>, sidecar: &Sidecar, findings: &mut Finding
         finding
             .effect("requests get 503 (NC), other connections are closed")
             .mend("declare its host with that port, and name it in the Sidecar's egress hosts"),
+    );
+}
+
+fn check_subset(
+    mesh: &Mesh<'_>,
+    sidecar: &Sidecar,
+    proxy: &Destination,
+    service: &Service<'_>,
+    findings: &mut Findings,
+) {
+    let Some(subset) = &proxy.subset else { return };
+    let host = &proxy.host;
+    let used = mesh.rules.for_client(sidecar.meta.namespace(), host, service.meta.namespace());
+    if used.is_some_and(|rule| rule.subsets.iter().any(|known| known.name == *subset)) {
+        return;
+    }
+    let message = format!("Referenced host+subset in destinationrule not found: \"{host}+{subset}\"");
+    let field = "spec.outboundTrafficPolicy.egressProxy.subset";
+    findings.push(
+        at(&code::IST0101, &sidecar.meta, proxy.position, field, message)
+            .effect("requests to hosts that nobody declared get 503 (NC), their other connections are closed")
+            .mend(format!("add the subset to a DestinationRule of {host} that the Sidecar's namespace gets")),
     );
 }
 

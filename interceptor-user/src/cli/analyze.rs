@@ -139,16 +139,21 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let findings: Vec<Finding<'_>> =
         diagnostics.iter().map(|diagnostic| Finding { diagnostic, line: lines.of(diagnostic) }).collect();
     let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    print(&report::render(&findings, arguments.output, colours));
+    // An empty list would say that all is well.
+    if failed_to_read.is_empty() || !findings.is_empty() {
+        print(&report::render(&findings, arguments.output, colours));
+    }
     let failed = diagnostics.iter().any(|finding| finding.level <= arguments.failure_threshold);
     let closing = closing_line(&diagnostics, &arguments.paths, failed);
     let mut stderr = io::stderr().lock();
     for warning in arguments.suppress.iter().filter_map(Suppression::is_ineffective) {
         drop(writeln!(stderr, "warning: {warning}"));
     }
-    drop(writeln!(stderr, "{closing}"));
+    if failed_to_read.is_empty() || !findings.is_empty() {
+        drop(writeln!(stderr, "{closing}"));
+    }
     for error in &failed_to_read {
-        drop(writeln!(stderr, "error: {error}; the rest was analyzed"));
+        drop(writeln!(stderr, "error: {error}; what else there is was analyzed"));
     }
     if !failed_to_read.is_empty() {
         return Ok(ExitCode::FAILURE);

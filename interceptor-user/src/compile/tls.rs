@@ -7,6 +7,8 @@ use super::clusters::Common;
 use super::destination_rules::MergedRule;
 use super::registry::Service;
 use super::{Client, NodePaths};
+use rustls::pki_types::{DnsName, ServerName};
+
 use crate::resource::client_tls::{ClientTls, TlsMode};
 use crate::resource::destination_rule::Blocks;
 use crate::snapshot::{CaSource, ClientIdentity, Credential, TlsOrigination, TlsOriginationMode};
@@ -75,8 +77,7 @@ pub(super) fn origination(
     let subject_alt_names = if verifies { subject_alt_names.clone() } else { Vec::new() };
     // Istio has the Host verified by the rule's names alone, before the entry's take their place.
     let verify_host = !is_of_mesh && named.is_empty() && tls.sni.is_none() && !subject_alt_names.is_empty();
-    // Istio's name of the cluster for its own gateways and sidecars (BuildDNSSrvSubsetKey).
-    let of_mesh = || is_of_mesh.then(|| format!("outbound_.{port}_.{subset}_.{}", service.host).into());
+    let of_mesh = || is_of_mesh.then(|| server_name_of_mesh(port, subset, &service.host).into());
     let (credential, impossible) = match credential(tls, Files::of(&settings.client, &settings.tls_files)) {
         Ok(credential) => (credential, None),
         Err(problem) => (None, Some(format!("{}: {problem}", rule.rules[0].meta.key).into())),
@@ -132,8 +133,29 @@ pub(super) fn no_credentials(name: &str, certificate: &str) -> String {
     )
 }
 
+/// The server name that is sent for the mesh's own gateways and sidecars: Istio's name of the cluster
+/// (`BuildDNSSrvSubsetKey`).
+pub(crate) fn server_name_of_mesh(port: u16, subset: &str, host: &str) -> String {
+    format!("outbound_.{port}_.{subset}_.{host}")
+}
+
+/// Whether a server name can be sent: rustls sends what is a DNS name, and no wildcard.
+pub(crate) fn is_server_name(name: &str) -> bool {
+    DnsName::try_from(name.strip_suffix('.').unwrap_or(name)).is_ok()
+}
+
+/// Whether a certificate can be compared with this alternative name.
+fn is_alternative_name(name: &str) -> bool {
+    name.contains("://")
+        || name.strip_prefix("*.").map_or_else(|| ServerName::try_from(name).is_ok(), is_server_name)
+}
+
 /// The files that are found by their names, if there are such; fails where TLS can't be made as asked.
 fn credential(tls: &ClientTls, files: Files<'_>) -> Result<Option<Credential>, String> {
+    let unusable = tls.subject_alt_names.iter().find(|name| !is_alternative_name(name));
+    if let Some(name) = unusable.filter(|_| tls.mode != TlsMode::Disable) {
+        return Err(format!("subjectAltNames: {name} is neither a DNS name nor an address nor a URI"));
+    }
     match (tls.mode, &tls.credential_name) {
         (TlsMode::Disable, _) => Ok(None),
         (TlsMode::IstioMutual, _) => match files.identity_dir {

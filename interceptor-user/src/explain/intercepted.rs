@@ -7,7 +7,7 @@ use super::outcome;
 use crate::proxy::http::reply::Reply;
 use crate::proxy::http::{cors, grpc};
 use crate::proxy::outcome::ResponseFlag;
-use crate::snapshot::{Forward, Route, Share};
+use crate::snapshot::{Forward, Route, Share, WeightedCluster};
 
 /// What becomes of a request; `sent` tells what becomes of the share that is sent on.
 pub(super) fn outcomes(
@@ -22,7 +22,8 @@ pub(super) fn outcomes(
     let mut outcomes: Vec<Outcome> = Vec::new();
     if let Some((status, share)) = abort {
         let of_all = (!share.is_everything()).then(|| percent(share));
-        outcomes.push(Outcome { share: of_all, ..outcome::replied(route, &Reply::fault(status), is_grpc) });
+        let aborted = outcome::replied(&named(forward), route, &Reply::fault(status), is_grpc);
+        outcomes.push(Outcome { share: of_all, ..aborted });
     }
     if abort.is_none_or(|(_, share)| !share.is_everything()) {
         let rest = abort.map(|(_, share)| percent(Share(1_000_000 - share.0)));
@@ -42,7 +43,18 @@ fn preflight(route: &Route, forward: &Forward, request: &Request<()>) -> Option<
     let cors::Verdict::Preflight(headers) = cors::verdict(forward.cors.as_deref()?, request) else {
         return None;
     };
-    Some(outcome::replied(route, &Reply::preflight(headers), false))
+    Some(outcome::replied(&named(forward), route, &Reply::preflight(headers), false))
+}
+
+/// The cluster that the request is for, which the log names though nothing is sent there: one of those that have a share.
+fn named(forward: &Forward) -> String {
+    let has_one = forward.clusters.len() < 2;
+    let chosen = forward.clusters.iter().filter(|weighted| has_one || weighted.weight > 0);
+    let name = |weighted: &WeightedCluster| match &weighted.cluster.cluster {
+        Some(_) => weighted.cluster.name.to_string(),
+        None => "-".to_owned(),
+    };
+    chosen.map(name).collect::<Vec<_>>().join(" or ")
 }
 
 /// Of those that are not aborted, perhaps one of several clusters' share.

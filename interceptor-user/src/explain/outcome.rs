@@ -93,9 +93,9 @@ pub(super) fn redirect(route: &Route, redirect: &Redirect, location: &str) -> Ou
     Outcome { client_sees: format!("{status} from the proxy, to {location}"), ..answered(status, "", log) }
 }
 
-/// A request that a fault or the CORS policy of its route answers.
-pub(super) fn replied(route: &Route, reply: &Reply, is_grpc: bool) -> Outcome {
-    let log = logged(NOTHING, &route.name, reply.flags, &reply.details);
+/// A request to `cluster` that a fault or the CORS policy of its route answers.
+pub(super) fn replied(cluster: &str, route: &Route, reply: &Reply, is_grpc: bool) -> Outcome {
+    let log = logged(cluster, &route.name, reply.flags, &reply.details);
     let outcome = answered(reply.status, &String::from_utf8_lossy(&reply.body), log);
     let Some(status) = reply.grpc_status().filter(|_| is_grpc) else { return outcome };
     let ok = http::StatusCode::OK;
@@ -141,7 +141,9 @@ pub(super) fn bytes_sent(cluster: &str) -> Outcome {
     carried("what the server answers, byte for byte".into(), log)
 }
 
+/// A connection to a cluster that has nobody to send it to, or no way to; without `error` there is no such cluster.
 pub(super) fn bytes_failed(cluster: &str, error: Option<&UpstreamError>) -> Outcome {
+    let cluster = if error.is_some() { cluster } else { NOTHING };
     let mut flags = error.map_or(ResponseFlag::NoClusterFound.into(), UpstreamError::flags);
     if flags.contains(ResponseFlag::UpstreamConnectionFailure) {
         flags.insert(ResponseFlag::UpstreamRetryLimitExceeded);

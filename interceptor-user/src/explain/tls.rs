@@ -3,6 +3,7 @@
 use super::destinations::subset_of;
 use super::explanation::{Place, Step};
 use super::{Context, merged, places, words};
+use crate::compile::tls::is_server_name;
 use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
 use crate::snapshot::{CaSource, Cluster, TlsOrigination, TlsOriginationMode};
@@ -30,7 +31,11 @@ fn described(tls: &TlsOrigination) -> String {
         TlsOriginationMode::Mutual => "MUTUAL",
         TlsOriginationMode::IstioMutual => "ISTIO_MUTUAL",
     };
-    let sni = tls.sni.as_deref().map_or_else(|| "the request's Host".to_owned(), str::to_owned);
+    let sni = match &tls.sni {
+        None => "the request's Host".to_owned(),
+        Some(sni) if is_server_name(sni) => sni.to_string(),
+        Some(sni) => format!("none, as {sni} is no DNS name"),
+    };
     format!("{mode}: TLS is put around what is sent; server name: {sni}")
 }
 
@@ -62,7 +67,8 @@ fn files(context: Context<'_>, tls: &TlsOrigination) -> Vec<String> {
     if !names_files {
         return vec![verification(tls)];
     }
-    const HERE: &str = "while the proxy can't use one of them, nothing is sent and HTTP gets 503";
+    const HERE: &str = "where the proxy can't use one of them from the start on, nothing is sent and HTTP gets 503; when one \
+                        that it used is gone or wrong later, what it had stays in force until it expires";
     match (context.question.look_at_files)(tls) {
         Ok(found) => {
             let identity = found.identity.as_ref().map(|identity| {

@@ -432,6 +432,8 @@ impl OpenRecord {
         let ConnectError { error, host } = match failure.error {
             NotConnected::Failed(error) => error,
             NotConnected::NoCluster => {
+                // As for requests: there is none to name.
+                self.entry.upstream_cluster = None;
                 self.entry.response_flags = ResponseFlag::NoClusterFound.into();
                 return;
             }

@@ -260,6 +260,11 @@ impl<'a> Field<'a> {
         self.integer(1..=65535).and_then(|number| u16::try_from(number).ok())
     }
 
+    /// A port where 0 is as good as absent, as protobuf has it.
+    pub(super) fn port_or_zero(&self) -> Option<u16> {
+        if self.peek_text() == Some("0") { None } else { self.port() }
+    }
+
     /// A number, whole or not.
     pub(super) fn number(&self) -> Option<f64> {
         let (Value::Plain(text) | Value::Text(text)) = &self.node.value else {

@@ -84,7 +84,7 @@ fn read_server(item: &Field<'_>, namespace: &Arc<str>) -> Option<Server> {
     let bind = server.text("bind").filter(|bind| !bind.is_empty());
     let tls = server.get("tls").and_then(|field| server_tls::read(&field));
     let port = server.require("port")?.object()?;
-    if let Some(field) = port.get("targetPort") {
+    if let Some(field) = port.get("targetPort").filter(|field| field.peek_text() != Some("0")) {
         field.error("targetPort has no meaning in gateways");
     }
     let port_name = port.require("name").and_then(|field| field.text());

@@ -19,7 +19,7 @@ pub(super) fn read(item: &Field<'_>, namespace: &Arc<str>, is_delegate: bool) ->
     let headers = headers::read(&route);
     virtual_service_rules::check_authority(rewrite.as_ref(), &headers, &route);
     Some(HttpRoute {
-        name: route.text("name"),
+        name: route.text("name").filter(|name| !name.is_empty()),
         matches: route.list("match", |item| read_match(&item)),
         action: read_action(&route, namespace),
         timeout: route.get("timeout").and_then(|field| read_timeout(&field)),
@@ -74,7 +74,7 @@ fn read_match(item: &Field<'_>) -> Option<HttpMatch> {
     let source = read_source(&object);
     virtual_service_rules::check_source(&source, &object);
     Some(HttpMatch {
-        name: object.text("name"),
+        name: object.text("name").filter(|name| !name.is_empty()),
         uri: string("uri"),
         scheme: string("scheme"),
         method: string("method"),
@@ -83,7 +83,7 @@ fn read_match(item: &Field<'_>) -> Option<HttpMatch> {
         without_headers: headers::matched(&object, "withoutHeaders", strings("withoutHeaders")),
         query_params: strings("queryParams"),
         ignore_uri_case: object.boolean("ignoreUriCase").unwrap_or(false),
-        port: object.get("port").and_then(|field| field.port()),
+        port: object.get("port").and_then(|field| field.port_or_zero()),
         source,
         position: item.position(),
     })

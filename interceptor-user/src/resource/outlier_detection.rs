@@ -24,7 +24,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<OutlierDetection> {
     let outlier = field.object()?;
     let number = |name| outlier.get(name).and_then(|field| field.unsigned());
     let duration = |name| outlier.get(name).and_then(|field| at_least_a_millisecond(&field));
-    if let Some(field) = outlier.get("consecutiveErrors") {
+    if let Some(field) = outlier.get("consecutiveErrors").filter(|field| field.peek_text() != Some("0")) {
         field.warning(
             "outlier detection consecutive errors is deprecated, use consecutiveGatewayErrors or consecutive5xxErrors \
              instead: it has no effect",

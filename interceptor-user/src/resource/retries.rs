@@ -26,13 +26,15 @@ pub(super) fn read(field: &Field<'_>) -> Option<Retries> {
         retries.get("attempts").and_then(|field| field.integer(i64::from(i32::MIN)..=i64::from(i32::MAX)));
     let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0);
     let per_try_timeout = retries.get("perTryTimeout").and_then(|field| at_least_a_millisecond(&field));
-    if attempts == 0 && (per_try_timeout.is_some() || retries.has("retryOn")) {
+    // Empty is as good as absent, as protobuf has it.
+    let retry_on = retries.get("retryOn").filter(|field| field.peek_text() != Some(""));
+    if attempts == 0 && (per_try_timeout.is_some() || retry_on.is_some()) {
         field.error("http retry policy configured when attempts are set to 0 (disabled): give attempts");
     }
     Some(Retries {
         attempts,
         per_try_timeout,
-        retry_on: retries.get("retryOn").and_then(|field| read_retry_on(&field)),
+        retry_on: retry_on.and_then(|field| read_retry_on(&field)),
         avoid_previous_hosts: retries.boolean("retryIgnorePreviousHosts").unwrap_or(true),
         backoff: retries
             .get("backoff")

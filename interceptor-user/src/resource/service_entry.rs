@@ -296,7 +296,7 @@ fn read_port(item: &Field<'_>) -> Option<ServicePort> {
         Some(field) => read_protocol(&field),
     };
     let name = port.require("name").and_then(|field| field.text());
-    let target_port = port.get("targetPort").and_then(|field| field.port());
+    let target_port = port.get("targetPort").and_then(|field| field.port_or_zero());
     let number = port.require("number").and_then(|field| field.port());
     Some(ServicePort {
         number: number?,

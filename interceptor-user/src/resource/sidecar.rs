@@ -277,7 +277,7 @@ fn unless_wrong<T>(value: Option<Option<T>>) -> Option<Option<T>> {
 fn read_port(field: &Field<'_>) -> Option<EgressPort> {
     let port = field.object()?;
     port.ignore(&["name"]);
-    if let Some(target) = port.get("targetPort") {
+    if let Some(target) = port.get("targetPort").filter(|field| field.peek_text() != Some("0")) {
         target.error("targetPort has no impact on Sidecars");
     }
     let protocol = match port.get("protocol") {

@@ -264,7 +264,7 @@ fn read_l4_match(item: &Field<'_>, tls: bool) -> Option<L4Match> {
             }
             range
         }),
-        port: object.get("port").and_then(|field| field.port()),
+        port: object.get("port").and_then(|field| field.port_or_zero()),
         source: read_source(&object),
     })
 }

@@ -251,6 +251,11 @@ impl FileSource {
                 reading.texts.0.insert(file, held);
                 None
             }
+            Err(ReadError::NotAFile { path }) if !self.is_named(&path) && !self.held_resources(&file) => {
+                let message = "is a pipe, a socket or a device: skipped, as nobody has named it".to_owned();
+                reading.diagnostics.push(about(&file, Level::Warning, message));
+                None
+            }
             // Gone between listing and reading, or named and removed: its resources are removed.
             Err(ReadError::Read { path, source }) if source.kind() == io::ErrorKind::NotFound => {
                 let message = "is not there any more: its resources are removed".to_owned();
@@ -267,6 +272,11 @@ impl FileSource {
                 Some(error)
             }
         }
+    }
+
+    /// Whether a path was given by itself, not found in a directory.
+    fn is_named(&self, path: &str) -> bool {
+        self.paths.iter().any(|named| *read::name_of(named) == *path)
     }
 
     fn held_resources(&self, file: &Arc<str>) -> bool {

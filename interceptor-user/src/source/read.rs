@@ -145,6 +145,8 @@ impl Walk {
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => self.directory(&path, &metadata, depth + 1),
                 Ok(metadata) if metadata.is_file() && is_configuration(&path) => self.file(path, &metadata),
+                // A pipe or a device: reading it says so.
+                Ok(_) if is_configuration(&path) => self.files.push((path, None)),
                 // Reading it says what is wrong.
                 Err(_) if is_configuration(&path) => self.files.push((path, None)),
                 Ok(_) | Err(_) => {}

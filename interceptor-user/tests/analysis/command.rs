@@ -314,3 +314,21 @@ fn many_resources() {
     assert_eq!(findings.as_array().map(Vec::len), Some(2_000));
     assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
 }
+
+#[test]
+fn what_cannot_be_read_is_never_good() {
+    let directory = directory(&[("good.yaml", &host("a", "a.com"))]);
+    for format in ["text", "json", "yaml", "sarif"] {
+        let output = analyze(directory.path(), &["nope", "good.yaml", "-o", format], None);
+        let (shown, told) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!((output.status.code(), &*shown), (Some(1), ""), "{format}");
+        let is_told =
+            told.contains("can't read nope: No such file") && !told.contains("No validation issues");
+        assert!(is_told, "{told}");
+    }
+    // What was found beside it is shown.
+    fs::write(directory.path().join("bad.yaml"), mistakes()).expect("a file");
+    let output = analyze(directory.path(), &["nope", "bad.yaml", "-o", "json"], None);
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((output.status.code(), found.as_array().map(Vec::len)), (Some(1), Some(3)));
+}

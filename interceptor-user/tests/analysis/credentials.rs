@@ -190,3 +190,42 @@ fn an_identity_of_the_mesh_is_looked_for_where_it_is_said_to_be() {
     let (code, said) = explain(&expired);
     assert!(code == Some(3) && said.contains(reason) && said.contains("flags UF"), "{said}");
 }
+
+#[test]
+fn server_names_that_cannot_be_sent_are_told() {
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: w}\nspec: {hosts: ['*.w.test'], ports: \
+                 [{number: 80, name: http, protocol: HTTP}], resolution: NONE}\n---\n";
+    let rule = |tls: &str| {
+        format!(
+            "{entry}apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: r}}\n\
+             spec: {{host: '*.w.test', trafficPolicy: {{tls: {{{tls}}}}}}}\n"
+        )
+    };
+    for (tls, told) in [
+        (
+            "mode: ISTIO_MUTUAL",
+            "no server name is sent with ISTIO_MUTUAL: Istio's, as outbound_.443_._.*.w.test,",
+        ),
+        ("mode: ISTIO_MUTUAL, sni: a.w.test", ""),
+        ("mode: SIMPLE, subjectAltNames: ['*.w.test', 'spiffe://a/b', 10.0.0.1]", ""),
+        (
+            "mode: SIMPLE, subjectAltNames: ['a b']",
+            "subjectAltNames: a b is neither a DNS name nor an address",
+        ),
+    ] {
+        let directory = TempDir::new().expect("a directory");
+        std::fs::write(directory.path().join("a.yaml"), rule(tls)).expect("a file");
+        let said = |words: &[&str]| String::from_utf8(run(directory.path(), words).stdout).expect("text");
+        let found = said(&["analyze", "a.yaml", "--identity-dir", "secrets"]);
+        assert!(found.contains(told), "{tls}: {found}");
+        let is_told = found.contains("no server name") || found.contains("subjectAltNames:");
+        assert_eq!(is_told, !told.is_empty(), "{tls}: {found}");
+        let explained = said(&["explain", "-c", "a.yaml", "--identity-dir", "secrets", "http://a.w.test"]);
+        let without_name = "server name: none, as outbound_.80_._.*.w.test is no DNS name";
+        assert_eq!(
+            explained.contains(without_name),
+            told.starts_with("no server name"),
+            "{tls}: {explained}"
+        );
+    }
+}

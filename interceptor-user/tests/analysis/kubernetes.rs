@@ -217,6 +217,15 @@ fn ist0101_an_egress_proxy_that_is_not_there() {
         let yaml = with(proxy, egress);
         check(&yaml, &[&format!("Error IST0101 Sidecar default/a | egressProxy | {words}")]);
     }
+    let with_subset = with(&format!("{proxy}, subset: v1"), "");
+    check(
+        &with_subset,
+        &[
+            "Error IST0101 Sidecar default/a | v1 | host+subset in destinationrule not found: \"proxy.com+v1\"; 503 (NC); add the subset",
+        ],
+    );
+    let rule = istio("DestinationRule", "d", "host: proxy.com, subsets: [{name: v1}]");
+    check(&format!("{with_subset}{rule}"), &[]);
 }
 
 #[test]

@@ -152,6 +152,59 @@ fn metadata() {
     );
 }
 
+/// What machines write for fields that nobody has set (protobuf's zeros).
+#[test]
+fn zeros_are_as_good_as_absent() {
+    let istio = |kind: &str, spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, labels: {{}}, annotations: {{}}}}\nspec: {spec}\n"
+        )
+    };
+    for (kind, spec) in [
+        (
+            "ServiceEntry",
+            "{hosts: [x.test], addresses: [], exportTo: [], ports: [{number: 80, name: http, protocol: HTTP, targetPort: 0}, {number: 81, \
+             name: x, protocol: ''}], resolution: STATIC, subjectAltNames: [], endpoints: [{address: 1.2.3.4, network: '', locality: '', \
+             weight: 0, serviceAccount: '', labels: {}, ports: {}}]}",
+        ),
+        (
+            "VirtualService",
+            "{hosts: [x.test], gateways: [], exportTo: [], tls: [], tcp: [], http: [{name: '', match: [{uri: {prefix: /a}, headers: {}, \
+             port: 0, sourceLabels: {}, sourceNamespace: '', gateways: [], name: '', statPrefix: '', ignoreUriCase: false}], route: \
+             [{destination: {host: x.test, subset: '', port: {number: 80}}, weight: 0, headers: {}}], timeout: 0s, retries: {attempts: 0, \
+             retryOn: ''}, rewrite: {uri: '', authority: x}, headers: {request: {set: {}, add: {}, remove: []}}, corsPolicy: \
+             {allowOrigins: [], maxAge: 0s}}]}",
+        ),
+        (
+            "VirtualService",
+            "{hosts: [x.test], http: [{retries: {attempts: 2, retryOn: ''}, route: [{destination: {host: x.test}}]}]}",
+        ),
+        (
+            "VirtualService",
+            "{hosts: [x.test], tcp: [{match: [{port: 0, destinationSubnets: [], sourceLabels: {}, gateways: [], sourceNamespace: ''}], \
+             route: [{destination: {host: x.test}, weight: 0}]}]}",
+        ),
+        (
+            "DestinationRule",
+            "{host: x.test, exportTo: [], trafficPolicy: {loadBalancer: {simple: UNSPECIFIED}, connectionPool: {tcp: {maxConnections: 0}, http: \
+             {http1MaxPendingRequests: 0, maxRetries: 0, h2UpgradePolicy: DEFAULT, useClientProtocol: false}}, outlierDetection: \
+             {consecutiveErrors: 0, consecutive5xxErrors: 0, maxEjectionPercent: 0}, tls: {mode: DISABLE, sni: '', caCertificates: '', \
+             credentialName: '', subjectAltNames: [], insecureSkipVerify: false}, portLevelSettings: []}, subsets: []}",
+        ),
+        (
+            "Gateway",
+            "{selector: {}, servers: [{port: {number: 80, name: http, protocol: HTTP, targetPort: 0}, bind: '', hosts: ['*'], name: ''}]}",
+        ),
+        (
+            "Sidecar",
+            "{workloadSelector: {}, egress: [{port: {number: 80, protocol: HTTP, name: http, targetPort: 0}, hosts: ['*/*'], bind: '', \
+             captureMode: DEFAULT}]}",
+        ),
+    ] {
+        check(&istio(kind, spec), true, &[]);
+    }
+}
+
 /// Istio's own words, which people look for.
 #[test]
 fn service_entries() {

@@ -62,6 +62,11 @@ fn pipes_are_read_when_they_are_named() {
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
     let (_, world, findings) = FileSource::open(vec![directory.path().into()], None).unwrap();
     assert_eq!(hosts(&world), ["a.example.com"], "{}", shown(&findings));
+    assert!(
+        shown(&findings).contains("pipe.yaml: warning: is a pipe, a socket or a device: skipped"),
+        "{}",
+        shown(&findings)
+    );
 
     let writer = std::thread::spawn({
         let pipe = pipe.clone();

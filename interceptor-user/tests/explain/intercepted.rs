@@ -28,7 +28,7 @@ spec:
     ))
 }
 
-const ABORTED: &str = "- r FI fault_filter_abort";
+const ABORTED: &str = "outbound|80||a.org or outbound|81||a.org r FI fault_filter_abort";
 
 #[test]
 fn faults() {
@@ -50,7 +50,7 @@ fn faults() {
         ("delay: {fixedDelay: 2s, percentage: {value: 50}}", sent("-", ""), None),
         (
             "abort: {httpStatus: 500, percentage: {value: 100}}, delay: {fixedDelay: 2s, percentage: {value: 100}}",
-            "- r DI,FI fault_filter_abort refused".to_owned(),
+            format!("{} refused", ABORTED.replace("FI", "DI,FI")),
             Some(500),
         ),
     ];
@@ -85,7 +85,7 @@ fn a_grpc_client_gets_a_grpc_status() {
 #[test]
 fn preflights() {
     const POLICY: &str = "corsPolicy: {allowOrigins: [{exact: 'https://b.org'}], unmatchedPreflights: ";
-    let answered = "- r - cors_response";
+    let answered = "outbound|80||a.org or outbound|81||a.org r - cors_response";
     let rows = [
         (Method::OPTIONS, "https://b.org", "FORWARD", true),
         (Method::OPTIONS, "https://c.org", "FORWARD", false),

@@ -63,7 +63,7 @@ fn asked(snapshot: &Snapshot, destination: SocketAddr, spoken: Spoken, host: &st
 fn opaque(route: &TcpRoute) -> String {
     each(&route.clusters, |cluster, exists| match exists {
         true => format!("{cluster} - - -"),
-        false => format!("{cluster} - NC -"),
+        false => "- - NC -".into(),
     })
 }
 

@@ -284,7 +284,7 @@ fn certificate_files_are_said_to_be_there_or_not() {
         ("SIMPLE", "the request's Host, by the system's roots\nlimits"),
         (
             "SIMPLE, caCertificates: /etc/own.pem",
-            "the files can't be used here: no such file; while the proxy",
+            "the files can't be used here: no such file; where the proxy",
         ),
         (
             "MUTUAL, clientCertificate: /etc/c.pem, privateKey: /etc/k.pem",
