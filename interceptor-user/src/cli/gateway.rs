@@ -99,19 +99,23 @@ impl Arguments {
     /// # Errors
     /// When the file of labels can't be read.
     pub(super) fn into_settings(self) -> anyhow::Result<GatewaySettings> {
-        let client = self.gateway.client()?;
+        let mut client = self.gateway.client()?;
         let is_from_files = !self.config.is_empty();
         // Whoever writes files for a gateway may name what it can open.
         let allowed = if is_from_files { NodePaths::Any } else { NodePaths::default() };
-        let source = if self.config.is_empty() {
+        let source = if is_from_files {
+            AgentSource::Files { config: self.config, mesh_config: self.mesh_config }
+        } else {
+            // Secrets are kept there by namespace, and the gateway's are those of its own.
+            let own = client.credentials_dir.as_ref().map(|directory| directory.join(&*client.namespace));
+            let credentials_dir = std::mem::replace(&mut client.credentials_dir, own);
+            let (namespace, labels) = (Arc::clone(&client.namespace), client.labels.clone());
             AgentSource::Kubernetes(KubernetesSettings {
                 kubeconfig: self.kubeconfig,
-                audience: Audience::Gateway { namespace: Arc::clone(&client.namespace) },
+                audience: Audience::Gateway { namespace, labels },
                 mesh_config_map: self.mesh_config_map,
-                credentials_dir: client.credentials_dir.clone(),
+                credentials_dir,
             })
-        } else {
-            AgentSource::Files { config: self.config, mesh_config: self.mesh_config }
         };
         let everywhere = || vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let listen_addresses =

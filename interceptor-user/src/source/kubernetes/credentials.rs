@@ -1,4 +1,4 @@
-//! Secrets that DestinationRules name by credentialName, as files: `DIRECTORY/NAMESPACE/NAME/KEY`, which is where TLS looks
+//! Secrets that resources name by credentialName, as files: `DIRECTORY/NAMESPACE/NAME/KEY`, which is where TLS looks
 //! for them. A Secret is replaced as a whole: nobody sees a new certificate with an old key.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +15,6 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use uuid::Uuid;
 
 use super::object::Object;
-use super::watches::Watch;
-use crate::resource::DestinationRule;
-use crate::resource::destination_rule::TrafficPolicy;
 
 /// A Secret as it is now.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,29 +53,8 @@ impl Credential {
     }
 }
 
-/// The Secrets that a rule needs: each named one of its namespace, and its `-cacert` sibling, where Istio lets the CA be
-/// apart.
-pub(super) fn named_by(rule: &DestinationRule) -> Vec<Watch> {
-    let of_policy = |policy: &TrafficPolicy| -> Vec<Arc<str>> {
-        let blocks = std::iter::once(&policy.blocks).chain(policy.ports.values().map(|blocks| &**blocks));
-        blocks.filter_map(|blocks| blocks.tls.as_ref()?.credential_name.clone()).collect()
-    };
-    let policies = std::iter::once(&*rule.policy).chain(rule.subsets.iter().map(|subset| &subset.policy));
-    let names = policies.flat_map(of_policy);
-    let secrets = names.filter_map(|name| {
-        let name = name.strip_prefix("kubernetes://").unwrap_or(&name);
-        is_name(name).then(|| name.to_owned())
-    });
-    let with_sibling = secrets.flat_map(|name| {
-        let sibling = (!name.ends_with("-cacert")).then(|| format!("{name}-cacert"));
-        std::iter::once(name).chain(sibling)
-    });
-    let namespace = rule.meta.namespace();
-    with_sibling.map(|name| Watch::Secret { namespace: Arc::clone(namespace), name: name.into() }).collect()
-}
-
 /// Of a Secret, or of one of its keys: nothing that leads out of a directory, or that is ours.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !name.is_empty() && !name.starts_with('.') && name.bytes().all(allowed)
 }

@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::credentials::{self, Credential};
+use super::Audience;
+use super::credentials::Credential;
 use super::follow::Update;
 use super::held::Held;
 use super::mesh::MeshSettings;
+use super::named_secrets;
 use super::object::Object;
 use super::watches::Watch;
 use crate::resource::{Diagnostic, Level, Namespace, Pod, Resource, ResourceKey, World};
@@ -153,13 +155,13 @@ impl Known {
         { found }.next()
     }
 
-    /// The watches that what is known asks for.
-    pub(super) fn wanted(&self, credentials: bool) -> BTreeSet<Watch> {
+    /// The watches that what is known asks for; Secrets that somebody needs, if any are kept.
+    pub(super) fn wanted(&self, secrets_of: Option<&Audience>) -> BTreeSet<Watch> {
         let selecting = self.world.service_entries().filter(|entry| entry.workload_selector.is_some());
         let pods = selecting.map(|entry| Watch::PodsOfNamespace(Arc::clone(entry.meta.namespace())));
         let mut wanted: BTreeSet<Watch> = pods.collect();
-        if credentials {
-            wanted.extend(self.world.destination_rules().flat_map(|rule| credentials::named_by(rule)));
+        if let Some(audience) = secrets_of {
+            wanted.extend(named_secrets::of(&self.world, audience));
         }
         wanted
     }

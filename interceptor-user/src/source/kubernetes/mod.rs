@@ -12,6 +12,7 @@ mod follow;
 mod held;
 mod known;
 mod mesh;
+mod named_secrets;
 mod object;
 mod patience;
 mod reporter;
@@ -31,7 +32,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tokio::sync::oneshot;
 
-use crate::resource::{Diagnostic, World};
+use crate::resource::{Diagnostic, Labels, World};
 use credentials::CredentialFiles;
 pub use known::NodeChange;
 pub use reporter::Reporter;
@@ -45,7 +46,7 @@ pub struct KubernetesSettings {
     pub kubeconfig: Option<PathBuf>,
     pub audience: Audience,
     pub mesh_config_map: ConfigMapKey,
-    /// Where Secrets that a DestinationRule names by credentialName go, as `NAMESPACE/NAME/KEY`; without it none is asked for.
+    /// Where Secrets that resources name by credentialName go, as `NAMESPACE/NAME/KEY`; without it none is asked for.
     pub credentials_dir: Option<PathBuf>,
 }
 
@@ -54,9 +55,10 @@ pub struct KubernetesSettings {
 pub enum Audience {
     /// An agent: the pods of its node are told, and namespaces.
     Node(Arc<str>),
-    /// A gateway: the EndpointSlices of its namespace are, which say on which ports its Service leads to it. No pod and no
-    /// namespace is asked for, and no Event is written.
-    Gateway { namespace: Arc<str> },
+    /// A gateway: the EndpointSlices of its namespace are, which say on which ports its Service leads to it, and Secrets there
+    /// that Gateways with a selector for its labels name, or DestinationRules that act on it. No pod and no namespace is
+    /// asked for, and no Event is written.
+    Gateway { namespace: Arc<str>, labels: Labels },
 }
 
 /// A value of a ConfigMap.

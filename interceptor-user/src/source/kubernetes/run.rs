@@ -145,7 +145,7 @@ where
                 Watch::HeadlessSlices,
                 Watch::HandMadeSlices,
             ],
-            Audience::Gateway { namespace } => {
+            Audience::Gateway { namespace, .. } => {
                 vec![mesh, Watch::Services, Watch::SlicesOfNamespace(Arc::clone(namespace))]
             }
         }
@@ -301,7 +301,8 @@ where
 
     /// Follows what others ask for, and that alone.
     fn follow_wanted(&mut self) {
-        let wanted = self.known.wanted(self.credentials.is_some());
+        let secrets_of = self.credentials.is_some().then_some(&self.settings.audience);
+        let wanted = self.known.wanted(secrets_of);
         let is_asked_for = |watch: &&Watch| matches!(watch, Watch::PodsOfNamespace(_) | Watch::Secret { .. });
         let have: BTreeSet<Watch> = self.running.keys().filter(is_asked_for).cloned().collect();
         for watch in have.difference(&wanted) {

@@ -28,7 +28,7 @@ pub(super) enum Watch {
     Istio(Kind),
     /// Of a namespace with a ServiceEntry that selects workloads.
     PodsOfNamespace(Arc<str>),
-    /// One that a DestinationRule names.
+    /// One that a resource names by credentialName.
     Secret {
         namespace: Arc<str>,
         name: Arc<str>,
