@@ -25,8 +25,6 @@ pub struct ExecSettings {
     /// Overrides the mesh configuration's `outboundTrafficPolicy.mode`.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     pub redirect: RedirectPolicy,
-    /// Names are learned from the command's DNS answers.
-    pub capture_dns: bool,
     /// Overrides the mesh configuration's `accessLogFile`.
     pub access_log: Option<AccessLogTarget>,
     /// Overrides the mesh configuration's `accessLogEncoding`.
@@ -95,7 +93,6 @@ impl AgentSettings {
             client,
             role: Role::Workload,
             outbound_traffic_policy: self.outbound_traffic_policy,
-            learned_names: false,
             unix_endpoints: self.unix_endpoints.clone(),
             tls_files: self.tls_files.clone(),
         }

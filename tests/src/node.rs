@@ -410,9 +410,20 @@ impl Agent<'_> {
 
     /// Proportional set size: what the process takes, shared pages divided among those who share them.
     pub fn pss_kib(&self) -> anyhow::Result<f64> {
+        self.memory_kib("Pss:")
+    }
+
+    /// What it has written to: unlike pages of its file it is shared with nobody, so other agents that come and go do not
+    /// change it.
+    pub fn anonymous_kib(&self) -> anyhow::Result<f64> {
+        self.memory_kib("Pss_Anon:")
+    }
+
+    fn memory_kib(&self, field: &str) -> anyhow::Result<f64> {
         let path = format!("/proc/{}/smaps_rollup", self.child.id());
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
+        let line = line.with_context(|| format!("no {field} in {path}"))?;
         line.trim().trim_end_matches(" kB").parse().with_context(|| format!("not a number: {line}"))
     }
 

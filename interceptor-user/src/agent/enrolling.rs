@@ -9,9 +9,10 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 
 use super::control::Control;
+use super::names::PodNames;
 use super::pod::{Carried, Pod, follow_addresses};
 use crate::compile::Client;
-use crate::datapath::{self, Besides, CgroupId, Listeners};
+use crate::datapath::{self, Besides, CgroupId, Listeners, QuerySockets};
 use crate::enroll::{PodNetns, Wanted, within};
 use crate::proxy::{Configured, Intercepted, ProxiedWorkload};
 
@@ -83,7 +84,8 @@ impl Control {
         let Some(directory) = pod.cgroup.as_ref().map(|cgroup| cgroup.directory.clone()) else {
             return Ok(());
         };
-        let besides = Besides { guard: wanted.redirect.enforced.is_some(), capture_dns: false };
+        let besides =
+            Besides { guard: wanted.redirect.enforced.is_some(), capture_dns: wanted.client.learned_names };
         if pod.attached != Some((cgroup, besides)) {
             // From here on connections of a pod that is new are refused until it is carried.
             let opened =
@@ -92,9 +94,9 @@ impl Control {
             self.datapath.decide_again(cgroup)?;
         }
         if let Some(carried) = &pod.carried
-            && let Some(failure) = self.proxy.failure(carried.workload)
+            && let Some(failure) = self.failure(carried)
         {
-            tracing::error!("pod {}: its listeners failed ({failure}): they are made again", pod.name());
+            tracing::error!("pod {}: {failure}: they are made again", pod.name());
             self.stop_carrying(pod)?;
         }
         let known = pod.carried.as_ref().map(|carried| &carried.netns);
@@ -119,7 +121,7 @@ impl Control {
             self.stop_carrying(pod)?;
         }
         match &mut pod.carried {
-            Some(carried) => {
+            Some(carried) if carried.names.is_some() == client.learned_names => {
                 if carried.client != client {
                     self.proxy.reconfigure(carried.workload, &configured);
                     carried.client = client;
@@ -131,13 +133,29 @@ impl Control {
                     tracing::info!("pod {}: the annotations' policy is in effect", pod.name());
                 }
             }
-            None => {
+            Some(_) | None => {
                 let carried = self.carry(uid, pod, wanted, client, configured, netns)?;
-                tracing::info!("pod {}: enrolled", pod.name());
-                pod.carried = Some(carried);
+                match pod.carried.replace(carried) {
+                    None => tracing::info!("pod {}: enrolled", pod.name()),
+                    // The kernel sends nothing there any more.
+                    Some(before) => {
+                        self.proxy.remove(before.workload, self.settings.drain);
+                        let begins = if wanted.client.learned_names { "begins" } else { "has ended" };
+                        tracing::info!("pod {}: the capture of its DNS {begins}", pod.name());
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// What of a pod can't go on.
+    fn failure(&self, carried: &Carried) -> Option<String> {
+        if let Some(failure) = self.proxy.failure(carried.workload) {
+            return Some(format!("its listeners failed ({failure})"));
+        }
+        let has_relay = carried.names.as_ref().is_none_or(|names| !names.failed());
+        (!has_relay).then(|| "the relay of its DNS queries and its listeners failed".to_owned())
     }
 
     /// Tells whoever looks at the maps, if there is anything new.
@@ -164,9 +182,16 @@ impl Control {
         // Before addresses are read, so that no change is missed.
         let following = follow_addresses(&netns.file, move || drop(changed.send(Arc::clone(&changed_uid))))?;
         let opened = within(&netns.file, || {
-            Ok::<_, std::io::Error>((Listeners::open(ADDRESSES_V4, PORTS_V6)?, datapath::own_addresses()?))
+            let queries = client.learned_names.then(QuerySockets::open).transpose()?;
+            let listeners = Listeners::open(ADDRESSES_V4, PORTS_V6)?;
+            Ok::<_, std::io::Error>((listeners, queries, datapath::own_addresses()?))
         });
-        let (listeners, addresses) = opened?.context("can't open listeners in its network namespace")?;
+        let (mut listeners, queries, addresses) =
+            opened?.context("can't open listeners in its network namespace")?;
+        listeners.listener.relay_port = queries.as_ref().map_or(0, |queries| queries.port);
+        let reader = self.datapath.name_server_reader();
+        let names =
+            queries.map(|queries| PodNames::learn(queries, &netns, reader, &self.resolver)).transpose()?;
         let addresses = Arc::new(ArcSwap::from_pointee(addresses));
         let (reader, own) = (self.datapath.original_dst_reader(), Arc::clone(&addresses));
         let workload = self.proxy.add(ProxiedWorkload {
@@ -181,7 +206,7 @@ impl Control {
             netns: Some(Arc::clone(&netns.file)),
             configured,
             connections_max: connections_max(),
-            learned: None,
+            learned: names.as_ref().map(|names| Arc::clone(&names.learned)),
             source: Arc::clone(&pod.source),
         })?;
         let own = addresses.load_full();
@@ -191,7 +216,17 @@ impl Control {
             return Err(error.into());
         }
         let redirect = wanted.redirect.clone();
-        Ok(Carried::new(netns, workload, listeners.listener, addresses, redirect, client, following))
+        Ok(Carried {
+            netns,
+            workload,
+            listener: listeners.listener,
+            addresses,
+            redirect,
+            client,
+            names,
+            left: None,
+            _following: following,
+        })
     }
 
     pub(super) fn refresh_addresses(&mut self, uid: &str) {
@@ -213,9 +248,13 @@ impl Control {
 
     /// Its cgroup is gone, and with it every process.
     fn release(&mut self, pod: &mut Pod) -> anyhow::Result<()> {
+        // Its links may have been collected already.
+        let was_ours = pod.carried.is_some() || pod.attached.is_some();
         self.stop_carrying(pod)?;
         if let Some((id, _)) = pod.attached.take() {
             self.datapath.detach_pod(id)?;
+        }
+        if was_ours {
             tracing::info!("pod {}: gone", pod.name());
         }
         pod.described = None;

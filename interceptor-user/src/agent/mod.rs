@@ -9,6 +9,7 @@ mod control;
 mod directories;
 mod enrolling;
 mod keeping;
+mod names;
 mod pod;
 mod requests;
 mod selecting;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::task::JoinHandle;
 
+use super::names::PodNames;
 use crate::compile::Client;
 use interceptor_common::pod::PodState;
 
@@ -87,23 +88,11 @@ pub(super) struct Carried {
     pub(super) redirect: RedirectPolicy,
     /// Whose snapshot it gets.
     pub(super) client: Client,
+    /// If its DNS is captured.
+    pub(super) names: Option<PodNames>,
     /// Since when the kernel sends nothing here any more.
     pub(super) left: Option<Instant>,
-    _following: Following,
-}
-
-impl Carried {
-    pub(super) fn new(
-        netns: PodNetns,
-        workload: WorkloadId,
-        listener: Listener,
-        addresses: Arc<ArcSwap<Vec<IpAddr>>>,
-        redirect: RedirectPolicy,
-        client: Client,
-        following: Following,
-    ) -> Self {
-        Self { netns, workload, listener, addresses, redirect, client, left: None, _following: following }
-    }
+    pub(super) _following: Following,
 }
 
 impl Pod {

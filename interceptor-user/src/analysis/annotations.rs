@@ -4,8 +4,8 @@ use super::findings::{Findings, at};
 use super::known_annotations::{KNOWN, Known, Stage};
 use super::mesh::Mesh;
 use crate::resource::{
-    Annotation, Annotations, ClientPolicy, Diagnostic, ENFORCE, Kind, Labels, Level, Meta, POLICY, Resource,
-    code, parse_enforce,
+    Annotation, Annotations, CAPTURE_DNS, ClientPolicy, Diagnostic, ENFORCE, Kind, Labels, Level, Meta,
+    POLICY, Resource, code, parse_capture_dns, parse_enforce,
 };
 use crate::workload::RedirectPolicy;
 
@@ -66,6 +66,10 @@ fn check_each(on: &On<'_>, annotations: &Annotations, labels: &Labels, findings:
         }
         if name == ENFORCE {
             check_enforce(on, annotation, findings);
+            continue;
+        }
+        if name == CAPTURE_DNS {
+            check_capture_dns(on, annotation, findings);
             continue;
         }
         if !is_of_istio(name) {
@@ -140,6 +144,17 @@ fn check_enforce(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) 
             Diagnostic { level: Level::Error, ..finding }
                 .effect("it counts as gateway; a pod that had a good value before keeps what that said"),
         );
+    }
+}
+
+fn check_capture_dns(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) {
+    if !matches!(on.kind, Kind::Pod | Kind::Namespace) {
+        let message = format!("Misplaced annotation: {CAPTURE_DNS} can only be applied to Pod, Namespace");
+        findings.push(on.finding(&code::IST0107, CAPTURE_DNS, annotation, message));
+    } else if let Err(error) = parse_capture_dns(&annotation.value) {
+        let message = format!("Invalid annotation {CAPTURE_DNS}: {error}");
+        let finding = on.finding(&code::IST0125, CAPTURE_DNS, annotation, message);
+        findings.push(finding.effect("it changes nothing"));
     }
 }
 

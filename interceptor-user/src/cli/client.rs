@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::compile::Client;
-use crate::resource::{ClientPolicy, ENFORCE, POLICY, parse_enforce};
+use crate::resource::{CAPTURE_DNS, ClientPolicy, ENFORCE, POLICY, parse_capture_dns, parse_enforce};
 use crate::workload::{AnnotationError, RedirectPolicy};
 
 pub(super) const CLIENT: &str = "The client";
@@ -51,9 +51,13 @@ impl ClientFlags {
         // A value that can't be used was refused with the flag.
         let policy = self.annotations().get(POLICY).and_then(|value| ClientPolicy::parse(value).ok());
         let enforced = self.annotations().get(ENFORCE).is_some_and(|value| parse_enforce(value) == Ok(true));
+        let annotations = self.annotations();
+        let learned_names = annotations.get(CAPTURE_DNS);
+        let learned_names = learned_names.is_some_and(|value| parse_capture_dns(value) == Ok(Some(true)));
         Client {
             labels: labels.collect(),
             enforced,
+            learned_names,
             policy: policy.unwrap_or_default(),
             credentials_dir: self.credentials_dir.clone(),
             identity_dir: self.identity_dir.clone(),
@@ -100,6 +104,9 @@ fn parse_annotation(text: &str) -> Result<Pair, String> {
     if name == ENFORCE {
         parse_enforce(value).map_err(|error| error.to_string())?;
     }
+    if name == CAPTURE_DNS {
+        parse_capture_dns(value).map_err(|error| error.to_string())?;
+    }
     RedirectPolicy::from_annotations([(name, value)]).map_err(|error| error.cause.to_string())?;
     Ok(Pair(name.into(), value.into()))
 }
@@ -137,7 +144,9 @@ mod tests {
         assert_eq!(given.redirect_policy().unwrap().exclude_ports, [443, 5432]);
         assert_eq!(given.annotations().get("a").map(|value| &**value), Some("b=c"));
         assert_eq!(given.client().policy, ClientPolicy::default());
-        assert!(!given.client().enforced);
+        assert!(!given.client().enforced && !given.client().learned_names);
+        let capture = ["--annotations", "egress.interceptor.io/capture-dns=true"];
+        assert!(flags(&capture).unwrap().client().learned_names);
         assert!(
             flags(&["--annotations", "egress.interceptor.io/enforce=gateway"]).unwrap().client().enforced
         );

@@ -186,6 +186,7 @@ impl Arguments {
         let annotated = self.client.redirect_policy().unwrap_or_default();
         let mut client = self.client.client();
         client.policy.strict |= self.strict;
+        client.learned_names |= self.capture_dns;
         ExecSettings {
             client,
             config: self.config,
@@ -198,7 +199,6 @@ impl Arguments {
                 exclude_ports: self.exclude_ports.map_or(annotated.exclude_ports, |list| list.0),
                 enforced: None,
             },
-            capture_dns: self.capture_dns,
             access_log: self.access_log.as_deref().map(AccessLogTarget::new),
             access_log_format: self.access_log_format,
             user: self.user,
@@ -247,6 +247,7 @@ mod tests {
             client: Client {
                 labels: [("app".into(), "a".into())].into(),
                 policy: ClientPolicy { strict: true, ..ClientPolicy::default() },
+                learned_names: true,
                 ..Client::in_namespace("shop")
             },
             outbound_traffic_policy: Some(OutboundTrafficPolicy::RegistryOnly),
@@ -257,7 +258,6 @@ mod tests {
                 include_ports: vec![3],
                 enforced: None,
             },
-            capture_dns: true,
             access_log: Some(AccessLogTarget::Stdout),
             access_log_format: Some(AccessLogEncoding::Json),
             user: Some(parse_user("me:5").unwrap()),

@@ -13,7 +13,8 @@ use crate::compile::{Client, CompileSettings, NodePaths, Role, compile};
 use crate::exec::findings::Findings;
 use crate::explain::{Place, Subject, redirect_places};
 use crate::resource::{
-    Annotations, ClientPolicy, ENFORCE, Labels, Level, Meta, POLICY, Resource, World, parse_enforce,
+    Annotations, CAPTURE_DNS, ClientPolicy, ENFORCE, Labels, Level, Meta, POLICY, Resource, World,
+    parse_capture_dns, parse_enforce,
 };
 use crate::snapshot::{OutboundTrafficPolicy, Snapshot};
 use crate::source::FileSource;
@@ -133,7 +134,6 @@ impl FileFlags {
                 Role::Workload
             },
             outbound_traffic_policy: self.outbound_traffic_policy,
-            learned_names: self.capture_dns,
             unix_endpoints: NodePaths::Any,
             tls_files: NodePaths::Any,
         };
@@ -150,6 +150,7 @@ impl FileFlags {
     fn client_in(&self, world: &World) -> anyhow::Result<(Client, RedirectPolicy, Vec<Place>)> {
         let mut client = self.client.client();
         client.policy.strict |= self.strict;
+        client.learned_names |= self.capture_dns;
         let mut annotations: Vec<(&str, &str)> = Vec::new();
         let mut by: Vec<Place> = Vec::new();
         if let Some((namespace, name)) = &self.from {
@@ -159,6 +160,18 @@ impl FileFlags {
                 let own = ClientPolicy::parse(&annotation.value)
                     .with_context(|| format!("{}: annotation {POLICY}", annotation.origin(meta)))?;
                 client.policy = client.policy.within(own);
+            }
+            let of_namespace = world.namespaces().find(|other| **other.meta.name() == **namespace);
+            for (meta, annotations) in std::iter::once((meta, of_pod))
+                .chain(of_namespace.map(|namespace| (&namespace.meta, &namespace.meta.annotations)))
+            {
+                let Some(annotation) = annotations.get(CAPTURE_DNS) else { continue };
+                let says = parse_capture_dns(&annotation.value)
+                    .with_context(|| format!("{}: annotation {CAPTURE_DNS}", annotation.origin(meta)))?;
+                if let Some(says) = says {
+                    client.learned_names |= says;
+                    break;
+                }
             }
             if let Some(annotation) = of_pod.get(ENFORCE) {
                 client.enforced |= parse_enforce(&annotation.value)

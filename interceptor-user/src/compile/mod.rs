@@ -70,6 +70,8 @@ pub struct Client {
     /// Its own annotation, or its namespace's as far as it is told apart from the world, sends it outside only through the
     /// egress gateway.
     pub enforced: bool,
+    /// Names are learned from its DNS answers, and tell TCP services apart.
+    pub learned_names: bool,
     /// Where credentialName finds the secrets of its namespace: directories of files.
     pub credentials_dir: Option<PathBuf>,
     /// Where its identity in the mesh is, for ISTIO_MUTUAL: a directory of files.
@@ -85,6 +87,7 @@ impl Client {
             locality: "".into(),
             policy: ClientPolicy::default(),
             enforced: false,
+            learned_names: false,
             credentials_dir: None,
             identity_dir: None,
         }
@@ -130,8 +133,6 @@ pub struct CompileSettings {
     pub role: Role,
     /// Instead of what annotations, Sidecar and MeshConfig say.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
-    /// Names are learned from the client's DNS answers, and tell TCP services apart.
-    pub learned_names: bool,
     /// Unix sockets that may be endpoints.
     pub unix_endpoints: NodePaths,
     /// Files that DestinationRules may name as certificates, keys and CAs.

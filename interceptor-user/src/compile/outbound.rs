@@ -51,7 +51,7 @@ pub(super) fn listeners(inputs: Inputs<'_>) -> Listening {
             let l4_findings = Findings::default();
             let l4_translator = Translator { findings: &l4_findings, ..*translator };
             let l4_routes = L4Routes { translator: &l4_translator, virtual_services };
-            let names = settings.learned_names;
+            let names = settings.client.learned_names;
             let mut listeners =
                 Listeners::new((&catch_all, policy.strict), names, &routes, &l4_routes, &l4_findings);
             listeners.add_all(translator.registry);

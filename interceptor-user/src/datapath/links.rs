@@ -36,9 +36,19 @@ impl Datapath {
     /// connection goes its own way in between. On failure what was attached before stays as it was.
     pub fn attach_pod(&mut self, cgroup: impl AsFd, besides: Besides) -> Result<CgroupId, DatapathError> {
         let guard = if besides.guard { programs::GUARD } else { &[] };
+        if besides.guard && besides.capture_dns && !self.has_guard(&cgroup)? {
+            // The guard sees what was asked for only in front of the programs that send queries to the relay.
+            self.attach_pinned(Place::Pod, cgroup.as_fd(), &[programs::GUARD, programs::WORKLOAD].concat())?;
+        }
         let dns = if besides.capture_dns { programs::DNS } else { &[] };
         let names = [guard, programs::WORKLOAD, dns].concat();
         self.attach_pinned(Place::Pod, cgroup.as_fd(), &names)
+    }
+
+    fn has_guard(&self, cgroup: &impl AsFd) -> Result<bool, DatapathError> {
+        let id = CgroupId::of(cgroup.as_fd()).map_err(DatapathError::Cgroup)?;
+        let pinned = pins::entries(&self.pins()?.links(Place::Pod, id))?;
+        Ok(programs::GUARD.iter().all(|name| pinned.iter().any(|entry| entry == name)))
     }
 
     /// Lets connections of the pod go their own way again. A pod or a cgroup that is gone is none of our concern.

@@ -58,6 +58,19 @@ pub struct NameServerReader {
 }
 
 impl NameServerReader {
+    /// Which name server stands behind a socket of [`super::QuerySockets`], by its index: IPv4 ones before IPv6 ones.
+    pub fn of_socket(&self, netns_cookie: u64, sockets_v4: usize, index: usize) -> Option<SocketAddr> {
+        let (slot, is_v6) = match index.checked_sub(sockets_v4) {
+            Some(slot) => (slot, true),
+            None => (index, false),
+        };
+        let found = self.get(netns_cookie, u16::try_from(slot).ok()?, is_v6);
+        found.unwrap_or_else(|error| {
+            tracing::warn!("can't tell which name server a query is for: {error}");
+            None
+        })
+    }
+
     /// None: no query of this namespace was sent there (somebody asked the stand-in itself).
     pub fn get(&self, netns_cookie: u64, slot: u16, is_v6: bool) -> io::Result<Option<SocketAddr>> {
         match self.servers.get(&Raw(NameServerKey::new(netns_cookie, slot, is_v6)), 0) {

@@ -9,13 +9,15 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::net::SendFlags;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
@@ -44,6 +46,8 @@ pub struct RelayOptions {
     /// Knows which servers are to be trusted.
     pub resolver: Resolver,
     pub learned: Arc<LearnedNames>,
+    /// The network namespace from which name servers are asked; `None`: our own.
+    pub netns: Option<Arc<OwnedFd>>,
     /// Upstream sockets at one time. What finds no room is lost, as the network loses datagrams.
     pub flows_max: usize,
 }
@@ -63,7 +67,7 @@ pub struct Relay {
 
 impl Relay {
     /// # Errors
-    /// When its thread or the thread's runtime can't be made, or it can't wait for a socket.
+    /// When its thread or the thread's runtime can't be made, it can't wait for a socket, or the namespace can't be entered.
     pub fn start(options: RelayOptions) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
@@ -71,8 +75,17 @@ impl Relay {
         drop(entered);
         let (stop, stopped) = oneshot::channel();
         let (server_of, resolver, learned) = (options.server_of, options.resolver, options.learned);
-        let flows_max = options.flows_max;
+        let (flows_max, netns) = (options.flows_max, options.netns);
+        let (entered, has_entered) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("dns-relay".into()).spawn(move || {
+            let enter = |netns: Arc<OwnedFd>| {
+                move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+            };
+            let result = netns.map_or(Ok(()), enter);
+            let has_failed = result.is_err();
+            if entered.send(result).is_err() || has_failed {
+                return;
+            }
             let shared = Rc::new(Shared {
                 server_of,
                 resolver,
@@ -91,6 +104,8 @@ impl Relay {
                 let _stopped = stopped.await.is_ok();
             });
         })?;
+        let result = has_entered.recv().map_err(|_ended| io::Error::other("the relay's thread has ended"))?;
+        result?;
         Ok(Self { thread, _stop: stop })
     }
 

@@ -3,12 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::annotated::{Mistake, captures_dns, is_enforced, is_overridden};
 use crate::compile::Client;
-use crate::resource::{
-    Annotations, ClientPolicy, ENFORCE, EnforceError, Labels, Namespace, POLICY, Pod, PolicyError,
-    parse_enforce,
-};
-use crate::workload::{Annotation, AnnotationError, Enforced, IncludeIpRanges, RedirectPolicy};
+use crate::resource::{ClientPolicy, Labels, Namespace, POLICY, Pod};
+use crate::workload::{Annotation, Enforced, RedirectPolicy};
 
 /// Our own label of pods and namespaces.
 pub const ENROLL: &str = "egress.interceptor.io/enroll";
@@ -131,35 +129,6 @@ pub struct Wanted {
     pub mistakes: Vec<Mistake>,
 }
 
-/// An annotation that can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Mistake {
-    #[error(transparent)]
-    Redirect(#[from] AnnotationError),
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    #[error(transparent)]
-    Enforce(#[from] EnforceError),
-    #[error("annotation {0} does not act where {ENFORCE} does: what it names would go around the gateway")]
-    Overridden(&'static str),
-}
-
-impl Mistake {
-    /// What happens because of it.
-    pub fn effect(&self) -> String {
-        match self {
-            Self::Redirect(_) | Self::Overridden(_) => "it changes nothing".into(),
-            Self::Enforce(_) => {
-                "what the pod had before goes on acting; where it had nothing, the gateway is enforced".into()
-            }
-            Self::Policy(error) => format!(
-                "what the pod had before goes on acting; where it had nothing, this counts as {}",
-                error.instead().described()
-            ),
-        }
-    }
-}
-
 impl Selectors {
     /// `before` is what the pod got until now: where an annotation can't be read, that goes on.
     pub fn select(&self, pod: &Pod, namespace: Option<&Namespace>, before: Option<&Wanted>) -> Selection {
@@ -205,6 +174,7 @@ impl Selectors {
             labels: pod.meta.labels.clone(),
             policy,
             enforced,
+            learned_names: captures_dns(pod, namespace, before, &mut mistakes),
             ..Client::in_namespace(pod.meta.namespace())
         };
         Wanted { redirect, client, mistakes }
@@ -245,35 +215,6 @@ fn says(pod: &Pod, name: &str, values: &[&str]) -> bool {
     let label = pod.meta.labels.get(name);
     let annotation = || pod.meta.annotations.get(name).map(|annotation| &annotation.value);
     label.or_else(annotation).is_some_and(|value| values.contains(&&**value))
-}
-
-/// Whether pod or namespace enforces the gateway: neither can say no for the other.
-fn is_enforced(
-    pod: &Pod,
-    namespace: Option<&Namespace>,
-    before: Option<&Wanted>,
-    mistakes: &mut Vec<Mistake>,
-) -> bool {
-    let mut says = |annotations: &Annotations| match annotations.get(ENFORCE) {
-        None => false,
-        Some(annotation) => parse_enforce(&annotation.value).unwrap_or_else(|error| {
-            mistakes.push(error.into());
-            before.is_none_or(|before| before.redirect.enforced.is_some())
-        }),
-    };
-    let of_pod = says(&pod.meta.annotations);
-    namespace.is_some_and(|namespace| says(&namespace.meta.annotations)) || of_pod
-}
-
-/// Whether it says anything that enforcement overrides.
-fn is_overridden(annotation: Annotation, redirect: &RedirectPolicy) -> bool {
-    match annotation {
-        Annotation::IncludeOutboundIpRanges => redirect.include_ip_ranges != IncludeIpRanges::All,
-        Annotation::ExcludeOutboundIpRanges => !redirect.exclude_ip_ranges.is_empty(),
-        // All that it could add goes to the proxy anyway.
-        Annotation::IncludeOutboundPorts => false,
-        Annotation::ExcludeOutboundPorts => !redirect.exclude_ports.is_empty(),
-    }
 }
 
 #[cfg(test)]
@@ -393,6 +334,41 @@ mod tests {
         let never_good = select(&annotated("10.0.0.0"), None);
         assert_eq!(never_good.redirect, RedirectPolicy::default(), "everything is redirected");
         assert_eq!(never_good.mistakes, bad.mistakes);
+    }
+
+    #[test]
+    fn a_pod_goes_before_its_namespace_in_having_its_dns_captured() {
+        let annotated = |value: &str| match value {
+            "-" => String::new(),
+            value => format!(", annotations: {{egress.interceptor.io/capture-dns: \"{value}\"}}"),
+        };
+        for (of_namespace, of_pod, expected) in [
+            ("-", "-", false),
+            ("true", "-", true),
+            ("true", "", true),
+            ("true", "false", false),
+            ("false", "true", true),
+            ("-", "true", true),
+        ] {
+            let text = format!(
+                "apiVersion: v1\nkind: Namespace\n\
+                 metadata: {{name: shop, labels: {{istio-injection: enabled}}{}}}\n",
+                annotated(of_namespace)
+            );
+            let Resource::Namespace(namespace) = read(&text) else { panic!("no namespace in {text}") };
+            let selected = Selectors::default().select(&pod(&annotated(of_pod), ""), Some(&namespace), None);
+            let Selection::Enroll(wanted) = selected else { panic!("{selected:?}") };
+            assert_eq!(wanted.client.learned_names, expected, "{of_namespace} {of_pod}");
+            // What can't be read leaves what was.
+            let wrong = pod(&annotated("on"), "");
+            let Selection::Enroll(after) =
+                Selectors::default().select(&wrong, Some(&namespace), Some(&wanted))
+            else {
+                panic!("not enrolled any more")
+            };
+            assert_eq!(after.client.learned_names, expected, "{of_namespace} {of_pod}");
+            assert!(after.mistakes[0].to_string().contains("expected true or false"));
+        }
     }
 
     #[test]

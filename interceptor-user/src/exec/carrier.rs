@@ -48,7 +48,7 @@ impl Carrier {
             interception.redirect_to_external(tree, redirect, external)?;
             return Ok(Self::External);
         }
-        let redirected = interception.redirect_to_us(tree, redirect, settings.capture_dns)?;
+        let redirected = interception.redirect_to_us(tree, redirect, settings.client.learned_names)?;
         let listeners = redirected.listeners;
         let reader = interception.original_dst_reader();
         let own_addresses = interception.own_addresses();
@@ -146,6 +146,7 @@ fn relay(
         resolver: resolver.clone(),
         learned,
         flows_max: DNS_FLOWS_MAX,
+        netns: None,
     })
     .context("can't start the relay of DNS queries")
 }

@@ -32,7 +32,6 @@ impl Configuration {
             client: settings.client.clone(),
             role: Role::Workload,
             outbound_traffic_policy: settings.outbound_traffic_policy,
-            learned_names: settings.capture_dns,
             unix_endpoints: NodePaths::Any,
             tls_files: NodePaths::Any,
         });

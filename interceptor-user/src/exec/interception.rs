@@ -139,17 +139,7 @@ impl Interception {
     /// Which name server stands behind a socket of the relay, by its index: IPv4 ones before IPv6 ones.
     pub(super) fn name_servers(&self, ipv4_sockets: usize) -> ServerOf {
         let (reader, netns_cookie) = (self.datapath.name_server_reader(), self.netns_cookie);
-        Arc::new(move |index| {
-            let (slot, is_v6) = match index.checked_sub(ipv4_sockets) {
-                Some(slot) => (slot, true),
-                None => (index, false),
-            };
-            let found = reader.get(netns_cookie, u16::try_from(slot).ok()?, is_v6);
-            found.unwrap_or_else(|error| {
-                tracing::warn!("can't tell which name server a query is for: {error}");
-                None
-            })
-        })
+        Arc::new(move |index| reader.of_socket(netns_cookie, ipv4_sockets, index))
     }
 
     pub(super) fn stats(&self) -> anyhow::Result<KernelStats> {

@@ -163,7 +163,7 @@ impl Context<'_> {
     /// What the client's DNS answers call the address, where names are learned: the target's host, which it looked up.
     fn learned_names(&self) -> Vec<Arc<str>> {
         let host = &self.question.target.host;
-        let is_looked_up = self.settings.learned_names && !is_ip_literal(host);
+        let is_looked_up = self.settings.client.learned_names && !is_ip_literal(host);
         is_looked_up.then(|| host.as_str().into()).into_iter().collect()
     }
 

@@ -156,7 +156,6 @@ impl GatewaySettings {
             client: self.client.clone(),
             role: crate::compile::Role::Gateway { own_addresses },
             outbound_traffic_policy: None,
-            learned_names: false,
             unix_endpoints: self.unix_endpoints.clone(),
             tls_files: self.tls_files.clone(),
         }

@@ -7,6 +7,7 @@
 //! stands; everything else in the file stands in either case.
 
 mod allow_from_annotation;
+mod capture_annotation;
 pub mod client_tls;
 pub mod code;
 pub mod connection_pool;
@@ -60,6 +61,7 @@ mod world;
 mod yaml;
 
 pub use allow_from_annotation::{ALLOW_FROM, AllowFrom};
+pub use capture_annotation::{CAPTURE_DNS, CaptureDnsError, parse_capture_dns};
 pub use decode::Spanned;
 pub use destination_rule::DestinationRule;
 pub(crate) use diagnostic::printable;

@@ -117,6 +117,14 @@ fn ist0125_invalid() {
         &pod("p", &format!(", {}", annotated("egress.interceptor.io/enforce", "gatewy")), "containers: []"),
         &["Error IST0125 Pod default/p | 'gatewy' | did you mean `gateway`?"],
     );
+    check(
+        &pod("p", &format!(", {}", annotated("egress.interceptor.io/capture-dns", "ture")), "containers: []"),
+        &["Warning IST0125 Pod default/p | 'ture' | did you mean `true`?; it changes nothing"],
+    );
+    check(
+        &deployment(&format!(", {}", annotated("egress.interceptor.io/capture-dns", "true")), ""),
+        &["Warning IST0107 Deployment default/d | 'true' | Pod, Namespace"],
+    );
 }
 
 #[test]

@@ -166,8 +166,8 @@ proptest! {
         is_cart in any::<bool>(),
     ) {
         let labels = is_cart.then(|| ("app".into(), "cart".into()));
-        let client = Client { labels: labels.into_iter().collect(), ..Client::default() };
-        let settings = CompileSettings { client, learned_names, ..CompileSettings::default() };
+        let client = Client { labels: labels.into_iter().collect(), learned_names, ..Client::default() };
+        let settings = CompileSettings { client, ..CompileSettings::default() };
         let mut compiler = Compiler::new(settings.clone());
         let mut world = World::default();
         for change in changes {

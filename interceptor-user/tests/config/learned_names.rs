@@ -31,8 +31,11 @@ spec:
 fn learned(policy: OutboundTrafficPolicy, strict: bool) -> CompileSettings {
     CompileSettings {
         outbound_traffic_policy: Some(policy),
-        learned_names: true,
-        client: Client { policy: ClientPolicy { strict, ..ClientPolicy::default() }, ..Client::default() },
+        client: Client {
+            policy: ClientPolicy { strict, ..ClientPolicy::default() },
+            learned_names: true,
+            ..Client::default()
+        },
         ..CompileSettings::default()
     }
 }

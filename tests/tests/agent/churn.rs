@@ -20,7 +20,7 @@ fn two_hundred_pods_come_and_go_while_others_work() -> anyhow::Result<()> {
     working.wait_enrolled(&agent)?;
     let load = Load::start(&working, &echo.origin, 2)?;
 
-    let before = agent.pss_kib()?;
+    let before = agent.anonymous_kib()?;
     let spent = agent.cpu()?;
     let pods = (0..PODS).map(|number| node.bare_pod(&format!("idle-{number}")));
     let mut pods: Vec<_> = pods.collect::<anyhow::Result<_>>()?;
@@ -28,9 +28,9 @@ fn two_hundred_pods_come_and_go_while_others_work() -> anyhow::Result<()> {
         agent.wait_said(&format!("pod shop/{}: enrolled", pod.name()))?;
     }
     agent.wait_ready()?;
-    let each = (agent.pss_kib()? - before) / PODS as f64;
+    let each = (agent.anonymous_kib()? - before) / PODS as f64;
     println!("processor time for {PODS} pods: {:?}", agent.cpu()? - spent);
-    println!("memory: {before:.0} KiB with one pod, {each:.1} KiB for each idle one more (PSS)");
+    println!("memory of its own: {before:.0} KiB with one pod, {each:.1} KiB for each idle one more");
     assert!(each < 60.0, "{each} KiB for each idle pod");
     // Half of them go, and as many come.
     let names: Vec<String> = pods.drain(..PODS / 2).map(|pod| pod.name().to_owned()).collect();
@@ -93,14 +93,14 @@ fn an_agent_is_idle_when_its_pods_are() -> anyhow::Result<()> {
     node.apply("httpbin", HTTPBIN)?;
     let agent = node.agent(&[])?;
     agent.wait_ready()?;
-    let at_rest = agent.pss_kib()?;
+    let (at_rest, before) = (agent.pss_kib()?, agent.anonymous_kib()?);
     let pods = (0..PODS).map(|number| node.bare_pod(&format!("idle-{number}")));
     let pods: Vec<_> = pods.collect::<anyhow::Result<_>>()?;
     for pod in &pods {
         agent.wait_said(&format!("pod shop/{}: enrolled", pod.name()))?;
     }
     agent.wait_ready()?;
-    let each = (agent.pss_kib()? - at_rest) / f64::from(PODS);
+    let each = (agent.anonymous_kib()? - before) / f64::from(PODS);
     let (spent, waits) = (agent.cpu()?, agent.waits()?);
     std::thread::sleep(WATCHED);
     let percent = (agent.cpu()? - spent).as_secs_f64() / WATCHED.as_secs_f64() * 100.0;

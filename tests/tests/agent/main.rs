@@ -1,6 +1,7 @@
 //! `interceptor agent` with real pods: cgroups as the kubelet lays them out, processes in network namespaces.
 
 mod asked;
+mod capture_dns;
 mod churn;
 mod container;
 mod enforced;

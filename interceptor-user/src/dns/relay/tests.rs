@@ -49,6 +49,7 @@ impl Bed {
             server_of: Arc::new(move |index| (is_known && index == 0).then_some(server_address)),
             resolver,
             learned: Arc::clone(&learned),
+            netns: None,
             flows_max: FLOWS_MAX,
         })
         .unwrap();
