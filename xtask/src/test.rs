@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use crate::shell::{self, cargo, quiet};
-use crate::{deny, ebpf, install, manifests, setup};
+use crate::{deny, ebpf, install, manifests, paths, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -60,6 +60,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     quiet("cargo test, building", cargo().args(["test", "--workspace", "--no-run"]))?;
     println!("Testing");
     tests(args.filter.as_deref(), &mut tally)?;
+    if args.filter.is_none() {
+        println!("Counting what a request costs");
+        tally.check("paths", quiet("cargo xtask paths", &mut paths::command()).map(drop));
+    }
 
     if args.filter.is_none() {
         println!("Comparing the BPF object with its source");
