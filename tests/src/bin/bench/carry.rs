@@ -73,6 +73,43 @@ fn warm_up(running: &mut Running<'_>, row: Row, job: Job) -> anyhow::Result<()> 
     running.client.order(&order).map(drop)
 }
 
+/// Connections of opaque bytes one after the other: few bytes each.
+pub(crate) fn exchanges(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
+    let address = row::address(row, Job::Opaque);
+    let order = |count| Order::Exchange { address, count, bytes: 64 };
+    timed(&mut running, row, &order(CONNECTIONS), &order(effort.connects), effort.connects)
+}
+
+/// Few requests, as most workloads send them.
+pub(crate) fn paced(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
+    let order = |seconds| Order::Paced {
+        address: row::address(row, Job::Plain),
+        host: HOST.to_owned(),
+        per_second: 1000,
+        seconds,
+    };
+    timed(&mut running, row, &order(1), &order(effort.seconds), 1)
+}
+
+fn timed(
+    running: &mut Running<'_>,
+    row: Row,
+    warm_up: &Order,
+    order: &Order,
+    connections: usize,
+) -> anyhow::Result<Measured> {
+    running.client.order(warm_up)?;
+    let window = Window::begin([&*running])?;
+    let answer = running.client.order(order)?;
+    let seen = window.end([&*running])?;
+    let Answer::Timed { count, p50_us, p99_us } = answer else { bail!("the client answered {answer:?}") };
+    check_redirected(row, &seen, connections)?;
+    let mut figures =
+        Figures::from([("p50_us", p50_us), ("p99_us", p99_us), ("redirected", seen.redirected)]);
+    seen.cpu_per(count, &mut figures);
+    Ok(Measured { seen, figures })
+}
+
 /// One stream from the server.
 pub(crate) fn download(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
     let order = |bytes| Order::Download { address: row::address(row, Job::Opaque), bytes };

@@ -25,6 +25,10 @@ pub(crate) enum Order {
     Wrk { arguments: Vec<String> },
     /// Asks the source for so many bytes, and reads them.
     Download { address: SocketAddrV4, bytes: u64 },
+    /// One connection after the other asks the source for so many bytes, reads them, and ends.
+    Exchange { address: SocketAddrV4, count: usize, bytes: u64 },
+    /// HTTP requests on one connection at so many a second.
+    Paced { address: SocketAddrV4, host: String, per_second: u32, seconds: u32 },
     /// Opens connections, sends one HTTP request on each, and keeps them.
     Hold { address: SocketAddrV4, host: String, count: usize },
     /// Sends requests on one connection until one is answered with this status.
@@ -33,10 +37,23 @@ pub(crate) enum Order {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    Ready { pid: u32 },
-    Connected { p50_ns: u64, p99_ns: u64 },
+    Ready {
+        pid: u32,
+    },
+    Connected {
+        p50_ns: u64,
+        p99_ns: u64,
+    },
+    /// How long each of so many took.
+    Timed {
+        count: f64,
+        p50_us: f64,
+        p99_us: f64,
+    },
     Loaded(Load),
-    Downloaded { seconds: f64 },
+    Downloaded {
+        seconds: f64,
+    },
     Held,
     Failed(String),
 }
@@ -86,6 +103,7 @@ impl Client {
         match new.answer()? {
             Answer::Ready { pid } => new.pid = pid,
             other @ (Answer::Connected { .. }
+            | Answer::Timed { .. }
             | Answer::Loaded(_)
             | Answer::Downloaded { .. }
             | Answer::Held
@@ -111,6 +129,7 @@ impl Client {
             Answer::Failed(why) => bail!("{why}"),
             answer @ (Answer::Ready { .. }
             | Answer::Connected { .. }
+            | Answer::Timed { .. }
             | Answer::Loaded(_)
             | Answer::Downloaded { .. }
             | Answer::Held) => Ok(answer),
@@ -171,6 +190,8 @@ fn obey(order: Order, held: &mut Vec<TcpStream>) -> anyhow::Result<Answer> {
             Ok(Answer::Loaded(load))
         }
         Order::Download { address, bytes } => download(address, bytes),
+        Order::Exchange { address, count, bytes } => exchange(address, count, bytes),
+        Order::Paced { address, host, per_second, seconds } => paced(address, &host, per_second, seconds),
         Order::Hold { address, host, count } => {
             for _ in 0..count {
                 held.push(request(address, &host)?);
@@ -224,6 +245,41 @@ fn connect(address: SocketAddrV4, count: usize) -> anyhow::Result<Answer> {
     Ok(Answer::Connected { p50_ns, p99_ns })
 }
 
+fn exchange(address: SocketAddrV4, count: usize, bytes: u64) -> anyhow::Result<Answer> {
+    let mut samples_us = Vec::with_capacity(count);
+    for _ in 0..count {
+        let started = Instant::now();
+        download(address, bytes)?;
+        samples_us.push(started.elapsed().as_secs_f64() * 1e6);
+    }
+    timed(samples_us)
+}
+
+/// A request that is late goes out at once; those after it keep to their times.
+fn paced(address: SocketAddrV4, host: &str, per_second: u32, seconds: u32) -> anyhow::Result<Answer> {
+    let mut socket = request(address, host)?;
+    let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let between = Duration::from_secs(1) / per_second;
+    let (began, mut samples_us) = (Instant::now(), Vec::new());
+    for number in 0..per_second * seconds {
+        std::thread::sleep((between * number).saturating_sub(began.elapsed()));
+        let started = Instant::now();
+        socket.write_all(head.as_bytes()).context("cannot send a request")?;
+        read_response(&mut socket)?;
+        samples_us.push(started.elapsed().as_secs_f64() * 1e6);
+    }
+    timed(samples_us)
+}
+
+fn timed(mut samples_us: Vec<f64>) -> anyhow::Result<Answer> {
+    samples_us.sort_by(f64::total_cmp);
+    let percentile = |part: usize| samples_us.get(samples_us.len() * part / 100).copied();
+    let (p50_us, p99_us) = percentile(50).zip(percentile(99)).context("nothing was asked for")?;
+    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    let count = samples_us.len() as f64;
+    Ok(Answer::Timed { count, p50_us, p99_us })
+}
+
 fn wait_for_close(socket: OwnedFd) -> anyhow::Result<()> {
     let mut socket = TcpStream::from(socket);
     socket.set_read_timeout(Some(DEADLINE)).context("cannot set a timeout")?;
@@ -259,13 +315,17 @@ pub(crate) fn request(address: SocketAddrV4, host: &str) -> anyhow::Result<TcpSt
     // In one segment: a request in pieces would wait for the acknowledgement of the first.
     let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     socket.write_all(head.as_bytes()).context("cannot send a request")?;
-    let head = interceptor_tests::read_head(&mut socket).context("no response")?;
+    read_response(&mut socket)?;
+    Ok(socket)
+}
+
+fn read_response(socket: &mut TcpStream) -> anyhow::Result<()> {
+    let head = interceptor_tests::read_head(socket).context("no response")?;
     ensure!(head.starts_with("HTTP/1.1 200"), "not the response that was expected: {head:?}");
     let length = head
         .to_ascii_lowercase()
         .lines()
         .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok())
         .context("a response without content-length")?;
-    socket.read_exact(&mut vec![0; length]).context("the body did not come")?;
-    Ok(socket)
+    socket.read_exact(&mut vec![0; length]).context("the body did not come")
 }

@@ -9,6 +9,7 @@ mod cpu;
 mod lab;
 mod machine;
 mod peers;
+mod plot;
 mod report;
 mod row;
 mod scale;
@@ -63,7 +64,7 @@ struct Args {
     /// One short round of each: shows that it works, not how fast it is
     #[arg(long)]
     quick: bool,
-    /// Where to write the figures (JSON; the tables go beside it as .md) [default: docs/benchmarks/latest.json
+    /// Where to write the figures (JSON; tables and plots go beside it as .md and .svg) [default: docs/benchmarks/latest.json
     /// for a whole run, bench/last.json below the target directory for a part or a quick one]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::plot;
 use crate::row::Row;
 use crate::workload::{Column, Measured, Workload};
 
@@ -115,13 +116,31 @@ impl Report {
         }
         let text = serde_json::to_string_pretty(self).context("cannot write JSON")?;
         std::fs::write(json, text + "\n").with_context(|| format!("cannot write {}", json.display()))?;
+        let plots = json.with_extension("svg");
+        std::fs::write(&plots, plot::svg(&self.blocks(tables)))
+            .with_context(|| format!("cannot write {}", plots.display()))?;
         let markdown = json.with_extension("md");
-        std::fs::write(&markdown, self.markdown(tables))
-            .with_context(|| format!("cannot write {}", markdown.display()))
+        std::fs::write(
+            &markdown,
+            self.markdown(tables, &plots.file_name().unwrap_or_default().to_string_lossy()),
+        )
+        .with_context(|| format!("cannot write {}", markdown.display()))
     }
 
-    fn markdown(&self, tables: &[(Workload, String)]) -> String {
-        let mut text = String::from("# Last run\n\n");
+    /// What each row costs its proxy.
+    fn blocks(&self, tables: &[(Workload, String)]) -> Vec<plot::Block> {
+        let block = |workload: &Workload| {
+            let cost = workload.cost()?;
+            let (_, unit, _) = workload.columns().iter().find(|(name, _, _)| *name == cost)?;
+            let rows = self.medians.iter().filter(|row| row.workload == workload.name());
+            let bars = rows.filter_map(|row| Some((row.row.clone(), *row.figures.get(cost)?))).collect();
+            Some((format!("{}: {unit}", workload.title()), bars))
+        };
+        tables.iter().filter_map(|(workload, _)| block(workload)).collect()
+    }
+
+    fn markdown(&self, tables: &[(Workload, String)], plots: &str) -> String {
+        let mut text = format!("# Last run\n\n![what each row costs its proxy]({plots})\n\n");
         for (name, version) in &self.versions {
             text.push_str(&format!("- {name}: {version}\n"));
         }

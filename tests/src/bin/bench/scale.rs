@@ -52,6 +52,7 @@ pub(crate) fn measure(lab: &Lab, places: &Places, count: usize, effort: Effort) 
             Answer::Held => change_ms += began.elapsed().as_secs_f64() * 1e3 / f64::from(CHANGES),
             other @ (Answer::Ready { .. }
             | Answer::Connected { .. }
+            | Answer::Timed { .. }
             | Answer::Loaded(_)
             | Answer::Downloaded { .. }
             | Answer::Failed(_)) => bail!("the client answered {other:?}"),

@@ -19,6 +19,10 @@ pub(crate) enum Workload {
     Close,
     /// HTTP/1.1 from the client, TLS to the server
     Originate,
+    /// HTTP/1.1, a thousand requests a second on one connection
+    Paced,
+    /// Opaque TCP connections of 64 bytes, one after the other
+    Exchange,
     /// One opaque TCP stream from the server
     Download,
     /// Memory of the proxy, at rest and with idle connections
@@ -42,11 +46,13 @@ pub(crate) type Column = (&'static str, &'static str, usize);
 const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
 
 impl Workload {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Connect,
         Self::Keepalive,
         Self::Close,
         Self::Originate,
+        Self::Paced,
+        Self::Exchange,
         Self::Download,
         Self::Memory,
         Self::Scale,
@@ -58,6 +64,8 @@ impl Workload {
             Self::Keepalive => "keepalive",
             Self::Close => "close",
             Self::Originate => "originate",
+            Self::Paced => "paced",
+            Self::Exchange => "exchange",
             Self::Download => "download",
             Self::Memory => "memory",
             Self::Scale => "scale",
@@ -72,6 +80,8 @@ impl Workload {
             Self::Originate => {
                 "TLS origination: HTTP/1.1 in, HTTP/1.1 over TLS out, 32 connections kept open"
             }
+            Self::Paced => "HTTP/1.1, 1,000 requests a second on one connection",
+            Self::Exchange => "Opaque TCP: connect, 64 bytes from the server, close; one after the other",
             Self::Download => "Opaque TCP, one stream from the server",
             Self::Memory => "Memory of the proxy, and for each of 1,000 idle HTTP connections",
             Self::Scale => {
@@ -92,6 +102,15 @@ impl Workload {
                 ("p50_us", "p50 µs", 0),
                 ("p99_us", "p99 µs", 0),
                 ("cpu_us", "proxy CPU µs/request", 1),
+                ("cpu_user_us", "user", 1),
+                ("cpu_system_us", "system", 1),
+                RATIO,
+                ("redirected", "redirected", 0),
+            ],
+            Self::Paced | Self::Exchange => &[
+                ("p50_us", "p50 µs", 0),
+                ("p99_us", "p99 µs", 0),
+                ("cpu_us", "proxy CPU µs each", 1),
                 ("cpu_user_us", "user", 1),
                 ("cpu_system_us", "system", 1),
                 RATIO,
@@ -129,7 +148,7 @@ impl Workload {
     pub(crate) fn cost(self) -> Option<&'static str> {
         match self {
             Self::Connect | Self::Memory | Self::Scale => None,
-            Self::Keepalive | Self::Close | Self::Originate => Some("cpu_us"),
+            Self::Keepalive | Self::Close | Self::Originate | Self::Paced | Self::Exchange => Some("cpu_us"),
             Self::Download => Some("cpu_s_per_gib"),
         }
     }
@@ -158,6 +177,8 @@ impl Workload {
             Self::Originate => each(&|row| {
                 carry::requests(start(row, Job::Originate)?, row, Job::Originate, Keep::Open, effort)
             }),
+            Self::Paced => each(&|row| carry::paced(start(row, Job::Plain)?, row, effort)),
+            Self::Exchange => each(&|row| carry::exchanges(start(row, Job::Opaque)?, row, effort)),
             Self::Download => each(&|row| carry::download(start(row, Job::Opaque)?, row, effort)),
             Self::Memory => each(&|row| carry::memory(start(row, Job::Plain)?, row)),
             Self::Scale => scale::SERVICES
