@@ -18,6 +18,7 @@ pub mod enroll;
 pub mod exec;
 pub mod explain;
 pub mod gateway;
+pub mod hash;
 pub mod output;
 pub mod plan;
 pub mod proxy;

@@ -15,7 +15,7 @@ use interceptor_user::proxy::{Intercepted, ProxiedWorkload, Proxy, ProxyOptions}
 use interceptor_user::snapshot::{
     AccessLogEncoding, Bounds, CaSource, Cluster, ClusterName, ClusterRef, Discovery, Endpoint, HashKey,
     Listener, LoadBalancer, OutboundTrafficPolicy, OutlierDetection, RouteTable, Snapshot, TcpRoute,
-    TlsOrigination, Tunnel, TunnelMethod,
+    TlsOrigination, Traffic, Tunnel, TunnelMethod,
 };
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
@@ -96,12 +96,21 @@ fn with_http_port(policy: OutboundTrafficPolicy, address: SocketAddr) -> Snapsho
 fn cluster(host: &str, endpoint: SocketAddr) -> Arc<Cluster> {
     let name = ClusterName::outbound(endpoint.port(), "", host);
     let discovery = Discovery::Static(vec![Endpoint::new(endpoint)]);
-    Arc::new(Cluster {
+    let traffic = Traffic {
         load_balancer: LoadBalancer::RoundRobin,
         connect_timeout: Duration::from_secs(5),
         tcp_idle_timeout: Duration::from_secs(60),
-        ..Cluster::new(name, host.into(), endpoint.port(), discovery)
-    })
+        ..Traffic::default()
+    };
+    let cluster = Cluster::new(name, host.into(), endpoint.port(), discovery);
+    Arc::new(Cluster { traffic: Arc::new(traffic), ..cluster })
+}
+
+/// The cluster of `a.example.com`, with something changed.
+fn changed(endpoint: SocketAddr, change: impl FnOnce(&mut Traffic)) -> Cluster {
+    let mut cluster = Cluster::clone(&cluster("a.example.com", endpoint));
+    change(&mut cluster);
+    cluster
 }
 
 /// A ClientHello for `name`, from rustls.
@@ -322,14 +331,9 @@ fn carried_in_tls(says_so: bool) {
         }
         stream.flush().unwrap();
     });
-    let plain = cluster("db.example.com", endpoint);
-    let cluster = Arc::new(Cluster {
-        tls: Some(TlsOrigination {
-            ca: CaSource::File(authority.path().to_owned()),
-            ..TlsOrigination::simple()
-        }),
-        ..(*plain).clone()
-    });
+    let mut cluster = cluster("db.example.com", endpoint);
+    Arc::make_mut(&mut cluster).tls =
+        Some(TlsOrigination { ca: CaSource::File(authority.path().to_owned()), ..TlsOrigination::simple() });
     let mut snapshot = Snapshot::empty(OutboundTrafficPolicy::RegistryOnly);
     let mut listener = Listener::new("0.0.0.0_3306".into(), OutboundTrafficPolicy::RegistryOnly);
     let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
@@ -504,7 +508,7 @@ fn with_tcp_port(cluster: Cluster) -> Snapshot {
 fn an_opaque_connection_beyond_the_bound_is_closed() {
     let (address, serving) = server(banner_then_echo);
     let bounds = Bounds { connections: Some(1), ..Bounds::default() };
-    let snapshot = with_tcp_port(Cluster { bounds, ..Cluster::clone(&cluster("a.example.com", address)) });
+    let snapshot = with_tcp_port(changed(address, |traffic| traffic.bounds = bounds));
     let running = Running::start(snapshot, Some("192.0.2.1:7000".parse().unwrap()));
     let mut first = running.connect();
     read_banner(&mut first);
@@ -523,11 +527,8 @@ fn an_opaque_connection_beyond_the_bound_is_closed() {
 #[test]
 fn an_opaque_connection_ends_after_its_duration() {
     let (address, serving) = server(banner_then_echo);
-    let tcp_max_connection_duration = Some(Duration::from_millis(200));
-    let snapshot = with_tcp_port(Cluster {
-        tcp_max_connection_duration,
-        ..Cluster::clone(&cluster("a.example.com", address))
-    });
+    let duration = Some(Duration::from_millis(200));
+    let snapshot = with_tcp_port(changed(address, |traffic| traffic.tcp_max_connection_duration = duration));
     let running = Running::start(snapshot, Some("192.0.2.1:7000".parse().unwrap()));
     let mut client = running.connect();
     read_banner(&mut client);
@@ -556,7 +557,7 @@ fn a_proxy_is_asked_for_the_target_and_its_refusal_is_told() {
             stream.read_to_end(&mut Vec::new()).unwrap();
         });
         let tunnel = Tunnel { method: TunnelMethod::Connect, target: "b.example.com:443".into() };
-        let cluster = Cluster { tunnel: Some(tunnel), ..Cluster::clone(&cluster("a.example.com", address)) };
+        let cluster = changed(address, |traffic| traffic.tunnel = Some(tunnel));
         let running = Running::start(with_tcp_port(cluster), Some("192.0.2.1:7000".parse().unwrap()));
         let mut client = running.connect();
         match expected {
@@ -593,7 +594,7 @@ fn read_chunks(stream: &mut impl BufRead) -> Option<Vec<u8>> {
 /// A snapshot that sends port 7000 through a proxy which is asked by POST.
 fn posted(address: SocketAddr) -> Snapshot {
     let tunnel = Tunnel { method: TunnelMethod::Post, target: "b.example.com:443".into() };
-    with_tcp_port(Cluster { tunnel: Some(tunnel), ..Cluster::clone(&cluster("a.example.com", address)) })
+    with_tcp_port(changed(address, |traffic| traffic.tunnel = Some(tunnel)))
 }
 
 fn read_post(stream: &mut impl BufRead) {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::analysis::{self, Audience, Flags};
 use crate::compile::{Client, CompileSettings, Compiler};
+use crate::datapath;
 use crate::exec::findings::Findings;
 use crate::resource::{Diagnostic, World};
 use crate::snapshot::Snapshot;
@@ -126,6 +127,7 @@ impl Compile {
                 self.compile_all();
             }
             self.report();
+            datapath::release_free_memory();
         }
     }
 

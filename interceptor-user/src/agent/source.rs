@@ -39,10 +39,10 @@ impl Source {
             AgentSource::Files { config, mesh_config } => {
                 let (source, world, diagnostics) = FileSource::open(config.clone(), mesh_config.clone())?;
                 telling.tell(diagnostics, source.texts().clone());
-                following.send_replace(Some(Arc::new(world)));
+                following.send_replace(Some(world));
                 let watching = source.watch(move |world, diagnostics, texts| {
                     telling.tell(diagnostics, texts.clone());
-                    following.send_replace(Some(Arc::new(world.clone())));
+                    following.send_replace(Some(Arc::clone(world)));
                 })?;
                 Self::Files { _watching: watching }
             }
@@ -50,7 +50,7 @@ impl Source {
                 settings.clone(),
                 move |world, diagnostics| {
                     telling.tell(diagnostics, Texts::default());
-                    following.send_replace(Some(Arc::new(world.clone())));
+                    following.send_replace(Some(Arc::clone(world)));
                 },
                 move |change| drop(changes.send(change)),
             )?),

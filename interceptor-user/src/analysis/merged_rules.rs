@@ -84,7 +84,7 @@ fn same(one: &TrafficPolicy, other: &TrafficPolicy) -> bool {
         let mut policy = policy.clone();
         let blocks = policy.ports.values_mut().map(|blocks| &mut **blocks).chain([&mut policy.blocks]);
         for tls in blocks.filter_map(|blocks| blocks.tls.as_mut()) {
-            tls.position = Position::default();
+            Arc::make_mut(tls).position = Position::default();
         }
         policy
     };

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
@@ -78,7 +79,7 @@ pub(super) struct FileFlags {
 /// What the files hold, compiled for the client.
 #[derive(Debug)]
 pub(super) struct Resources {
-    pub(super) world: World,
+    pub(super) world: Arc<World>,
     pub(super) snapshot: Snapshot,
     pub(super) settings: CompileSettings,
     pub(super) redirect: RedirectPolicy,

@@ -22,6 +22,14 @@ impl Changed {
         let mut changed = Self::default();
         let (mut old, mut new) = (before.resources.iter().peekable(), after.resources.iter().peekable());
         loop {
+            // Most are the very same: then their keys need no comparing.
+            if let (Some((_, one)), Some((_, other))) = (old.peek(), new.peek())
+                && one.is(other)
+            {
+                old.next();
+                new.next();
+                continue;
+            }
             let order = match (old.peek(), new.peek()) {
                 (None, None) => return changed,
                 (Some(_), None) => std::cmp::Ordering::Less,

@@ -19,10 +19,10 @@ pub(super) fn of(route: &HttpRoute, condition: Option<&HttpMatch>) -> Option<Arc
         | HttpAction::Delegate { .. } => None,
     };
     let mut changes = Changes::default();
-    let rewrite = route.rewrite.as_ref();
+    let rewrite = route.rewrite.as_deref();
     let mut authority = rewrite.and_then(|rewrite| rewrite.authority.clone());
-    for headers in [Some(&route.headers), only.map(|destination| &destination.headers)].into_iter().flatten()
-    {
+    let of_destination = only.and_then(|destination| destination.headers.as_deref());
+    for headers in [route.headers.as_deref(), of_destination].into_iter().flatten() {
         let Headers { request, response, authority: of_headers } = headers;
         add(&mut changes.request, request);
         add(&mut changes.response, response);

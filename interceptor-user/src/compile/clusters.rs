@@ -1,6 +1,5 @@
 //! Clusters: for each port of each service one, and one for each subset.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::connection_pool;
@@ -11,11 +10,12 @@ use super::locality;
 use super::registry::{Registry, Service};
 use super::tls;
 use super::{CompileSettings, Role, gateway};
+use crate::hash::{HashMap, HashSet};
 use crate::resource::destination_rule::Subset;
 use crate::resource::service_entry::{ServicePort, WorkloadEntry};
 use crate::resource::{ALLOW_FROM, AllowFrom, DestinationRule, MeshConfig, ServiceEntry};
 use crate::snapshot::{
-    Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, OffLimits, OutboundTrafficPolicy,
+    Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, OffLimits, OutboundTrafficPolicy, Traffic,
 };
 
 /// What all clusters depend on.
@@ -27,6 +27,21 @@ pub(super) struct Common<'a> {
     pub(super) off_limits: Option<&'a Arc<OffLimits>>,
     /// Clusters that lead around the egress gateway are left out.
     pub(super) enforced: bool,
+}
+
+/// What clusters made in one compile are spoken to like, each once: ten thousand services say a few things.
+#[derive(Debug, Default)]
+struct Traffics(HashSet<Arc<Traffic>>);
+
+impl Traffics {
+    fn get(&mut self, traffic: Traffic) -> Arc<Traffic> {
+        if let Some(known) = self.0.get(&traffic) {
+            return Arc::clone(known);
+        }
+        let traffic = Arc::new(traffic);
+        self.0.insert(Arc::clone(&traffic));
+        traffic
+    }
 }
 
 /// Every cluster by name, and what each was made from.
@@ -56,20 +71,26 @@ impl Clusters {
         rules: &DestinationRules,
         previous: Option<&Self>,
     ) -> Self {
-        let mut by_name = HashMap::with_capacity(previous.map_or(0, |previous| previous.by_name.len()));
-        let mut by_host: HashMap<Arc<str>, Vec<ServiceClusters>> =
-            HashMap::with_capacity(previous.map_or(0, |previous| previous.by_host.len()));
-        let (mut changed_hosts, mut around_gateway) = (HashSet::new(), HashSet::new());
+        let mut by_name = HashMap::with_capacity_and_hasher(
+            previous.map_or(0, |previous| previous.by_name.len()),
+            Default::default(),
+        );
+        let mut by_host: HashMap<Arc<str>, Vec<ServiceClusters>> = HashMap::with_capacity_and_hasher(
+            previous.map_or(0, |previous| previous.by_host.len()),
+            Default::default(),
+        );
+        let (mut changed_hosts, mut around_gateway) = (HashSet::default(), HashSet::default());
+        let mut traffics = Traffics::default();
         for service in &registry.services {
             let rule = rules.of(&service.host, service.entry.meta.namespace()).or(rules.default_rule());
-            let of_host = by_host.entry(Arc::clone(&service.host)).or_default();
+            let of_host = by_host.entry(Arc::clone(&service.host)).or_insert_with(|| Vec::with_capacity(1));
             let before =
                 previous.and_then(|previous| previous.by_host.get(&service.host)?.get(of_host.len()));
             let made = match before.filter(|before| before.is_of(service, rule)) {
                 Some(before) => before.clone(),
                 None => {
                     changed_hosts.insert(Arc::clone(&service.host));
-                    ServiceClusters::new(common, service, rule)
+                    ServiceClusters::new(common, service, rule, &mut traffics)
                 }
             };
             for cluster in &*made.clusters {
@@ -127,19 +148,25 @@ impl Clusters {
 }
 
 impl ServiceClusters {
-    fn new(common: Common<'_>, service: &Service, rule: Option<&MergedRule>) -> Self {
+    fn new(
+        common: Common<'_>,
+        service: &Service,
+        rule: Option<&MergedRule>,
+        traffics: &mut Traffics,
+    ) -> Self {
         let subsets = || rule.map(|rule| &rule.subsets).into_iter().flatten().map(|subset| &**subset);
         let (ports, source) = (&service.entry.ports, source(service, rule));
-        let clusters = ports.iter().flat_map(|port| {
-            let each = [None].into_iter().chain(subsets().map(Some));
-            let source = &source;
-            each.filter_map(move |subset| {
-                let cluster = cluster(common, service, port, rule, subset)?;
-                Some(Arc::new(Cluster { source: Some(Arc::clone(source)), ..cluster }))
-            })
-        });
+        let mut clusters = Vec::new();
+        for port in ports {
+            for subset in [None].into_iter().chain(subsets().map(Some)) {
+                let Some(cluster) = cluster(common, (service, port, subset), rule, traffics) else {
+                    continue;
+                };
+                clusters.push(Arc::new(Cluster { source: Some(Arc::clone(&source)), ..cluster }));
+            }
+        }
         let rules = rule.map(|rule| rule.rules.clone()).unwrap_or_default();
-        Self { entry: Arc::clone(&service.entry), clusters: clusters.collect(), rules }
+        Self { entry: Arc::clone(&service.entry), clusters: clusters.into(), rules }
     }
 
     fn is_of(&self, service: &Service, rule: Option<&MergedRule>) -> bool {
@@ -150,10 +177,9 @@ impl ServiceClusters {
 /// One cluster; `None` when nobody can say where its endpoints are.
 fn cluster(
     common: Common<'_>,
-    service: &Service,
-    port: &ServicePort,
+    (service, port, subset): (&Service, &ServicePort, Option<&Subset>),
     rule: Option<&MergedRule>,
-    subset: Option<&Subset>,
+    traffics: &mut Traffics,
 ) -> Option<Cluster> {
     let subset_name = subset.map(|subset| &*subset.name).unwrap_or_default();
     let blocks = rule.map(|rule| rule.policy_of(port.number, subset)).unwrap_or_default();
@@ -174,23 +200,27 @@ fn cluster(
         }
     };
     let pool = blocks.connection_pool.clone().unwrap_or_default();
-    let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_ref());
+    let top = rule.and_then(|rule| rule.policy.blocks.connection_pool.as_deref());
     let extras = rule.map(|rule| rule.extras_of(subset)).unwrap_or_default();
     let name = ClusterName::outbound(port.number, subset_name, &service.host);
-    let cluster = Cluster {
+    let traffic = Traffic {
         tls: rule
             .and_then(|rule| tls::origination(common, rule, &blocks, (service, port.number, subset_name))),
         load_balancer: load_balancing::policy(&balancing),
         hash_key: load_balancing::hash_key(&balancing),
         warmup: load_balancing::warmup(&balancing),
-        outlier_detection: blocks.outlier_detection.as_ref().map(load_balancing::outlier_detection),
+        outlier_detection: blocks.outlier_detection.as_deref().map(load_balancing::outlier_detection),
+        ..Traffic::default()
+    };
+    let protocol = (port.protocol.is_http(), port.protocol.is_http2());
+    let traffic = connection_pool::apply(traffic, common.mesh, &pool, top, extras, protocol);
+    Some(Cluster {
         placements,
         off_limits: common.off_limits.cloned(),
         allow_from: allow_from(common.settings, service),
+        traffic: traffics.get(traffic),
         ..Cluster::new(name, Arc::clone(&service.host), port.number, discovery)
-    };
-    let protocol = (port.protocol.is_http(), port.protocol.is_http2());
-    Some(connection_pool::apply(cluster, common.mesh, &pool, top, extras, protocol))
+    })
 }
 
 /// At a gateway. What can't be read was refused with its entry.
@@ -205,6 +235,7 @@ fn allow_from(settings: &CompileSettings, service: &Service) -> Option<AllowFrom
 }
 
 fn source(service: &Service, rule: Option<&MergedRule>) -> Arc<ClusterSource> {
-    let rules = rule.into_iter().flat_map(|rule| &rule.rules).map(|rule| rule.meta.key.clone());
-    Arc::new(ClusterSource { service: service.entry.meta.key.clone(), destination_rules: rules.collect() })
+    let rules = rule.map(|rule| rule.rules.iter().map(|rule| rule.meta.key.clone()).collect());
+    let destination_rules = rules.unwrap_or_default();
+    Arc::new(ClusterSource { service: service.entry.meta.key.clone(), destination_rules })
 }

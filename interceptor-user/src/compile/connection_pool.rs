@@ -6,7 +6,7 @@ use crate::resource::MeshConfig;
 use crate::resource::connection_pool::{ConnectionPool, H2Upgrade, Http2Keepalive, TcpKeepalive};
 use crate::resource::destination_rule::Extras;
 use crate::resource::tunnel::{ProxyProtocol, Tunnel, TunnelProtocol};
-use crate::snapshot::{self, Bounds, Cluster, RetryBudget, TunnelMethod, UpstreamProtocol};
+use crate::snapshot::{self, Bounds, RetryBudget, Traffic, TunnelMethod, UpstreamProtocol};
 
 /// Envoy has no default; gRPC's.
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -14,13 +14,13 @@ const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Sets what `pool` and `extras` say, `top` being the pool of the rule's top-level policy. `is_http2` and
 /// `is_http` are about the port's protocol.
 pub(super) fn apply(
-    cluster: Cluster,
+    traffic: Traffic,
     mesh: &MeshConfig,
     pool: &ConnectionPool,
     top: Option<&ConnectionPool>,
     extras: Extras,
     (is_http, is_http2): (bool, bool),
-) -> Cluster {
+) -> Traffic {
     let http2 = is_http2
         || match pool.h2_upgrade {
             Some(H2Upgrade::Upgrade) => true,
@@ -32,14 +32,14 @@ pub(super) fn apply(
         percent_thousandths: budget.percent_thousandths.unwrap_or(defaults.percent_thousandths),
         min_retry_concurrency: budget.min_retry_concurrency.unwrap_or(defaults.min_retry_concurrency),
     });
-    Cluster {
+    Traffic {
         protocol: if http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
         use_client_protocol: pool.use_client_protocol,
         connect_timeout: pool.connect_timeout.unwrap_or(mesh.connect_timeout),
         // Istio takes what concerns opaque bytes from the top-level policy only.
-        tcp_idle_timeout: top.and_then(|pool| pool.tcp_idle_timeout).unwrap_or(cluster.tcp_idle_timeout),
+        tcp_idle_timeout: top.and_then(|pool| pool.tcp_idle_timeout).unwrap_or(traffic.tcp_idle_timeout),
         tcp_max_connection_duration: top.and_then(|pool| pool.max_connection_duration),
-        http_idle_timeout: http_idle_timeout(pool).unwrap_or(cluster.http_idle_timeout),
+        http_idle_timeout: http_idle_timeout(pool).unwrap_or(traffic.http_idle_timeout),
         http_max_connection_duration: pool.max_connection_duration,
         max_requests_per_connection: pool.max_requests_per_connection,
         max_concurrent_streams: pool.max_concurrent_streams,
@@ -59,7 +59,7 @@ pub(super) fn apply(
             ProxyProtocol::V1 => snapshot::ProxyProtocol::V1,
             ProxyProtocol::V2 => snapshot::ProxyProtocol::V2,
         }),
-        ..cluster
+        ..traffic
     }
 }
 

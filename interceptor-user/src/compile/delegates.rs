@@ -130,7 +130,6 @@ fn delegate_of(root: &VirtualService, route: &HttpRoute) -> Option<ResourceKey> 
 /// What the delegate does not say is as the root says it. `None` when their matches conflict.
 fn merge(root: &HttpRoute, delegate: &HttpRoute) -> Option<HttpRoute> {
     let delegate = delegate.clone();
-    let headers = if delegate.headers.is_empty() { root.headers.clone() } else { delegate.headers };
     Some(HttpRoute {
         name: joined(root.name.as_ref(), delegate.name),
         matches: merge_matches(&root.matches, delegate.matches)?,
@@ -141,7 +140,7 @@ fn merge(root: &HttpRoute, delegate: &HttpRoute) -> Option<HttpRoute> {
         mirroring: delegate.mirroring.or(&root.mirroring),
         cors: delegate.cors.or_else(|| root.cors.clone()),
         rewrite: delegate.rewrite.or_else(|| root.rewrite.clone()),
-        headers,
+        headers: delegate.headers.or_else(|| root.headers.clone()),
         position: delegate.position,
         written: None,
     })

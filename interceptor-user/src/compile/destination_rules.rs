@@ -1,10 +1,10 @@
 //! Which DestinationRule a service gets, and what it says about one port of one subset (Istio's
 //! push_context.go and MergeSubsetTrafficPolicy).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Client;
+use crate::hash::HashMap;
 use crate::resource::destination_rule::{Blocks, DestinationRule, Extras, Subset, TrafficPolicy};
 use crate::resource::{ExportTo, World};
 use crate::snapshot::HostMap;
@@ -98,9 +98,10 @@ pub(crate) fn merge<'a>(
 ) -> ByPlace<'a> {
     let mut rules: Vec<&Arc<DestinationRule>> = rules.collect();
     rules.sort_by_key(|rule| rule.meta.age_order());
-    let mut merged = ByPlace::new();
+    let mut merged = ByPlace::with_capacity_and_hasher(rules.len(), Default::default());
     for rule in rules {
-        let same_place = merged.entry((rule.meta.namespace(), &rule.host)).or_default();
+        let same_place =
+            merged.entry((rule.meta.namespace(), &rule.host)).or_insert_with(|| Vec::with_capacity(1));
         if rule.workload_selector.is_some() {
             // Nobody outside its namespace gets it, whatever it says.
             same_place.push(MergedRule::new(rule, &ExportTo::own_only()));
@@ -137,7 +138,7 @@ impl DestinationRules {
         let merged = merge(world, world.destination_rules().filter(is_for_client));
         let base = &world.mesh.default_traffic_policy;
         let has_base = *base != TrafficPolicy::default();
-        let mut by_namespace: HashMap<Arc<str>, ByHost> = HashMap::new();
+        let mut by_namespace: HashMap<Arc<str>, ByHost> = HashMap::default();
         for ((namespace, host), mut rules) in merged {
             // The sort is stable: within each the oldest stays first.
             rules.sort_by_key(|rule| !rule.is_selected);

@@ -62,7 +62,8 @@ pub(super) fn of(
             if is_empty && own_name.is_none() {
                 return None;
             }
-            let (targets, placements) = placed.map(target).chain(own_name).unzip();
+            let (mut targets, placements): (Vec<_>, Vec<_>) = placed.map(target).chain(own_name).unzip();
+            targets.shrink_to_fit();
             (Discovery::StrictDns(targets), unless_alike(placements))
         }
         Resolution::DnsRoundRobin => {

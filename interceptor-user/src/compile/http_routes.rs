@@ -159,13 +159,13 @@ impl Translator<'_> {
             }
             _ => format!("{}:{}{path}", place.service.meta.name(), place.port),
         };
-        let retries = place.route.retries.as_ref().or(self.default_retries);
+        let retries = place.route.retries.as_deref().or(self.default_retries);
         let timeout = place.route.timeout.filter(|timeout| !timeout.is_zero());
         Some(RouteAction::Forward(Arc::new(Forward {
             timeout,
             retries: retries::policy(retries, timeout),
-            fault: place.route.fault.as_ref().and_then(http_filters::fault),
-            cors: place.route.cors.as_ref().map(|policy| Box::new(http_filters::cors(policy))),
+            fault: place.route.fault.as_deref().and_then(http_filters::fault),
+            cors: place.route.cors.as_deref().map(|policy| Box::new(http_filters::cors(policy))),
             mirrors: self.mirrors(place),
             ..Forward::to(clusters, operation.into())
         })))
@@ -190,13 +190,14 @@ impl Translator<'_> {
     ) -> Vec<WeightedCluster> {
         let single = destinations.len() == 1;
         let used = destinations.iter().filter(|destination| single || destination.weight > 0);
-        used.map(|destination| WeightedCluster {
+        let mut clusters = Vec::with_capacity(destinations.len());
+        clusters.extend(used.map(|destination| WeightedCluster {
             cluster: self.destination(meta, destination, listener_port, &format!("{field}.destination")),
             weight: if single { 1 } else { destination.weight },
             // A single one's are among the route's own.
-            changes: if single { None } else { changes::of_destination(&destination.headers) },
-        })
-        .collect()
+            changes: destination.headers.as_deref().filter(|_| !single).and_then(changes::of_destination),
+        }));
+        clusters
     }
 
     fn destination(

@@ -4,7 +4,6 @@
 //! whole port when they have neither.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use super::findings::Findings;
 use super::l4_routes::{Chain, L4Routes};
 use super::registry::{Bind, Registry, Service};
 use super::routes::Routes;
+use crate::hash::HashMap;
 use crate::resource::service_entry::{AddressRange, Protocol, ServicePort};
 use crate::resource::{Diagnostic, Level, code};
 use crate::snapshot::{CatchAll, CidrChain, HostMap, Listener, TcpRoute};
@@ -65,8 +65,8 @@ impl<'a> Listeners<'a> {
             routes,
             l4_routes,
             findings,
-            by_address: HashMap::new(),
-            by_port: HashMap::new(),
+            by_address: HashMap::default(),
+            by_port: HashMap::default(),
         }
     }
 
@@ -129,7 +129,7 @@ impl<'a> Listeners<'a> {
         let port = owner.port.number;
         let new = || {
             let mut draft = Draft::new(format!("0.0.0.0_{port}"), self.catch_all, owner);
-            draft.name_owners = self.learned_names.then(HashMap::new);
+            draft.name_owners = self.learned_names.then(HashMap::default);
             draft.is_strict = self.is_strict;
             draft
         };
@@ -161,7 +161,7 @@ impl Draft {
             tcp_owner: None,
             name_owners: None,
             is_strict: false,
-            range_owners: HashMap::new(),
+            range_owners: HashMap::default(),
         }
     }
 

@@ -141,7 +141,7 @@ pub struct CompileSettings {
 
 /// Compiles what `settings.client` gets.
 pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diagnostic>) {
-    Compiler::new(settings.clone()).compile(world)
+    Compiler::new(settings.clone()).compile(&Arc::new(world.clone()))
 }
 
 /// Compiles one world after another for the same client, doing again only what a change touches. What it
@@ -155,7 +155,7 @@ pub struct Compiler {
 /// What the compile before leaves.
 #[derive(Debug)]
 struct Previous {
-    world: World,
+    world: Arc<World>,
     registry: Arc<Registry>,
     rules: Arc<DestinationRules>,
     virtual_services: Arc<VirtualServices>,
@@ -176,7 +176,7 @@ impl Compiler {
         &self.settings
     }
 
-    pub fn compile(&mut self, world: &World) -> (Snapshot, Vec<Diagnostic>) {
+    pub fn compile(&mut self, world: &Arc<World>) -> (Snapshot, Vec<Diagnostic>) {
         let settings = &self.settings;
         let client = &settings.client;
         let findings = Findings::default();
@@ -253,7 +253,7 @@ impl Compiler {
             clusters: clusters.by_name(),
         };
         self.previous = Some(Previous {
-            world: world.clone(),
+            world: Arc::clone(world),
             registry,
             rules,
             virtual_services,

@@ -1,6 +1,6 @@
 //! The services that a client sees: one for each host of each visible ServiceEntry and Kubernetes Service.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use super::scope::{Import, Scope};
 use super::unix_endpoints;
 use super::virtual_services::VirtualServices;
 use super::workloads::Workloads;
+use crate::hash::HashMap;
 use crate::resource::service_entry::{AddressRange, Resolution, ServicePort};
 use crate::resource::{Diagnostic, ServiceEntry, VirtualService, World};
 
@@ -170,7 +171,7 @@ impl Registry {
 
     /// What VirtualServices lead to has clusters, also when the Sidecar does not name it.
     fn add_destinations(&mut self, entries: &[Arc<ServiceEntry>], virtual_services: &VirtualServices) {
-        let mut by_host: HashMap<&Arc<str>, &Arc<ServiceEntry>> = HashMap::new();
+        let mut by_host: HashMap<&Arc<str>, &Arc<ServiceEntry>> = HashMap::default();
         for entry in entries {
             for host in &entry.hosts {
                 by_host.entry(&host.value).or_insert(entry);

@@ -1,12 +1,13 @@
 //! Route tables: the virtual hosts of a port, or of one service (Istio's core/httproute.go).
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::http_routes::Translator;
 use super::registry::Service;
 use super::virtual_services::VirtualServices;
+use crate::hash::HashMap;
 use crate::resource::service_entry::Protocol;
 use crate::resource::{Diagnostic, ResourceKey, VirtualService};
 use crate::snapshot::{
@@ -52,7 +53,7 @@ impl<'a> Routes<'a> {
         virtual_services: &'a VirtualServices,
         previous: Option<&'a Translations>,
     ) -> Self {
-        let mut by_port: HashMap<u16, Vec<_>> = HashMap::new();
+        let mut by_port: HashMap<u16, Vec<_>> = HashMap::default();
         for service in &translator.registry.services {
             for port in &service.entry.ports {
                 by_port.entry(port.number).or_default().push(service);

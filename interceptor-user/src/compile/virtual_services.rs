@@ -1,7 +1,7 @@
 //! Which VirtualServices apply to a service: those bound to `mesh` that the client sees. For a gateway, those bound to
 //! gateways.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Role;
@@ -9,6 +9,7 @@ use super::delegates::{self, Delegates};
 use super::findings::Findings;
 use super::registry::backwards;
 use super::scope::Scope;
+use crate::hash::HashMap;
 use crate::resource::{Diagnostic, VirtualService, World};
 
 /// VirtualServices by age; indices into `all` are in that order.

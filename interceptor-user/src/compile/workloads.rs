@@ -1,10 +1,11 @@
 //! The endpoints of entries with a workloadSelector: WorkloadEntries and Pods of the same namespace. Also where
 //! headless Services are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::hash::HashMap;
 use crate::resource::service_entry::{Resolution, WorkloadEntry as Endpoint};
 use crate::resource::{Labels, Pod, Service, ServiceEntry, UnixPath, WorkloadEntry, World};
 

@@ -60,7 +60,7 @@ pub use pod_records::PodRecord;
 pub use preflight::{KERNEL_MIN, kernel_version, preflight};
 pub use query_sockets::QuerySockets;
 pub use redirected::Redirected;
-pub use sys::readable;
+pub use sys::{readable, release_free_memory};
 pub use workloads::Listener;
 
 use counters::Counters;

@@ -1,7 +1,9 @@
 //! The resources of one run: read, compiled, and their mistakes told; and again whenever the files change.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 
 use anyhow::Context;
 use rustix::event::{EventfdFlags, eventfd};
@@ -9,6 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::findings::Findings;
 use crate::analysis::{self, Audience};
 use crate::compile::{CompileSettings, Compiler, NodePaths, Role};
+use crate::datapath;
 use crate::resource::{Diagnostic, World};
 use crate::settings::ExecSettings;
 use crate::snapshot::Snapshot;
@@ -38,6 +41,7 @@ impl Configuration {
         let mut told = Findings::default();
         let (snapshot, findings) = compiler.compile(&world);
         tell(&world, compiler.settings(), [diagnostics, findings], source.texts(), &mut told);
+        datapath::release_free_memory();
         Ok(Self { source, compiler, snapshot, told })
     }
 
@@ -47,13 +51,15 @@ impl Configuration {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("can't make an event")?;
         let wake = changed.try_clone().context("can't duplicate an event")?;
         let (sender, compiled_ones) = channel();
-        let (mut compiler, mut told) = (self.compiler, self.told);
+        let mut compiler = self.compiler;
+        let telling = tell_apart(compiler.settings().clone(), self.told)?;
         let watching = self.source.watch(move |world, diagnostics, texts| {
             let (snapshot, findings) = compiler.compile(world);
             // An error is the other side gone, or woken already.
             let _told =
                 sender.send(snapshot).is_ok() && rustix::io::write(&wake, &1_u64.to_ne_bytes()).is_ok();
-            tell(world, compiler.settings(), [diagnostics, findings], texts, &mut told);
+            // An error is that thread gone, which ends with this one.
+            let _telling = telling.send((Arc::clone(world), [diagnostics, findings], texts.clone())).is_ok();
         })?;
         Ok((self.snapshot, Changes { changed, compiled: compiled_ones, _watching: watching }))
     }
@@ -81,6 +87,25 @@ impl AsFd for Changes {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.changed.as_fd()
     }
+}
+
+/// A world, what is known of its mistakes already, and the texts that they are in.
+type Untold = (Arc<World>, [Vec<Diagnostic>; 2], Texts);
+
+/// Tells what is wrong on a thread of its own, until the answer is dropped: the next change does not wait for the last
+/// one's analysis, which takes longer than all the rest. Of several changes only the last is told of.
+fn tell_apart(settings: CompileSettings, mut told: Findings) -> anyhow::Result<Sender<Untold>> {
+    let (sender, untold) = channel::<Untold>();
+    let tell_each = move || {
+        while let Ok(next) = untold.recv() {
+            let (world, known, texts) = untold.try_iter().last().unwrap_or(next);
+            tell(&world, &settings, known, &texts, &mut told);
+            drop((world, texts));
+            datapath::release_free_memory();
+        }
+    };
+    thread::Builder::new().name("findings".into()).spawn(tell_each).context("can't start a thread")?;
+    Ok(sender)
 }
 
 /// What is wrong, once the snapshot is on its way: nothing waits for it.

@@ -2,7 +2,6 @@
 //! does not change keep their runtime, and with it their endpoints, load and pools. A cluster that nobody
 //! has used yet has none: of ten thousand services a node's workloads use a few.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::certificates::expiry::Expiry;
 use super::termination::TlsServer;
 use super::upstream::{BoundsId, ClusterRuntime, RuntimeId, TlsClient, random};
 use crate::dns::Resolver;
+use crate::hash::{HashMap, HashSet};
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, Discovery, Listener, Snapshot, TlsOrigination, TlsTermination,
     WeightedCluster,
@@ -78,7 +78,7 @@ impl Active {
                 (Arc::clone(&previous.clusters), Arc::clone(&previous.tls))
             }
             Some(_) | None => {
-                let mut tls = TlsClients::new();
+                let mut tls = TlsClients::default();
                 let mut client = |origination: &TlsOrigination| {
                     let known = tls.get(origination).or_else(|| previous?.tls.get(origination)).cloned();
                     let client = known.unwrap_or_else(|| Arc::new(TlsClient::new(origination)));
@@ -166,7 +166,7 @@ fn tls_servers(snapshot: &Snapshot, previous: Option<&Active>) -> TlsServers {
         listener.terminated.iter().map(|(_, chain)| Arc::clone(&chain.tls)).collect()
     };
     let listeners = snapshot.by_address.values().chain(snapshot.by_port.values());
-    let mut servers = TlsServers::new();
+    let mut servers = TlsServers::default();
     for termination in listeners.flat_map(chains) {
         if servers.contains_key(&termination) {
             continue;
@@ -195,8 +195,7 @@ fn choose(clusters: &[WeightedCluster]) -> Option<&WeightedCluster> {
 fn passthrough() -> Cluster {
     let name = ClusterName(ClusterName::PASSTHROUGH.into());
     let discovery = Discovery::OriginalDst { port: None };
-    Cluster {
-        http_idle_timeout: PASSTHROUGH_HTTP_IDLE_TIMEOUT,
-        ..Cluster::new(name, ClusterName::PASSTHROUGH.into(), 0, discovery)
-    }
+    let mut cluster = Cluster::new(name, ClusterName::PASSTHROUGH.into(), 0, discovery);
+    cluster.http_idle_timeout = PASSTHROUGH_HTTP_IDLE_TIMEOUT;
+    cluster
 }

@@ -2,7 +2,6 @@
 //! request takes no lock.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use http::HeaderValue;
 use super::copy::Transferred;
 use super::outcome::ResponseFlags;
 use super::upstream::{ClusterRuntime, RuntimeId};
+use crate::hash::HashMap;
 use crate::snapshot::{ClusterName, Snapshot};
 use crate::telemetry::metrics::{Destination, NAME_MAX, Outcome, RequestProtocol, Series, WorkerSeries, cut};
 use crate::workload::SpiffeId;

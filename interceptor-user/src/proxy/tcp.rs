@@ -24,7 +24,7 @@ use super::upstream::{ClusterRuntime, ConnectError, OpaqueIo, OpaqueUpstream};
 use super::worker::Worker;
 use crate::dns::LearnedNames;
 use crate::snapshot::listener::{NO_FILTER_CHAIN_DETAILS, NO_NAME_DETAILS};
-use crate::snapshot::{Cluster, ClusterName, Refusal, TcpRoute};
+use crate::snapshot::{ClusterName, Refusal, TcpRoute, Traffic};
 use crate::telemetry::AccessRecord;
 
 /// How long a partial ClientHello may hold up bytes whose way is known already.
@@ -136,8 +136,8 @@ pub(super) async fn connect(
         return Err(ConnectFailure { error: NotConnected::NotAllowed, cluster });
     }
     let connected = runtime.connect_opaque(downstream).await;
-    let Cluster { tcp_idle_timeout: idle_timeout, tcp_max_connection_duration: max_duration, .. } =
-        **runtime.cluster();
+    let Traffic { tcp_idle_timeout: idle_timeout, tcp_max_connection_duration: max_duration, .. } =
+        *runtime.cluster().traffic;
     match connected {
         Ok(opened) => Ok(Upstream { opened, cluster, idle_timeout, max_duration }),
         Err(error) => Err(ConnectFailure { error: NotConnected::Failed(error), cluster }),

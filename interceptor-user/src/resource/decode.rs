@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::code::{self, Code};
 use super::diagnostic::{Diagnostic, Level, Origin, Position};
 use super::duration;
+use super::intern::intern;
 use super::object::Object;
 use super::words::{describe, did_you_mean, is_number_or_truth};
 use super::yaml::{Entry, Node, Value};
@@ -209,7 +210,7 @@ impl<'a> Field<'a> {
 
     pub(super) fn text(&self) -> Option<Arc<str>> {
         match &self.node.value {
-            Value::Text(text) => Some((&**text).into()),
+            Value::Text(text) => Some(intern(text)),
             Value::Plain(text) if is_number_or_truth(text) => {
                 self.error(format!(
                     "expected text, found {}: write it in quotes: \"{text}\"",
@@ -217,7 +218,7 @@ impl<'a> Field<'a> {
                 ));
                 None
             }
-            Value::Plain(text) => Some((&**text).into()),
+            Value::Plain(text) => Some(intern(text)),
             Value::Null | Value::Sequence(_) | Value::Mapping(_) => self.expected("text"),
         }
     }

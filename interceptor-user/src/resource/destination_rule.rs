@@ -78,13 +78,13 @@ impl TrafficPolicy {
     }
 }
 
-/// The parts of a policy that replace each other block by block.
+/// The parts of a policy that replace each other block by block. Most rules have one or two of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocks {
-    pub load_balancer: Option<LoadBalancerSettings>,
-    pub outlier_detection: Option<OutlierDetection>,
-    pub connection_pool: Option<ConnectionPool>,
-    pub tls: Option<ClientTls>,
+    pub load_balancer: Option<Arc<LoadBalancerSettings>>,
+    pub outlier_detection: Option<Arc<OutlierDetection>>,
+    pub connection_pool: Option<Arc<ConnectionPool>>,
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
@@ -178,9 +178,16 @@ fn read_blocks(policy: &Object<'_>) -> Blocks {
     Blocks {
         load_balancer: policy
             .get("loadBalancer")
-            .and_then(|field| load_balancer::read(&field, policy.has("outlierDetection"))),
-        outlier_detection: policy.get("outlierDetection").and_then(|field| outlier_detection::read(&field)),
-        connection_pool: policy.get("connectionPool").and_then(|field| connection_pool::read(&field)),
-        tls: policy.get("tls").and_then(|field| client_tls::read(&field)),
+            .and_then(|field| load_balancer::read(&field, policy.has("outlierDetection")))
+            .map(Arc::new),
+        outlier_detection: policy
+            .get("outlierDetection")
+            .and_then(|field| outlier_detection::read(&field))
+            .map(Arc::new),
+        connection_pool: policy
+            .get("connectionPool")
+            .and_then(|field| connection_pool::read(&field))
+            .map(Arc::new),
+        tls: policy.get("tls").and_then(|field| client_tls::read(&field)).map(Arc::new),
     }
 }

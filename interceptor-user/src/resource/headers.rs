@@ -17,12 +17,6 @@ pub struct Headers {
     pub authority: Option<Arc<str>>,
 }
 
-impl Headers {
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderOperations {
     pub set: Vec<(HeaderName, HeaderValue)>,
@@ -31,14 +25,13 @@ pub struct HeaderOperations {
 }
 
 /// Reads `headers` of a route or destination.
-pub(super) fn read(route: &Object<'_>) -> Headers {
-    let Some(headers) = route.get("headers").and_then(|field| field.object()) else {
-        return Headers::default();
-    };
+pub(super) fn read(route: &Object<'_>) -> Option<Box<Headers>> {
+    let headers = route.get("headers").and_then(|field| field.object())?;
     let mut authority = None;
     let request = read_operations(headers.get("request"), Some(&mut authority));
     let response = read_operations(headers.get("response"), None);
-    Headers { request, response, authority }
+    let headers = Headers { request, response, authority };
+    (headers != Headers::default()).then(|| Box::new(headers))
 }
 
 fn read_operations(

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::decode::{Field, Spanned};
+use super::intern::intern;
 
 /// Reads a host, lower-cased; a mistake is reported with Istio's words.
 pub(super) fn read(field: &Field<'_>) -> Option<Spanned<Arc<str>>> {
     let text = field.text()?;
     match problem(&text) {
-        None => Some(Spanned { value: text.to_ascii_lowercase().into(), position: field.position() }),
+        None => Some(Spanned { value: intern(&text.to_ascii_lowercase()), position: field.position() }),
         Some(problem) => {
             field.error(format!("invalid host {text}: {problem}"));
             None

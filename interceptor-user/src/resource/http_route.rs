@@ -17,17 +17,17 @@ pub(super) fn read(item: &Field<'_>, namespace: &Arc<str>, is_delegate: bool) ->
     route.ignore(&["websocketUpgrade"]);
     let rewrite = route.get("rewrite").and_then(|field| read_rewrite(&field));
     let headers = headers::read(&route);
-    virtual_service_rules::check_authority(rewrite.as_ref(), &headers, &route);
+    virtual_service_rules::check_authority(rewrite.as_ref(), headers.as_deref(), &route);
     Some(HttpRoute {
         name: route.text("name").filter(|name| !name.is_empty()),
         matches: route.list("match", |item| read_match(&item)),
         action: read_action(&route, namespace),
         timeout: route.get("timeout").and_then(|field| read_timeout(&field)),
-        retries: route.get("retries").and_then(|field| retries::read(&field)),
-        fault: route.get("fault").and_then(|field| fault::read(&field)),
+        retries: route.get("retries").and_then(|field| retries::read(&field)).map(Box::new),
+        fault: route.get("fault").and_then(|field| fault::read(&field)).map(Box::new),
         mirroring: mirrors::read(&route, namespace),
-        cors: route.get("corsPolicy").and_then(|field| cors::read(&field)),
-        rewrite,
+        cors: route.get("corsPolicy").and_then(|field| cors::read(&field)).map(Box::new),
+        rewrite: rewrite.map(Box::new),
         headers,
         position: item.position(),
         written: None,
@@ -49,7 +49,7 @@ fn read_action(route: &Object<'_>, namespace: &Arc<str>) -> HttpAction {
         return HttpAction::Delegate { name, namespace };
     }
     match (redirect, direct_response) {
-        (Some(redirect), _) => HttpAction::Redirect(redirect),
+        (Some(redirect), _) => HttpAction::Redirect(Box::new(redirect)),
         (None, Some(response)) => response,
         (None, None) => HttpAction::Route(destinations),
     }

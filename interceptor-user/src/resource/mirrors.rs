@@ -10,7 +10,7 @@ use super::virtual_service::{Destination, read_destination};
 /// What a route says about mirroring, as written: a delegate may leave parts of it to its root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirroring {
-    pub mirror: Option<Destination>,
+    pub mirror: Option<Box<Destination>>,
     /// Of `mirror`; everything when absent.
     pub percentage: Option<Percentage>,
     pub mirrors: Vec<Mirror>,
@@ -27,7 +27,7 @@ impl Mirroring {
     /// Every mirror that gets something.
     pub fn all(&self) -> impl Iterator<Item = (&Destination, Percentage)> {
         let percentage = self.percentage.unwrap_or(Percentage::ALL);
-        let one = self.mirror.iter().map(move |destination| (destination, percentage));
+        let one = self.mirror.as_deref().into_iter().map(move |destination| (destination, percentage));
         let several = self.mirrors.iter().map(|mirror| (&mirror.destination, mirror.percentage));
         one.chain(several).filter(|(_, percentage)| *percentage != Percentage::default())
     }
@@ -45,7 +45,7 @@ impl Mirroring {
 
 pub(super) fn read(route: &Object<'_>, namespace: &Arc<str>) -> Mirroring {
     Mirroring {
-        mirror: route.get("mirror").and_then(|field| read_destination(&field, namespace)),
+        mirror: route.get("mirror").and_then(|field| read_destination(&field, namespace)).map(Box::new),
         percentage: percentage_of_mirror(route),
         mirrors: route.list("mirrors", |item| read_policy(&item, namespace)),
     }

@@ -25,6 +25,7 @@ pub mod headers;
 pub mod host;
 mod http_action;
 mod http_route;
+mod intern;
 mod json;
 mod kind;
 pub mod load_balancer;

@@ -29,7 +29,8 @@ pub struct ParsedFile {
     /// A part of the file can't be read at all: nobody knows what it holds.
     pub unreadable: bool,
     pub diagnostics: Vec<Diagnostic>,
-    documents: Vec<(Document, Arc<ParsedDocument>)>,
+    /// Of each document of the text, in order.
+    documents: Vec<Arc<ParsedDocument>>,
 }
 
 /// What one document holds; nothing in it depends on other documents.
@@ -47,16 +48,16 @@ const FINDINGS_MAX: usize = 1000;
 
 /// Reads the text of a file. Never fails: what can't be used is left out, with findings.
 pub fn parse(file: &Arc<str>, source: &str, default_namespace: &Arc<str>) -> ParsedFile {
-    parse_again(file, source, default_namespace, &ParsedFile::default())
+    parse_again(file, source, default_namespace, ("", &ParsedFile::default()))
 }
 
-/// As [`parse`], for a file that held `previous`: documents that stand where they stood, with the same text,
-/// are not read again, and their resources are the same [`Arc`]s.
+/// As [`parse`], for a file whose text was `previous` and what that was read as: documents that stand where they stood,
+/// with the same text, are not read again, and their resources are the same [`Arc`]s.
 pub fn parse_again(
     file: &Arc<str>,
     source: &str,
     default_namespace: &Arc<str>,
-    previous: &ParsedFile,
+    previous: (&str, &ParsedFile),
 ) -> ParsedFile {
     let (documents, command_lines) = documents::split(source);
     let known = known_documents(&documents, previous);
@@ -65,8 +66,7 @@ pub fn parse_again(
         Some(known) => Arc::clone(known),
         None => Arc::new(ParsedDocument::read(file, document, default_namespace)),
     });
-    let documents = all.into_iter().map(|(document, _)| document).zip(read).collect();
-    ParsedFile::of(file, documents, command_lines.first().copied())
+    ParsedFile::of(file, read, command_lines.first().copied())
 }
 
 /// Reads one object of the API server's. `origin` is what findings name as its place.
@@ -81,30 +81,30 @@ pub fn parse_json(origin: &Arc<str>, json: &Json) -> ParsedFile {
 }
 
 /// What is known already of each document.
-fn known_documents(documents: &[Document], previous: &ParsedFile) -> Vec<Option<Arc<ParsedDocument>>> {
+fn known_documents(
+    documents: &[Document],
+    (source, previous): (&str, &ParsedFile),
+) -> Vec<Option<Arc<ParsedDocument>>> {
+    // The text is cut again rather than kept in pieces.
+    let before = if previous.documents.is_empty() { Vec::new() } else { documents::split(source).0 };
     let mut by_document = None;
     let find = |(index, document): (usize, &Document)| {
-        match previous.documents.get(index) {
+        match before.get(index).zip(previous.documents.get(index)) {
             Some((same, parsed)) if same == document => return Some(Arc::clone(parsed)),
             Some(_) => {}
-            None if previous.documents.is_empty() => return None,
+            None if before.is_empty() => return None,
             None => {}
         }
         // Some lines up a document was added or removed.
-        let by_document: &HashMap<&Document, &Arc<ParsedDocument>> = by_document.get_or_insert_with(|| {
-            previous.documents.iter().map(|(document, parsed)| (document, parsed)).collect()
-        });
+        let by_document: &HashMap<&Document, &Arc<ParsedDocument>> =
+            by_document.get_or_insert_with(|| before.iter().zip(&previous.documents).collect());
         by_document.get(document).map(|parsed| Arc::clone(parsed))
     };
     documents.iter().enumerate().map(find).collect()
 }
 
 impl ParsedFile {
-    fn of(
-        file: &Arc<str>,
-        documents: Vec<(Document, Arc<ParsedDocument>)>,
-        command_line: Option<u32>,
-    ) -> Self {
+    fn of(file: &Arc<str>, documents: Vec<Arc<ParsedDocument>>, command_line: Option<u32>) -> Self {
         let mut whole = Self::default();
         let mut not_kept = 0;
         if let Some(line) = command_line {
@@ -112,7 +112,7 @@ impl ParsedFile {
             let message = "this line is a shell command around YAML: skipped, the YAML inside is read";
             whole.diagnostics.extend(note(file, Level::Info, position, message.to_owned()));
         }
-        for (_, document) in &documents {
+        for document in &documents {
             whole.resources.extend(document.resources.iter().cloned());
             whole.refused.extend(document.refused.iter().cloned());
             whole.unreadable |= document.unreadable;
@@ -141,6 +141,8 @@ impl ParsedDocument {
     fn read(file: &Arc<str>, document: &Document, default_namespace: &Arc<str>) -> Self {
         let mut parsed = Self::default();
         parsed.read_document(file, document, default_namespace);
+        // Most hold one resource, and nothing else.
+        parsed.resources.shrink_to_fit();
         parsed
     }
 
@@ -262,8 +264,9 @@ mod tests {
             after in proptest::collection::vec(0..4u8, 0..6),
         ) {
             let (name, namespace) = ("f.yaml".into(), "default".into());
-            let previous = parse(&name, &file(&before), &namespace);
-            let again = parse_again(&name, &file(&after), &namespace, &previous);
+            let before = file(&before);
+            let previous = parse(&name, &before, &namespace);
+            let again = parse_again(&name, &file(&after), &namespace, (&before, &previous));
             assert_same(&again, &parse(&name, &file(&after), &namespace));
         }
     }
@@ -271,8 +274,9 @@ mod tests {
     #[test]
     fn documents_that_stay_are_not_read_again() {
         let (name, namespace) = ("f.yaml".into(), "default".into());
-        let previous = parse(&name, &file(&[0, 0, 0]), &namespace);
-        let again = parse_again(&name, &file(&[0, 3, 0]), &namespace, &previous);
+        let before = file(&[0, 0, 0]);
+        let previous = parse(&name, &before, &namespace);
+        let again = parse_again(&name, &file(&[0, 3, 0]), &namespace, (&before, &previous));
         let kept = |index: usize| match (&previous.resources[index], &again.resources[index]) {
             (super::Resource::ServiceEntry(one), super::Resource::ServiceEntry(other)) => {
                 Arc::ptr_eq(one, other)

@@ -91,6 +91,7 @@ pub fn gateway_meant<'a>(reference: &'a str, namespace: &'a str) -> (&'a str, &'
     }
 }
 
+/// What few routes have is boxed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRoute {
     pub name: Option<Arc<str>>,
@@ -98,12 +99,12 @@ pub struct HttpRoute {
     pub action: HttpAction,
     /// Zero is none, where a delegate has it instead of its root's.
     pub timeout: Option<Duration>,
-    pub retries: Option<Retries>,
-    pub fault: Option<Fault>,
+    pub retries: Option<Box<Retries>>,
+    pub fault: Option<Box<Fault>>,
     pub mirroring: Mirroring,
-    pub cors: Option<CorsPolicy>,
-    pub rewrite: Option<Rewrite>,
-    pub headers: Headers,
+    pub cors: Option<Box<CorsPolicy>>,
+    pub rewrite: Option<Box<Rewrite>>,
+    pub headers: Option<Box<Headers>>,
     pub position: Position,
     /// The resource that it is written in, and its number there, when that is not where it stands.
     pub written: Option<(Arc<Meta>, usize)>,
@@ -112,7 +113,7 @@ pub struct HttpRoute {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HttpAction {
     Route(Vec<Destination>),
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
     DirectResponse {
         status: u16,
         body: Vec<u8>,
@@ -155,7 +156,7 @@ pub struct Destination {
     pub subset: Option<Arc<str>>,
     pub port: Option<u16>,
     pub weight: u32,
-    pub headers: Headers,
+    pub headers: Option<Box<Headers>>,
     pub position: Position,
 }
 
@@ -295,7 +296,7 @@ pub(super) fn read_destination(field: &Field<'_>, namespace: &Arc<str>) -> Optio
         subset,
         port,
         weight: 0,
-        headers: Headers::default(),
+        headers: None,
         position: field.position(),
     })
 }

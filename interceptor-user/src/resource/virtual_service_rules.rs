@@ -115,9 +115,10 @@ pub(super) fn check_combination(route: &Object<'_>, is_delegate: bool) {
 }
 
 /// The authority is rewritten in one place.
-pub(super) fn check_authority(rewrite: Option<&Rewrite>, headers: &Headers, route: &Object<'_>) {
+pub(super) fn check_authority(rewrite: Option<&Rewrite>, headers: Option<&Headers>, route: &Object<'_>) {
     let of_rewrite = rewrite.and_then(|rewrite| rewrite.authority.as_ref());
-    if let (Some(have), Some(set)) = (of_rewrite, &headers.authority) {
+    let of_headers = headers.and_then(|headers| headers.authority.as_ref());
+    if let (Some(have), Some(set)) = (of_rewrite, of_headers) {
         route.field().error(format!(
             "authority header cannot be set multiple times: have {have:?}, attempting to set {set:?}"
         ));

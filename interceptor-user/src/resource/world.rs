@@ -39,6 +39,12 @@ pub enum Resource {
 }
 
 impl Resource {
+    /// Whether it is the very same, not only alike.
+    pub fn is(&self, other: &Self) -> bool {
+        // Each has its own, in its Arc.
+        std::ptr::eq(self.meta(), other.meta())
+    }
+
     pub fn meta(&self) -> &Meta {
         match self {
             Self::ServiceEntry(resource) => &resource.meta,
@@ -99,71 +105,80 @@ pub struct World {
 /// The resources of each kind, by namespace and name.
 #[expect(clippy::wildcard_enum_match_arm, reason = "each accessor wants one kind, whatever others come")]
 impl World {
+    /// They stand together in the map.
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Resource> {
+        let first = ResourceKey { kind, namespace: "".into(), name: "".into() };
+        self.resources
+            .range(first..)
+            .take_while(move |(key, _)| key.kind == kind)
+            .map(|(_, resource)| resource)
+    }
+
     pub fn service_entries(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::ServiceEntry).filter_map(|resource| match resource {
             Resource::ServiceEntry(entry) => Some(entry),
             _ => None,
         })
     }
 
     pub fn virtual_services(&self) -> impl Iterator<Item = &Arc<VirtualService>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::VirtualService).filter_map(|resource| match resource {
             Resource::VirtualService(service) => Some(service),
             _ => None,
         })
     }
 
     pub fn destination_rules(&self) -> impl Iterator<Item = &Arc<DestinationRule>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::DestinationRule).filter_map(|resource| match resource {
             Resource::DestinationRule(rule) => Some(rule),
             _ => None,
         })
     }
 
     pub fn gateways(&self) -> impl Iterator<Item = &Arc<Gateway>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::Gateway).filter_map(|resource| match resource {
             Resource::Gateway(gateway) => Some(gateway),
             _ => None,
         })
     }
 
     pub fn sidecars(&self) -> impl Iterator<Item = &Arc<Sidecar>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::Sidecar).filter_map(|resource| match resource {
             Resource::Sidecar(sidecar) => Some(sidecar),
             _ => None,
         })
     }
 
     pub fn workload_entries(&self) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::WorkloadEntry).filter_map(|resource| match resource {
             Resource::WorkloadEntry(entry) => Some(entry),
             _ => None,
         })
     }
 
     pub fn workload_groups(&self) -> impl Iterator<Item = &Arc<WorkloadGroup>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::WorkloadGroup).filter_map(|resource| match resource {
             Resource::WorkloadGroup(group) => Some(group),
             _ => None,
         })
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::Service).filter_map(|resource| match resource {
             Resource::Service(service) => Some(service),
             _ => None,
         })
     }
 
     pub fn endpoint_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::EndpointSlice).filter_map(|resource| match resource {
             Resource::EndpointSlice(slice) => Some(slice),
             _ => None,
         })
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::Pod).filter_map(|resource| match resource {
             Resource::Pod(pod) => Some(pod),
             _ => None,
         })
@@ -177,14 +192,14 @@ impl World {
     }
 
     pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::Namespace).filter_map(|resource| match resource {
             Resource::Namespace(namespace) => Some(namespace),
             _ => None,
         })
     }
 
     pub fn secrets(&self) -> impl Iterator<Item = &Arc<Secret>> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.of_kind(Kind::Secret).filter_map(|resource| match resource {
             Resource::Secret(secret) => Some(secret),
             _ => None,
         })

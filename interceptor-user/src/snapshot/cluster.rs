@@ -172,7 +172,8 @@ impl TlsOrigination {
     }
 }
 
-/// An upstream service, or a subset of one.
+/// An upstream service, or a subset of one. What its [`Traffic`] says is the cluster's own: it reads and changes like
+/// the rest of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
     pub name: ClusterName,
@@ -182,6 +183,18 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// Of the endpoints, in their order; those beyond its end are all alike.
     pub placements: Vec<Placement>,
+    pub source: Option<Arc<ClusterSource>>,
+    /// Of a gateway: who may use it, by the identity that it has shown; `None`: anybody.
+    pub allow_from: Option<AllowFrom>,
+    /// At a gateway; else names may lead anywhere.
+    pub off_limits: Option<Arc<OffLimits>>,
+    /// Most clusters share it with others.
+    pub traffic: Arc<Traffic>,
+}
+
+/// How a cluster is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Traffic {
     pub protocol: UpstreamProtocol,
     pub tls: Option<TlsOrigination>,
     pub load_balancer: LoadBalancer,
@@ -198,7 +211,6 @@ pub struct Cluster {
     pub http_idle_timeout: Duration,
     /// connectionPool.http.maxRequestsPerConnection; `None` is no limit.
     pub max_requests_per_connection: Option<u32>,
-    pub source: Option<Arc<ClusterSource>>,
     /// connectionPool.http.useClientProtocol: requests keep the client's HTTP version, whatever `protocol`.
     pub use_client_protocol: bool,
     /// Requests at a time on one HTTP/2 connection (connectionPool.http.maxConcurrentStreams).
@@ -211,49 +223,26 @@ pub struct Cluster {
     pub http_max_connection_duration: Option<Duration>,
     /// How much of it there may be at a time.
     pub bounds: Bounds,
-    /// Of a gateway: who may use it, by the identity that it has shown; `None`: anybody.
-    pub allow_from: Option<AllowFrom>,
     /// Opaque bytes go through a proxy.
     pub tunnel: Option<Tunnel>,
     /// Each connection begins with a PROXY header, and is its client's alone.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// At a gateway; else names may lead anywhere.
-    pub off_limits: Option<Arc<OffLimits>>,
 }
 
 impl Cluster {
     /// A cluster with Istio's defaults, which `..Cluster::new(…)` lets a literal change.
     pub fn new(name: ClusterName, host: Arc<str>, port: u16, discovery: Discovery) -> Self {
-        const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-        const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+        let traffic = Arc::default();
         Self {
             name,
             host,
             port,
             discovery,
             placements: Vec::new(),
-            protocol: UpstreamProtocol::Http1,
-            tls: None,
-            load_balancer: LoadBalancer::LeastRequest,
-            hash_key: None,
-            warmup: None,
-            outlier_detection: None,
-            connect_timeout: CONNECT_TIMEOUT,
-            tcp_idle_timeout: IDLE_TIMEOUT,
-            http_idle_timeout: IDLE_TIMEOUT,
-            max_requests_per_connection: None,
             source: None,
-            use_client_protocol: false,
-            max_concurrent_streams: None,
-            http2_keepalive: None,
-            tcp_keepalive: TcpKeepalive::default(),
-            tcp_max_connection_duration: None,
-            http_max_connection_duration: None,
-            bounds: Bounds::default(),
             allow_from: None,
-            tunnel: None,
-            proxy_protocol: None,
             off_limits: None,
+            traffic,
         }
     }
 
@@ -292,6 +281,49 @@ impl Cluster {
     /// Whether `address` may be among the endpoints without a lookup.
     pub fn is_original_dst(&self) -> bool {
         matches!(self.discovery, Discovery::OriginalDst { .. })
+    }
+}
+
+impl std::ops::Deref for Cluster {
+    type Target = Traffic;
+
+    fn deref(&self) -> &Traffic {
+        &self.traffic
+    }
+}
+
+impl std::ops::DerefMut for Cluster {
+    fn deref_mut(&mut self) -> &mut Traffic {
+        Arc::make_mut(&mut self.traffic)
+    }
+}
+
+impl Default for Traffic {
+    /// Istio's defaults.
+    fn default() -> Self {
+        const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+        const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+        Self {
+            protocol: UpstreamProtocol::Http1,
+            tls: None,
+            load_balancer: LoadBalancer::LeastRequest,
+            hash_key: None,
+            warmup: None,
+            outlier_detection: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            tcp_idle_timeout: IDLE_TIMEOUT,
+            http_idle_timeout: IDLE_TIMEOUT,
+            max_requests_per_connection: None,
+            use_client_protocol: false,
+            max_concurrent_streams: None,
+            http2_keepalive: None,
+            tcp_keepalive: TcpKeepalive::default(),
+            tcp_max_connection_duration: None,
+            http_max_connection_duration: None,
+            bounds: Bounds::default(),
+            tunnel: None,
+            proxy_protocol: None,
+        }
     }
 }
 

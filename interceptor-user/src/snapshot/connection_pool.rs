@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Envoy's circuit breakers: how much of a cluster there may be at a time, in the whole process. `None` is no
 /// bound.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Bounds {
     /// connectionPool.tcp.maxConnections.
     pub connections: Option<u32>,
@@ -20,7 +20,7 @@ pub struct Bounds {
 }
 
 /// How many retries there may be for the requests under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryBudget {
     /// Thousandths of a percent of the requests under way.
     pub percent_thousandths: u32,
@@ -45,7 +45,7 @@ impl RetryBudget {
 
 /// Probes on idle connections. Envoy's default is not to probe, but here an application's own keepalive ends at
 /// loopback: NATs and firewalls on the way would forget what it means to keep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TcpKeepalive {
     /// Unanswered probes until the connection counts as dead.
     pub probes: u32,
@@ -61,7 +61,7 @@ impl Default for TcpKeepalive {
 }
 
 /// Pings on HTTP/2 connections that have requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Http2Keepalive {
     pub interval: Duration,
     /// An answer that takes longer ends the connection.
@@ -69,21 +69,21 @@ pub struct Http2Keepalive {
 }
 
 /// DestinationRule tunnel: the endpoint is a proxy that is asked for a connection to `target`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tunnel {
     pub method: TunnelMethod,
     /// `host:port`, an IPv6 address in brackets.
     pub target: Arc<str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelMethod {
     Connect,
     Post,
 }
 
 /// Version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProxyProtocol {
     V1,
     V2,

@@ -1,6 +1,6 @@
 //! Host names to values, with exact names before wildcards and longer wildcards before shorter ones.
 
-use std::collections::HashMap;
+use crate::hash::HashMap;
 use std::collections::hash_map::Entry;
 
 /// Values by host: `www.example.com`, `*.example.com` or `*`. Names are compared in lower case.
@@ -24,7 +24,7 @@ pub enum Specificity {
 
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), suffixes: HashMap::new(), suffix_lengths: Vec::new() }
+        Self { exact: HashMap::default(), suffixes: HashMap::default(), suffix_lengths: Vec::new() }
     }
 }
 

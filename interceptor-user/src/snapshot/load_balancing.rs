@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 /// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LoadBalancer {
     /// The less loaded of two chosen at random. Istio's default.
     #[default]
@@ -25,7 +25,7 @@ pub enum LoadBalancer {
 
 /// What of a request is hashed for [`LoadBalancer::RingHash`] and [`LoadBalancer::Maglev`]. A request
 /// without it goes anywhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HashKey {
     Header(HeaderName),
     Cookie(HashCookie),
@@ -33,7 +33,7 @@ pub enum HashKey {
     QueryParameter(Arc<str>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HashCookie {
     pub name: Arc<str>,
     /// What follows the value when a missing cookie is made: `; Max-Age=60; Path=/; HttpOnly`. `None`:
@@ -43,7 +43,7 @@ pub struct HashCookie {
 
 /// How a new endpoint comes to its full share (Envoy's slow start); for [`LoadBalancer::LeastRequest`]
 /// and [`LoadBalancer::RoundRobin`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Warmup {
     pub duration: Duration,
     /// The least share, in thousandths of the full one.
@@ -70,7 +70,7 @@ impl Default for Placement {
 }
 
 /// When an endpoint is ejected, and for how long (Envoy's outlier detection). A count of 0 never ejects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OutlierDetection {
     pub consecutive_5xx: u32,
     /// 502, 503, 504.

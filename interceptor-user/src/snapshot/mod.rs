@@ -23,18 +23,18 @@ pub mod route;
 pub mod source;
 pub mod tls_termination;
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hash::{HashMap, HashSet};
 pub use crate::resource::AllowFrom;
 pub use crate::resource::log_format::{self, LogFormat};
 pub use catch_all::CatchAll;
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
     CaSource, ClientIdentity, Cluster, ClusterName, Credential, Discovery, DnsFamily, DnsTarget, Endpoint,
-    TlsOrigination, TlsOriginationMode, UpstreamProtocol,
+    TlsOrigination, TlsOriginationMode, Traffic, UpstreamProtocol,
 };
 pub use connection_pool::{
     Bounds, Http2Keepalive, ProxyProtocol, RetryBudget, TcpKeepalive, Tunnel, TunnelMethod,
@@ -193,8 +193,8 @@ impl Snapshot {
             enforced: false,
             around_gateway: Arc::default(),
             mesh: MeshSettings::default(),
-            by_address: HashMap::new(),
-            by_port: HashMap::new(),
+            by_address: HashMap::default(),
+            by_port: HashMap::default(),
             virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
             catch_all: CatchAll::from(policy).virtual_host,
             clusters: Arc::default(),

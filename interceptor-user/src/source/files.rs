@@ -2,17 +2,16 @@
 //! that was good and is written wrongly now keeps its last good form; one that is gone is gone.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::patch::Taken;
 use super::read::{self, Facts, Found, ReadError};
-use crate::resource::{
-    Diagnostic, Level, MeshConfig, Origin, ParsedFile, Refused, Resource, ResourceKey, World, code,
-    mesh_config, parallel, parse_again,
-};
+use super::reading::{Reading, about};
+use crate::resource::{Diagnostic, Level, MeshConfig, ParsedFile, World, mesh_config, parallel, parse_again};
 
 /// The namespace of resources that name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -37,21 +36,21 @@ pub struct FileSource {
     default_namespace: Arc<str>,
     /// Standard input and pipes, which are read once.
     streams: HashMap<PathBuf, String>,
-    world: World,
+    pub(super) world: Arc<World>,
     diagnostics: Vec<Diagnostic>,
-    texts: Texts,
+    pub(super) texts: Texts,
 }
 
 /// Each file as it was read last, also to show the lines that findings are about.
 #[derive(Clone, Debug, Default)]
-pub struct Texts(HashMap<Arc<str>, Arc<Held>>);
+pub struct Texts(pub(super) HashMap<Arc<str>, Arc<Held>>);
 
 /// A file as it was read last.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     facts: Option<Facts>,
-    text: String,
-    parsed: ParsedFile,
+    pub(super) text: Box<str>,
+    pub(super) parsed: ParsedFile,
 }
 
 impl Texts {
@@ -84,7 +83,7 @@ impl FileSource {
     pub fn open(
         paths: Vec<PathBuf>,
         mesh_config: Option<PathBuf>,
-    ) -> Result<(Self, World, Vec<Diagnostic>), Error> {
+    ) -> Result<(Self, Arc<World>, Vec<Diagnostic>), Error> {
         let (source, failed) = Self::read(paths, mesh_config, DEFAULT_NAMESPACE.into());
         if let Some(error) = failed.into_iter().next() {
             return Err(error.into());
@@ -99,7 +98,7 @@ impl FileSource {
                 return Err(Error::MeshConfig(finding.to_string()));
             }
         }
-        let (world, diagnostics) = (source.world.clone(), source.diagnostics.clone());
+        let (world, diagnostics) = (Arc::clone(&source.world), source.diagnostics.clone());
         Ok((source, world, diagnostics))
     }
 
@@ -115,7 +114,7 @@ impl FileSource {
             mesh_config,
             default_namespace,
             streams: HashMap::new(),
-            world: World::default(),
+            world: Arc::default(),
             diagnostics: Vec::new(),
             texts: Texts::default(),
         };
@@ -143,7 +142,7 @@ impl FileSource {
     }
 
     /// What was read.
-    pub fn into_parts(self) -> (World, Vec<Diagnostic>, Texts) {
+    pub fn into_parts(self) -> (Arc<World>, Vec<Diagnostic>, Texts) {
         (self.world, self.diagnostics, self.texts)
     }
 
@@ -151,7 +150,7 @@ impl FileSource {
         &self.texts
     }
 
-    pub(super) fn latest(&self) -> (&World, &[Diagnostic]) {
+    pub(super) fn latest(&self) -> (&Arc<World>, &[Diagnostic]) {
         (&self.world, &self.diagnostics)
     }
 
@@ -178,6 +177,9 @@ impl FileSource {
         match found {
             Ok(found) => {
                 let looked_at = parallel::map(&found, |file| self.look_at(file, touched));
+                if let Some(patched) = self.patched(&found, &looked_at) {
+                    return (self.set(patched), failed);
+                }
                 for ((path, _), held) in found.iter().zip(looked_at) {
                     let file = read::name_of(path);
                     let error = self.add(Arc::clone(&file), held, &mut reading);
@@ -203,11 +205,18 @@ impl FileSource {
             reading.diagnostics.push(finding.effect("every host is unknown").mend("check the path"));
         }
         let world = World { mesh, resources: reading.resources };
-        let changed = world != self.world || reading.diagnostics != self.diagnostics;
-        self.world = world;
-        self.diagnostics = reading.diagnostics;
-        self.texts = reading.texts;
-        (changed, failed)
+        let world = (world != *self.world).then(|| Arc::new(world));
+        let Reading { diagnostics, texts, .. } = reading;
+        (self.set(Taken { world, diagnostics, texts }), failed)
+    }
+
+    /// True when anything is different.
+    fn set(&mut self, Taken { world, diagnostics, texts }: Taken) -> bool {
+        let changed = world.is_some() || diagnostics != self.diagnostics;
+        self.world = world.unwrap_or_else(|| Arc::clone(&self.world));
+        self.diagnostics = diagnostics;
+        self.texts = texts;
+        changed
     }
 
     /// What a file holds now: what it held before, when it looks the same and was not touched.
@@ -221,101 +230,14 @@ impl FileSource {
         }
         let text = self.text(path)?;
         let parsed = match before {
-            Some(held) => parse_again(&file, &text, &self.default_namespace, &held.parsed),
+            Some(held) => parse_again(&file, &text, &self.default_namespace, (&held.text, &held.parsed)),
             None => crate::resource::parse(&file, &text, &self.default_namespace),
         };
-        Ok(Arc::new(Held { facts: *facts, text, parsed }))
+        Ok(Arc::new(Held { facts: *facts, text: text.into(), parsed }))
     }
 
     fn text(&self, path: &Path) -> Result<String, ReadError> {
         self.streams.get(path).map_or_else(|| read::text(path), |text| Ok(text.clone()))
-    }
-
-    /// Adds what a file holds; what can't be read is told, and given back.
-    fn add(
-        &self,
-        file: Arc<str>,
-        held: Result<Arc<Held>, ReadError>,
-        reading: &mut Reading,
-    ) -> Option<ReadError> {
-        match held {
-            // Most likely about to be written: whoever means it says so by removing the file.
-            Ok(held) if held.text.trim().is_empty() && self.held_resources(&file) => {
-                let message = "is empty: what it held goes on acting until the file is written or removed";
-                reading.diagnostics.push(about(&file, Level::Warning, message.to_owned()));
-                reading.unreadable.insert(file);
-                None
-            }
-            Ok(held) => {
-                reading.add(&file, &held.parsed);
-                reading.texts.0.insert(file, held);
-                None
-            }
-            Err(ReadError::NotAFile { path }) if !self.is_named(&path) && !self.held_resources(&file) => {
-                let message = "is a pipe, a socket or a device: skipped, as nobody has named it".to_owned();
-                reading.diagnostics.push(about(&file, Level::Warning, message));
-                None
-            }
-            // Gone between listing and reading, or named and removed: its resources are removed.
-            Err(ReadError::Read { path, source }) if source.kind() == io::ErrorKind::NotFound => {
-                let message = "is not there any more: its resources are removed".to_owned();
-                reading.diagnostics.push(about(&file, Level::Warning, message));
-                Some(ReadError::Read { path, source })
-            }
-            Err(error) => {
-                reading.diagnostics.push(about(
-                    &file,
-                    Level::Error,
-                    format!("{error}; its resources stay as they were"),
-                ));
-                reading.unreadable.insert(file);
-                Some(error)
-            }
-        }
-    }
-
-    /// Whether a path was given by itself, not found in a directory.
-    fn is_named(&self, path: &str) -> bool {
-        self.paths.iter().any(|named| *read::name_of(named) == *path)
-    }
-
-    fn held_resources(&self, file: &Arc<str>) -> bool {
-        self.world.resources.values().any(|resource| resource.meta().origin.file == *file)
-    }
-
-    /// Adds what was good before and can't be read now.
-    fn keep_last_good(&self, reading: &mut Reading) {
-        for refused in std::mem::take(&mut reading.refused) {
-            if reading.resources.contains_key(&refused.key) {
-                continue;
-            }
-            match self.world.resources.get(&refused.key) {
-                Some(resource) if !resource.is_guard() => {
-                    let message = "keeps acting in its last good form until the mistake is mended".to_owned();
-                    let meta = resource.meta();
-                    reading.diagnostics.push(meta.finding(Level::Warning, meta.origin.position, "", message));
-                    reading.resources.insert(refused.key, resource.clone());
-                }
-                Some(_) | None => {
-                    reading.resources.extend(refused.instead.map(|resource| (refused.key, resource)));
-                }
-            }
-        }
-        for (key, resource) in &self.world.resources {
-            let origin = &resource.meta().origin;
-            let unreadable = reading.all_unreadable || reading.unreadable.contains(&origin.file);
-            if unreadable && !reading.resources.contains_key(key) {
-                let message =
-                    format!("a part of {} can't be read: this resource keeps acting as it was", origin.file);
-                reading.diagnostics.push(resource.meta().finding(
-                    Level::Warning,
-                    origin.position,
-                    "",
-                    message,
-                ));
-                reading.resources.insert(key.clone(), resource.clone());
-            }
-        }
     }
 
     fn read_mesh_config(&self, reading: &mut Reading) -> MeshConfig {
@@ -324,7 +246,7 @@ impl FileSource {
         let config = match self.text(path) {
             Ok(text) => {
                 let (config, findings) = mesh_config::parse(&file, &text);
-                let held = Held { facts: None, text, parsed: ParsedFile::default() };
+                let held = Held { facts: None, text: text.into(), parsed: ParsedFile::default() };
                 reading.texts.0.insert(Arc::clone(&file), Arc::new(held));
                 reading.diagnostics.extend(findings);
                 config
@@ -335,55 +257,5 @@ impl FileSource {
             }
         };
         config.unwrap_or_else(|| self.world.mesh.clone())
-    }
-}
-
-/// What reading everything brings together.
-#[derive(Default)]
-struct Reading {
-    resources: BTreeMap<ResourceKey, Resource>,
-    refused: Vec<Refused>,
-    /// Files of which a part can't be read.
-    unreadable: HashSet<Arc<str>>,
-    all_unreadable: bool,
-    diagnostics: Vec<Diagnostic>,
-    texts: Texts,
-}
-
-impl Reading {
-    fn add(&mut self, file: &Arc<str>, parsed: &ParsedFile) {
-        self.diagnostics.extend(parsed.diagnostics.iter().cloned());
-        self.refused.extend(parsed.refused.iter().cloned());
-        if parsed.unreadable {
-            self.unreadable.insert(Arc::clone(file));
-        }
-        for resource in &parsed.resources {
-            let key = resource.meta().key.clone();
-            if let Some(earlier) = self.resources.insert(key, resource.clone()) {
-                self.diagnostics.push(repeated(&earlier, resource));
-            }
-        }
-    }
-}
-
-/// As with `kubectl apply`, the later one stands.
-fn repeated(earlier: &Resource, later: &Resource) -> Diagnostic {
-    let message = format!("stands also at {}: the later one, here, is used", earlier.meta().origin);
-    let finding = later.meta().finding(Level::Warning, later.meta().origin.position, "", message);
-    Diagnostic { code: Some(code::EGR0120.id), ..finding }
-}
-
-/// A finding about a file as a whole.
-fn about(file: &Arc<str>, level: Level, message: String) -> Diagnostic {
-    let origin = Some(Origin::of_file(file)).filter(|origin| !origin.file.is_empty());
-    Diagnostic {
-        level,
-        code: Some(code::EGR0118.id),
-        origin,
-        resource: "".into(),
-        field: String::new(),
-        message,
-        effect: String::new(),
-        mend: String::new(),
     }
 }

@@ -3,7 +3,9 @@
 
 mod files;
 pub mod kubernetes;
+mod patch;
 mod read;
+mod reading;
 mod watch;
 
 pub use files::{Error, FileSource, Texts};

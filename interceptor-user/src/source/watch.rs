@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind, event::AccessMode,
+    event::ModifyKind,
 };
 
 use super::files::{Error, FileSource, Texts, Touched};
@@ -18,6 +20,8 @@ use crate::resource::{Diagnostic, World};
 
 /// Writes that follow each other within this are one change.
 const QUIET: Duration = Duration::from_millis(50);
+/// The same after a file was moved into place, which its writer does last.
+const QUIET_WHEN_COMPLETE: Duration = Duration::from_millis(5);
 /// A change is taken up after this, however busy the directory is.
 const QUIET_WAIT_MAX: Duration = Duration::from_millis(400);
 const RESCAN: Duration = Duration::from_secs(5);
@@ -32,7 +36,10 @@ pub struct Watching {
 
 enum Wake {
     /// One of these paths changed.
-    Changed(Vec<PathBuf>),
+    Changed {
+        paths: Vec<PathBuf>,
+        is_complete: bool,
+    },
     Stop,
 }
 
@@ -48,18 +55,20 @@ impl FileSource {
     /// either is different from before. What is configured when this is called is not reported again.
     pub fn watch(
         self,
-        on_change: impl FnMut(&World, Vec<Diagnostic>, &Texts) + Send + 'static,
+        on_change: impl FnMut(&Arc<World>, Vec<Diagnostic>, &Texts) + Send + 'static,
     ) -> Result<Watching, Error> {
         let (wake, woken) = mpsc::channel();
         let events = wake.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let paths = match event {
-                Ok(event) if is_change(event.kind) => event.paths,
+            let changed = match event {
+                Ok(event) if is_change(event.kind) => {
+                    Wake::Changed { is_complete: is_move(event.kind), paths: event.paths }
+                }
                 Ok(_) => return,
                 // Events were lost: look at everything.
-                Err(_) => Vec::new(),
+                Err(_) => Wake::Changed { paths: Vec::new(), is_complete: false },
             };
-            drop(events.send(Wake::Changed(paths)));
+            drop(events.send(changed));
         });
         let mut watch = Watch {
             source: self,
@@ -91,6 +100,11 @@ fn is_change(kind: EventKind) -> bool {
     }
 }
 
+/// Whether it is a file's coming under its name, or going, whole.
+fn is_move(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Modify(ModifyKind::Name(_)))
+}
+
 struct Watch {
     source: FileSource,
     watcher: Option<RecommendedWatcher>,
@@ -98,13 +112,18 @@ struct Watch {
 }
 
 impl Watch {
-    fn run(mut self, woken: &Receiver<Wake>, mut on_change: impl FnMut(&World, Vec<Diagnostic>, &Texts)) {
+    fn run(
+        mut self,
+        woken: &Receiver<Wake>,
+        mut on_change: impl FnMut(&Arc<World>, Vec<Diagnostic>, &Texts),
+    ) {
         // Something may have changed between opening and watching.
         self.look(&Touched::Named(HashSet::new()), &mut on_change);
         loop {
             let rescan = if self.watcher.is_some() { RESCAN } else { RESCAN_WITHOUT_EVENTS };
             let touched = match woken.recv_timeout(rescan) {
-                Ok(Wake::Changed(paths)) => match wait_for_quiet(paths, woken) {
+                Ok(Wake::Changed { paths, is_complete }) => match wait_for_quiet((paths, is_complete), woken)
+                {
                     Some(touched) => touched,
                     None => return,
                 },
@@ -117,7 +136,7 @@ impl Watch {
     }
 
     /// Reads the files that look different, and those that an event names.
-    fn look(&mut self, touched: &Touched, on_change: &mut impl FnMut(&World, Vec<Diagnostic>, &Texts)) {
+    fn look(&mut self, touched: &Touched, on_change: &mut impl FnMut(&Arc<World>, Vec<Diagnostic>, &Texts)) {
         if self.source.reload(touched) {
             let (world, diagnostics) = self.source.latest();
             on_change(world, diagnostics.to_vec(), self.source.texts());
@@ -147,7 +166,7 @@ impl Watch {
 }
 
 /// Lets a burst of writes end, and tells which files it named; `None` when it is time to stop.
-fn wait_for_quiet(first: Vec<PathBuf>, woken: &Receiver<Wake>) -> Option<Touched> {
+fn wait_for_quiet((first, mut is_complete): (Vec<PathBuf>, bool), woken: &Receiver<Wake>) -> Option<Touched> {
     let started = Instant::now();
     let mut named = HashSet::new();
     let mut lost = false;
@@ -158,8 +177,12 @@ fn wait_for_quiet(first: Vec<PathBuf>, woken: &Receiver<Wake>) -> Option<Touched
     };
     take(first);
     while started.elapsed() < QUIET_WAIT_MAX {
-        match woken.recv_timeout(QUIET) {
-            Ok(Wake::Changed(paths)) => take(paths),
+        match woken.recv_timeout(if is_complete { QUIET_WHEN_COMPLETE } else { QUIET }) {
+            Ok(Wake::Changed { paths, is_complete: last }) => {
+                // What was moved was written before, under another name.
+                is_complete = last;
+                take(paths);
+            }
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => break,
         }

@@ -1,6 +1,8 @@
 //! The listeners of an egress gateway: which servers are its own, which block of VirtualServices each uses, and where what
 //! comes goes. Expectations are Istio's (core/gateway.go, pilot/pkg/model/gateway.go), but where it is said.
 
+use std::sync::Arc;
+
 use interceptor_user::analysis::{Audience, Flags, find};
 use interceptor_user::compile::{Client, CompileSettings, Compiler, NodePaths, Role};
 use interceptor_user::snapshot::decision::decide;
@@ -40,7 +42,7 @@ fn settings() -> CompileSettings {
 /// As the gateway with labels istio=egressgateway,app=gw in istio-system compiles it, with what the analysis tells.
 fn gateway(yaml: &str) -> Config {
     let (world, mut findings) = world(&format!("{ENTRIES}{yaml}"));
-    let (snapshot, more) = Compiler::new(settings()).compile(&world);
+    let (snapshot, more) = Compiler::new(settings()).compile(&Arc::new(world.clone()));
     findings.extend(more);
     findings.extend(find(&world, Audience::Mesh(Flags::default())));
     Config { snapshot, findings }
@@ -468,8 +470,11 @@ fn changes_are_taken_up() {
     let mut compiler = Compiler::new(settings());
     for text in texts {
         let (world, _) = world(&text);
-        let (snapshot, findings) = compiler.compile(&world);
-        assert!((snapshot, findings) == Compiler::new(settings()).compile(&world), "{text}");
+        let (snapshot, findings) = compiler.compile(&Arc::new(world.clone()));
+        assert!(
+            (snapshot, findings) == Compiler::new(settings()).compile(&Arc::new(world.clone())),
+            "{text}"
+        );
     }
 }
 

@@ -184,7 +184,7 @@ proptest! {
                     world.mesh = mesh.unwrap_or_else(|| panic!("{findings:#?}"));
                 }
             }
-            let (snapshot, findings) = compiler.compile(&world);
+            let (snapshot, findings) = compiler.compile(&Arc::new(world.clone()));
             let (expected, expected_findings) = compile(&world, &settings);
             prop_assert_eq!(snapshot, expected, "{:#?}", world.resources.keys().collect::<Vec<_>>());
             prop_assert_eq!(findings, expected_findings);
@@ -210,10 +210,10 @@ fn what_did_not_change_stays_the_same_piece() {
     };
     let mut compiler = Compiler::new(CompileSettings::default());
     let mut before = world(&(entry("a", "DNS") + &entry("b", "DNS")));
-    let (old, _) = compiler.compile(&before);
+    let (old, _) = compiler.compile(&Arc::new(before.clone()));
     let changed = world(&entry("b", "NONE"));
     before.resources.extend(changed.resources);
-    let (new, _) = compiler.compile(&before);
+    let (new, _) = compiler.compile(&Arc::new(before.clone()));
 
     let cluster = |host: &str| ClusterName::outbound(80, "", host);
     let same = |host: &str| Arc::ptr_eq(&old.clusters[&cluster(host)], &new.clusters[&cluster(host)]);

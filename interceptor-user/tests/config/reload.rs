@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
@@ -131,7 +132,7 @@ fn what_cannot_be_read_at_all_is_one_sentence() {
 
 struct Watched {
     _watching: Watching,
-    changes: Receiver<(World, Vec<Diagnostic>)>,
+    changes: Receiver<(Arc<World>, Vec<Diagnostic>)>,
 }
 
 fn watch(path: &Path, mesh: Option<PathBuf>) -> Watched {

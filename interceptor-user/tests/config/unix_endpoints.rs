@@ -1,6 +1,7 @@
 //! Unix sockets of the node are endpoints where they were allowed.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use interceptor_user::compile::{Client, CompileSettings, Compiler, NodePaths, compile};
 use interceptor_user::resource::Diagnostic;
@@ -129,12 +130,12 @@ fn who_does_not_see_an_entry_is_not_told_of_its_endpoints() {
 #[test]
 fn a_compile_that_reuses_the_one_before_tells_the_same() {
     let mut compiler = Compiler::new(settings(NodePaths::default()));
-    let (first, of_first) = compiler.compile(&world(ENTRY).0);
+    let (first, of_first) = compiler.compile(&Arc::new(world(ENTRY).0));
     let more = format!(
         "{ENTRY}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs, namespace: shop}}\n\
          spec: {{hosts: [a.example.com], http: [{{timeout: 1s, route: [{{destination: {{host: a.example.com}}}}]}}]}}\n"
     );
-    let (second, of_second) = compiler.compile(&world(&more).0);
+    let (second, of_second) = compiler.compile(&Arc::new(world(&more).0));
     assert_eq!(refused(&of_first), refused(&of_second));
     assert_eq!(endpoints(&first, "", "a.example.com"), endpoints(&second, "", "a.example.com"));
 }

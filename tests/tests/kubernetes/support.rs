@@ -44,7 +44,7 @@ pub(crate) fn start_with(settings: KubernetesSettings) -> anyhow::Result<Followe
         settings,
         move |world, diagnostics| {
             let mut told = of_worlds.lock().unwrap_or_else(PoisonError::into_inner);
-            told.worlds.push((world.clone(), diagnostics, Instant::now()));
+            told.worlds.push((World::clone(world), diagnostics, Instant::now()));
         },
         move |change| {
             of_node.lock().unwrap_or_else(PoisonError::into_inner).node.push((change, Instant::now()));

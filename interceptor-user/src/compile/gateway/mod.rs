@@ -42,7 +42,7 @@ pub(super) struct Of<'a> {
 
 /// What the gateway listens on, and where what comes there goes.
 pub(super) fn listeners(inputs: Inputs<'_>) -> Listening {
-    let (mut by_address, mut by_port) = (ByAddress::new(), ByPort::new());
+    let (mut by_address, mut by_port) = (ByAddress::default(), ByPort::default());
     let findings = inputs.translator.findings;
     for port in servers::ports(inputs.world, inputs.translator.client, findings) {
         let Some(listener) = listener(inputs, &port) else { continue };

@@ -27,6 +27,13 @@ const OWN_SERVER: HeaderValue = HeaderValue::from_static("interceptor");
 
 /// Removes what concerns one connection only (RFC 9110 §7.6.1). `TE: trailers` stays.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if let Some(connection) = headers.get(CONNECTION) {
+        // As nearly everybody writes it; what stands beside is looked at below.
+        let names_itself = |value: &HeaderValue| [&b"keep-alive"[..], b"close"].contains(&value.as_bytes());
+        if names_itself(connection) && headers.get_all(CONNECTION).iter().nth(1).is_none() {
+            headers.remove(CONNECTION);
+        }
+    }
     if headers.contains_key(CONNECTION) {
         let listed: Vec<HeaderName> = headers
             .get_all(CONNECTION)

@@ -46,7 +46,7 @@ pub(crate) use usages::{BoundsId, UsageOf, Usages, WorkerUsages};
 
 use super::downstream::Downstream;
 use crate::dns::Resolver;
-use crate::snapshot::{Bounds, Cluster, EndpointAddress, UpstreamProtocol};
+use crate::snapshot::{Bounds, Cluster, EndpointAddress, Traffic, UpstreamProtocol};
 use bounds::ConnectionSlot;
 use pool::Wanted;
 
@@ -217,7 +217,7 @@ impl ClusterRuntime {
         pick: &Pick,
         downstream: &Downstream,
     ) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
-        let Cluster { connect_timeout, tcp_keepalive, .. } = *self.cluster;
+        let Traffic { connect_timeout, tcp_keepalive, .. } = *self.cluster.traffic;
         let mut connected =
             dial::connect(pick, &downstream.origin.netns, connect_timeout, tcp_keepalive).await?;
         if pick.alternate.is_some() {

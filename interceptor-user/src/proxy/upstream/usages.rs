@@ -2,11 +2,11 @@
 //! uses takes nothing from another, whose cluster it is too.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bounds::{Connections, Overflow, Slot, Usage};
+use crate::hash::HashMap;
 use crate::snapshot::Bounds;
 
 /// Names the bounds of a cluster, over reloads that leave them as they are.

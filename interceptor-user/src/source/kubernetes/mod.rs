@@ -124,7 +124,7 @@ impl Following {
 /// the node and namespaces at once, on the thread that reads from the server: it must not block.
 pub fn follow(
     settings: KubernetesSettings,
-    on_world: impl FnMut(&World, Vec<Diagnostic>) + Send + 'static,
+    on_world: impl FnMut(&Arc<World>, Vec<Diagnostic>) + Send + 'static,
     on_node: impl FnMut(NodeChange) + Send + 'static,
 ) -> Result<Following, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;

@@ -60,7 +60,7 @@ pub(super) struct Run<W, N> {
 
 impl<W, N> Run<W, N>
 where
-    W: FnMut(&World, Vec<Diagnostic>) + Send + 'static,
+    W: FnMut(&Arc<World>, Vec<Diagnostic>) + Send + 'static,
     N: FnMut(NodeChange) + Send + 'static,
 {
     pub(super) fn new(

@@ -7,7 +7,6 @@ mod connect;
 mod lease;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,6 +18,7 @@ use hyper::client::conn::{http1, http2};
 use super::bounds::ConnectionSlot;
 use super::error::UpstreamError;
 use super::{ClusterRuntime, Pick, RuntimeId};
+use crate::hash::HashMap;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::http::upload::RequestBody;
 use crate::snapshot::{EndpointAddress, UpstreamProtocol};
