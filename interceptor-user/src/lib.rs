@@ -30,3 +30,4 @@ pub mod source;
 pub mod tables;
 pub mod telemetry;
 pub mod workload;
+mod workload_api;

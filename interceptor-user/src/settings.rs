@@ -22,6 +22,8 @@ pub struct ExecSettings {
     pub mesh_config: Option<PathBuf>,
     /// The workload that the command stands for.
     pub client: Client,
+    /// The Workload API that its identity is from.
+    pub spiffe_socket: Option<PathBuf>,
     /// Overrides the mesh configuration's `outboundTrafficPolicy.mode`.
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
     pub redirect: RedirectPolicy,
@@ -105,6 +107,8 @@ pub struct GatewaySettings {
     pub source: AgentSource,
     /// The pod that the gateway is, as Gateways' selectors see it.
     pub client: Client,
+    /// The Workload API that its identity is from.
+    pub spiffe_socket: Option<PathBuf>,
     /// Where it listens for servers that name no address.
     pub listen_addresses: Vec<IpAddr>,
     pub unix_endpoints: NodePaths,

@@ -1,6 +1,7 @@
 //! A certificate authority that is thrown away, and what it signs: right, expired, for another name, for clients.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use rcgen::{
@@ -75,6 +76,14 @@ impl Ca {
         let mut params = identity(uri)?;
         params.not_before = date_time_ymd(2019, 1, 1);
         params.not_after = date_time_ymd(2020, 1, 1);
+        self.sign(file, params)
+    }
+
+    /// One that ends so soon.
+    pub fn mesh_identity_for(&self, file: &str, uri: &str, left: Duration) -> anyhow::Result<Identity> {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let mut params = identity(uri)?;
+        params.not_after = date_time_ymd(1970, 1, 1) + since_epoch + left;
         self.sign(file, params)
     }
 

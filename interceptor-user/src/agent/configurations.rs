@@ -165,6 +165,7 @@ impl Compile {
         let flags = Flags {
             credentials_dir: self.settings.client.credentials_dir.as_deref(),
             identity_dir: self.settings.client.identity_dir.as_deref(),
+            svid: self.settings.client.svid.as_ref(),
             unix_endpoints: Some(&self.settings.unix_endpoints),
             tls_files: Some(&self.settings.tls_files),
         };

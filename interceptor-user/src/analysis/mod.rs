@@ -31,6 +31,7 @@ use mesh::Mesh;
 use crate::compile::tls::Files;
 use crate::compile::{Client, NodePaths};
 use crate::resource::{Diagnostic, World};
+use crate::snapshot::Svid;
 
 pub use destination_rules::unusable_files;
 
@@ -51,6 +52,8 @@ pub struct Flags<'a> {
     pub credentials_dir: Option<&'a Path>,
     /// Where the identity for ISTIO_MUTUAL is.
     pub identity_dir: Option<&'a Path>,
+    /// Where it is if it is from a Workload API.
+    pub svid: Option<&'a Svid>,
     /// `None`: they may be `exec`, which allows all, or an agent that allows none.
     pub unix_endpoints: Option<&'a NodePaths>,
     /// The same of certificates and keys.
@@ -60,8 +63,8 @@ pub struct Flags<'a> {
 impl<'a> Flags<'a> {
     /// What is known of the files that TLS is made of: those that rules name may be anywhere.
     fn files(self) -> Files<'a> {
-        let Self { credentials_dir, identity_dir, tls_files, .. } = self;
-        Files { credentials_dir, identity_dir, allowed: tls_files.unwrap_or(&NodePaths::Any) }
+        let Self { credentials_dir, identity_dir, svid, tls_files, .. } = self;
+        Files { credentials_dir, identity_dir, svid, allowed: tls_files.unwrap_or(&NodePaths::Any) }
     }
 }
 

@@ -123,6 +123,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let flags = Flags {
         credentials_dir: arguments.credentials_dir.as_deref(),
         identity_dir: arguments.identity_dir.as_deref(),
+        svid: None,
         unix_endpoints: unix_endpoints.as_ref(),
         tls_files: None,
     };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::compile::Client;
 use crate::resource::{CAPTURE_DNS, ClientPolicy, ENFORCE, POLICY, parse_capture_dns, parse_enforce};
 use crate::workload::{AnnotationError, RedirectPolicy};
+use crate::workload_api::parse_socket;
 
 pub(super) const CLIENT: &str = "The client";
 
@@ -38,6 +39,19 @@ pub(super) struct ClientFlags {
     /// Files that change are read again. Without the directory, or while the identity has expired, ISTIO_MUTUAL answers 503.
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = CLIENT)]
     identity_dir: Option<PathBuf>,
+}
+
+/// The identity of our own process, for those who have one.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct SpiffeFlags {
+    /// Where the identity for TLS mode ISTIO_MUTUAL comes from instead: the socket of a SPIFFE Workload API, such as
+    /// unix:///run/spire/agent.sock
+    ///
+    /// Followed as it is renewed, and kept in memory only. While the Workload API is away the last identity counts, until
+    /// it expires.
+    #[arg(long, value_name = "URI", env = "SPIFFE_ENDPOINT_SOCKET", value_parser = parse_socket,
+        conflicts_with = "identity_dir", help_heading = CLIENT)]
+    pub(super) spiffe_socket: Option<PathBuf>,
 }
 
 /// A name and its value.

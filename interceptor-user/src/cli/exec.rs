@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::client::ClientFlags;
+use super::client::{ClientFlags, SpiffeFlags};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::settings::{ExecSettings, ExternalProxy, UserRequest, parse_user};
@@ -47,7 +47,8 @@ const EXTERNAL: &str = "A proxy of your own";
         sudo interceptor exec -c registry.yaml --exclude-ip-ranges 10.0.0.0/8,192.168.0.0/16 \\\n    \
             --exclude-ports 5432 -- ./app\n\n  \
         # Through Istio's egress gateway (TLS mode ISTIO_MUTUAL), with an identity of the mesh from files\n  \
-        sudo interceptor exec -c config/ --identity-dir /etc/certs -- ./app\n\n  \
+        sudo interceptor exec -c config/ --identity-dir /etc/certs -- ./app\n  \
+        sudo interceptor exec -c config/ --spiffe-socket unix:///run/spire/agent.sock -- ./app\n\n  \
         # Resources from standard input, counters to a file\n  \
         kubectl get serviceentries -o yaml | sudo interceptor exec -c - --stats stats.json -- ./app\n\n  \
         # Connections handed to a proxy of your own that reads SO_ORIGINAL_DST, instead of to ours\n  \
@@ -70,6 +71,9 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     client: ClientFlags,
+
+    #[command(flatten)]
+    spiffe: SpiffeFlags,
 
     /// Destinations left alone: CIDRs separated by commas, IPv4 and IPv6
     #[arg(long, value_name = "CIDR,…", value_parser = parse_ranges, help_heading = REDIRECTION)]
@@ -189,6 +193,7 @@ impl Arguments {
         client.learned_names |= self.capture_dns;
         ExecSettings {
             client,
+            spiffe_socket: self.spiffe.spiffe_socket,
             config: self.config,
             mesh_config: self.mesh_config,
             outbound_traffic_policy: self.outbound_traffic_policy,
@@ -238,7 +243,7 @@ mod tests {
             "-c a.yaml --config - --mesh-config m.yaml --outbound-traffic-policy REGISTRY_ONLY \
              --exclude-ip-ranges 10.0.0.0/8,::/0 --include-ip-ranges 1.0.0.0/8 --exclude-ports 1,2 --include-ports 3 \
              --namespace shop --labels app=a --annotations traffic.sidecar.istio.io/excludeOutboundPorts=9 \
-             --annotations egress.interceptor.io/policy=strict \
+             --annotations egress.interceptor.io/policy=strict --spiffe-socket unix:///run/agent.sock \
              --capture-dns --access-log - --access-log-format json --user me:5 --stats s.json -- curl -c --user x",
         );
         let expected = ExecSettings {
@@ -250,6 +255,7 @@ mod tests {
                 learned_names: true,
                 ..Client::in_namespace("shop")
             },
+            spiffe_socket: Some("/run/agent.sock".into()),
             outbound_traffic_policy: Some(OutboundTrafficPolicy::RegistryOnly),
             redirect: RedirectPolicy {
                 exclude_ip_ranges: parse_exclude_ip_ranges("10.0.0.0/8,::/0").unwrap(),
@@ -318,6 +324,8 @@ mod tests {
             ("--exclude-ip-ranges 10.0.0.1 -- true", "10.0.0.1/32"),
             ("--exclude-ports http -- true", "decimal number"),
             ("--user a:b -- true", "group id"),
+            ("--spiffe-socket /run/agent.sock -- true", "unix:///run/spire/agent.sock"),
+            ("--spiffe-socket unix:///s --identity-dir d -- true", "--identity-dir"),
         ] {
             let error = settings(line).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");

@@ -34,7 +34,9 @@ const NETWORK: &str = "Network";
         # The gateway that selector `istio: egressgateway` means, from files\n  \
         interceptor gateway -c config/ --namespace istio-system --labels istio=egressgateway --access-log -\n\n  \
         # In a pod: labels from the downward API, resources from the API server\n  \
-        interceptor gateway --labels-file /etc/podinfo/labels")]
+        interceptor gateway --labels-file /etc/podinfo/labels\n\n  \
+        # Its identity for ISTIO_MUTUAL from SPIRE's agent\n  \
+        interceptor gateway -c config/ --spiffe-socket unix:///run/spire/agent.sock")]
 pub(super) struct Arguments {
     /// Resources from YAML files or directories instead of an API server; may be repeated
     #[arg(short, long, value_name = "FILE-OR-DIR", value_hint = clap::ValueHint::AnyPath, help_heading = CONFIGURATION)]
@@ -100,6 +102,7 @@ impl Arguments {
     /// When the file of labels can't be read.
     pub(super) fn into_settings(self) -> anyhow::Result<GatewaySettings> {
         let mut client = self.gateway.client()?;
+        let spiffe_socket = self.gateway.spiffe_socket();
         let is_from_files = !self.config.is_empty();
         // Whoever writes files for a gateway may name what it can open.
         let allowed = if is_from_files { NodePaths::Any } else { NodePaths::default() };
@@ -123,6 +126,7 @@ impl Arguments {
         Ok(GatewaySettings {
             source,
             client,
+            spiffe_socket,
             listen_addresses,
             unix_endpoints: allowed.clone(),
             tls_files: self.allow_tls_files.map_or(allowed, NodePaths::Below),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use super::client::{Pair, parse_label, parse_name};
+use super::client::{Pair, SpiffeFlags, parse_label, parse_name};
 use crate::compile::Client;
 use crate::resource::Labels;
 
@@ -35,9 +35,16 @@ pub(super) struct GatewayFlags {
     /// Istio writes them, or tls.crt, tls.key and ca.crt, as cert-manager does
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath, help_heading = GATEWAY)]
     identity_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    spiffe: SpiffeFlags,
 }
 
 impl GatewayFlags {
+    pub(super) fn spiffe_socket(&self) -> Option<PathBuf> {
+        self.spiffe.spiffe_socket.clone()
+    }
+
     /// # Errors
     /// When the file of labels can't be read, or is none.
     pub(super) fn client(&self) -> anyhow::Result<Client> {

@@ -55,7 +55,7 @@ pub use tls::Files;
 use crate::resource::{ClientPolicy, Diagnostic, Labels, MeshConfig, World, mesh_config};
 use crate::snapshot::{
     AccessLogEncoding, Listener, MeshSettings, OffLimits, OutboundTrafficPolicy, PathNormalization,
-    ProxyHeaders, Snapshot,
+    ProxyHeaders, Snapshot, Svid,
 };
 
 /// The workload that a snapshot is made for.
@@ -76,6 +76,8 @@ pub struct Client {
     pub credentials_dir: Option<PathBuf>,
     /// Where its identity in the mesh is, for ISTIO_MUTUAL: a directory of files.
     pub identity_dir: Option<PathBuf>,
+    /// The same from a Workload API; goes before.
+    pub svid: Option<Svid>,
 }
 
 impl Client {
@@ -90,6 +92,7 @@ impl Client {
             learned_names: false,
             credentials_dir: None,
             identity_dir: None,
+            svid: None,
         }
     }
 

@@ -11,7 +11,7 @@ use rustls::pki_types::{DnsName, ServerName};
 
 use crate::resource::client_tls::{ClientTls, TlsMode};
 use crate::resource::destination_rule::Blocks;
-use crate::snapshot::{CaSource, ClientIdentity, Credential, TlsOrigination, TlsOriginationMode};
+use crate::snapshot::{CaSource, ClientIdentity, Credential, Svid, TlsOrigination, TlsOriginationMode};
 
 /// Where the files that TLS is made of may be.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub struct Files<'a> {
     pub credentials_dir: Option<&'a Path>,
     /// Where the identity for ISTIO_MUTUAL is.
     pub identity_dir: Option<&'a Path>,
+    /// Where it is if it is from a Workload API.
+    pub svid: Option<&'a Svid>,
     /// Those that a rule may name itself.
     pub allowed: &'a NodePaths,
 }
@@ -29,7 +31,17 @@ impl<'a> Files<'a> {
         Self {
             credentials_dir: client.credentials_dir.as_deref(),
             identity_dir: client.identity_dir.as_deref(),
+            svid: client.svid.as_ref(),
             allowed,
+        }
+    }
+
+    /// The identity for ISTIO_MUTUAL.
+    pub(super) fn mesh_identity(self) -> Result<Credential, String> {
+        match (self.svid, self.identity_dir) {
+            (Some(svid), _) => Ok(Credential::Svid(svid.clone())),
+            (None, Some(directory)) => Ok(Credential::MeshIdentity { directory: directory.to_owned() }),
+            (None, None) => Err(NO_IDENTITY.into()),
         }
     }
 
@@ -121,7 +133,7 @@ pub(crate) fn problem(tls: &ClientTls, files: Files<'_>) -> Option<String> {
 }
 
 /// Where there is no identity directory.
-pub(super) const NO_IDENTITY: &str = "mode ISTIO_MUTUAL needs an identity of the mesh: give --identity-dir DIR with \
+const NO_IDENTITY: &str = "mode ISTIO_MUTUAL needs an identity of the mesh: give --identity-dir DIR with \
                                       cert-chain.pem, key.pem and root-cert.pem, or tls.crt, tls.key and ca.crt";
 
 /// Where there is no directory of credentials; `certificate` is the field for a file.
@@ -158,10 +170,7 @@ fn credential(tls: &ClientTls, files: Files<'_>) -> Result<Option<Credential>, S
     }
     match (tls.mode, &tls.credential_name) {
         (TlsMode::Disable, _) => Ok(None),
-        (TlsMode::IstioMutual, _) => match files.identity_dir {
-            Some(directory) => Ok(Some(Credential::MeshIdentity { directory: directory.to_owned() })),
-            None => Err(NO_IDENTITY.into()),
-        },
+        (TlsMode::IstioMutual, _) => files.mesh_identity().map(Some),
         (TlsMode::Simple | TlsMode::Mutual, Some(name)) => match files.credentials_dir {
             Some(directory) => secret(name, directory, tls.mode).map(Some),
             None => Err(no_credentials(name, "clientCertificate")),

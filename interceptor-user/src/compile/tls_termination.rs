@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::tls::{CONFIG_MAP, Files, NO_IDENTITY, no_credentials, of_credential_name};
+use super::tls::{CONFIG_MAP, Files, no_credentials, of_credential_name};
 use crate::resource::server_tls::{ServerTls, ServerTlsMode};
 use crate::snapshot::{
-    CertificateSource, ClientCaSource, ClientIdentity, Credential, TlsTermination, TlsTerminationMode,
+    CertificateSource, ClientCaSource, ClientIdentity, TlsTermination, TlsTerminationMode,
 };
 
 /// What a server with these settings does; `None` where it ends no TLS. With `has_http` its requests are routed, and
@@ -56,8 +56,7 @@ fn sources(
     files: Files<'_>,
 ) -> Result<(Vec<CertificateSource>, Option<ClientCaSource>), String> {
     if mode == TlsTerminationMode::IstioMutual {
-        let directory = files.identity_dir.ok_or(NO_IDENTITY)?.to_owned();
-        let credential = Credential::MeshIdentity { directory };
+        let credential = files.mesh_identity()?;
         let certificate = CertificateSource::Credential(credential.clone());
         return Ok((vec![certificate], Some(ClientCaSource::Credential(credential))));
     }

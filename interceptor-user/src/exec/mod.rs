@@ -24,6 +24,7 @@ pub(crate) mod watcher;
 use std::process::ExitCode;
 
 use crate::settings::ExecSettings;
+use crate::workload_api;
 
 pub(crate) use cgroup::own_directory as own_cgroup;
 pub(crate) use command::raise_open_files;
@@ -31,6 +32,8 @@ pub(crate) use command::raise_open_files;
 /// Runs the command and returns the exit code that is to be ours.
 pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let identity = user::identity(settings.user.as_ref())?;
+    let client = workload_api::identified(&settings.client, settings.spiffe_socket.as_deref())?;
+    let settings = &ExecSettings { client, ..settings.clone() };
     let configuration = configuration::Configuration::open(settings)?;
     let redirect = enforcement::redirect(settings, &configuration.snapshot)?;
     let stats = settings.stats.as_deref().map(stats::StatsFile::create).transpose()?;

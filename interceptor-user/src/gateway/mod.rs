@@ -25,6 +25,7 @@ use crate::proxy::{Proxy, ProxyOptions};
 use crate::settings::GatewaySettings;
 use crate::telemetry::AccessLog;
 use crate::telemetry::logging::LogFilter;
+use crate::workload_api;
 
 use listeners::Listeners;
 use shown::Shown;
@@ -40,6 +41,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the configuration can't be read at all, or a thread has ended. A port that can't be had is told and tried again.
 pub fn run(settings: &GatewaySettings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
+    let client = workload_api::identified(&settings.client, settings.spiffe_socket.as_deref())?;
+    let settings = &GatewaySettings { client, ..settings.clone() };
     let own = datapath::own_addresses().context("can't list this host's addresses")?;
     let (compiled, snapshots) = mpsc::unbounded_channel();
     let configurations =

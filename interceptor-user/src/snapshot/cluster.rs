@@ -127,6 +127,17 @@ pub enum Credential {
     /// The proxy's own identity, named as Istio has such files, or cert-manager's CSI driver: `cert-chain.pem`,
     /// `key.pem` and `root-cert.pem`, or `tls.crt`, `tls.key` and `ca.crt`.
     MeshIdentity { directory: PathBuf },
+    /// The same from a Workload API.
+    Svid(Svid),
+}
+
+/// Where the identity from a SPIFFE Workload API is read: PEM files, empty as long as none has come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Svid {
+    /// Where it comes from, for people.
+    pub socket: PathBuf,
+    pub pair: ClientIdentity,
+    pub ca: PathBuf,
 }
 
 /// TLS towards the endpoints.

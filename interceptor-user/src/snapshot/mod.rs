@@ -34,7 +34,7 @@ pub use catch_all::CatchAll;
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
     CaSource, ClientIdentity, Cluster, ClusterName, Credential, Discovery, DnsFamily, DnsTarget, Endpoint,
-    TlsOrigination, TlsOriginationMode, Traffic, UpstreamProtocol,
+    Svid, TlsOrigination, TlsOriginationMode, Traffic, UpstreamProtocol,
 };
 pub use connection_pool::{
     Bounds, Http2Keepalive, ProxyProtocol, RetryBudget, TcpKeepalive, Tunnel, TunnelMethod,

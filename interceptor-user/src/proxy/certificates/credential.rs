@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::snapshot::{ClientIdentity, Credential};
+use crate::snapshot::{ClientIdentity, Credential, Svid};
 
 /// Certificate and key, of kubernetes.io/tls and of Opaque secrets.
 const OF_SECRETS: [(&str, &str); 2] = [("tls.crt", "tls.key"), ("cert", "key")];
@@ -27,6 +27,7 @@ pub(in crate::proxy) fn candidates(credential: &Credential) -> Vec<PathBuf> {
             let ca = CA_OF_IDENTITY.iter().map(|name| directory.join(name));
             both(directory, &OF_IDENTITY).into_iter().chain(ca).collect()
         }
+        Credential::Svid(svid) => vec![svid.pair.certificate.clone(), svid.ca.clone()],
     }
 }
 
@@ -44,6 +45,8 @@ pub(in crate::proxy) fn identity(credential: &Credential) -> Result<ClientIdenti
             let names = "cert-chain.pem and key.pem, or tls.crt and tls.key,";
             format!("the identity for ISTIO_MUTUAL: no {names} in {}", directory.display())
         }),
+        Credential::Svid(svid) if has_come(svid) => Ok(svid.pair.clone()),
+        Credential::Svid(svid) => Err(none_has_come(svid)),
     }
 }
 
@@ -73,7 +76,28 @@ pub(in crate::proxy) fn ca(credential: &Credential) -> Result<(PathBuf, Option<P
             })?;
             Ok((ca, None))
         }
+        Credential::Svid(svid) if has_come(svid) => Ok((svid.ca.clone(), None)),
+        Credential::Svid(svid) => Err(none_has_come(svid)),
     }
+}
+
+/// What certificates of a credential are called: files in memory have no names that say anything.
+pub(in crate::proxy) fn known_as(credential: Option<&Credential>, file: &Path) -> PathBuf {
+    match credential {
+        Some(Credential::Svid(svid)) => svid.socket.clone(),
+        Some(Credential::Secret { .. } | Credential::MeshIdentity { .. }) | None => file.to_owned(),
+    }
+}
+
+fn has_come(svid: &Svid) -> bool {
+    std::fs::metadata(&svid.pair.certificate).is_ok_and(|file| file.len() > 0)
+}
+
+fn none_has_come(svid: &Svid) -> String {
+    format!(
+        "the identity for ISTIO_MUTUAL: none has come yet from the Workload API {}",
+        svid.socket.display()
+    )
 }
 
 fn pair(directory: &Path, names: &[(&str, &str)]) -> Option<ClientIdentity> {

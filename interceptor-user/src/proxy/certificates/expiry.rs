@@ -34,6 +34,12 @@ impl Expiry {
         Some(Self { file, from, until })
     }
 
+    /// Why what is shown is good for nothing at this time.
+    pub(in crate::proxy) fn over(&self, now: UnixTime) -> Option<String> {
+        let end = (self.until < now).then(|| at(self.until))?;
+        Some(format!("our certificate {} expired at {end}", self.file.display()))
+    }
+
     /// What is to be told at this time, if anything.
     fn warning(&self, now: UnixTime) -> Option<String> {
         let (file, end) = (self.file.display(), at(self.until));

@@ -77,7 +77,7 @@ impl<T> Made<T> {
     }
 }
 
-pub(in crate::proxy) fn roots_of_file(path: &Path) -> Result<Arc<RootCertStore>, String> {
+pub(crate) fn roots_of_file(path: &Path) -> Result<Arc<RootCertStore>, String> {
     static ROOTS: Made<RootCertStore> = Made::new();
     ROOTS.of(vec![path.to_owned()], || read_roots(path))
 }
@@ -125,10 +125,7 @@ pub(in crate::proxy) fn revocations(
 }
 
 /// A certificate with its chain and key, as it is shown. `what` names the certificate in errors.
-pub(in crate::proxy) fn certified_key(
-    files: &ClientIdentity,
-    what: &str,
-) -> Result<Arc<CertifiedKey>, String> {
+pub(crate) fn certified_key(files: &ClientIdentity, what: &str) -> Result<Arc<CertifiedKey>, String> {
     static KEYS: Made<CertifiedKey> = Made::new();
     KEYS.of(vec![files.certificate.clone(), files.private_key.clone()], || {
         let (chain, key) = identity(files)?;
@@ -138,7 +135,7 @@ pub(in crate::proxy) fn certified_key(
 }
 
 /// Of all TLS here.
-pub(in crate::proxy) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     Arc::clone(&PROVIDER)

@@ -14,7 +14,7 @@ pub(in crate::proxy) fn hex(bytes: &[u8]) -> String {
 }
 
 /// RFC 4648, with padding.
-pub(in crate::proxy) fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

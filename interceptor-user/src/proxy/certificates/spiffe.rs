@@ -21,7 +21,7 @@ pub(in crate::proxy) fn trust_domain(certificate: &CertificateDer<'_>) -> Result
 ///
 /// # Errors
 /// Why it has none.
-pub(in crate::proxy) fn identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, String> {
+pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, String> {
     let parsed =
         EndEntityCert::try_from(certificate).map_err(|error| format!("it can't be read: {error}"))?;
     let mut identities = parsed.valid_uri_names().filter_map(SpiffeId::parse);

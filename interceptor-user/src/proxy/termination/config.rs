@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::verify::ClientVerifier;
+use crate::proxy::certificates::credential::known_as;
 use crate::proxy::certificates::expiry::Expiry;
 use crate::proxy::certificates::{credential, files, spiffe};
 use crate::snapshot::{
@@ -113,7 +114,11 @@ fn key(source: &CertificateSource) -> Result<(PathBuf, Arc<CertifiedKey>), Strin
         CertificateSource::Credential(credential) => credential::identity(credential)?,
     };
     let certified = files::certified_key(&found, "certificate")?;
-    Ok((found.certificate, certified))
+    let credential = match source {
+        CertificateSource::Credential(credential) => Some(credential),
+        CertificateSource::Files(_) => None,
+    };
+    Ok((known_as(credential, &found.certificate), certified))
 }
 
 fn verifier(

@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use super::certificates::credential::candidates;
 use super::certificates::expiry::{Expiry, Tending};
 use super::certificates::files::FileVersions;
-use crate::snapshot::{CertificateSource, ClientCaSource, TlsTermination};
+use crate::snapshot::{CertificateSource, ClientCaSource, TlsTermination, TlsTerminationMode};
 use config::Configs;
 pub(super) use failure::HandshakeFailure;
 pub(super) use failure::HandshakeResult;
@@ -73,6 +73,12 @@ impl TlsServer {
             Ok(configs) => configs.clone(),
             Err(reason) => return Err(HandshakeFailure::unavailable(reason)),
         };
+        // Nobody in the mesh would take it, as with ISTIO_MUTUAL towards endpoints.
+        if self.termination.mode == TlsTerminationMode::IstioMutual
+            && let Some(reason) = configs.expiries.iter().find_map(|expiry| expiry.over(UnixTime::now()))
+        {
+            return Err(HandshakeFailure::unavailable(&reason));
+        }
         let handshake = handshake(&configs, stream);
         let ended = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(handshake)).await;
         ended.unwrap_or_else(|_elapsed| Err(HandshakeFailure::timeout()))

@@ -10,6 +10,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::credential;
 use super::verify::{Names, Verifier};
+use crate::proxy::certificates::credential::known_as;
 use crate::proxy::certificates::expiry::Expiry;
 use crate::proxy::certificates::{files as pem_files, spiffe};
 use crate::snapshot::{CaSource, ClientIdentity, TlsOrigination, TlsOriginationMode};
@@ -65,6 +66,7 @@ pub(super) fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
         return Err(reason.to_string());
     }
     let found = credential::found(origination)?;
+    let credential = origination.credential.as_ref();
     let origination = found.as_ref().unwrap_or(origination);
     let identity = origination.identity.as_ref();
     let shown = identity
@@ -73,7 +75,8 @@ pub(super) fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
         })
         .transpose()?;
     let of_mesh = shown.as_ref().filter(|_| origination.mode == TlsOriginationMode::IstioMutual);
-    let of_mesh = of_mesh.map(|(files, shown)| of_mesh_identity(files, shown)).transpose()?;
+    let name = |files: &ClientIdentity| known_as(credential, &files.certificate);
+    let of_mesh = of_mesh.map(|(files, shown)| of_mesh_identity(name(files), shown)).transpose()?;
     let trust_domain = of_mesh.as_ref().map(|(_, trust_domain)| &**trust_domain);
     let names = |verify_host| Names { declared: &origination.subject_alt_names, verify_host, trust_domain };
     let shown = shown.as_ref().map(|(_, key)| key);
@@ -90,18 +93,12 @@ pub(super) fn configs(origination: &TlsOrigination) -> Result<Configs, String> {
         http1: offering(http.clone(), alpn[1]),
         http2: offering(http, alpn[2]),
         identity: of_mesh.map(|(identity, _)| Arc::new(identity)),
-        expiry: identity
-            .zip(shown)
-            .and_then(|(files, shown)| Expiry::of(files.certificate.clone(), &shown.cert)),
+        expiry: identity.zip(shown).and_then(|(files, shown)| Expiry::of(name(files), &shown.cert)),
     })
 }
 
 /// A client certificate as an identity of the mesh, with its trust domain.
-fn of_mesh_identity(
-    files: &ClientIdentity,
-    shown: &Arc<CertifiedKey>,
-) -> Result<(MeshIdentity, Arc<str>), String> {
-    let file = files.certificate.clone();
+fn of_mesh_identity(file: PathBuf, shown: &Arc<CertifiedKey>) -> Result<(MeshIdentity, Arc<str>), String> {
     let trust_domain = shown.cert.first().map_or_else(|| Err("it is empty".into()), spiffe::trust_domain);
     let trust_domain =
         trust_domain.map_err(|reason| format!("the identity {} can't be used: {reason}", file.display()))?;

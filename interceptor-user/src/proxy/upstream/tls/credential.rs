@@ -11,7 +11,7 @@ pub(super) fn found(origination: &TlsOrigination) -> Result<Option<TlsOriginatio
         Credential::Secret { .. } => {
             (origination.mode != TlsOriginationMode::Simple, origination.ca != CaSource::Unverified)
         }
-        Credential::MeshIdentity { .. } => (true, true),
+        Credential::MeshIdentity { .. } | Credential::Svid(_) => (true, true),
     };
     if shows_identity {
         found.identity = Some(identity(credential)?);
