@@ -15,7 +15,7 @@ const ANYWHERE: NodePaths = NodePaths::Any;
 
 fn everything() -> Files<'static> {
     let (credentials_dir, identity_dir) = (Some(Path::new("/credentials")), Some(Path::new("/identity")));
-    Files { credentials_dir, identity_dir, allowed: &ANYWHERE }
+    Files { credentials_dir, identity_dir, svid: None, allowed: &ANYWHERE }
 }
 
 fn of(tls: &str, files: Files<'_>) -> Option<TlsTermination> {
@@ -92,7 +92,7 @@ fn each_mode_has_its_sources() {
 #[test]
 fn what_cannot_be_found_fails_each_handshake() {
     let nothing = NodePaths::default();
-    let nowhere = Files { credentials_dir: None, identity_dir: None, allowed: &nothing };
+    let nowhere = Files { credentials_dir: None, identity_dir: None, svid: None, allowed: &nothing };
     for (tls, reason) in [
         ("mode: ISTIO_MUTUAL", "give --identity-dir DIR"),
         ("mode: SIMPLE, credentialName: a", "give --credentials-dir DIR with its files in DIR/a"),
