@@ -53,10 +53,11 @@ fn pins(schemas: &[u32], is_alive: bool, directory: &Path) -> Finding {
         return Finding::warning(
             WHAT,
             format!(
-                "schema {} below {shown}, which this version ({SCHEMA}) can't take over",
+                "schema {} below {shown}: an agent of this version ({SCHEMA}) takes the hooks over, and refuses connections \
+                 until it has enrolled their pods",
                 others.join(", ")
             ),
-            "let the other version's agent end, and remove what it left with its own `interceptor cleanup`",
+            "start this version's agent, or remove what is there with `interceptor cleanup`",
         );
     }
     match (schemas.is_empty(), is_alive) {

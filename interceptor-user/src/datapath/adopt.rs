@@ -42,6 +42,7 @@ impl Prepared {
     /// Takes over, once the agent before us writes no more. From here on our programs run.
     pub fn adopt(self) -> Result<Datapath, DatapathError> {
         let Self { mut datapath } = self;
+        datapath.take_links_of_other_schemas()?;
         datapath.update_links()?;
         datapath.workloads.adopt()?;
         let enrolled = datapath.enrolled();

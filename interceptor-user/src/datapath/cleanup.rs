@@ -27,10 +27,7 @@ pub fn cleanup(root: &Path) -> Result<Cleaned, DatapathError> {
         return Ok(cleaned);
     }
     pins::require_bpf_fs(root)?;
-    let mut versions = entries(root)?;
-    versions.retain(|name| name.strip_prefix('v').is_some_and(|schema| schema.parse::<u32>().is_ok()));
-    versions.sort();
-    for version in versions {
+    for version in pins::versions(root)? {
         remove(&root.join(&version), &mut cleaned)?;
         cleaned.versions.push(version);
     }
@@ -43,7 +40,8 @@ pub fn cleanup(root: &Path) -> Result<Cleaned, DatapathError> {
     Ok(cleaned)
 }
 
-fn remove(directory: &Path, cleaned: &mut Cleaned) -> Result<(), DatapathError> {
+/// Everything of one version, or of a part of it.
+pub(super) fn remove(directory: &Path, cleaned: &mut Cleaned) -> Result<(), DatapathError> {
     let mut names = entries(directory)?;
     names.sort_by_key(|name| order(name));
     let mut has_programs = false;

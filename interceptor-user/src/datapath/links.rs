@@ -128,7 +128,12 @@ impl Datapath {
 
 /// Whether the link pinned there now runs our program `name`. A link that is not there, or not for this cgroup, does
 /// not; it is removed.
-fn update(ebpf: &Ebpf, name: &str, path: &Path, cgroup: Option<CgroupId>) -> Result<bool, DatapathError> {
+pub(super) fn update(
+    ebpf: &Ebpf,
+    name: &str,
+    path: &Path,
+    cgroup: Option<CgroupId>,
+) -> Result<bool, DatapathError> {
     let Some(link) = pins::get(path)? else { return Ok(false) };
     let info = sys::link_info(link.as_fd()).map_err(pins::failed(path))?;
     let is_alive = info.cgroup_id != 0 && cgroup.is_none_or(|cgroup| cgroup.0 == info.cgroup_id);

@@ -21,6 +21,7 @@ mod name_servers;
 mod netns;
 mod node;
 mod original_dst;
+mod other_schemas;
 mod pins;
 mod pod_records;
 mod preflight;

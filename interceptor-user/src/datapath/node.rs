@@ -82,7 +82,7 @@ impl Datapath {
 
     /// Holds pods that are not decided yet, as [`Self::set_settings`] says: everything below `kubepods`, the common
     /// ancestor of all pods, that is neither enrolled nor left alone, nor in the node's own network namespace. Pinned;
-    /// a gate elsewhere is taken away. Whoever runs already and shall not be held must be enrolled or left alone
+    /// a gate elsewhere is taken away, and with it whatever else agents of another schema have left. Whoever runs already and shall not be held must be enrolled or left alone
     /// before.
     pub fn gate(&mut self, kubepods: impl AsFd) -> Result<CgroupId, DatapathError> {
         let Raw(settings) = self.node.settings.get(&0, 0).map_err(read_failed("SETTINGS"))?;
@@ -91,6 +91,7 @@ impl Datapath {
         }
         let cgroup = self.attach_pinned(Place::Gate, kubepods.as_fd(), programs::GATE)?;
         self.detach_gates(|other| other != cgroup)?;
+        self.remove_other_schemas()?;
         Ok(cgroup)
     }
 

@@ -6,7 +6,8 @@
 //!                 /listeners/<cgroup id>/<program>     links on the cgroups in which agents made their listeners
 //!                 /gate/<cgroup id>/<program>          links on the common ancestor of all pods
 //! ```
-//! Agents of one schema take over from each other; one of another schema has a directory of its own.
+//! Agents of one schema take over from each other; one of another schema has a directory of its own (see
+//! [`super::other_schemas`]).
 
 use std::{
     fs, io,
@@ -88,6 +89,17 @@ impl Pins {
         }
     }
 
+    /// Those of agents of other schemas, beside ours.
+    pub(super) fn of_other_schemas(&self) -> Result<Vec<Self>, DatapathError> {
+        let Some(root) = self.directory.parent() else { return Ok(Vec::new()) };
+        let others = versions(root)?.into_iter().map(|version| Self { directory: root.join(version) });
+        Ok(others.filter(|other| other.directory != self.directory).collect())
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn maps(&self) -> PathBuf {
         self.directory.join("maps")
     }
@@ -110,6 +122,14 @@ impl Pins {
         let names = entries(&self.place(place))?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).map(CgroupId).collect())
     }
+}
+
+/// The directories of all schemas below `root`, sorted by name.
+pub(super) fn versions(root: &Path) -> Result<Vec<String>, DatapathError> {
+    let mut versions = entries(root)?;
+    versions.retain(|name| name.strip_prefix('v').is_some_and(|schema| schema.parse::<u32>().is_ok()));
+    versions.sort();
+    Ok(versions)
 }
 
 /// The names in a directory; none if it does not exist.

@@ -7,7 +7,7 @@ use serde_json::json;
 const ENFORCE: &str = "  annotations: {egress.interceptor.io/enforce: gateway}\n";
 
 /// A datagram to somewhere, and one to the pod's own name server.
-fn datagrams(pod: &NodePod<'_>, own: &str) -> anyhow::Result<String> {
+pub(crate) fn datagrams(pod: &NodePod<'_>, own: &str) -> anyhow::Result<String> {
     const SEND: &str = "
 import socket, sys
 for to in sys.argv[1:]:

@@ -15,6 +15,7 @@ mod race;
 mod restart;
 mod tls_files;
 mod unix_endpoints;
+mod upgrade;
 
 /// A ServiceEntry, which makes port 80 one that speaks HTTP.
 const HTTPBIN: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: httpbin, namespace: shop}\n\

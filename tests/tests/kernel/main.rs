@@ -16,6 +16,7 @@ mod guard;
 mod handover;
 mod listeners;
 mod maker;
+mod other_schemas;
 mod pins;
 mod policy;
 mod programs;

@@ -12,6 +12,8 @@ use std::{
 
 use super::check;
 
+const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
+const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -145,6 +147,62 @@ pub(in crate::datapath) fn object_get(path: &Path) -> io::Result<OwnedFd> {
     let mut attr = Object { path: path.as_ptr(), fd: 0, flags: 0 };
     // SAFETY: laid out as for BPF_OBJ_GET; `path` is a string that lives.
     owned(unsafe { bpf(BPF_OBJ_GET, &mut attr) }?)
+}
+
+/// Removes every entry of a hash map, whatever its keys are, that nobody writes any more.
+pub(in crate::datapath) fn map_clear(map: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Element {
+        map: RawFd,
+        padding: u32,
+        key: *const u8,
+        next_key: *mut u8,
+        flags: u64,
+    }
+    let mut key = vec![0_u8; map_key_size(map)?];
+    loop {
+        let mut attr = Element {
+            map: map.as_raw_fd(),
+            padding: 0,
+            key: std::ptr::null(),
+            next_key: key.as_mut_ptr(),
+            flags: 0,
+        };
+        // SAFETY: laid out as for BPF_MAP_GET_NEXT_KEY, which without a key writes the first one to `next_key`; that is
+        // as large as the map's keys.
+        match unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) } {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+            first => first?,
+        };
+        attr.key = key.as_ptr();
+        attr.next_key = std::ptr::null_mut();
+        // SAFETY: laid out as for BPF_MAP_DELETE_ELEM; `key` is as large as the map's keys.
+        unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut attr) }?;
+    }
+}
+
+fn map_key_size(map: BorrowedFd<'_>) -> io::Result<usize> {
+    /// The beginning of `struct bpf_map_info`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        key_size: u32,
+        value_size: u32,
+    }
+    #[repr(C)]
+    struct GetInfo {
+        fd: RawFd,
+        length: u32,
+        info: *mut Info,
+    }
+    let mut info = Info::default();
+    let length = u32::try_from(size_of::<Info>()).map_err(io::Error::other)?;
+    let mut attr = GetInfo { fd: map.as_raw_fd(), length, info: &raw mut info };
+    // SAFETY: laid out as for BPF_OBJ_GET_INFO_BY_FD; `info` has `length` bytes, and the kernel writes no more.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    usize::try_from(info.key_size).map_err(io::Error::other)
 }
 
 /// What is attached to a cgroup itself, not to those above it: the flags of its attachments, and program ids.

@@ -21,7 +21,9 @@ use interceptor_common::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-pub(super) use bpf::{link_create, link_detach, link_info, link_update, object_get, object_pin, programs_on};
+pub(super) use bpf::{
+    link_create, link_detach, link_info, link_update, map_clear, object_get, object_pin, programs_on,
+};
 pub(super) use net::{interface_addresses, netns_cookie};
 
 /// A value as the kernel's maps hold it.
