@@ -150,7 +150,9 @@ impl Pod {
             Selection::OutOfReach(OutOfReach::Sandboxed) => (PodState::Sandboxed, None),
             Selection::Enroll(_) if self.carried.is_none() => (PodState::Pending, self.problem.clone()),
             Selection::Enroll(_) if mistake.is_some() => (PodState::EnrolledWithMistake, mistake),
-            Selection::Enroll(_) => (PodState::Enrolled, self.problem.clone()),
+            Selection::Enroll(_) => {
+                (PodState::Enrolled, self.problem.clone().or_else(|| self.not_enforced().map(str::to_owned)))
+            }
         };
         PodRecord {
             uid: self.source.uid.clone(),
@@ -160,6 +162,14 @@ impl Pod {
             state,
             note: note.unwrap_or_default(),
         }
+    }
+
+    /// What of an enforced pod the guard can't see.
+    pub(super) fn not_enforced(&self) -> Option<&'static str> {
+        let is_enforced = self.wanted()?.redirect.enforced.is_some();
+        let has_net_raw = |api: &Arc<ApiPod>| api.spec.containers.iter().any(|one| one.may_have_net_raw);
+        (is_enforced && self.api.as_ref().is_some_and(has_net_raw))
+            .then_some("enforced, but can send by AF_PACKET: drop NET_RAW in every container's securityContext.capabilities")
     }
 
     /// Nothing is left to be done for what runs of it.

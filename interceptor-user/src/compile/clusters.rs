@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::connection_pool;
 use super::destination_rules::{DestinationRules, MergedRule};
 use super::discovery;
+use super::hand_made::HandMade;
 use super::load_balancing;
 use super::locality;
 use super::registry::{Registry, Service};
@@ -25,8 +26,16 @@ pub(super) struct Common<'a> {
     pub(super) settings: &'a CompileSettings,
     /// Of a gateway: see [`Cluster::off_limits`].
     pub(super) off_limits: Option<&'a Arc<OffLimits>>,
-    /// Clusters that lead around the egress gateway are left out.
-    pub(super) enforced: bool,
+    /// Where the egress gateway is enforced: clusters that lead around it are left out, and those of these Services.
+    pub(super) enforced: Option<&'a HandMade<'a>>,
+}
+
+impl Common<'_> {
+    fn leaves_out(&self, cluster: &Cluster, entry: &ServiceEntry) -> bool {
+        self.enforced.is_some_and(|hand_made| {
+            !cluster.is_in_kubernetes() || hand_made.has(entry.meta.namespace(), entry.meta.name())
+        })
+    }
 }
 
 /// What clusters made in one compile are spoken to like, each once: ten thousand services say a few things.
@@ -94,7 +103,7 @@ impl Clusters {
                 }
             };
             for cluster in &*made.clusters {
-                if common.enforced && !cluster.is_in_kubernetes() {
+                if common.leaves_out(cluster, &service.entry) {
                     around_gateway.insert(cluster.name.clone());
                     continue;
                 }

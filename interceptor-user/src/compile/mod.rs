@@ -11,6 +11,7 @@ pub(crate) mod destination_rules;
 mod discovery;
 mod findings;
 mod gateway;
+mod hand_made;
 mod http_filters;
 mod http_routes;
 pub(crate) mod kubernetes;
@@ -41,6 +42,7 @@ pub use client_labels::ClientLabels;
 use clusters::Clusters;
 use destination_rules::DestinationRules;
 use findings::Findings;
+use hand_made::HandMade;
 use http_routes::Entrance;
 use outbound::Listening;
 use policy::Policy;
@@ -213,7 +215,8 @@ impl Compiler {
                 let before = previous.filter(|previous| previous.off_limits == off_limits);
                 let before = before.map(|previous| &previous.clusters);
                 let off_limits = off_limits.as_ref();
-                let enforced = policy.enforced;
+                let hand_made = policy.enforced.then(|| HandMade::of(world));
+                let enforced = hand_made.as_ref();
                 let common = clusters::Common { mesh: &world.mesh, settings, off_limits, enforced };
                 Clusters::new((common, policy.outbound_traffic), &registry, &rules, before)
             }

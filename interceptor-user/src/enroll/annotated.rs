@@ -21,13 +21,20 @@ pub enum Mistake {
     CaptureDns(#[from] CaptureDnsError),
     #[error("annotation {0} does not act where {ENFORCE} does: what it names would go around the gateway")]
     Overridden(&'static str),
+    #[error(
+        "what asks for the pod to be left alone (a label, or a container istio-proxy) does not act: its namespace has \
+         {ENFORCE}, and it would go around the gateway"
+    )]
+    NotLeftAlone,
 }
 
 impl Mistake {
     /// What happens because of it.
     pub fn effect(&self) -> String {
         match self {
-            Self::Redirect(_) | Self::Overridden(_) | Self::CaptureDns(_) => "it changes nothing".into(),
+            Self::Redirect(_) | Self::Overridden(_) | Self::CaptureDns(_) | Self::NotLeftAlone => {
+                "it changes nothing".into()
+            }
             Self::Enforce(_) => {
                 "what the pod had before goes on acting; where it had nothing, the gateway is enforced".into()
             }
@@ -57,6 +64,12 @@ pub(super) fn is_enforced(
     namespace.is_some_and(|namespace| says(&namespace.meta.annotations)) || of_pod
 }
 
+/// Whether all pods of the namespace are enforced, whatever they ask for. A value that can't be read counts as yes.
+pub(super) fn is_fenced(namespace: &Namespace) -> bool {
+    let annotation = namespace.meta.annotations.get(ENFORCE);
+    annotation.is_some_and(|annotation| parse_enforce(&annotation.value).unwrap_or(true))
+}
+
 /// Whether it says anything that enforcement overrides.
 pub(super) fn is_overridden(annotation: Annotation, redirect: &RedirectPolicy) -> bool {
     match annotation {
@@ -84,4 +97,57 @@ pub(super) fn captures_dns(
     };
     let of_pod = says(&pod.meta.annotations);
     of_pod.or_else(|| says(&namespace?.meta.annotations)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{OutOfReach, Selection, Selectors};
+    use super::*;
+    use crate::resource::{Resource, parse};
+
+    fn read(text: &str) -> Resource {
+        let parsed = parse(&"test.yaml".into(), text, &"default".into());
+        parsed.resources.into_iter().next().unwrap_or_else(|| panic!("nothing in {text}"))
+    }
+
+    /// Not to be intercepted at all would be the easiest way around the gateway.
+    #[test]
+    fn no_pod_is_left_alone_where_its_namespace_enforces() {
+        let fenced = |labels: &str, value: &str| {
+            let text = format!(
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{{labels}}}, annotations: {{{ENFORCE}: \
+                 {value}}}}}\n"
+            );
+            let Resource::Namespace(namespace) = read(&text) else { panic!("no namespace in {text}") };
+            namespace
+        };
+        let select =
+            |pod: &Pod, namespace: &Namespace| Selectors::default().select(pod, Some(namespace), None);
+        let pod = |metadata: &str, spec: &str| {
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop, uid: u{metadata}}}\n\
+                 spec: {{containers: [{{name: app}}]{spec}}}\n"
+            );
+            let Resource::Pod(pod) = read(&text) else { panic!("no pod in {text}") };
+            pod
+        };
+        for (metadata, spec) in [
+            (", labels: {sidecar.istio.io/inject: \"false\"}", ""),
+            (", annotations: {sidecar.istio.io/inject: \"false\"}", ""),
+            (", labels: {egress.interceptor.io/enroll: disabled}", ""),
+            ("", ", initContainers: [{name: istio-proxy}]"),
+        ] {
+            let pod = pod(metadata, spec);
+            for namespace in [fenced("istio-injection: enabled", "gateway"), fenced("", "gatewy")] {
+                let Selection::Enroll(wanted) = select(&pod, &namespace) else { panic!("{metadata}{spec}") };
+                assert!(wanted.redirect.enforced.is_some(), "{metadata}{spec}");
+                assert!(wanted.mistakes.contains(&Mistake::NotLeftAlone), "{metadata}{spec}");
+            }
+            let off = fenced("istio-injection: enabled", "\"\"");
+            assert!(matches!(select(&pod, &off), Selection::LeaveAlone(_)), "{metadata}{spec}");
+        }
+        // What runs on the node's own network can't be had, and is listed.
+        let out_of_reach = select(&pod("", ", hostNetwork: true"), &fenced("", "gateway"));
+        assert_eq!(out_of_reach, Selection::OutOfReach(OutOfReach::HostNetwork));
+    }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::annotated::{Mistake, captures_dns, is_enforced, is_overridden};
+use super::annotated::{Mistake, captures_dns, is_enforced, is_fenced, is_overridden};
 use crate::compile::Client;
 use crate::resource::{ClientPolicy, Labels, Namespace, POLICY, Pod};
 use crate::workload::{Annotation, Enforced, RedirectPolicy};
@@ -135,7 +135,9 @@ impl Selectors {
         if pod.is_over {
             return Selection::LeaveAlone(LeftAlone::Over);
         }
-        if let Some(left_alone) = self.left_alone(pod, namespace) {
+        // Where the namespace enforces the gateway, being left alone would be a way around it.
+        let left_alone = self.left_alone(pod, namespace);
+        if let Some(left_alone) = left_alone.filter(|_| !namespace.is_some_and(is_fenced)) {
             return Selection::LeaveAlone(left_alone);
         }
         if pod.spec.host_network {
@@ -165,6 +167,9 @@ impl Selectors {
             }
         };
         let enforced = is_enforced(pod, namespace, before, &mut mistakes);
+        if matches!(self.left_alone(pod, namespace), Some(LeftAlone::OptedOut | LeftAlone::OwnSidecar)) {
+            mistakes.push(Mistake::NotLeftAlone);
+        }
         if enforced {
             let overridden = Annotation::ALL.into_iter().filter(|name| is_overridden(*name, &redirect));
             mistakes.extend(overridden.map(|annotation| Mistake::Overridden(annotation.name())));

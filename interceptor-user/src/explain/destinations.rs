@@ -198,8 +198,8 @@ fn missing(context: Context<'_>, name: &ClusterName, share: &str) -> Step {
         let mut step =
             Step::new("cluster", format!("{name}{share}: refused, it leads around the egress gateway"));
         step.notes.push(
-            "the gateway is enforced (egress.interceptor.io/enforce), and this host is no Service of the cluster: have a \
-             VirtualService lead it to the gateway's Service"
+            "the gateway is enforced (egress.interceptor.io/enforce), and this host is no Service of the cluster with a \
+             selector and endpoints that Kubernetes finds by it: have a VirtualService lead it to the gateway's Service"
                 .into(),
         );
         return step;

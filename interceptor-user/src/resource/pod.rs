@@ -55,11 +55,13 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
 }
 
-/// One of `containers` or `initContainers`.
+/// One of `containers`, `initContainers` or `ephemeralContainers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     pub name: Arc<str>,
     pub run_as_user: Option<Spanned<i64>>,
+    /// CAP_NET_RAW, which most runtimes give to containers that don't drop it; or privileged.
+    pub may_have_net_raw: bool,
 }
 
 /// What the kubelet annotates when it mirrors a static pod to the API server: the value of the second is the uid that the
@@ -131,10 +133,15 @@ pub(super) fn read_template(meta: Meta, spec: &Object<'_>) -> PodTemplate {
 fn read_spec(spec: &Object<'_>) -> PodSpec {
     let container = |item: Field<'_>| {
         let container = item.object()?.open_quietly();
-        Some(Container { name: container.text("name")?, run_as_user: run_as_user(&container) })
+        Some(Container {
+            name: container.text("name")?,
+            run_as_user: run_as_user(&container),
+            may_have_net_raw: may_have_net_raw(&container),
+        })
     };
     let mut containers = spec.list("containers", container);
     containers.extend(spec.list("initContainers", container));
+    containers.extend(spec.list("ephemeralContainers", container));
     PodSpec {
         host_network: spec.boolean("hostNetwork").unwrap_or(false),
         run_as_user: run_as_user(spec),
@@ -142,8 +149,48 @@ fn read_spec(spec: &Object<'_>) -> PodSpec {
     }
 }
 
+/// What is added wins over what is dropped, as in the kubelet.
+fn may_have_net_raw(container: &Object<'_>) -> bool {
+    let context = container.get("securityContext").and_then(|field| field.object()).map(Object::open_quietly);
+    let Some(context) = context else { return true };
+    let capabilities = context.get("capabilities").and_then(|field| field.object()).map(Object::open_quietly);
+    let names = |list| {
+        let names = capabilities.as_ref().map(|capabilities| capabilities.texts(list)).unwrap_or_default();
+        names.iter().any(|name| matches!(&*name.to_ascii_uppercase(), "ALL" | "NET_RAW" | "CAP_NET_RAW"))
+    };
+    context.boolean("privileged").unwrap_or(false) || names("add") || !names("drop")
+}
+
 fn run_as_user(of: &Object<'_>) -> Option<Spanned<i64>> {
     let context = of.get("securityContext")?.object()?.open_quietly();
     let field = context.get("runAsUser")?;
     Some(Spanned { value: field.integer(0..=i64::MAX)?, position: field.position() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Resource, parse};
+
+    #[test]
+    fn net_raw_is_there_unless_it_is_dropped() {
+        for (context, expected) in [
+            ("{}", true),
+            ("{runAsUser: 1000}", true),
+            ("{capabilities: {drop: [NET_RAW]}}", false),
+            ("{capabilities: {drop: [ALL]}}", false),
+            ("{capabilities: {drop: [all], add: [NET_BIND_SERVICE]}}", false),
+            ("{capabilities: {drop: [CHOWN]}}", true),
+            ("{capabilities: {drop: [ALL], add: [net_raw]}}", true),
+            ("{capabilities: {drop: [ALL]}, privileged: true}", true),
+        ] {
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop}}\n\
+                 spec: {{containers: [], ephemeralContainers: [{{name: app, securityContext: {context}}}]}}\n"
+            );
+            let parsed = parse(&"test.yaml".into(), &text, &"default".into());
+            let Some(Resource::Pod(pod)) = parsed.resources.first() else { panic!("no pod in {text}") };
+            let told: Vec<bool> = pod.spec.containers.iter().map(|one| one.may_have_net_raw).collect();
+            assert_eq!(told, [expected], "{context}");
+        }
+    }
 }

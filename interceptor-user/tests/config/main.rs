@@ -8,6 +8,7 @@ mod clients;
 mod connection_pool;
 mod delegates;
 mod destination_rule;
+mod enforcement;
 mod gateway;
 mod hosts;
 mod http_filters;

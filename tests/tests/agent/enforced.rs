@@ -94,3 +94,36 @@ fn a_namespace_enforces_all_its_pods() -> anyhow::Result<()> {
     assert_eq!(dump(&node, "pods")?[0]["guard"], true);
     agent.stop()
 }
+
+/// Whoever writes pods in a namespace that enforces has no way to have one left alone.
+#[test]
+fn a_pod_cannot_ask_to_be_left_alone_where_its_namespace_enforces() -> anyhow::Result<()> {
+    let own = World::shared()?.dns.address.to_string();
+    let node = Node::new()?;
+    let agent = node.agent(&[])?;
+    let pod = node.pod("web", "  labels: {sidecar.istio.io/inject: \"false\"}\n")?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    eventually("the pod to be left alone", || {
+        dump(&node, "pods").is_ok_and(|pods| pods[0]["state"] == "opted_out")
+    })?;
+    assert_eq!(datagrams(&pod, &own)?, "out\nout\n");
+
+    node.apply(
+        "namespaces",
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  annotations: {egress.interceptor.io/enforce: gateway}\n",
+    )?;
+    pod.wait_enrolled(&agent)?;
+    assert_eq!(datagrams(&pod, &own)?, "Operation not permitted\nout\n");
+    agent.wait_said("what asks for the pod to be left alone")?;
+
+    // What no hook sees is told.
+    pod.describe("")?;
+    eventually("a note", || {
+        dump(&node, "pods").is_ok_and(|pods| {
+            pods[0]["state"] == "enrolled"
+                && pods[0]["note"].as_str().is_some_and(|note| note.contains("NET_RAW"))
+        })
+    })?;
+    agent.stop()
+}
