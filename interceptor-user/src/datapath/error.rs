@@ -6,7 +6,9 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
-    #[error("loading kernel programs needs {missing}: run as root, or with these capabilities")]
+    #[error(
+        "loading kernel programs, and reading their maps, needs {missing}: run as root, or with these capabilities"
+    )]
     Privilege { missing: String },
     #[error("this kernel is {release}, but 5.15 or newer is needed: upgrade the kernel")]
     KernelVersion { release: String },

@@ -156,7 +156,7 @@ fn what_is_missing_is_to_be_mended() -> anyhow::Result<()> {
     )?;
     assert_eq!(report.code, Some(1));
     report.expect("capabilities", "failure", "without NET_ADMIN, SYS_PTRACE, SYS_ADMIN, PERFMON, BPF");
-    report.expect("programs", "failure", "loading kernel programs needs CAP_BPF");
+    report.expect("programs", "failure", "loading kernel programs, and reading their maps, needs CAP_BPF");
     Ok(())
 }
 
