@@ -11,7 +11,7 @@ mod path;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
@@ -45,6 +45,13 @@ enum Role {
     Carry { path: Path, server: SocketAddr },
 }
 
+/// What is written down.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    counted_with: String,
+    paths: BTreeMap<String, Cost>,
+}
+
 /// What one request or connection costs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Cost {
@@ -69,29 +76,18 @@ fn main() -> ExitCode {
 
 fn compare(write: bool) -> anyhow::Result<()> {
     let record = PathBuf::from(RECORD);
-    let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
-    // They wait for each other's processes more than they compute.
-    let counted: Vec<anyhow::Result<Cost>> = std::thread::scope(|scope| {
-        let running: Vec<_> = Path::ALL.iter().map(|path| scope.spawn(|| path.cost())).collect();
-        running
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
-            .collect()
-    });
-    for (path, cost) in Path::ALL.iter().zip(counted) {
-        costs.insert(path.to_string(), cost.with_context(|| format!("cannot count {path}"))?);
-    }
+    let counted = Record { counted_with: counted_with()?, paths: count()? };
     if write {
-        let text = serde_json::to_string_pretty(&costs).context("cannot write JSON")?;
+        let text = serde_json::to_string_pretty(&counted).context("cannot write JSON")?;
         std::fs::write(&record, text + "\n").with_context(|| format!("cannot write {}", record.display()))?;
     }
     let text =
         std::fs::read_to_string(&record).with_context(|| format!("cannot read {}", record.display()))?;
-    let before: BTreeMap<String, Cost> = serde_json::from_str(&text)
+    let before: Record = serde_json::from_str(&text)
         .with_context(|| format!("{} is not what --write writes", record.display()))?;
     let mut grown = Vec::new();
-    for (name, cost) in &costs {
-        let Some(before) = before.get(name) else {
+    for (name, cost) in &counted.paths {
+        let Some(before) = before.paths.get(name) else {
             bail!("{} has no `{name}`: write it down with `cargo xtask paths --write`", record.display());
         };
         println!(
@@ -101,13 +97,47 @@ fn compare(write: bool) -> anyhow::Result<()> {
         grown.extend(growth(name, *before, *cost));
     }
     if !grown.is_empty() {
+        let other = if before.counted_with == counted.counted_with {
+            String::new()
+        } else {
+            format!(
+                " (counted before with {}, now with {}, which may be why)",
+                before.counted_with, counted.counted_with
+            )
+        };
         bail!(
-            "{}; if that is what it has to cost (or another compiler's doing), write it down with `cargo xtask paths \
-             --write` and say so in the commit",
+            "{}{other}; if that is what it has to cost, write it down with `cargo xtask paths --write` and say so in the \
+             commit",
             grown.join("; ")
         );
     }
     Ok(())
+}
+
+/// Every path, all at a time: they wait for each other's processes more than they compute.
+fn count() -> anyhow::Result<BTreeMap<String, Cost>> {
+    let counted: Vec<anyhow::Result<Cost>> = std::thread::scope(|scope| {
+        let running: Vec<_> = Path::ALL.iter().map(|path| scope.spawn(|| path.cost())).collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+            .collect()
+    });
+    let named = |(path, cost): (&Path, anyhow::Result<Cost>)| {
+        Ok((path.to_string(), cost.with_context(|| format!("cannot count {path}"))?))
+    };
+    Path::ALL.iter().zip(counted).map(named).collect()
+}
+
+/// The compiler and the C library: another one of either makes other counts of the same source.
+fn counted_with() -> anyhow::Result<String> {
+    let first_line = |program: &str| -> anyhow::Result<String> {
+        let output = Command::new(program).arg("--version").output();
+        let output = output.with_context(|| format!("cannot run {program}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    };
+    Ok(format!("{}, {}", first_line("rustc")?, first_line("ldd")?))
 }
 
 /// What of a path has grown too much.
