@@ -103,7 +103,13 @@ impl Clusters {
                 }
             };
             for cluster in &*made.clusters {
-                if common.leaves_out(cluster, &service.entry) {
+                let is_left_out = common.leaves_out(cluster, &service.entry);
+                let was = previous.map(|previous| previous.around_gateway.contains(&cluster.name));
+                if was.is_some_and(|was| was != is_left_out) {
+                    // An EndpointSlice came or went: routes to the host lead elsewhere.
+                    changed_hosts.insert(Arc::clone(&service.host));
+                }
+                if is_left_out {
                     around_gateway.insert(cluster.name.clone());
                     continue;
                 }

@@ -1,8 +1,10 @@
 //! Where the egress gateway is enforced: which names and addresses are Services of the cluster, and which only say so.
 
-use interceptor_user::compile::Client;
+use std::sync::Arc;
 
-use crate::support::for_client;
+use interceptor_user::compile::{Client, CompileSettings, Compiler, compile};
+
+use crate::support::{for_client, world};
 
 /// The gateway, the API server, and what others have made beside.
 const SERVICES: &str = "
@@ -115,5 +117,20 @@ fn unenforced_clients_reach_all_of_them() {
     for service in ["headless", "elsewhere", "no-selector", "mixed", "nobody"] {
         let name = format!("outbound|80||{service}.shop.svc.cluster.local");
         assert!(config.snapshot.clusters.keys().any(|cluster| *cluster.0 == *name), "{name}");
+    }
+}
+
+/// A slice that is written by hand closes the Service at once, and opens it when it goes.
+#[test]
+fn a_slice_that_comes_later_counts() {
+    let slice = SERVICES.split("---\n").find(|part| part.contains("mixed-more")).unwrap();
+    let with = Arc::new(world(SERVICES).0);
+    let without = Arc::new(world(&SERVICES.replace(slice, "")).0);
+    let settings = CompileSettings { client: enforced(), ..CompileSettings::default() };
+    let mut compiler = Compiler::new(settings.clone());
+    let expected = [&without, &with].map(|world| compile(world, &settings).0);
+    assert_ne!(expected[0], expected[1]);
+    for (world, expected) in [(&without, &expected[0]), (&with, &expected[1]), (&without, &expected[0])] {
+        assert!(compiler.compile(world).0 == *expected, "otherwise than compiled anew");
     }
 }
