@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 
 use crate::Dir;
@@ -64,6 +65,34 @@ impl Ca {
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(name, params)
+    }
+
+    /// One with this serial number, which [`Self::revoke`] takes.
+    pub fn numbered_client(&self, name: &str, serial: u64) -> anyhow::Result<Identity> {
+        let mut params = params(&[])?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(SerialNumber::from(serial));
+        self.sign(name, params)
+    }
+
+    /// A list of revoked certificates with this one in it.
+    pub fn revoke(&self, file: &str, serial: u64) -> anyhow::Result<PathBuf> {
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2021, 1, 1),
+            next_update: date_time_ymd(2039, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.dir.write(file, params.signed_by(&self.issuer).context("cannot sign a list")?.pem()?)
     }
 
     /// An identity of the mesh, for both ends: a certificate for `spiffe://…`.
