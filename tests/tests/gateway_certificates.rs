@@ -20,6 +20,9 @@ const NAMED: u16 = 447;
 const NEW: u16 = 448;
 const OLD: u16 = 449;
 
+/// A port, the certificate that curl shows, its other flags, and the reason if it is refused.
+type Case<'a> = (u16, Option<&'a Identity>, &'a [&'a str], Option<&'a str>);
+
 impl Servers<'_> {
     fn yaml(&self) -> String {
         let (ca, crl) = (self.ca.display(), self.crl.display());
@@ -69,7 +72,7 @@ fn clients_are_let_in_or_refused_with_the_reason() -> anyhow::Result<()> {
     let foreign = others.client("foreign")?;
     let past = clients.expired("past", &["client.test"])?;
     let cart = clients.mesh_identity("cart", "spiffe://td/cart")?;
-    let cases: [(u16, Option<&Identity>, &[&str], Option<&str>); 21] = [
+    let cases: [Case<'_>; 21] = [
         (SIMPLE, None, &[], None),
         (SIMPLE, Some(&foreign), &[], None),
         (SIMPLE, None, &["--tls-max", "1.2"], None),

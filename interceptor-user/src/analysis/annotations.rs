@@ -4,8 +4,8 @@ use super::findings::{Findings, at};
 use super::known_annotations::{KNOWN, Known, Stage};
 use super::mesh::Mesh;
 use crate::resource::{
-    Annotation, Annotations, CAPTURE_DNS, ClientPolicy, Diagnostic, ENFORCE, Kind, Labels, Level, Meta,
-    POLICY, Resource, code, parse_capture_dns, parse_enforce,
+    ALLOW_FROM, Annotation, Annotations, CAPTURE_DNS, ClientPolicy, Diagnostic, ENFORCE, Kind, Labels, Level,
+    Meta, POLICY, Resource, code, parse_capture_dns, parse_enforce,
 };
 use crate::workload::RedirectPolicy;
 
@@ -62,6 +62,10 @@ fn check_each(on: &On<'_>, annotations: &Annotations, labels: &Labels, findings:
         let name = &**name;
         if name == POLICY {
             check_policy(on, annotation, findings);
+            continue;
+        }
+        if name == ALLOW_FROM {
+            check_allow_from(on, annotation, findings);
             continue;
         }
         if name == ENFORCE {
@@ -130,6 +134,19 @@ fn check_policy(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) {
         };
         let finding = on.finding(&code::IST0125, POLICY, annotation, message);
         findings.push(Diagnostic { level: Level::Error, ..finding }.effect(effect));
+    }
+}
+
+/// A value that can't be read was told with the entry.
+fn check_allow_from(on: &On<'_>, annotation: &Annotation, findings: &mut Findings) {
+    if on.kind != Kind::ServiceEntry {
+        let message = format!("Misplaced annotation: {ALLOW_FROM} can only be applied to ServiceEntry");
+        let finding = on.finding(&code::IST0107, ALLOW_FROM, annotation, message);
+        findings.push(
+            Diagnostic { level: Level::Error, ..finding }
+                .effect("it keeps nobody out")
+                .mend("write it on the ServiceEntry that has the hosts"),
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::compile::unix_endpoints;
 use crate::proxy::upstream::UpstreamError;
-use crate::resource::Resource;
+use crate::resource::{ALLOW_FROM, Resource, ResourceKey};
 use crate::snapshot::{Cluster, ClusterName, Discovery, EndpointAddress, Forward, Route, WeightedCluster};
 
 /// To the address that was asked for.
@@ -163,6 +163,7 @@ fn cluster_step(
     let Some(cluster) = cluster else { return missing(context, name, &share) };
     let mut step = Step::new("cluster", format!("{name}{share}"));
     if let Some(source) = &cluster.source {
+        step.notes.extend(allow_from_note(context, &source.service));
         step.by.push(context.place_of_host(&source.service, &cluster.host));
         let rules = merged::rules(context, &source.destination_rules, subset_of(name));
         step.by.extend(rules.by.iter().map(|key| context.place_of(key)));
@@ -178,6 +179,15 @@ fn cluster_step(
     step.notes.extend(settings::told(cluster));
     step.notes.extend(strict_note(context).filter(|_| cluster.is_original_dst()));
     step
+}
+
+/// Who reads an entry's rule may think that it acts here.
+fn allow_from_note(context: Context<'_>, service: &ResourceKey) -> Option<String> {
+    let Some(Resource::ServiceEntry(entry)) = context.world.resources.get(service) else { return None };
+    let allowed = &entry.meta.annotations.get(ALLOW_FROM)?.value;
+    Some(format!(
+        "{ALLOW_FROM} ({allowed}) is not asked here: it acts at an egress gateway, and this way leads around it"
+    ))
 }
 
 /// Where the original address is used, a strict policy wants the name to be one of it.

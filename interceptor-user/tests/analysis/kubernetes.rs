@@ -92,6 +92,18 @@ fn egr0119_annotations_that_do_not_act() {
 }
 
 #[test]
+fn ist0107_who_may_use_a_host_is_for_service_entries() {
+    check(
+        &pod(
+            "p",
+            &format!(", {}", annotated("egress.interceptor.io/allow-from", "ns/shop")),
+            "containers: []",
+        ),
+        &["Error IST0107 Pod default/p | 'ns/shop' | applied to ServiceEntry; keeps nobody out"],
+    );
+}
+
+#[test]
 fn ist0125_invalid() {
     for (value, words) in [
         ("10.10.0.4", "write 10.10.0.4/32"),

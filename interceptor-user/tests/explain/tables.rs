@@ -32,6 +32,20 @@ fn tells(case: &Case, target: &str, lines: &[&str]) {
 }
 
 #[test]
+fn a_rule_about_who_may_use_a_host_acts_at_gateways() {
+    let rule = "annotations: {egress.interceptor.io/allow-from: ns/shop}";
+    let case = Case::new(&HTTPBIN.replace("{name: httpbin}", &format!("{{name: httpbin, {rule}}}")));
+    tells(
+        &case,
+        "http://httpbin.org/",
+        &[
+            "egress.interceptor.io/allow-from (ns/shop) is not asked here: it acts at an egress gateway, and this way leads \
+             around it",
+        ],
+    );
+}
+
+#[test]
 fn an_egress_proxy_takes_what_nobody_declared() {
     let case = Case::new(&format!(
         "{HTTPBIN}---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: proxy}}\nspec:\n  \
