@@ -2,6 +2,7 @@
 //! checks each against what it promises.
 #![expect(clippy::print_stdout, reason = "the demo is what it prints")]
 
+mod gateway_scenarios;
 mod paint;
 mod play;
 mod scenarios;
@@ -36,7 +37,8 @@ fn demo() -> anyhow::Result<usize> {
     );
     let world = World::new()?;
     let (mut calls, mut failed) = (0, 0);
-    for (number, scenario) in scenarios::all().iter().enumerate() {
+    let all = scenarios::all().iter().chain(gateway_scenarios::all());
+    for (number, scenario) in all.enumerate() {
         play::title(&paint, number + 1, scenario);
         for call in scenario.calls {
             calls += 1;

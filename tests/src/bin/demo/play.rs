@@ -1,6 +1,6 @@
 //! Plays one call: sends it, shows what came back, and compares it with what was promised.
 
-use interceptor_tests::{Finished, Pod, World, seeds};
+use interceptor_tests::{Finished, Gateway, Pod, World, seeds};
 
 use crate::paint::Paint;
 use crate::scenarios::{Call, Expect, Scenario};
@@ -13,6 +13,11 @@ pub(crate) fn title(paint: &Paint, number: usize, scenario: &Scenario) {
     for line in scenario.idea.lines() {
         println!("   {}", paint.dim(line));
     }
+    if !scenario.gateway.is_empty() {
+        let shown =
+            "interceptor gateway -c config.yaml --namespace istio-system --labels istio=egressgateway";
+        println!("\n   On another host:\n   $ {}", paint.command(shown));
+    }
     println!();
 }
 
@@ -22,12 +27,25 @@ pub(crate) fn call(paint: &Paint, world: &World, scenario: &Scenario, call: &Cal
     let flags: String = call.flags.iter().map(|flag| format!(" {flag}")).collect();
     let shown = format!("interceptor exec -c config.yaml{flags} -- curl {}", call.curl.join(" "));
     println!("   $ {}", paint.command(&shown));
-    let pod = world.pod()?;
-    let config = seeds(call.config.unwrap_or(scenario.config))?;
+    let mut config = seeds(call.config.unwrap_or(scenario.config))?;
+    let (pod, gateway) = if scenario.gateway.is_empty() {
+        (world.pod()?, None)
+    } else {
+        let host = world.joined_pod()?;
+        let gateway = Gateway::start(&host, &config)?;
+        config += &gateway.service(&[("http2", 80), ("tls", 443)]);
+        (world.joined_pod()?, Some((host, gateway)))
+    };
     let timed = ["-w", TIME_FORMAT].iter().chain(call.curl).copied().collect::<Vec<_>>();
     let run = pod.interceptor()?.config(&config)?.stats().flags(call.flags).curl(&timed)?;
-    let wrong = compare(world, &pod, &run, &call.expect);
+    let mut wrong = compare(world, &pod, &run, &call.expect);
     show(paint, &run, call);
+    if let Some((_host, gateway)) = gateway {
+        let line = gateway.line()?.line;
+        println!("     {} {}", paint.dim("gateway's log:"), marked(paint, &line, scenario.gateway));
+        let missing = scenario.gateway.iter().filter(|part| !line.contains(**part));
+        wrong.extend(missing.map(|part| format!("no {part:?} in the gateway's access log")));
+    }
     for what in &wrong {
         println!("     {} {what}", paint.bad("✗"));
     }

@@ -7,6 +7,8 @@ pub(crate) struct Scenario {
     pub(crate) config: &'static [&'static str],
     /// What of them matters here.
     pub(crate) idea: &'static str,
+    /// What the gateway's access log line must hold; empty: there is no gateway.
+    pub(crate) gateway: &'static [&'static str],
     pub(crate) calls: &'static [Call],
 }
 
@@ -45,18 +47,20 @@ pub(crate) struct Server {
     pub(crate) tls: bool,
 }
 
-const REGISTRY_ONLY: &[&str] = &["--outbound-traffic-policy", "REGISTRY_ONLY"];
+pub(crate) const REGISTRY_ONLY: &[&str] = &["--outbound-traffic-policy", "REGISTRY_ONLY"];
 const EXCLUDE: &[&str] =
     &["--outbound-traffic-policy", "REGISTRY_ONLY", "--exclude-ip-ranges", "10.10.0.4/32"];
 
-const ANY_TIME: std::ops::Range<u64> = 0..20_000;
+pub(crate) const ANY_TIME: std::ops::Range<u64> = 0..20_000;
 
+/// Those of one host; those with a gateway are apart.
 pub(crate) fn all() -> &'static [Scenario] {
     &[
         Scenario {
             title: "Hosts that nobody registered",
             config: &["000-01-se-se"],
             idea: "kind: ServiceEntry   # httpbin.org and google.com; nothing about edition.cnn.com",
+            gateway: &[],
             calls: &[
                 Call {
                     says: "By default they pass (ALLOW_ANY), and the log says so.",
@@ -106,6 +110,7 @@ pub(crate) fn all() -> &'static [Scenario] {
             title: "Registered hosts",
             config: &["000-01-se-se"],
             idea: "kind: ServiceEntry\nspec:\n  hosts: [httpbin.org]\n  ports: [80 HTTP, 443 HTTPS]\n  resolution: DNS",
+            gateway: &[],
             calls: &[
                 Call {
                     says: "The server sees which service was meant, and nothing about the pod.",
@@ -145,6 +150,7 @@ pub(crate) fn all() -> &'static [Scenario] {
             title: "A timeout on somebody else's service",
             config: &["000-01-se-se", "000-02-vs"],
             idea: "kind: VirtualService\nspec:\n  hosts: [httpbin.org]\n  http: [{timeout: 3s, route: [{destination: {host: httpbin.org}}]}]",
+            gateway: &[],
             calls: &[Call {
                 says: "The server would answer after five seconds.",
                 config: None,
@@ -168,6 +174,7 @@ pub(crate) fn all() -> &'static [Scenario] {
             title: "TLS origination: the app says http, the server gets TLS",
             config: &["000-03-se", "000-04-vs", "000-05-dr"],
             idea: "kind: VirtualService    # *.apple.com, port 80 -> www.apple.com:443, subset tls-origination\nkind: DestinationRule   # that subset, port 443: tls: {mode: SIMPLE}",
+            gateway: &[],
             calls: &[
                 Call {
                     says: "Before, with the ServiceEntry alone: a redirect, so a second request.",
@@ -222,6 +229,7 @@ pub(crate) fn all() -> &'static [Scenario] {
             title: "Only the ports that are registered",
             config: &["002-03-se"],
             idea: "kind: ServiceEntry\nspec:\n  hosts: [www.aliyun.com, hbchen.com]\n  ports: [80 HTTP]   # no 443\n  resolution: NONE   # to wherever the app was going",
+            gateway: &[],
             calls: &[
                 Call {
                     says: "Port 80 works.",
@@ -257,6 +265,7 @@ pub(crate) fn all() -> &'static [Scenario] {
             title: "A range that is left alone",
             config: &["000-01-se-se"],
             idea: "traffic.sidecar.istio.io/excludeOutboundIPRanges: 10.10.0.4/32   # here: --exclude-ip-ranges",
+            gateway: &[],
             calls: &[
                 Call {
                     says: "The kernel lets it go: no proxy, no log line, the client's own socket.",
