@@ -1,6 +1,9 @@
 //! HTTP through the egress gateway: the application's side takes the connection over and sends it to the gateway, which sends
 //! it on. Each is on a host of its own; the resources are the tutorials', as written there.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use interceptor_tests::{Gateway, World, seeds};
 
 /// What the tutorial shows of the gateway in the logs of both.
@@ -48,5 +51,37 @@ fn a_host_that_no_server_has_is_not_found() -> anyhow::Result<()> {
     let line = gateway.line()?;
     assert_eq!((line.code, &*line.flags, &*line.details), (404, "NR", "route_not_found"));
     assert_eq!((&*line.cluster, &*line.upstream_host), ("-", "-"));
+    Ok(())
+}
+
+/// As Envoy: nothing is guessed on a port that is HTTP's.
+#[test]
+fn what_is_no_http_is_told_so() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let (app, host) = (world.joined_pod()?, world.joined_pod()?);
+    let gateway = Gateway::start(&host, &seeds(&["002-06-se", "002-07-gw-dr-vs"])?)?;
+    for (index, (bytes, status, details)) in [
+        (&b"SSH-2.0-OpenSSH_9.6\r\n\r\n"[..], "400 Bad Request", "http1.codec_error"),
+        (&b"\x16\x03\x01\x00\x05hello\r\n\r\n"[..], "400 Bad Request", "http1.codec_error"),
+        (&b"GET / HTTP/1.0\r\nhost: www.aliyun.com\r\n\r\n"[..], "426 Upgrade Required", "low_version"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = app.netns.enter(|| TcpStream::connect((&*host.address, 80)))??;
+        stream.write_all(bytes)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        assert_eq!(answer.lines().next().map(|line| &line[9..]), Some(status), "{answer}");
+        let lines = gateway.lines(index + 1)?;
+        let line = &lines[index];
+        let expected = (&status[..3], "DPE", details, "-");
+        assert_eq!(
+            (&*line.code.to_string(), &*line.flags, &*line.details, &*line.cluster),
+            expected,
+            "{}",
+            line.line
+        );
+    }
     Ok(())
 }

@@ -117,6 +117,7 @@ fn names_that_lead_back_are_refused() -> anyhow::Result<()> {
         Record::new("local.wild.test", "127.0.0.1", 30)?,
         Record::new("metadata.wild.test", "169.254.169.254", 30)?,
         Record::new("fine.wild.test", "203.0.113.51", 30)?,
+        Record::new("later.wild.test", "203.0.113.200", 30)?,
     ];
     let _dns = Dns::start(&world.outside, servers.into(), &records)?;
     let gateway = Gateway::start(&host, &wildcard("*.wild.test", "NONE"))?;
@@ -142,6 +143,37 @@ fn names_that_lead_back_are_refused() -> anyhow::Result<()> {
         "{}",
         gateway.log()
     );
+    // An address that the host gets while the gateway runs is its own, too.
+    host.netns.ip("addr add 203.0.113.200/32 dev lo")?;
+    eventually("the new address is refused", || {
+        let before = gateway.log().lines().count();
+        let url = format!("http://{}/", host.address);
+        let asked =
+            app.command("curl").args(["-s", "-o", "/dev/null", "-H", "host: later.wild.test", &url]).status();
+        asked.is_ok()
+            && gateway
+                .lines(before + 1)
+                .is_ok_and(|lines| lines.len() == before + 1 && lines[before].flags == "DF")
+    })
+}
+
+/// A route whose endpoint is the gateway itself would send a request round until nothing is left to send with.
+#[test]
+fn a_route_that_leads_back_is_refused() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let (app, host) = (world.joined_pod()?, world.joined_pod()?);
+    let resources = wildcard("back.test", "STATIC").replace(
+        "  resolution: STATIC\n",
+        &format!("  resolution: STATIC\n  endpoints: [{{address: {}}}]\n", host.address),
+    );
+    let gateway = Gateway::start(&host, &resources)?;
+    let url = format!("http://{}/", host.address);
+    let output = interceptor_tests::output(app.command("curl").args(["-si", "-H", "host: back.test", &url]))?;
+    let text = String::from_utf8(output.stdout)?;
+    assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+    let line = gateway.line()?;
+    assert_eq!((&*line.flags, &*line.cluster), ("UH", "outbound|80||back.test"));
+    assert_eq!(line.transport_failure, format!("{}:80_leads_back_to_this_gateway", host.address));
     Ok(())
 }
 
@@ -249,14 +281,38 @@ fn the_tutorials_mistake_is_told_with_its_mend() -> anyhow::Result<()> {
     let world = World::shared()?;
     let (app, host) = (world.joined_pod()?, world.joined_pod()?);
     let resources = seeds(&["003-01-se", "003-04-gw-dr-vs-dr"])?;
-    let gateway = Gateway::start(&host, &resources)?;
+    let others = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: elsewhere}\nspec:\n  \
+                  hosts: [elsewhere.test]\n  gateways: [nowhere]\n  http: [{directResponse: {status: 200}}]\n";
+    let gateway = Gateway::start(&host, &format!("{resources}{others}"))?;
     eventually("the gateway says what is wrong", || gateway.said().contains("[EGR0111]"))?;
     assert!(gateway.said().contains("use protocol: HTTPS"), "{}", gateway.said());
+    assert!(!gateway.said().contains("elsewhere"), "other people's mistakes:\n{}", gateway.said());
     let to = format!("http://{}/", host.address);
     let status = app.command("curl").args(["-s", &to]).status()?;
     assert_eq!(status.code(), Some(7), "nobody listens");
     let run = curl(&app, &gateway, &resources, &["http://httpbin.org/headers"])?;
     assert_eq!(run.http()?.status, 503);
     assert!(run.line()?.flags.contains("UF"), "{}", run.log);
+    Ok(())
+}
+
+/// It is for other clusters' proxies, and would be taken for PASSTHROUGH.
+#[test]
+fn auto_passthrough_is_told_and_left_out() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let (app, host) = (world.joined_pod()?, world.joined_pod()?);
+    let resources = wildcard("www.google.com", "DNS").replace("mode: PASSTHROUGH", "mode: AUTO_PASSTHROUGH");
+    let gateway = Gateway::start(&host, &resources)?;
+    eventually("the gateway says what is wrong", || {
+        gateway.said().contains("this server is left out: AUTO_PASSTHROUGH")
+    })?;
+    for (port, code) in [(443, 7), (80, 0)] {
+        let url = format!("http://{}:{port}/", host.address);
+        let status = app
+            .command("curl")
+            .args(["-s", "-o", "/dev/null", "-H", "host: www.google.com", &url])
+            .status()?;
+        assert_eq!(status.code(), Some(code), "port {port}");
+    }
     Ok(())
 }

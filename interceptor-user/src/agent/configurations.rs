@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -9,7 +10,8 @@ use std::thread;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::analysis::{self, Audience, Flags};
-use crate::compile::{Client, CompileSettings, Compiler};
+use crate::compile::gateway::concern;
+use crate::compile::{Client, CompileSettings, Compiler, Role};
 use crate::datapath;
 use crate::exec::findings::Findings;
 use crate::resource::{Diagnostic, World};
@@ -38,6 +40,7 @@ enum Request {
     Clients(HashMap<Client, ()>),
     Tell(Vec<Diagnostic>, Box<Texts>),
     ReportTo(Option<Reporter>),
+    OwnAddresses(BTreeSet<IpAddr>),
 }
 
 /// A handle to the thread, which ends with the last of them.
@@ -59,6 +62,7 @@ impl Configurations {
             texts: Box::default(),
             told: Findings::default(),
             reporter: None,
+            of_servers: Vec::new(),
         };
         thread::Builder::new().name("compile".into()).spawn(move || compile.run(&received))?;
         Ok(Self { requests })
@@ -82,6 +86,11 @@ impl Configurations {
         self.send(Request::ReportTo(reporter));
     }
 
+    /// Those that a gateway has from now on.
+    pub(crate) fn own_addresses(&self, addresses: BTreeSet<IpAddr>) {
+        self.send(Request::OwnAddresses(addresses));
+    }
+
     fn send(&self, request: Request) {
         // The thread ends by a panic only, which the process's end follows.
         drop(self.requests.send(request));
@@ -97,6 +106,8 @@ struct Compile {
     texts: Box<Texts>,
     told: Findings,
     reporter: Option<Reporter>,
+    /// Of a gateway: what compiling found about its servers, which nobody else can tell.
+    of_servers: Vec<Diagnostic>,
 }
 
 impl Compile {
@@ -121,6 +132,11 @@ impl Compile {
                         self.texts = texts;
                     }
                     Request::ReportTo(reporter) => self.reporter = reporter,
+                    Request::OwnAddresses(own_addresses) => {
+                        self.settings.role = Role::Gateway { own_addresses };
+                        let clients = std::mem::take(&mut self.compilers).into_keys();
+                        clients.for_each(|client| self.welcome(client));
+                    }
                 }
             }
             if changed {
@@ -137,20 +153,29 @@ impl Compile {
         }
         let settings = CompileSettings { client: client.clone(), ..self.settings.clone() };
         let mut compiler = Compiler::new(settings);
-        let (snapshot, _) = compiler.compile(&self.world);
+        let (snapshot, found) = compiler.compile(&self.world);
+        self.keep_those_of_servers(found);
         self.compilers.insert(client.clone(), compiler);
         self.publish(client, snapshot);
     }
 
     fn compile_all(&mut self) {
         let world = Arc::clone(&self.world);
-        let compiled: Vec<(Client, Snapshot)> = self
+        let compiled: Vec<(Client, (Snapshot, Vec<Diagnostic>))> = self
             .compilers
             .iter_mut()
-            .map(|(client, compiler)| (client.clone(), compiler.compile(&world).0))
+            .map(|(client, compiler)| (client.clone(), compiler.compile(&world)))
             .collect();
-        for (client, snapshot) in compiled {
+        for (client, (snapshot, found)) in compiled {
+            self.keep_those_of_servers(found);
             self.publish(client, snapshot);
+        }
+    }
+
+    fn keep_those_of_servers(&mut self, mut found: Vec<Diagnostic>) {
+        if let Role::Gateway { .. } = self.settings.role {
+            found.retain(|finding| finding.resource.starts_with("Gateway "));
+            self.of_servers = found;
         }
     }
 
@@ -170,6 +195,11 @@ impl Compile {
             tls_files: Some(&self.settings.tls_files),
         };
         findings.extend(analysis::find(&self.world, Audience::Mesh(flags)));
+        if let Role::Gateway { .. } = self.settings.role {
+            findings.extend(self.of_servers.iter().cloned());
+            let others = concern::of_others(&self.world, &self.settings.client);
+            findings.retain(|finding| !others.contains(&*finding.resource));
+        }
         let findings: Vec<Diagnostic> = findings.into_iter().collect();
         if let Some(reporter) = &self.reporter {
             reporter.resources(&findings);

@@ -10,7 +10,7 @@ pub(crate) mod delegates;
 pub(crate) mod destination_rules;
 mod discovery;
 mod findings;
-mod gateway;
+pub(crate) mod gateway;
 mod hand_made;
 mod http_filters;
 mod http_routes;

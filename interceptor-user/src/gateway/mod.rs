@@ -7,6 +7,7 @@ mod listeners;
 mod shown;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,7 @@ use crate::admin::{self, Admin};
 use crate::agent::{Configurations, Source, SourceTold, Told};
 use crate::datapath;
 use crate::dns::{self, Resolver};
+use crate::enroll::AddressChanges;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::settings::GatewaySettings;
 use crate::telemetry::AccessLog;
@@ -43,13 +45,12 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub fn run(settings: &GatewaySettings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
     let client = workload_api::identified(&settings.client, settings.spiffe_socket.as_deref())?;
     let settings = &GatewaySettings { client, ..settings.clone() };
-    let own = datapath::own_addresses().context("can't list this host's addresses")?;
+    let address_changes = AddressChanges::subscribe()?;
     let (compiled, snapshots) = mpsc::unbounded_channel();
-    let configurations =
-        Configurations::start(settings.compile_settings(own.into_iter().collect()), compiled)?;
+    let configurations = Configurations::start(settings.compile_settings(own_addresses()?), compiled)?;
     let (source, told) = Source::start(&settings.source, &configurations)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let inputs = Inputs { configurations, snapshots, source, told };
+    let inputs = Inputs { configurations, snapshots, source, told, address_changes };
     runtime.block_on(serve(settings, inputs, log_filter))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -60,6 +61,12 @@ struct Inputs {
     snapshots: UnboundedReceiver<Told>,
     source: Source,
     told: SourceTold,
+    address_changes: AddressChanges,
+}
+
+fn own_addresses() -> anyhow::Result<BTreeSet<IpAddr>> {
+    let own = datapath::own_addresses().context("can't list this host's addresses")?;
+    Ok(own.into_iter().collect())
 }
 
 async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFilter) -> anyhow::Result<()> {
@@ -84,6 +91,8 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
     // What is there at the start counts as a change.
     inputs.told.worlds.mark_changed();
     let mut listeners = Listeners::new(proxy, settings);
+    let address_changes =
+        datapath::readable(inputs.address_changes.into()).context("can't follow this host's addresses")?;
     let mut again = tokio::time::interval(TRY_AGAIN);
     again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -105,6 +114,13 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
                 Some(Told::Findings(findings)) => shown.diagnostics = findings,
                 None => bail!("nobody compiles any more: a thread has ended by a panic"),
             },
+            ready = address_changes.readable() => {
+                let mut ready = ready?;
+                if AddressChanges::happened_on(ready.get_inner())? {
+                    inputs.configurations.own_addresses(own_addresses()?);
+                }
+                ready.clear_ready();
+            }
             _ = again.tick() => listeners.reconcile(),
         }
         if listeners.proxy.failed() {
@@ -154,7 +170,7 @@ fn start_admin(
 
 impl GatewaySettings {
     /// How its configuration is compiled.
-    fn compile_settings(&self, own_addresses: BTreeSet<std::net::IpAddr>) -> crate::compile::CompileSettings {
+    fn compile_settings(&self, own_addresses: BTreeSet<IpAddr>) -> crate::compile::CompileSettings {
         crate::compile::CompileSettings {
             client: self.client.clone(),
             role: crate::compile::Role::Gateway { own_addresses },

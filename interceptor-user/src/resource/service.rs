@@ -17,6 +17,8 @@ pub struct Service {
     /// Empty when it is headless, or not known (a file that people wrote).
     pub cluster_ips: Vec<IpAddr>,
     pub headless: bool,
+    /// `externalIPs`, and `loadBalancerIP`.
+    pub external_ips: Vec<IpAddr>,
     pub ports: Vec<KubernetesPort>,
     pub selector: Labels,
     /// Annotation `networking.istio.io/exportTo`.
@@ -56,6 +58,8 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Service {
     let each = spec.list("clusterIPs", Some);
     let each = if each.is_empty() { single.into_iter().collect() } else { each };
     let texts: Vec<&str> = each.iter().filter_map(Field::peek_text).collect();
+    let external: Vec<Field<'_>> =
+        spec.list("externalIPs", Some).into_iter().chain(spec.get("loadBalancerIP")).collect();
     let export_to = meta.annotations.get(EXPORT_TO).map(|annotation| {
         let names = annotation.value.split(',').map(str::trim).filter(|name| !name.is_empty());
         ExportTo::of(names.map(Arc::from).collect())
@@ -66,6 +70,7 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Service {
         }),
         cluster_ips: texts.iter().filter_map(|text| text.parse().ok()).collect(),
         headless: texts.contains(&"None"),
+        external_ips: external.iter().filter_map(|field| field.peek_text()?.parse().ok()).collect(),
         ports: spec.list("ports", |item| read_port(&item)),
         selector: super::meta::labels(spec, "selector"),
         export_to: export_to.unwrap_or(ExportTo::Unset),

@@ -67,13 +67,16 @@ pub fn decide<'a, 'd>(
     {
         return Decision::Terminate(chain);
     }
-    // A gateway's HTTP port is HTTP's alone: what is too old for it is told so.
-    let minor_min = u8::from(!matches!(listener.fallthrough, Fallthrough::NoFilterChain));
+    // A gateway's HTTP port is HTTP's alone, as with Istio: what is too old for it is told so (426), and what is none (400).
+    let is_gateway = matches!(listener.fallthrough, Fallthrough::NoFilterChain);
     let route = match (first, listener.http_routes(destination.address)) {
-        (FirstBytes::Http1 { minor }, Some(table)) if minor >= minor_min => {
+        (FirstBytes::Http1 { minor }, Some(table)) if minor > 0 || is_gateway => {
             return Decision::Http(HttpVersion::Http1, table);
         }
         (FirstBytes::Http2, Some(table)) => return Decision::Http(HttpVersion::Http2, table),
+        (FirstBytes::Tls { .. } | FirstBytes::Opaque, Some(table)) if is_gateway => {
+            return Decision::Http(HttpVersion::Http1, table);
+        }
         (FirstBytes::Tls { sni }, _) => listener.tls_route(destination, sni),
         // HTTP/1.0 is opaque on outbound listeners, as with Istio unless PILOT_HTTP10 is set.
         (FirstBytes::Http1 { .. } | FirstBytes::Http2 | FirstBytes::Opaque, _) => {

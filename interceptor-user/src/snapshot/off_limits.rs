@@ -1,21 +1,36 @@
 //! Where a gateway goes for nobody.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Addresses that a name which a client brings (DYNAMIC_DNS) must not lead to at a gateway: those that lead back to it, and
 /// always those that only its own host reaches: loopback, link-local (where clouds keep their credentials), multicast and
 /// unspecified ones.
+///
+/// Where the gateway itself answers nobody sends, however the address is known: a route that leads back runs in circles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OffLimits(BTreeSet<IpAddr>);
-
-impl FromIterator<IpAddr> for OffLimits {
-    fn from_iter<T: IntoIterator<Item = IpAddr>>(leading_back: T) -> Self {
-        Self(leading_back.into_iter().map(|address| address.to_canonical()).collect())
-    }
+pub struct OffLimits {
+    leading_back: BTreeSet<IpAddr>,
+    /// Those of its servers, and of its Services.
+    ports: BTreeSet<u16>,
 }
 
 impl OffLimits {
+    /// `leading_back`: addresses of the gateway, of its Services and of the others behind those; `ports`: where they answer.
+    pub fn new(leading_back: impl Iterator<Item = IpAddr>, ports: impl Iterator<Item = u16>) -> Self {
+        Self {
+            leading_back: leading_back.map(|address| address.to_canonical()).collect(),
+            ports: ports.collect(),
+        }
+    }
+
+    /// Whether a connection there comes to the gateway.
+    pub fn leads_back(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let is_here = ip.is_loopback() || ip.is_unspecified() || self.leading_back.contains(&ip);
+        is_here && self.ports.contains(&address.port())
+    }
+
     pub fn has(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let is_local = match address {
@@ -26,7 +41,7 @@ impl OffLimits {
                 v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local()
             }
         };
-        is_local || self.0.contains(&address)
+        is_local || self.leading_back.contains(&address)
     }
 }
 
@@ -36,8 +51,18 @@ mod tests {
 
     #[test]
     fn what_leads_back_or_stays_on_the_host() {
-        let off_limits: OffLimits =
-            ["10.0.0.9", "fd00::9"].map(|text| text.parse().unwrap()).into_iter().collect();
+        let leading_back = ["10.0.0.9", "fd00::9"].map(|text| text.parse().unwrap());
+        let off_limits = OffLimits::new(leading_back.into_iter(), [80, 8080].into_iter());
+        for (address, expected) in [
+            ("10.0.0.9:80", true),
+            ("[::ffff:10.0.0.9]:8080", true),
+            ("127.0.0.1:80", true),
+            ("10.0.0.9:81", false),
+            ("127.0.0.1:81", false),
+            ("10.0.0.8:80", false),
+        ] {
+            assert_eq!(off_limits.leads_back(address.parse().unwrap()), expected, "{address}");
+        }
         for (address, expected) in [
             ("10.0.0.9", true),
             ("::ffff:10.0.0.9", true),

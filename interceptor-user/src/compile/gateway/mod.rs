@@ -1,6 +1,7 @@
 //! An egress gateway: the listeners that its Gateways' servers ask for (Istio's core/gateway.go). A server's protocol
 //! and TLS decide which block of a VirtualService its traffic is routed by.
 
+pub(crate) mod concern;
 mod http;
 mod l4;
 mod ports;
@@ -18,6 +19,7 @@ use super::outbound::Listening;
 use super::routes::Translations;
 use super::virtual_services::VirtualServices;
 use crate::resource::gateway::{Server, ServerHost, ServerNamespace};
+use crate::resource::server_tls::ServerTlsMode;
 use crate::resource::virtual_service::gateway_meant;
 use crate::resource::{Diagnostic, Gateway, Level, VirtualService, World, code, host};
 use crate::snapshot::{CatchAll, Listener};
@@ -95,6 +97,13 @@ fn listener(inputs: Inputs<'_>, port: &Port<'_>) -> Option<Listener> {
 
 /// TLS that passes through, or ends here, by server name.
 fn add_tls(inputs: Inputs<'_>, of: Of<'_>, number: u16, listener: &mut Listener) {
+    if of.server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
+        let message = "this server is left out: AUTO_PASSTHROUGH leads other clusters' proxies to services of the mesh, by server \
+                       names of their own (outbound_.PORT_.SUBSET_.HOST), and an egress gateway leads outside; use mode \
+                       PASSTHROUGH and a VirtualService with tls routes";
+        let finding = of.finding(&code::EGR0119, Level::Error, "tls.mode", message.to_owned());
+        return inputs.translator.findings.push(finding);
+    }
     if of.server.terminates_tls() {
         let Some(chain) = terminated::chain(inputs, of, number) else {
             return report_without_routes(inputs, of);

@@ -19,9 +19,14 @@ pub(in crate::compile) fn off_limits(world: &World, settings: &CompileSettings) 
     let services = ports::leading_to(world, &settings.client);
     let of_services = services.flat_map(|service| {
         let behind = ports::slices(world, service).flat_map(|slice| &slice.addresses);
-        service.cluster_ips.iter().chain(behind)
+        service.cluster_ips.iter().chain(&service.external_ips).chain(behind)
     });
-    Some(Arc::new(own_addresses.iter().chain(of_services).copied().collect()))
+    let leading_back = own_addresses.iter().chain(of_services).copied();
+    let gateways = world.gateways().filter(|gateway| settings.client.has_labels(&gateway.selector));
+    let targets = ports::Targets::of(world, &settings.client);
+    let servers = gateways.flat_map(|gateway| &gateway.servers);
+    let ports = servers.flat_map(|server| targets.of_port(server.port).into_iter().chain([server.port]));
+    Some(Arc::new(OffLimits::new(leading_back, ports)))
 }
 
 /// The same, for a gateway.

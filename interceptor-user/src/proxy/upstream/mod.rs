@@ -212,11 +212,25 @@ impl ClusterRuntime {
         tokio::time::timeout(limit, connect).await.unwrap_or(Err(UpstreamError::ConnectTimeout))
     }
 
+    /// A gateway that sends to itself would do so until nothing is left to send with.
+    fn refuse_way_back(&self, pick: &Pick) -> Result<(), UpstreamError> {
+        let Some(off_limits) = &self.cluster.off_limits else { return Ok(()) };
+        let mut addresses = pick.address.as_ip().into_iter().chain(pick.alternate);
+        match addresses.find(|address| off_limits.leads_back(*address)) {
+            Some(address) => {
+                let why = format!("{address} leads back to this gateway");
+                Err(UpstreamError::NoHealthyUpstream(Some(why.into())))
+            }
+            None => Ok(()),
+        }
+    }
+
     async fn dial(
         &self,
         pick: &Pick,
         downstream: &Downstream,
     ) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
+        self.refuse_way_back(pick)?;
         let Traffic { connect_timeout, tcp_keepalive, .. } = *self.cluster.traffic;
         let mut connected =
             dial::connect(pick, &downstream.origin.netns, connect_timeout, tcp_keepalive).await?;

@@ -1,0 +1,73 @@
+//! Which resources an egress gateway has nothing to do with: it says nothing of other people's mistakes.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::ports;
+use crate::compile::Client;
+use crate::resource::virtual_service::{HttpAction, gateway_meant};
+use crate::resource::{Kind, ResourceKey, VirtualService, World, host};
+
+/// What has no part in what the gateway that `client` is does: not its Gateways, the VirtualServices that are bound to them
+/// or that those delegate to, their destinations, and its Services.
+pub(crate) fn of_others(world: &World, client: &Client) -> HashSet<String> {
+    let mut own: HashSet<&ResourceKey> = HashSet::new();
+    let gateways = world.gateways().filter(|gateway| client.has_labels(&gateway.selector));
+    own.extend(gateways.map(|gateway| &gateway.meta.key));
+    let mut destinations: BTreeSet<&str> = BTreeSet::new();
+    for service in bound(world, &own) {
+        own.insert(&service.meta.key);
+        destinations.extend(hosts(service));
+    }
+    let is_destination = |name: &str| {
+        destinations.contains(name) || destinations.iter().any(|destination| host::matches(name, destination))
+    };
+    let entries = world.service_entries();
+    let entries = entries.filter(|entry| entry.hosts.iter().any(|host| is_destination(&host.value)));
+    own.extend(entries.map(|entry| &entry.meta.key));
+    let rules = world.destination_rules().filter(|rule| is_destination(&rule.host));
+    own.extend(rules.map(|rule| &rule.meta.key));
+    let services = world.services().filter(|service| {
+        let prefix = format!("{}.{}.", service.meta.name(), service.meta.namespace());
+        destinations.range(&*prefix..).next().is_some_and(|destination| destination.starts_with(&prefix))
+    });
+    own.extend(services.map(|service| &service.meta.key));
+    own.extend(ports::leading_to(world, client).map(|service| &service.meta.key));
+    let others = world.resources.keys().filter(|key| !own.contains(key) && key.kind != Kind::EndpointSlice);
+    others.map(ToString::to_string).collect()
+}
+
+/// The VirtualServices that are bound to one of `gateways`, and those that they delegate to.
+fn bound<'a>(world: &'a World, gateways: &HashSet<&ResourceKey>) -> Vec<&'a VirtualService> {
+    let named: HashSet<(&str, &str)> = gateways.iter().map(|key| (&*key.namespace, &*key.name)).collect();
+    let is_bound = |service: &&Arc<VirtualService>| {
+        let home = service.meta.namespace();
+        service.gateways.iter().any(|reference| named.contains(&gateway_meant(reference, home)))
+    };
+    let roots: Vec<&VirtualService> =
+        world.virtual_services().filter(is_bound).map(|service| &**service).collect();
+    let delegated = |service: &&'a VirtualService| -> Vec<(&'a str, &'a str)> {
+        let home = service.meta.namespace();
+        let service: &'a VirtualService = service;
+        let named = service.http.iter().filter_map(|route| match &route.action {
+            HttpAction::Delegate { name, namespace } => {
+                Some((&**namespace.as_ref().unwrap_or(home), &**name))
+            }
+            HttpAction::Route(_) | HttpAction::Redirect(_) | HttpAction::DirectResponse { .. } => None,
+        });
+        named.collect()
+    };
+    let delegates: HashSet<(&str, &str)> = roots.iter().flat_map(delegated).collect();
+    let is_delegate = |service: &&Arc<VirtualService>| {
+        delegates.contains(&(&**service.meta.namespace(), &**service.meta.name()))
+    };
+    let delegates = world.virtual_services().filter(is_delegate).map(|service| &**service);
+    roots.iter().copied().chain(delegates).collect()
+}
+
+fn hosts(service: &VirtualService) -> impl Iterator<Item = &str> {
+    let tls = service.tls.iter().flat_map(|route| &route.destinations);
+    let tcp = service.tcp.iter().flat_map(|route| &route.destinations);
+    let opaque = tls.chain(tcp).map(|destination| &destination.host);
+    service.destination_hosts().chain(opaque).map(|host| &**host)
+}
