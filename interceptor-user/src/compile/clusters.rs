@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::allow_from;
 use super::connection_pool;
 use super::destination_rules::{DestinationRules, MergedRule};
 use super::discovery;
@@ -14,7 +15,7 @@ use super::{CompileSettings, Role, gateway};
 use crate::hash::{HashMap, HashSet};
 use crate::resource::destination_rule::Subset;
 use crate::resource::service_entry::{ServicePort, WorkloadEntry};
-use crate::resource::{ALLOW_FROM, AllowFrom, DestinationRule, MeshConfig, ServiceEntry};
+use crate::resource::{DestinationRule, MeshConfig, ServiceEntry};
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, OffLimits, OutboundTrafficPolicy, Traffic,
 };
@@ -232,21 +233,10 @@ fn cluster(
     Some(Cluster {
         placements,
         off_limits: common.off_limits.cloned(),
-        allow_from: allow_from(common.settings, service),
+        allow_from: allow_from::of_entry(common.settings, &service.entry),
         traffic: traffics.get(traffic),
         ..Cluster::new(name, Arc::clone(&service.host), port.number, discovery)
     })
-}
-
-/// At a gateway. What can't be read was refused with its entry.
-fn allow_from(settings: &CompileSettings, service: &Service) -> Option<AllowFrom> {
-    match settings.role {
-        Role::Workload => None,
-        Role::Gateway { .. } => {
-            let annotation = service.entry.meta.annotations.get(ALLOW_FROM)?;
-            AllowFrom::parse(&annotation.value).ok()
-        }
-    }
 }
 
 fn source(service: &Service, rule: Option<&MergedRule>) -> Arc<ClusterSource> {

@@ -40,6 +40,7 @@ pub(super) fn entry(service: &Service, workloads: &Workloads<'_>) -> ServiceEntr
         },
     };
     ServiceEntry {
+        refused: false,
         meta: service.meta.clone(),
         hosts: vec![Spanned { value: host, position }],
         addresses,

@@ -1,6 +1,7 @@
 //! World to Snapshot: pure and total. What can't act is left out with a finding; the rest stands. The
 //! result depends on the resources alone, not on the order they came in.
 
+mod allow_from;
 mod changed;
 mod changes;
 mod client_labels;
@@ -206,6 +207,10 @@ impl Compiler {
             Some(previous) if !changed.rules => Arc::clone(&previous.rules),
             Some(_) | None => Arc::new(DestinationRules::new(world, client)),
         };
+        let allow_from = match previous {
+            Some(previous) if !changed.registry => Arc::clone(&previous.snapshot.allow_from),
+            Some(_) | None => allow_from::by_host(world, settings, &scope),
+        };
         virtual_services.report(&findings);
         findings.extend(registry.refused.iter().cloned());
         let off_limits = gateway::upstream::off_limits(world, settings);
@@ -263,6 +268,7 @@ impl Compiler {
             registry,
             rules,
             virtual_services,
+            allow_from,
             clusters,
             off_limits,
             translations,

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 pub use super::certificates::facts::CertificateFacts;
-use crate::snapshot::TlsTermination;
+use crate::snapshot::{TlsTermination, TlsTerminationMode};
 use crate::workload::SpiffeId;
 
 #[derive(Clone, Debug)]
@@ -21,9 +21,11 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Who the client is.
+    /// Who the client is. Nothing but an identity of the mesh says that: with other modes a certificate may be of any
+    /// trust domain, and of anybody's making.
     pub fn identity(&self) -> Option<&Arc<SpiffeId>> {
-        self.certificate.as_ref()?.identity.as_ref()
+        let of_mesh = self.termination.mode == TlsTerminationMode::IstioMutual;
+        self.certificate.as_ref().filter(|_| of_mesh)?.identity.as_ref()
     }
 
     pub(super) fn of(stream: &TlsStream<TcpStream>, termination: Arc<TlsTermination>) -> Self {

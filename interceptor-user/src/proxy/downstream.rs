@@ -10,7 +10,7 @@ use super::netns::Netns;
 use super::upstream::WorkerUsages;
 use super::worker::Open;
 use super::workload::Workload;
-use crate::snapshot::{Cluster, TlsTerminationMode};
+use crate::snapshot::{Cluster, Snapshot};
 use crate::telemetry::AccessRecord;
 use crate::workload::{SourceWorkload, SpiffeId};
 
@@ -76,14 +76,15 @@ impl Downstream {
         self.tls.as_ref()?.identity()
     }
 
-    /// Whether the client may use a cluster. Nothing but an identity of the mesh says who it is: with other modes a
-    /// certificate may be of any trust domain.
-    pub(crate) fn may_use(&self, cluster: &Cluster) -> bool {
-        cluster.allow_from.as_ref().is_none_or(|allowed| {
-            let of_mesh = |tls: &&Rc<ClientTls>| tls.termination.mode == TlsTerminationMode::IstioMutual;
-            let identity = self.tls.as_ref().filter(of_mesh).and_then(|tls| tls.identity());
-            let workload =
-                identity.and_then(|identity| Some((identity.namespace()?, identity.service_account()?)));
+    /// Whether the client may use a cluster, and through it the host that `name` (Host or SNI as it goes on, without
+    /// port) is.
+    pub(crate) fn may_use(&self, snapshot: &Snapshot, cluster: &Cluster, name: Option<&str>) -> bool {
+        let named = name.filter(|_| cluster.leads_by_name());
+        let of_name = named.and_then(|name| snapshot.allow_from.get(name)).into_iter().flatten();
+        cluster.allow_from.iter().chain(of_name).all(|allowed| {
+            let workload = self
+                .identity()
+                .and_then(|identity| Some((identity.namespace()?, identity.service_account()?)));
             allowed.allows(workload)
         })
     }

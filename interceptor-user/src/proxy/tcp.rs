@@ -132,7 +132,8 @@ pub(super) async fn connect(
     let Some(runtime) = runtime else {
         return Err(ConnectFailure::no_cluster(active, cluster));
     };
-    if !downstream.may_use(runtime.cluster()) {
+    let name = downstream.requested_server_name.as_deref();
+    if !downstream.may_use(&active.snapshot, runtime.cluster(), name) {
         return Err(ConnectFailure { error: NotConnected::NotAllowed, cluster });
     }
     let connected = runtime.connect_opaque(downstream).await;

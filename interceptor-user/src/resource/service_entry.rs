@@ -18,6 +18,8 @@ use super::visibility::{self, ExportTo};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEntry {
     pub meta: Meta,
+    /// It can't be used as written, and stands for its rule of who may use its hosts: see [`Self::rule`].
+    pub refused: bool,
     pub hosts: Vec<Spanned<Arc<str>>>,
     pub addresses: Vec<Spanned<AddressRange>>,
     pub ports: Vec<ServicePort>,
@@ -255,6 +257,7 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> 
         selector.map(|selector| selector.get("labels").map(|field| field.text_map()).unwrap_or_default());
     let entry = ServiceEntry {
         meta,
+        refused: false,
         hosts,
         addresses,
         ports,
@@ -268,6 +271,15 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>, status: Option<Field<'_>>) -> 
     };
     service_entry_rules::check(&entry, spec);
     entry
+}
+
+impl ServiceEntry {
+    /// Who may use its hosts through an egress gateway, if not everybody: nobody, where that can't be told.
+    pub fn rule(&self) -> Option<AllowFrom> {
+        let annotation = self.meta.annotations.get(ALLOW_FROM)?;
+        let rule = AllowFrom::parse(&annotation.value).ok().filter(|_| !self.refused);
+        Some(rule.unwrap_or_else(AllowFrom::nobody))
+    }
 }
 
 /// Written by a controller: what can't be used is left out without a word.

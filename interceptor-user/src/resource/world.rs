@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::allow_from_annotation::ALLOW_FROM;
 use super::decode::Field;
 use super::destination_rule::{self, DestinationRule};
 use super::endpoint_slice::{self, EndpointSlice};
@@ -67,10 +68,15 @@ impl Resource {
 impl Resource {
     /// What stands for it while it can't be used as written and has no last good form: where leaving it out would send in
     /// clear what was to be TLS, or let through what was to be blocked.
-    pub(super) fn into_guard(self) -> Option<Self> {
-        if let Self::Sidecar(mut sidecar) = self {
-            Arc::make_mut(&mut sidecar).refused = true;
-            return Some(Self::Sidecar(sidecar));
+    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is made one")]
+    pub(super) fn into_guard(mut self) -> Option<Self> {
+        match &mut self {
+            Self::Sidecar(sidecar) => Arc::make_mut(sidecar).refused = true,
+            Self::ServiceEntry(entry) => {
+                let has_rule = entry.meta.annotations.contains_key(ALLOW_FROM);
+                Arc::make_mut(entry).refused = has_rule;
+            }
+            _ => {}
         }
         Some(self).filter(Self::is_guard)
     }
@@ -81,6 +87,7 @@ impl Resource {
         match self {
             Self::DestinationRule(rule) => rule.refused,
             Self::Sidecar(sidecar) => sidecar.refused,
+            Self::ServiceEntry(entry) => entry.refused,
             _ => false,
         }
     }
@@ -114,7 +121,13 @@ impl World {
             .map(|(_, resource)| resource)
     }
 
+    /// Those that can be used as written.
     pub fn service_entries(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+        self.all_service_entries().filter(|entry| !entry.refused)
+    }
+
+    /// The same, with those that only stand for their rules.
+    pub fn all_service_entries(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
         self.of_kind(Kind::ServiceEntry).filter_map(|resource| match resource {
             Resource::ServiceEntry(entry) => Some(entry),
             _ => None,

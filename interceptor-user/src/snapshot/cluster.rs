@@ -289,6 +289,11 @@ impl Cluster {
         is_service && leads_to_itself
     }
 
+    /// Whether it is of no host of its own: the name that a request brings says who is meant.
+    pub fn leads_by_name(&self) -> bool {
+        self.host.starts_with('*') || matches!(self.discovery, Discovery::DynamicDns { .. })
+    }
+
     /// Whether `address` may be among the endpoints without a lookup.
     pub fn is_original_dst(&self) -> bool {
         matches!(self.discovery, Discovery::OriginalDst { .. })

@@ -185,6 +185,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Of a gateway, by host: who may go there through clusters that lead wherever a request says (see
+    /// [`Cluster::leads_by_name`]); whoever all of the rules let through.
+    pub allow_from: Arc<HostMap<Vec<AllowFrom>>>,
     /// A snapshot with an empty registry.
     pub fn empty(policy: OutboundTrafficPolicy) -> Self {
         Self {
@@ -201,6 +204,7 @@ impl Snapshot {
         }
     }
 
+            allow_from: Arc::default(),
     /// Why requests get no answer from a cluster that is not there.
     pub fn refusal_without(&self, cluster: &ClusterName) -> Refusal {
         if self.around_gateway.contains(cluster) { Refusal::AroundGateway } else { Refusal::NoCluster }

@@ -1,7 +1,7 @@
 //! Who may use the hosts of a ServiceEntry at an egress gateway.
 
 use interceptor_user::compile::{CompileSettings, Role, compile};
-use interceptor_user::resource::Level;
+use interceptor_user::resource::{Level, World, parse};
 use interceptor_user::snapshot::{AllowFrom, ClusterName};
 
 use crate::support::world;
@@ -37,4 +37,32 @@ fn a_rule_that_cannot_be_read_refuses_its_entry() {
     for words in ["test.yaml:6:", "allow-from", "expected ns/NAMESPACE or ns/NAMESPACE/sa/SERVICE-ACCOUNT"] {
         assert!(said.contains(words), "{said}");
     }
+}
+
+/// A wildcard's entry would lead there, too.
+#[test]
+fn the_rules_of_hosts_are_kept_beside_their_clusters() {
+    let of = |yaml: &str, role: Role| {
+        let parsed = parse(&"test.yaml".into(), yaml, &"default".into());
+        let guards = parsed.refused.into_iter().filter_map(|refused| refused.instead);
+        let resources = parsed.resources.into_iter().chain(guards);
+        let resources = resources.map(|resource| (resource.meta().key.clone(), resource)).collect();
+        let world = World { resources, ..World::default() };
+        let (snapshot, _) = compile(&world, &CompileSettings { role, ..CompileSettings::default() });
+        let is_there = snapshot.clusters.contains_key(&ClusterName::outbound(80, "", "api.example.com"));
+        (snapshot.allow_from.get("API.example.com.").cloned(), is_there)
+    };
+    let gateway = || Role::Gateway { own_addresses: Default::default() };
+    let good = entry("egress.interceptor.io/allow-from: ns/shop");
+    let rule = AllowFrom::parse("ns/shop").unwrap();
+    assert_eq!(of(&good, gateway()), (Some(vec![rule.clone()]), true));
+    assert_eq!(of(&good, Role::Workload), (None, true));
+    assert_eq!(of(&entry("unrelated: ns/shop"), gateway()), (None, true));
+    // Whatever is wrong with it, nobody gets in by it.
+    let nobody = (Some(vec![AllowFrom::nobody()]), false);
+    assert_eq!(of(&entry("egress.interceptor.io/allow-from: shop"), gateway()), nobody);
+    assert_eq!(of(&good.replace("resolution: DNS", "resolution: DSN"), gateway()), nobody);
+    let again = good.replace("name: api", "name: again").replace("ns/shop", "ns/bar");
+    let (both, _) = of(&format!("{good}---\n{again}"), gateway());
+    assert_eq!(both.unwrap(), [AllowFrom::parse("ns/bar").unwrap(), rule]);
 }

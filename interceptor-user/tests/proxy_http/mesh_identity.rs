@@ -174,12 +174,16 @@ fn a_server_without_an_identity_of_the_mesh_is_refused() {
     let two = |params: &mut CertificateParams| {
         params.subject_alt_names.push(SanType::URI(elsewhere.try_into().unwrap()));
     };
+    let another = |params: &mut CertificateParams| {
+        params.subject_alt_names.push(SanType::URI("https://elsewhere.example".try_into().unwrap()));
+    };
     for (issued, reason) in [
         (identity(&other, SERVER, |_| {}), "unknown issuer"),
         (identity(&authority, elsewhere, |_| {}), "is of trust domain elsewhere, ours of cluster.local"),
         (identity(&authority, "https://cluster.local/ns/a/sa/b", |_| {}), "it has no identity"),
         (identity(&authority, "spiffe://cluster.local", |_| {}), "it has no identity"),
-        (identity(&authority, SERVER, two), "it has several identities"),
+        (identity(&authority, SERVER, two), "it has several URIs"),
+        (identity(&authority, SERVER, another), "it has several URIs"),
         (
             authority.issue(&["istio-egressgateway.istio-system.svc.cluster.local"], |_| {}),
             "it has no identity",

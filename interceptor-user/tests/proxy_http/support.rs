@@ -248,7 +248,13 @@ impl<S: Read + Write> Client<S> {
                 self.buffer.extend_from_slice(&chunk[..length]);
                 true
             }
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+            // Inside TLS reading writes, too.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
+                ) =>
+            {
                 false
             }
             Err(error) => panic!("{error}, after {:?}", String::from_utf8_lossy(&self.buffer)),

@@ -17,18 +17,22 @@ pub(in crate::proxy) fn trust_domain(certificate: &CertificateDer<'_>) -> Result
     identity(certificate).map(|identity| Arc::clone(identity.trust_domain()))
 }
 
-/// A certificate's only SPIFFE identity.
+/// A certificate's SPIFFE identity, which is the only URI among its names (X.509-SVID §2).
 ///
 /// # Errors
 /// Why it has none.
 pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, String> {
     let parsed =
         EndEntityCert::try_from(certificate).map_err(|error| format!("it can't be read: {error}"))?;
-    let mut identities = parsed.valid_uri_names().filter_map(SpiffeId::parse);
-    match (identities.next(), identities.next()) {
-        (Some(identity), None) => Ok(identity),
-        (Some(_), Some(_)) => Err("it has several identities spiffe://…, where one is allowed".into()),
-        (None, _) => Err("it has no identity: none of its names is spiffe://TRUST-DOMAIN/…".into()),
+    let mut names = parsed.valid_uri_names();
+    match (names.next().map(SpiffeId::parse), names.next()) {
+        (Some(Some(identity)), None) => Ok(identity),
+        (Some(_), Some(_)) => {
+            Err("it has several URIs among its names, where its identity has to be the only one".into())
+        }
+        (Some(None) | None, _) => {
+            Err("it has no identity: none of its names is spiffe://TRUST-DOMAIN/…".into())
+        }
     }
 }
 

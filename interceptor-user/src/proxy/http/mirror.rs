@@ -88,9 +88,11 @@ impl Drop for OnItsWay {
 pub(super) fn copies(exchange: &Exchange<'_>, parts: &Parts, carriage: Carriage) -> Option<Copies> {
     let forward = exchange.forward.filter(|forward| !forward.mirrors.is_empty() && !carriage.upgrade)?;
     let chosen = forward.mirrors.iter().filter(|mirror| mirror.share.takes(random()));
+    let (downstream, snapshot) = (&exchange.connection.downstream, &exchange.active.snapshot);
+    let name = host_of(exchange.host.to_str().unwrap_or_default());
     let targets: Vec<_> = chosen
         .filter_map(|mirror| exchange.active.runtime_of(&mirror.cluster).cloned())
-        .filter(|runtime| exchange.connection.downstream.may_use(runtime.cluster()))
+        .filter(|runtime| downstream.may_use(snapshot, runtime.cluster(), Some(name)))
         .collect();
     if targets.is_empty() {
         return None;

@@ -16,7 +16,7 @@ use super::{Connection, cors, fault};
 use crate::proxy::counting::Taker;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::names::Claim;
-use crate::snapshot::route::BLOCK_ALL;
+use crate::snapshot::route::{BLOCK_ALL, host_of};
 use crate::snapshot::{Refusal, RequestFacts, Route, RouteAction, Snapshot, Then, VirtualHost, request};
 
 /// Answers one request, whatever becomes of it.
@@ -146,7 +146,10 @@ async fn route_and_send(
         cors.apply(response.headers_mut());
         return response;
     };
-    if !connection.downstream.may_use(runtime.cluster()) {
+    let changes = RouteChanges { of_destination, of_route: route.changes.as_deref() };
+    let authority = changes.authority();
+    let goes_to = host_of(authority.unwrap_or(&host).to_str().unwrap_or_default());
+    if !connection.downstream.may_use(&active.snapshot, runtime.cluster(), Some(goes_to)) {
         let mut response = Reply::refused(Refusal::NotAllowed).send(settings, log);
         cors.apply(response.headers_mut());
         return response;
@@ -161,8 +164,6 @@ async fn route_and_send(
     if !connection.worker.names.admits(&active, claim).await {
         return Reply::refused(Refusal::NameMismatch).send(settings, log);
     }
-    let changes = RouteChanges { of_destination, of_route: route.changes.as_deref() };
-    let authority = changes.authority();
     if let Some(authority) = authority {
         log.set_http(|http| {
             http.authority = Some(String::from_utf8_lossy(authority.as_bytes()).into_owned())
