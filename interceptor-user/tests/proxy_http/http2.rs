@@ -476,3 +476,19 @@ fn streams_beyond_their_bound_take_another_connection_or_wait() {
     }
     assert_eq!((connections.load(Ordering::SeqCst), shared.load(Ordering::SeqCst)), (2, 1));
 }
+
+#[test]
+fn a_connection_whose_server_takes_no_such_requests_is_given_up() {
+    let asked = AtomicUsize::new(0);
+    let upstream = Http2Upstream::start(move |_, _, _| {
+        let mut response = Response::new(Frames::default());
+        if asked.fetch_add(1, Ordering::SeqCst) == 1 {
+            *response.status_mut() = http::StatusCode::MISDIRECTED_REQUEST;
+        }
+        response
+    });
+    let proxy = http2_cluster(upstream.address).start();
+    let statuses: Vec<u16> = (0..4).map(|_| proxy.get("/").status()).collect();
+    assert_eq!(statuses, [200, 421, 200, 200]);
+    assert_eq!(upstream.connections(), 2);
+}

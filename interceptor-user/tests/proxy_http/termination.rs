@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use http::Request;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use interceptor_user::snapshot::{
     CertificateSource, CipherSuite, ClientCaSource, ClientIdentity, ClusterRef, Credential, Listener,
     OutboundTrafficPolicy, Snapshot, TcpRoute, Terminated, Then, TlsTermination, TlsTerminationMode,
@@ -449,6 +452,27 @@ fn who_was_let_in_by_other_settings_has_to_come_again() {
     let reply = client.reply();
     assert_eq!((reply.status(), reply.header("connection")), (421, Some("close")));
     assert_eq!(proxy.records.wait(2)[1].end(), (421, "NR", "tls_settings_changed"));
+}
+
+#[test]
+fn http2_connections_of_those_who_have_to_come_again_end() {
+    let (authority, clients, upstream) = (Authority::new(), Authority::new(), Upstream::echo());
+    let proxy = start(snapshot(&upstream, simple(&authority)));
+    let config = config(&authority, &Speaks { alpn: &["h2"], ..Speaks::default() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+        let name = ServerName::try_from(HOST).unwrap();
+        let tls = tokio_rustls::TlsConnector::from(config).connect(name, socket).await.unwrap();
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.unwrap();
+        let ended = tokio::spawn(connection);
+        let get = || Request::get(format!("https://{HOST}/")).body(String::new()).unwrap();
+        assert_eq!(sender.send_request(get()).await.unwrap().status(), 200);
+        proxy.reload(snapshot(&upstream, mutual(&authority, &clients)));
+        assert_eq!(sender.send_request(get()).await.unwrap().status(), 421);
+        tokio::time::timeout(PATIENCE, ended).await.expect("the connection ends").unwrap().unwrap();
+    });
 }
 
 #[test]

@@ -64,6 +64,8 @@ struct Connection {
     version: Version,
     tap: HeadTap,
     first_request: FirstRequest,
+    /// Told when it was let in by settings that are gone.
+    misdirected: Notify,
 }
 
 /// Whether a request has been read. What is known to come is served, also when keep-alive connections are to end.
@@ -87,7 +89,14 @@ impl Connection {
         if self.downstream.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Ready when the connection is to end after the request that it is at.
+    /// Ready when the connection is to end after the requests that it is at.
+    async fn ending(&self) {
+        tokio::select! {
+            () = self.draining() => {}
+            () = self.misdirected.notified() => {}
+        }
+    }
+
     async fn draining(&self) {
         self.worker.draining().await;
         if !self.first_request.is_read.get() {
@@ -104,7 +113,8 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: ClientIo, downstream: Dow
     }
     let tap = HeadTap::default();
     let (worker, first_request) = (Rc::clone(worker), FirstRequest::default());
-    let connection = Rc::new(Connection { worker, downstream, version, tap, first_request });
+    let misdirected = Notify::new();
+    let connection = Rc::new(Connection { worker, downstream, version, tap, first_request, misdirected });
     let ended = match version {
         Version::Http1 => serve_http1(stream, &connection).await,
         Version::Http2 => serve_http2(TokioIo::new(stream), &connection).await,
@@ -139,7 +149,7 @@ async fn serve_http1(stream: ClientIo, connection: &Rc<Connection>) -> Result<()
     tokio::select! {
         biased;
         ended = server.as_mut() => return ended,
-        () = connection.draining() => {}
+        () = connection.ending() => {}
     }
     server.as_mut().graceful_shutdown();
     server.await
@@ -167,7 +177,7 @@ async fn serve_http2(io: TokioIo<ClientIo>, connection: &Rc<Connection>) -> Resu
     tokio::select! {
         biased;
         ended = server.as_mut() => return ended,
-        () = connection.draining() => {}
+        () = connection.ending() => {}
     }
     server.as_mut().graceful_shutdown();
     server.await

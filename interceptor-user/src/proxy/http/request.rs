@@ -77,6 +77,7 @@ async fn route_and_send(
         Err(refusal) => {
             let mut response = Reply::refused(refusal).send(settings, log);
             // Another connection is let in, or not, by the configuration of now.
+            connection.misdirected.notify_one();
             if connection.version == super::Version::Http1 {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

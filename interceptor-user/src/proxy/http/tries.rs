@@ -160,6 +160,9 @@ impl<'a> Tries<'a> {
                     if response.status().is_success() {
                         self.open_gate();
                     }
+                    if response.status() == StatusCode::MISDIRECTED_REQUEST {
+                        lease.misdirected();
+                    }
                     return TryEnd::Answered(response, lease);
                 }
                 Err(error) => error,

@@ -93,6 +93,7 @@ fn facts(
         local: connected.local,
         requests_max,
         requests: Cell::new(0),
+        misdirected: Cell::new(false),
         idle_timeout: cluster.http_idle_timeout,
         expires: age_max.and_then(|max| Instant::now().checked_add(max)),
         slot,

@@ -63,6 +63,11 @@ impl Lease {
         }
     }
 
+    /// No other request goes out on the connection: the server has answered 421 (RFC 9110 §15.5.20).
+    pub(crate) fn misdirected(&self) {
+        self.facts.misdirected.set(true);
+    }
+
     /// The response has been read to its end: the connection may serve another request.
     pub(crate) fn release(self) {
         let Self { sender, facts, pools, counted, .. } = self;

@@ -64,6 +64,8 @@ pub(crate) struct ConnectionFacts {
     pub(crate) local: Option<SocketAddr>,
     requests_max: Option<u32>,
     requests: Cell<u32>,
+    /// The server has said that it is not for such requests.
+    misdirected: Cell<bool>,
     idle_timeout: Duration,
     /// When it is too old for another request.
     expires: Option<Instant>,
@@ -73,7 +75,8 @@ pub(crate) struct ConnectionFacts {
 
 impl ConnectionFacts {
     fn exhausted(&self) -> bool {
-        self.requests_max.is_some_and(|max| self.requests.get() >= max)
+        self.misdirected.get()
+            || self.requests_max.is_some_and(|max| self.requests.get() >= max)
             || self.expires.is_some_and(|expires| expires <= Instant::now())
     }
 
@@ -371,6 +374,7 @@ mod tests {
                 local: None,
                 requests_max: None,
                 requests: 0.into(),
+                misdirected: false.into(),
                 idle_timeout: Duration::from_secs(60),
                 expires: None,
                 slot: None,
