@@ -256,19 +256,25 @@ impl Compiler {
             strict: policy.strict,
             enforced: policy.enforced,
             around_gateway: clusters.around_gateway(),
-            mesh: mesh_settings(&world.mesh),
+            mesh: MeshSettings {
+                proxy_headers: ProxyHeaders {
+                    is_edge: matches!(settings.role, Role::Gateway { .. }),
+                    ..proxy_headers(&world.mesh)
+                },
+                ..mesh_settings(&world.mesh)
+            },
             by_address,
             by_port,
             virtual_outbound: Arc::new(Listener::virtual_outbound(&catch_all)),
             catch_all: catch_all.virtual_host,
             clusters: clusters.by_name(),
+            allow_from,
         };
         self.previous = Some(Previous {
             world: Arc::clone(world),
             registry,
             rules,
             virtual_services,
-            allow_from,
             clusters,
             off_limits,
             translations,
@@ -280,7 +286,6 @@ impl Compiler {
 }
 
 pub(crate) fn mesh_settings(mesh: &MeshConfig) -> MeshSettings {
-    let headers = &mesh.proxy_headers;
     MeshSettings {
         access_log_file: mesh.access_log_file.as_deref().map(str::to_owned),
         access_log_encoding: if mesh.access_log_json {
@@ -297,12 +302,18 @@ pub(crate) fn mesh_settings(mesh: &MeshConfig) -> MeshSettings {
             mesh_config::PathNormalization::MergeSlashes => PathNormalization::MergeSlashes,
             mesh_config::PathNormalization::DecodeAndMergeSlashes => PathNormalization::DecodeAndMergeSlashes,
         },
-        proxy_headers: ProxyHeaders {
-            request_id: !headers.request_id_disabled,
-            attempt_count: !headers.attempt_count_disabled,
-            envoy_debug_headers: !headers.envoy_debug_headers_disabled,
-            server: headers.server.clone(),
-            preserve_http1_header_case: headers.preserve_http1_header_case,
-        },
+        proxy_headers: proxy_headers(mesh),
+    }
+}
+
+fn proxy_headers(mesh: &MeshConfig) -> ProxyHeaders {
+    let headers = &mesh.proxy_headers;
+    ProxyHeaders {
+        request_id: !headers.request_id_disabled,
+        attempt_count: !headers.attempt_count_disabled,
+        envoy_debug_headers: !headers.envoy_debug_headers_disabled,
+        server: headers.server.clone(),
+        preserve_http1_header_case: headers.preserve_http1_header_case,
+        is_edge: false,
     }
 }

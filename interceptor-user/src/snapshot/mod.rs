@@ -147,6 +147,8 @@ pub struct ProxyHeaders {
     pub server: Option<Arc<str>>,
     /// Keep the case of HTTP/1 header names as they came.
     pub preserve_http1_header_case: bool,
+    /// Of a gateway: what only proxies say is not taken from clients.
+    pub is_edge: bool,
 }
 
 impl Default for ProxyHeaders {
@@ -157,6 +159,7 @@ impl Default for ProxyHeaders {
             envoy_debug_headers: true,
             server: None,
             preserve_http1_header_case: false,
+            is_edge: false,
         }
     }
 }
@@ -182,12 +185,12 @@ pub struct Snapshot {
     pub catch_all: Arc<VirtualHost>,
     /// Every cluster by name, PassthroughCluster and BlackHoleCluster not among them.
     pub clusters: Arc<HashMap<ClusterName, Arc<Cluster>>>,
-}
-
-impl Snapshot {
     /// Of a gateway, by host: who may go there through clusters that lead wherever a request says (see
     /// [`Cluster::leads_by_name`]); whoever all of the rules let through.
     pub allow_from: Arc<HostMap<Vec<AllowFrom>>>,
+}
+
+impl Snapshot {
     /// A snapshot with an empty registry.
     pub fn empty(policy: OutboundTrafficPolicy) -> Self {
         Self {
@@ -201,10 +204,10 @@ impl Snapshot {
             virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
             catch_all: CatchAll::from(policy).virtual_host,
             clusters: Arc::default(),
+            allow_from: Arc::default(),
         }
     }
 
-            allow_from: Arc::default(),
     /// Why requests get no answer from a cluster that is not there.
     pub fn refusal_without(&self, cluster: &ClusterName) -> Refusal {
         if self.around_gateway.contains(cluster) { Refusal::AroundGateway } else { Refusal::NoCluster }

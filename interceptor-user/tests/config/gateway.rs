@@ -8,7 +8,7 @@ use interceptor_user::compile::{Client, CompileSettings, Compiler, NodePaths, Ro
 use interceptor_user::snapshot::decision::decide;
 use interceptor_user::snapshot::{Decision, Discovery, FirstBytes, RequestFacts, RouteAction, Then};
 
-use crate::support::{Config, world};
+use crate::support::{Config, allow_any, world};
 
 const ENTRIES: &str = "
 apiVersion: networking.istio.io/v1
@@ -551,4 +551,10 @@ fn terminated_tls_with_http_routes_alone_is_not_listened_to() {
         found.contains("[EGR0111]") && found.contains("protocol: HTTPS") && !found.contains("[EGR0125]"),
         "{found}"
     );
+}
+
+#[test]
+fn what_only_proxies_say_is_not_taken_from_clients() {
+    assert!(gateway("").snapshot.mesh.proxy_headers.is_edge);
+    assert!(!allow_any("").snapshot.mesh.proxy_headers.is_edge);
 }

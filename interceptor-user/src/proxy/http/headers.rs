@@ -62,6 +62,25 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what proxies say to each other, as Envoy does at its edge: whoever is behind may believe it. Many servers take
+/// `_` for `-`.
+fn strip_words_of_proxies(headers: &mut HeaderMap) {
+    const PREFIX: &[u8] = b"x-envoy-";
+    let is = |name: &[u8], word: &[u8]| {
+        name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).eq(word.iter().copied())
+    };
+    let is_proxys = |name: &&HeaderName| {
+        let name = name.as_str().as_bytes();
+        name.get(..PREFIX.len()).is_some_and(|start| is(start, PREFIX))
+            || is(name, X_FORWARDED_CLIENT_CERT.as_str().as_bytes())
+            || is(name, X_FORWARDED_PROTO.as_str().as_bytes())
+    };
+    let words: Vec<HeaderName> = headers.keys().filter(is_proxys).cloned().collect();
+    for name in words {
+        headers.remove(name);
+    }
+}
+
 /// What a request's head says about how it is to be carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Carriage {
@@ -92,7 +111,10 @@ pub(super) fn prepare_request(
     }
     // What only a proxy that ended TLS can know is no client's to say.
     headers.remove(X_FORWARDED_CLIENT_CERT);
-    if scheme == "https" || !headers.contains_key(X_FORWARDED_PROTO) {
+    if settings.is_edge {
+        strip_words_of_proxies(headers);
+    }
+    if settings.is_edge || scheme == "https" || !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if settings.envoy_debug_headers
@@ -267,6 +289,36 @@ mod tests {
         ]);
         assert_eq!(headers, map(&[("host", "a"), ("te", "trailers"), ("x-kept", "1")]));
         assert_eq!(carriage, Carriage { chunked: false, upgrade: false });
+    }
+
+    #[test]
+    fn what_proxies_say_is_not_taken_from_the_clients_of_a_gateway() {
+        let forged = [
+            ("x-envoy-internal", "true"),
+            ("x-envoy-external-address", "10.0.0.1"),
+            ("x-envoy-original-path", "/a"),
+            ("x-envoy-peer-metadata", "a"),
+            ("x_envoy_peer_metadata_id", "a"),
+            ("x-envoy-retry-on", "5xx"),
+            ("x_forwarded_client_cert", "a"),
+            ("x-forwarded_proto", "https"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-envoyage", "1"),
+        ];
+        let mut headers = map(&forged);
+        let settings = ProxyHeaders { is_edge: true, request_id: false, ..ProxyHeaders::default() };
+        prepare_request(&mut headers, &settings, Some("a:80/*"), "http");
+        let expected = [
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-envoyage", "1"),
+            ("x-forwarded-proto", "http"),
+            ("x-envoy-decorator-operation", "a:80/*"),
+        ];
+        assert_eq!(headers, map(&expected));
+        // An application's own proxy may say them.
+        let (headers, _) = prepared(&forged);
+        assert_eq!(headers.get("x-envoy-internal"), Some(&HeaderValue::from_static("true")));
     }
 
     #[test]
