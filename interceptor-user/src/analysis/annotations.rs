@@ -3,6 +3,7 @@
 use super::findings::{Findings, at};
 use super::known_annotations::{KNOWN, Known, Stage};
 use super::mesh::Mesh;
+use super::own_annotations;
 use crate::resource::{
     ALLOW_FROM, Annotation, Annotations, CAPTURE_DNS, ClientPolicy, Diagnostic, ENFORCE, Kind, Labels, Level,
     Meta, POLICY, Resource, code, parse_capture_dns, parse_enforce,
@@ -38,10 +39,10 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
 }
 
 /// Whose annotations: of a resource, or of the pods that it makes.
-struct On<'a> {
-    meta: &'a Meta,
-    place: &'a str,
-    kind: Kind,
+pub(super) struct On<'a> {
+    pub(super) meta: &'a Meta,
+    pub(super) place: &'a str,
+    pub(super) kind: Kind,
 }
 
 impl On<'_> {
@@ -52,12 +53,16 @@ impl On<'_> {
         annotation: &Annotation,
         message: String,
     ) -> Diagnostic {
-        let field = format!("{}metadata.annotations[{name}]", self.place);
-        at(code, self.meta, annotation.key_position, field, message)
+        at(code, self.meta, annotation.key_position, self.field("annotations", name), message)
+    }
+
+    pub(super) fn field(&self, of: &str, name: &str) -> String {
+        format!("{}metadata.{of}[{name}]", self.place)
     }
 }
 
 fn check_each(on: &On<'_>, annotations: &Annotations, labels: &Labels, findings: &mut Findings) {
+    own_annotations::check(on, annotations, labels, findings);
     for (name, annotation) in annotations {
         let name = &**name;
         if name == POLICY {

@@ -16,6 +16,7 @@ mod known_annotations;
 mod kubernetes_services;
 mod merged_rules;
 mod mesh;
+mod own_annotations;
 mod ports;
 mod reachability;
 mod service_entries;

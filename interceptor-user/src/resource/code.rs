@@ -157,7 +157,7 @@ codes! {
         "it has no effect",
         "move it to where it is read, for a Deployment its pod template";
     IST0108 Warning UnknownAnnotation:
-        "an annotation of istio.io that does not exist",
+        "an annotation of istio.io or egress.interceptor.io that does not exist",
         "it has no effect",
         "correct its name";
     IST0109 Error ConflictingMeshGatewayVirtualServiceHosts:

@@ -88,6 +88,6 @@ pub use sidecar::Sidecar;
 pub use unix_path::UnixPath;
 pub use virtual_service::VirtualService;
 pub use visibility::ExportTo;
-pub(crate) use words::edit_distance;
+pub(crate) use words::{closest, edit_distance};
 pub use workload_entry::{WorkloadEntry, WorkloadGroup};
 pub use world::{Resource, World};

@@ -34,7 +34,7 @@ pub(crate) fn did_you_mean(name: &str, known: &[&str]) -> String {
 }
 
 /// The known name that a mistyped one probably means.
-pub(super) fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn closest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
     let wanted = plain(name);
     let closest = known

@@ -65,6 +65,48 @@ fn ist0108_unknown() {
 }
 
 #[test]
+fn own_names_that_nothing_reads_are_errors() {
+    for (name, mend) in [
+        ("enforced", "did you mean egress.interceptor.io/enforce?"),
+        ("Enforce", "did you mean egress.interceptor.io/enforce?"),
+        ("allowfrom", "did you mean egress.interceptor.io/allow-from?"),
+        ("capture_dns", "did you mean egress.interceptor.io/capture-dns?"),
+        ("something", "there are egress.interceptor.io/allow-from"),
+    ] {
+        let name = format!("egress.interceptor.io/{name}");
+        let expected = |kind: &str, said: &str| {
+            format!("Error IST0108 {kind} | 'x' | Unknown {said}: {name}; no effect; {mend}")
+        };
+        let annotation = annotated(&name, "x");
+        check(
+            &pod("p", &format!(", {annotation}"), "containers: []"),
+            &[&expected("Pod default/p", "annotation")],
+        );
+        check(&deployment("", &annotation), &[&expected("Deployment default/d", "annotation")]);
+        let label = annotation.replace("annotations", "labels");
+        check(&deployment("", &label), &[&expected("Deployment default/d", "label")]);
+    }
+    for name in ["enforce", "policy", "capture-dns", "allow-from"] {
+        let name = format!("egress.interceptor.io/{name}");
+        let expected = format!(
+            "Error IST0107 Pod default/p | 'gateway' | Misplaced label: {name} is an annotation; move it to metadata.annotations"
+        );
+        check(&labelled("p", &format!("{name}: 'gateway'")), &[&expected]);
+    }
+    check(
+        &deployment("", &annotated("egress.interceptor.io/enroll", "enabled")),
+        &[
+            "Error IST0107 Deployment default/d | 'enabled' | Misplaced annotation: egress.interceptor.io/enroll is a label; move it to spec.template.metadata.labels",
+        ],
+    );
+    check(
+        &deployment("", &annotated("egress.interceptor.io/allow-from", "ns/a")),
+        &["Warning IST0107 Deployment default/d | 'ns/a' | can only be applied to ServiceEntry"],
+    );
+    check(&labelled("p", "egress.interceptor.io/enroll: enabled"), &[]);
+}
+
+#[test]
 fn egr0119_annotations_that_do_not_act() {
     let machines = "virtual machine; not taken over; keep Istio's proxy";
     for (name, words, stage) in [
