@@ -136,3 +136,21 @@ fn the_gateways_service_and_budget_select_its_pods() -> anyhow::Result<()> {
     assert_eq!((capabilities.drop, capabilities.add), (Some(vec!["ALL".to_owned()]), None));
     Ok(())
 }
+
+/// What it may is what it asks an API server for: `an_api_server_says_what_is_listened_on` has the other side.
+#[test]
+fn the_gateway_may_write_nothing() -> anyhow::Result<()> {
+    let objects = documents("gateway.yaml")?;
+    let roles =
+        objects.iter().filter(|object| ["ClusterRole", "Role"].iter().any(|kind| object["kind"] == *kind));
+    let rules: Vec<_> = roles.flat_map(|role| role["rules"].as_array().into_iter().flatten()).collect();
+    assert!(!rules.is_empty());
+    for rule in rules {
+        assert_eq!(rule["verbs"], serde_json::json!(["list", "watch"]), "{rule}");
+        assert!(
+            !rule["resources"].as_array().context("no resources")?.contains(&"namespaces".into()),
+            "{rule}"
+        );
+    }
+    Ok(())
+}
