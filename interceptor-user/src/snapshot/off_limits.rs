@@ -1,11 +1,11 @@
 //! Where a gateway goes for nobody.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Addresses that a name which a client brings (DYNAMIC_DNS) must not lead to at a gateway: those that lead back to it, and
 /// always those that only its own host reaches: loopback, link-local (where clouds keep their credentials), multicast and
-/// unspecified ones.
+/// unspecified ones, and where else clouds keep what they tell their machines.
 ///
 /// Where the gateway itself answers nobody sends, however the address is known: a route that leads back runs in circles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,14 @@ pub struct OffLimits {
     /// Those of its servers, and of its Services.
     ports: BTreeSet<u16>,
 }
+
+/// Clouds' services for their own machines, beyond link-local: Amazon's by IPv6, Alibaba's, and Azure's (which also hands out
+/// what machines are to trust).
+const OF_CLOUDS: [IpAddr; 3] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
 
 impl OffLimits {
     /// `leading_back`: addresses of the gateway, of its Services and of the others behind those; `ports`: where they answer.
@@ -33,6 +41,9 @@ impl OffLimits {
 
     pub fn has(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
+        if OF_CLOUDS.contains(&address) {
+            return true;
+        }
         let is_local = match address {
             IpAddr::V4(v4) => {
                 v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.octets()[0] == 0
@@ -77,6 +88,10 @@ mod tests {
             ("::", true),
             ("fe80::1", true),
             ("ff02::1", true),
+            ("fd00:ec2::254", true),
+            ("100.100.100.200", true),
+            ("::ffff:168.63.129.16", true),
+            ("100.100.100.201", false),
             ("10.0.0.8", false),
             ("203.0.113.1", false),
             ("2001:db8::1", false),
