@@ -49,6 +49,7 @@ impl Running {
             netns: None,
             configured: proxy.configure(snapshot),
             connections_max: usize::MAX,
+            shares: None,
             learned: None,
             source: Arc::default(),
         };

@@ -35,6 +35,13 @@ impl Gateway {
         Self::run(pod, yaml, &[], command)
     }
 
+    /// With no more descriptors than these.
+    pub fn with_open_files(pod: &Pod, yaml: &str, files: u32) -> anyhow::Result<Self> {
+        let mut command = pod.command("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg("env");
+        Self::run(pod, yaml, &[], command)
+    }
+
     fn run(pod: &Pod, yaml: &str, flags: &[&str], mut command: Command) -> anyhow::Result<Self> {
         let dir = Dir::new()?;
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777))?;

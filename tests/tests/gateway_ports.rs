@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use interceptor_tests::{ApiServer, Daemon, Dir, Gateway, Pod, World, binary, eventually, read_head};
+use interceptor_tests::{
+    ApiServer, Daemon, Dir, Gateway, Pod, World, binary, eventually, read_head, wait_for,
+};
 use rustix::process::Signal;
 
 /// A Gateway with these ports, each of which answers with its own words.
@@ -147,6 +149,113 @@ fn what_is_under_way_ends_before_the_gateway() -> anyhow::Result<()> {
     MAY_ANSWER.store(true, Ordering::Relaxed);
     assert_eq!(curl.wait_with_output()?.stdout, b"done");
     assert!(gateway.ended()?, "{}", gateway.said());
+    Ok(())
+}
+
+/// As many as a gateway with few descriptors has for all clients and ports together.
+#[test]
+fn no_client_takes_all_connections() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let (greedy, other, host) = (world.joined_pod()?, world.joined_pod()?, world.joined_pod()?);
+    let gateway = Gateway::with_open_files(&host, &answering(&[8081, 8082], "here"), 256)?;
+    let mut held = Vec::new();
+    for number in 0..64 {
+        let stream = connect(&greedy, &host, 8081 + number % 2)??;
+        match ask(&stream) {
+            Ok(_) => held.push(stream),
+            Err(_) => break,
+        }
+    }
+    assert_eq!(held.len(), 16, "half of what 256 descriptors are enough for");
+    for port in [8081, 8082] {
+        assert!(answers(&greedy, &host, port).is_none());
+        assert_eq!(answers(&other, &host, port), Some(format!("here {port}")));
+    }
+    drop(held);
+    eventually("the client has its connections again", || answers(&greedy, &host, 8081).is_some())?;
+    let refused = gateway.log().lines().filter(|line| line.contains(" OM ")).count();
+    assert!(refused >= 3, "{}", gateway.log());
+    Ok(())
+}
+
+#[test]
+fn a_client_that_shows_no_server_name_in_time_is_reset() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let (app, host) = (world.joined_pod()?, world.joined_pod()?);
+    let resources = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: egress, namespace: default}\nspec:\n  \
+         selector: {istio: egressgateway}\n  servers:\n  \
+         - {port: {number: 8443, name: tls, protocol: TLS}, tls: {mode: PASSTHROUGH}, hosts: [any.test]}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: through, namespace: default}\nspec:\n  \
+         hosts: [any.test]\n  gateways: [egress]\n  tls:\n  \
+         - {match: [{port: 8443, sniHosts: [any.test]}], route: [{destination: {host: any.test}}]}\n";
+    let gateway = Gateway::start(&host, resources)?;
+    let mut stream = connect(&app, &host, 8443)??;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
+    // A ClientHello's beginning.
+    stream.write_all(b"\x16\x03\x01\x02")?;
+    let error = stream.read(&mut [0]).err().context("it is not reset")?;
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(gateway.line()?.flags, "NR");
+    Ok(())
+}
+
+/// Nobody notices that the sockets are others.
+#[test]
+fn an_address_of_its_own_takes_a_port_over_without_a_gap() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let (app, host) = (world.joined_pod()?, world.joined_pod()?);
+    let everywhere = answering(&[8081], "everywhere");
+    let here = answering(&[8081], "here")
+        .replace("hosts: ['*']}\n---", &format!("hosts: ['*'], bind: {}}}\n---", host.address));
+    assert_ne!(here, answering(&[8081], "here"));
+    let gateway = Gateway::start(&host, &everywhere)?;
+    for (resources, words) in [(&here, "here 8081"), (&everywhere, "everywhere 8081"), (&here, "here 8081")] {
+        gateway.reconfigure(resources)?;
+        eventually("the change acts", || {
+            let answer = answers(&app, &host, 8081).unwrap_or_else(|| panic!("refused: {}", gateway.said()));
+            answer == words
+        })?;
+        let by_loopback = || {
+            let stream = host.netns.enter(|| TcpStream::connect(("127.0.0.1", 8081))).ok()?.ok()?;
+            ask(&stream).ok()
+        };
+        let of_loopback = words.starts_with("everywhere").then(|| words.to_owned());
+        eventually("loopback follows", || by_loopback() == of_loopback)?;
+        let said = gateway.said();
+        assert!(!said.contains("can't listen"), "{said}");
+    }
+    Ok(())
+}
+
+/// The signal comes while it waits for what the API server tells.
+#[test]
+fn a_signal_ends_it_before_there_is_a_configuration() -> anyhow::Result<()> {
+    let dir = Dir::new()?;
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let kubeconfig = dir.write(
+        "kubeconfig",
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]\nusers: [{{name: u, user: {{}}}}]\n",
+            silent.local_addr()?
+        ),
+    )?;
+    let mut command = Command::new(binary()?);
+    command.args(["gateway", "--admin-address", "off", "--namespace", "istio-system"]);
+    command.args(["--labels", "istio=egressgateway", "--kubeconfig"]).arg(kubeconfig);
+    let mut daemon = Daemon::spawn(&mut command, &dir.join("log"))?;
+    let status = format!("/proc/{}/status", daemon.pid());
+    let handles_signals = || {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask >> 14 & 1 == 1 && mask >> 1 & 1 == 1)
+    };
+    eventually("it handles signals", handles_signals)?;
+    let pid = i32::try_from(daemon.pid()).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.context("no process")?, Signal::TERM)?;
+    let ended = wait_for("the gateway to end", std::time::Duration::from_secs(8), || daemon.ended())?;
+    assert!(ended?.success(), "{}", daemon.said());
     Ok(())
 }
 

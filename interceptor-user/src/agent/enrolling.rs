@@ -206,6 +206,7 @@ impl Control {
             netns: Some(Arc::clone(&netns.file)),
             configured,
             connections_max: connections_max(),
+            shares: None,
             learned: names.as_ref().map(|names| Arc::clone(&names.learned)),
             source: Arc::clone(&pod.source),
         })?;

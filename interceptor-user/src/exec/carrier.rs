@@ -83,6 +83,7 @@ impl Carrier {
             netns: None,
             configured: configured.clone(),
             connections_max: usize::MAX,
+            shares: None,
             learned,
             source: Arc::default(),
         });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy, WorkloadId};
+use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy, Shares, WorkloadId};
 use crate::settings::GatewaySettings;
 use crate::snapshot::Snapshot;
 use crate::workload::SourceWorkload;
@@ -23,13 +23,22 @@ pub(super) struct Listeners {
     addresses: Vec<IpAddr>,
     source: Arc<SourceWorkload>,
     drain: Duration,
-    connections_max: usize,
+    /// Of all ports' connections.
+    shares: Arc<Shares>,
     /// From the first snapshot on.
     configured: Option<Configured>,
     wanted: BTreeSet<SocketAddr>,
-    open: BTreeMap<SocketAddr, WorkloadId>,
+    open: BTreeMap<SocketAddr, Open>,
     /// Why others are not open: one sentence each, told when it comes up.
     failed: BTreeMap<SocketAddr, String>,
+}
+
+/// A port that is served.
+#[derive(Debug)]
+struct Open {
+    workload: WorkloadId,
+    /// The same socket as the workload's.
+    socket: Socket,
 }
 
 impl Listeners {
@@ -39,7 +48,7 @@ impl Listeners {
             addresses: settings.listen_addresses.clone(),
             source: Arc::new(settings.source_workload()),
             drain: settings.drain,
-            connections_max: connections_max(),
+            shares: Arc::new(Shares::new(connections_max())),
             configured: None,
             wanted: BTreeSet::new(),
             open: BTreeMap::new(),
@@ -66,10 +75,10 @@ impl Listeners {
     /// Tries again what could not be had, and what has failed since.
     pub(super) fn reconcile(&mut self) {
         let proxy = &self.proxy;
-        self.open.retain(|address, workload| match proxy.failure(*workload) {
+        self.open.retain(|address, open| match proxy.failure(open.workload) {
             Some(why) => {
                 tracing::error!("port {address} is opened again: its socket failed ({why})");
-                proxy.remove(*workload, Duration::ZERO);
+                proxy.remove(open.workload, Duration::ZERO);
                 false
             }
             None => true,
@@ -91,17 +100,17 @@ impl Listeners {
         self.proxy
     }
 
-    fn open_missing(&mut self) -> Vec<(SocketAddr, TcpListener)> {
+    fn open_missing(&mut self) -> Vec<(SocketAddr, Socket)> {
         let mut opened = Vec::new();
         self.failed.retain(|address, _| self.wanted.contains(address));
         let missing = self.wanted.iter().filter(|address| !self.open.contains_key(address)).copied();
         for address in missing.collect::<Vec<_>>() {
-            match listen(address) {
-                Ok(listener) => {
+            match self.listen(address) {
+                Ok(socket) => {
                     if self.failed.remove(&address).is_some() {
                         tracing::info!("port {address} could be had now");
                     }
-                    opened.push((address, listener));
+                    opened.push((address, socket));
                 }
                 // Where there is no IPv6, nobody comes by it.
                 Err(error) if is_unsupported(&error) && address.ip().is_unspecified() => {
@@ -119,9 +128,30 @@ impl Listeners {
         opened
     }
 
-    fn serve(&mut self, opened: Vec<(SocketAddr, TcpListener)>) {
+    /// A socket that is in the way, and to be closed once this one is served, shares its port until then.
+    fn listen(&self, address: SocketAddr) -> io::Result<Socket> {
+        let is_in_the_way = |other: &SocketAddr| {
+            other.port() == address.port()
+                && other.is_ipv4() == address.is_ipv4()
+                && !self.wanted.contains(other)
+        };
+        let in_the_way: Vec<_> = self.open.iter().filter(|(other, _)| is_in_the_way(other)).collect();
+        for (_, other) in &in_the_way {
+            other.socket.set_reuse_port(true)?;
+        }
+        listen(address, !in_the_way.is_empty())
+    }
+
+    fn serve(&mut self, opened: Vec<(SocketAddr, Socket)>) {
         let Some(configured) = &self.configured else { return };
-        for (address, listener) in opened {
+        for (address, socket) in opened {
+            let listener = match socket.try_clone() {
+                Ok(listener) => TcpListener::from(listener),
+                Err(error) => {
+                    self.failed.insert(address, sentence(address, &error));
+                    continue;
+                }
+            };
             let added = self.proxy.add(ProxiedWorkload {
                 listeners: vec![listener],
                 intercepted: Arc::new(|socket| {
@@ -130,14 +160,15 @@ impl Listeners {
                 }),
                 netns: None,
                 configured: configured.clone(),
-                connections_max: self.connections_max,
+                connections_max: usize::MAX,
+                shares: Some(Arc::clone(&self.shares)),
                 learned: None,
                 source: Arc::clone(&self.source),
             });
             match added {
                 Ok(workload) => {
                     tracing::info!("listening on {address}");
-                    self.open.insert(address, workload);
+                    self.open.insert(address, Open { workload, socket });
                 }
                 Err(error) => drop(self.failed.insert(address, sentence(address, &error))),
             }
@@ -146,11 +177,11 @@ impl Listeners {
 
     fn close_unwanted(&mut self) {
         let (proxy, wanted, drain) = (&self.proxy, &self.wanted, self.drain);
-        self.open.retain(|address, workload| {
+        self.open.retain(|address, open| {
             let stays = wanted.contains(address);
             if !stays {
                 tracing::info!("not listening on {address} any more");
-                proxy.remove(*workload, drain);
+                proxy.remove(open.workload, drain);
             }
             stays
         });
@@ -158,16 +189,20 @@ impl Listeners {
 }
 
 /// IPv6 sockets take IPv6 alone: IPv4 has its own.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, shares_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     // The port is free again as soon as whoever had it has ended.
     socket.set_reuse_address(true)?;
+    // Others of this user might take the same port unnoticed: only where it has to be.
+    if shares_port {
+        socket.set_reuse_port(true)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
@@ -191,7 +226,7 @@ fn sentence(address: SocketAddr, error: &io::Error) -> String {
     format!("can't listen on {address} ({error}): {mend}")
 }
 
-/// A connection takes four descriptors at most: no port has more than half of those that there are.
+/// A connection takes four descriptors at most: all together have half of those that there are.
 fn connections_max() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX) / 8

@@ -73,7 +73,11 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
     let mut terminated = signal(SignalKind::terminate()).context("can't handle signals")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("can't handle signals")?;
     crate::exec::raise_open_files();
-    let world = inputs.told.first_world(FIRST_WORLD_WAIT_MAX).await;
+    let world = tokio::select! {
+        _ = terminated.recv() => return Ok(()),
+        _ = interrupted.recv() => return Ok(()),
+        world = inputs.told.first_world(FIRST_WORLD_WAIT_MAX) => world,
+    };
     let mesh = world.map(|world| world.mesh.clone()).unwrap_or_default();
     let access_log = AccessLog::configured(
         settings.access_log.as_ref(),

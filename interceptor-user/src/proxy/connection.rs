@@ -33,6 +33,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(3600);
 /// How long a client may be silent, or be about to say what it speaks, where opaque bytes are refused.
 const REFUSED_SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// How long a client may take for its ClientHello where a port has nothing but TLS and many clients share what there is.
+const SHARED_HELLO_MAX: Duration = Duration::from_secs(10);
+
 /// How long a connection that is to be refused may take to show whom it means, for the log.
 const REFUSED_INSPECTION_MAX: Duration = Duration::from_secs(1);
 
@@ -134,7 +137,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
         };
     }
 
-    let (protocol, ahead) = match first_bytes(active, &stream, &downstream, opaque).await {
+    let (protocol, ahead) = match first_bytes(&worker, active, &stream, &downstream, opaque).await {
         FirstBytes::Spoke(protocol, ahead) => (protocol, ahead),
         FirstBytes::ServerSpoke(target, upstream) => {
             // It was opened by the configuration of then.
@@ -190,14 +193,17 @@ enum FirstBytes {
 /// MeshConfig.protocolDetectionTimeout says so, as with Envoy: what a late client says may be HTTP that
 /// has to leave in TLS.
 async fn first_bytes(
+    worker: &Worker,
     active: Arc<Active>,
     stream: &TcpStream,
     downstream: &Downstream,
     opaque: Way,
 ) -> FirstBytes {
     let detection_timeout = active.snapshot.mesh.protocol_detection_timeout;
+    let is_shared_tls = worker.workload().shares.is_some() && listener(&active, downstream).http.is_none();
     let limit = match &opaque {
         _ if !detection_timeout.is_zero() => detection_timeout,
+        Way::Refuse(_) if is_shared_tls => SHARED_HELLO_MAX,
         // Nothing can be opened ahead: a client that waits for its server learns by this that it won't come.
         Way::Refuse(_) | Way::Http(_) | Way::Terminate(_) => REFUSED_SILENCE_MAX,
         Way::Opaque(_) => SILENCE_MAX,

@@ -148,8 +148,10 @@ fn intercept(worker: &Rc<Worker>, threads: &Threads, number: usize, stream: TcpS
     // An address that the application bound itself is no loopback address and stays.
     let source = intercepted.source.filter(|_| peer.ip().is_loopback()).unwrap_or(peer.ip());
     let (remote_address, original_dst) = (SocketAddr::new(source, peer.port()), intercepted.original_dst);
-    let surplus = workload.open.load(Ordering::Relaxed) >= workload.connections_max;
-    let (carrier, load) = threads.place(number, workload);
+    let share = workload.shares.as_ref().map(|shares| shares.take(source));
+    let surplus = workload.open.load(Ordering::Relaxed) >= workload.connections_max
+        || share.as_ref().is_some_and(Option::is_none);
+    let (carrier, load) = threads.place(number, workload, share.flatten());
     if surplus {
         let open = worker.opened(load);
         let downstream =

@@ -20,6 +20,7 @@ mod listener;
 pub mod names;
 mod netns;
 pub mod outcome;
+mod shares;
 pub mod stats;
 mod tcp;
 mod terminated;
@@ -36,6 +37,7 @@ use std::time::{Duration, Instant};
 
 pub use configured::Configured;
 pub use listener::{Intercepted, InterceptedSource};
+pub use shares::Shares;
 pub use workload::{ProxiedWorkload, WorkloadId};
 
 use stats::ProxyCounters;

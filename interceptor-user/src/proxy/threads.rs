@@ -17,6 +17,7 @@ use tokio::task::LocalSet;
 
 use super::active::{Active, Live};
 use super::listener::{self, Accepted};
+use super::shares::Share;
 use super::worker::{Shared, Worker};
 use super::workload::{Workload, WorkloadId};
 
@@ -48,20 +49,25 @@ struct Handle {
 
 /// Counts a connection as one of a thread's and of a workload's for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Load([Arc<AtomicUsize>; 2]);
+pub(super) struct Load {
+    counts: [Arc<AtomicUsize>; 2],
+    /// Of what a gateway's clients share.
+    _share: Option<Share>,
+}
 
 impl Load {
-    fn new(counts: [&Arc<AtomicUsize>; 2]) -> Self {
-        Self(counts.map(|count| {
+    fn new(counts: [&Arc<AtomicUsize>; 2], share: Option<Share>) -> Self {
+        let counts = counts.map(|count| {
             count.fetch_add(1, Ordering::Relaxed);
             Arc::clone(count)
-        }))
+        });
+        Self { counts, _share: share }
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        for count in &self.0 {
+        for count in &self.counts {
             count.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -116,12 +122,12 @@ impl Threads {
 
     /// The thread that carries the fewest connections, and one more from now on; `own` rather than another
     /// one that has as many.
-    pub(super) fn place(&self, own: usize, workload: &Workload) -> (usize, Load) {
+    pub(super) fn place(&self, own: usize, workload: &Workload, share: Option<Share>) -> (usize, Load) {
         let open =
             |number: usize| self.0.get(number).map_or(usize::MAX, |it| it.open.load(Ordering::Relaxed));
         let fewest =
             (0..self.0.len()).fold(own, |best, other| if open(other) < open(best) { other } else { best });
-        (fewest, Load::new([&self.0[fewest].open, &workload.open]))
+        (fewest, Load::new([&self.0[fewest].open, &workload.open], share))
     }
 
     pub(super) fn carry(&self, number: usize, accepted: Accepted) {

@@ -15,6 +15,7 @@ use super::active::Active;
 use super::configured::Configured;
 use super::listener::InterceptedSource;
 use super::netns::Netns;
+use super::shares::Shares;
 use super::stats::{ProxyCounters, WorkerStats};
 use super::upstream::Usages;
 use crate::dns::LearnedNames;
@@ -44,6 +45,8 @@ pub struct ProxiedWorkload {
     /// Connections that it may have open at one time: one more is reset. Each takes two descriptors, and two more while
     /// bytes wait.
     pub connections_max: usize,
+    /// How clients share a gateway, which is open to many; `None`: what comes is one workload's own.
+    pub shares: Option<Arc<Shares>>,
     /// What the workload's DNS answers say; `None`: they are not captured.
     pub learned: Option<Arc<LearnedNames>>,
     pub source: Arc<SourceWorkload>,
@@ -73,6 +76,7 @@ pub(super) struct Workload {
     pub(super) source: Arc<SourceWorkload>,
     pub(super) usages: Arc<Usages>,
     pub(super) connections_max: usize,
+    pub(super) shares: Option<Arc<Shares>>,
     /// Connections that are open, on all threads.
     pub(super) open: Arc<AtomicUsize>,
     pub(super) life: watch::Receiver<Life>,
@@ -180,8 +184,8 @@ impl Workloads {
 
     /// Enters a workload, and hands back its listeners.
     pub(super) fn add(self: &Arc<Self>, proxied: ProxiedWorkload) -> (Arc<Workload>, Vec<TcpListener>) {
-        let ProxiedWorkload { listeners, intercepted, netns, configured, connections_max, learned, source } =
-            proxied;
+        let ProxiedWorkload { listeners, intercepted, netns, configured, learned, source, .. } = proxied;
+        let (connections_max, shares) = (proxied.connections_max, proxied.shares);
         let (sender, life) = watch::channel(Life::Serving);
         let numbers = Arc::new(Numbers {
             workers: Mutex::default(),
@@ -201,6 +205,7 @@ impl Workloads {
             source,
             usages: Arc::default(),
             connections_max,
+            shares,
             open: Arc::default(),
             life,
             numbers: Arc::clone(&numbers),

@@ -53,6 +53,7 @@ impl Traffic {
                 netns: None,
                 configured: configured.clone(),
                 connections_max: usize::MAX,
+                shares: None,
                 learned: None,
                 source: Arc::new(source),
             };

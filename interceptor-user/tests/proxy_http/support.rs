@@ -92,6 +92,7 @@ pub(crate) fn workload(configured: &Configured, original_dst: SocketAddr) -> (So
         netns: None,
         configured: configured.clone(),
         connections_max: usize::MAX,
+        shares: None,
         learned: None,
         source: Arc::default(),
     };

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use interceptor_user::proxy::{ProxiedWorkload, Proxy, ProxyOptions, WorkloadId};
+use interceptor_user::proxy::{ProxiedWorkload, Proxy, ProxyOptions, Shares, WorkloadId};
 use interceptor_user::snapshot::{AccessLogEncoding, OutboundTrafficPolicy, Snapshot};
 use interceptor_user::telemetry::AccessLog;
 
@@ -285,4 +285,44 @@ fn workloads_come_and_go_under_load() {
         stop.store(true, Ordering::SeqCst);
     });
     assert!(served.try_iter().all(|status| status == 200));
+}
+
+#[test]
+fn clients_of_a_gateway_share_what_there_is() {
+    let upstream = Upstream::echo();
+    let proxy = proxy(2);
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let shares = Arc::new(Shares::new(6));
+    let [one, two] = [(); 2].map(|()| {
+        let (address, mut port) = workload(&configured, ORIGINAL_DST);
+        port.shares = Some(Arc::clone(&shares));
+        proxy.add(port).unwrap();
+        address
+    });
+    let connect = |client: u8, port: SocketAddr| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, client], 0)).into()).unwrap();
+        socket.connect(&port.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client::over(stream)
+    };
+    let is_served = |client: &mut Client<TcpStream>| {
+        client.send(get(HOST, "/"));
+        client.reply().status() == 200
+    };
+    let is_reset = |mut client: Client<TcpStream>| {
+        let error = client.stream.read(&mut [0]).unwrap_err();
+        error.kind() == ErrorKind::ConnectionReset
+    };
+    let mut greedy: Vec<_> = [one, two, one].map(|port| connect(2, port)).into();
+    assert!(greedy.iter_mut().all(is_served));
+    assert!(is_reset(connect(2, one)) && is_reset(connect(2, two)));
+    let mut other = connect(3, two);
+    assert!(is_served(&mut other));
+    assert_eq!(proxy.counters().connections_surplus, 2);
+
+    greedy.clear();
+    eventually("they are closed", || proxy.counters().connections_open == 1);
+    assert!(is_served(&mut connect(2, two)));
 }

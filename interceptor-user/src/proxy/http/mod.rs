@@ -12,6 +12,7 @@ mod failure;
 mod fault;
 mod forward;
 pub(crate) mod grpc;
+mod head_limit;
 mod headers;
 mod log;
 mod mirror;
@@ -39,6 +40,7 @@ use super::downstream::Downstream;
 use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
 pub(crate) use crate::snapshot::HttpVersion as Version;
+use head_limit::HeadLimit;
 use log::RequestLog;
 use tap::{HeadTap, TappedStream};
 
@@ -49,6 +51,9 @@ const READ_BUFFER_MAX: usize = 64 * 1024;
 /// How long a request's head may take, and how long a connection may be idle between two requests
 /// (Istio's connection idle timeout is 1 h; a client that is still sending a head is cut sooner).
 const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a head may take that has begun, where many clients share what there is. With Envoy it is off unless
+/// request_headers_timeout is set, which Envoy's page for edge proxies advises.
+const SHARED_HEAD_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HTTP2_STREAMS_MAX: u32 = 256;
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
@@ -127,7 +132,8 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: ClientIo, downstream: Dow
 
 async fn serve_http1(stream: ClientIo, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
     let worker = Rc::clone(&connection.worker);
-    let io = TokioIo::new(TappedStream::new(stream, connection.tap.clone()));
+    let head_limit = worker.workload().shares.is_some().then_some(SHARED_HEAD_READ_TIMEOUT);
+    let io = TokioIo::new(TappedStream::new(stream, connection.tap.clone(), HeadLimit::new(head_limit)));
     let preserve_case = worker.current().snapshot.mesh.proxy_headers.preserve_http1_header_case;
     let service = service_fn(|mut request| {
         let connection = Rc::clone(connection);

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::head_limit::HeadLimit;
 use super::peer;
 use crate::proxy::client_io::ClientIo;
 
@@ -29,6 +30,7 @@ const SEEN_MAX: usize = 64 * 1024;
 pub(super) struct TappedStream {
     stream: ClientIo,
     tap: HeadTap,
+    head_limit: HeadLimit,
     /// Runs while the client has finished sending and waits for its answer.
     check: Option<Pin<Box<Sleep>>>,
     /// Something was written since the last flush: hyper may hold more of it.
@@ -75,6 +77,8 @@ struct Seen {
     is_unclear: bool,
     /// Requests whose answer is not out yet.
     answering: u32,
+    /// How many heads have been read.
+    heads: u64,
 }
 
 impl HeadTap {
@@ -82,6 +86,7 @@ impl HeadTap {
     /// what to keep while its body is read.
     pub(super) fn begin(&self, framing: Framing) -> (bool, Option<BodyReading>) {
         let mut seen = self.lock();
+        seen.heads += 1;
         let bytes = std::mem::take(&mut seen.bytes);
         let head = if seen.is_unclear { None } else { head(&bytes) };
         seen.is_unclear = head.is_none();
@@ -105,6 +110,14 @@ impl HeadTap {
     pub(super) fn answering(&self) -> Answering {
         self.lock().answering += 1;
         Answering(self.clone())
+    }
+
+    /// Which head has begun and is not whole yet, as far as it is known. The client can do nothing for one that waits
+    /// behind an answer.
+    fn begun_head(&self) -> Option<u64> {
+        let seen = self.lock();
+        let is_begun = seen.is_unclear || (seen.body.is_none() && !seen.bytes.is_empty());
+        (is_begun && seen.answering == 0).then_some(seen.heads)
     }
 
     fn is_answering(&self) -> bool {
@@ -177,8 +190,8 @@ impl Drop for Answering {
 }
 
 impl TappedStream {
-    pub(super) fn new(stream: ClientIo, tap: HeadTap) -> Self {
-        Self { stream, tap, check: None, is_unflushed: false, end_waits: None }
+    pub(super) fn new(stream: ClientIo, tap: HeadTap, head_limit: HeadLimit) -> Self {
+        Self { stream, tap, head_limit, check: None, is_unflushed: false, end_waits: None }
     }
 
     pub(super) fn into_inner(self) -> ClientIo {
@@ -238,7 +251,9 @@ impl AsyncRead for TappedStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
+        let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buffer) else {
+            return this.head_limit.poll(this.tap.begun_head(), cx).map(Err);
+        };
         let read_bytes = &buffer.filled()[before..];
         this.tap.lock().record(read_bytes);
         if read.is_ok() && read_bytes.is_empty() && buffer.remaining() > 0 {

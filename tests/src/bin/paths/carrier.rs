@@ -50,6 +50,7 @@ pub(crate) fn carry(path: Path, server: SocketAddr) -> anyhow::Result<()> {
             netns: None,
             configured: proxy.configure(snapshot),
             connections_max: usize::MAX,
+            shares: None,
             learned: None,
             source: Arc::default(),
         })
