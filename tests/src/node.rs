@@ -287,6 +287,11 @@ impl NodePod<'_> {
         Ok(Process(command.process_group(0).spawn().context("cannot run sh")?))
     }
 
+    /// Lets it reach pods that are joined, over IPv4.
+    pub fn join(&self) -> anyhow::Result<()> {
+        self.pod.join(&self.node.world.outside)
+    }
+
     /// `curl -sS -i` with these arguments in the pod.
     pub fn curl(&self, args: &[&str]) -> anyhow::Result<Curl> {
         let output = self

@@ -1,5 +1,6 @@
 //! `interceptor agent` with real pods: cgroups as the kubelet lays them out, processes in network namespaces.
 
+mod around;
 mod asked;
 mod capture_dns;
 mod churn;
