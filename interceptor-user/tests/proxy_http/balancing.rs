@@ -40,6 +40,11 @@ fn for_a_moment() -> OutlierDetection {
     }
 }
 
+/// `response` from a server that closes after it: it says so, or the next request may be on its way there already.
+fn last(response: &str) -> String {
+    response.replacen("\r\n", "\r\nConnection: close\r\n", 1)
+}
+
 fn statuses(proxy: &Proxy, requests: usize) -> Vec<u16> {
     (0..requests).map(|_| proxy.get("/").status()).collect()
 }
@@ -89,7 +94,7 @@ fn an_endpoint_that_does_not_answer_is_ejected() {
 fn a_success_between_failures_ejects_nobody() {
     let other = Upstream::start(|mut client, connection| {
         client.request().unwrap();
-        client.send(if connection % 3 == 0 { OK } else { FAILED });
+        client.send(last(if connection % 3 == 0 { OK } else { FAILED }));
     });
     let proxy = in_turn(&[other.address], for_long()).start();
     let expected: Vec<u16> = [500, 500, 200].into_iter().cycle().take(12).collect();
@@ -100,7 +105,7 @@ fn a_success_between_failures_ejects_nobody() {
 fn everybody_ejected_is_503_uh() {
     let bad = Upstream::start(|mut client, _| {
         client.request().unwrap();
-        client.send(FAILED);
+        client.send(last(FAILED));
     });
     let proxy = in_turn(&[bad.address], for_long()).start();
     assert_eq!(statuses(&proxy, 3), [500; 3]);
@@ -135,7 +140,7 @@ fn no_more_are_ejected_than_allowed() {
 fn an_ejected_endpoint_comes_back() {
     let recovering = Upstream::start(|mut client, connection| {
         client.request().unwrap();
-        client.send(if connection <= 3 { FAILED } else { OK });
+        client.send(last(if connection <= 3 { FAILED } else { OK }));
     });
     let proxy = in_turn(&[recovering.address], for_a_moment()).start();
     assert_eq!(statuses(&proxy, 3), [500; 3]);
