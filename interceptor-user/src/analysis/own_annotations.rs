@@ -5,8 +5,7 @@ use super::annotations::On;
 use super::findings::{Findings, at};
 use crate::enroll::ENROLL;
 use crate::resource::{
-    ALLOW_FROM, Annotations, CAPTURE_DNS, Diagnostic, ENFORCE, Kind, Labels, Level, POLICY, Position,
-    closest, code,
+    ALLOW_FROM, Annotations, CAPTURE_DNS, Diagnostic, ENFORCE, Labels, Level, POLICY, Position, closest, code,
 };
 
 const PREFIX: &str = "egress.interceptor.io";
@@ -21,11 +20,6 @@ enum Of {
 
 pub(super) fn check(on: &On<'_>, annotations: &Annotations, labels: &Labels, findings: &mut Findings) {
     for (name, annotation) in annotations.iter().filter(|(name, _)| is_own(name)) {
-        if **name == *ALLOW_FROM && on.kind != Kind::ServiceEntry {
-            let message = format!("Misplaced annotation: {ALLOW_FROM} can only be applied to ServiceEntry");
-            let field = on.field("annotations", name);
-            findings.push(at(&code::IST0107, on.meta, annotation.key_position, field, message));
-        }
         if let Some(finding) = misnamed(on, Of::Annotations, name, annotation.key_position) {
             findings.push(finding);
         }

@@ -101,7 +101,7 @@ fn own_names_that_nothing_reads_are_errors() {
     );
     check(
         &deployment("", &annotated("egress.interceptor.io/allow-from", "ns/a")),
-        &["Warning IST0107 Deployment default/d | 'ns/a' | can only be applied to ServiceEntry"],
+        &["Error IST0107 Deployment default/d | 'ns/a' | can only be applied to ServiceEntry"],
     );
     check(&labelled("p", "egress.interceptor.io/enroll: enabled"), &[]);
 }
