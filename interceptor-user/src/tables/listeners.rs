@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::{Row, destination};
-use crate::snapshot::{ClusterName, Fallthrough, HostMap, Listener, Snapshot, TcpRoute};
+use crate::snapshot::tls_termination::Then;
+use crate::snapshot::{ClusterName, Fallthrough, HostMap, Listener, Snapshot};
 use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -74,6 +75,13 @@ fn of_listener(address: &str, port: Option<u16>, listener: &Listener) -> Vec<Lis
     for (sni, route) in sorted(&listener.tls) {
         add(format!("SNI: {sni}"), destination(&route.clusters));
     }
+    for (sni, chain) in sorted(&listener.terminated) {
+        let then = match &chain.then {
+            Then::Http(table) => format!("Route: {}", table.name),
+            Then::Tcp(route) => destination(&route.clusters),
+        };
+        add(format!("SNI: {sni}; TLS: {}", chain.tls.mode.name()), then);
+    }
     if let Some(table) = &listener.http {
         add("Trans: raw_buffer; App: HTTP".into(), format!("Route: {}", table.name));
     }
@@ -94,8 +102,8 @@ fn of_listener(address: &str, port: Option<u16>, listener: &Listener) -> Vec<Lis
     rows
 }
 
-fn sorted(routes: &HostMap<Arc<TcpRoute>>) -> Vec<(String, &Arc<TcpRoute>)> {
-    let mut routes: Vec<(String, &Arc<TcpRoute>)> = routes.iter().collect();
-    routes.sort_by(|(a, _), (b, _)| a.cmp(b));
-    routes
+fn sorted<T>(chains: &HostMap<Arc<T>>) -> Vec<(String, &Arc<T>)> {
+    let mut chains: Vec<(String, &Arc<T>)> = chains.iter().collect();
+    chains.sort_by(|(a, _), (b, _)| a.cmp(b));
+    chains
 }

@@ -7,6 +7,7 @@ use interceptor_user::analysis::{Audience, Flags, find};
 use interceptor_user::compile::{Client, CompileSettings, Compiler, NodePaths, Role};
 use interceptor_user::snapshot::decision::decide;
 use interceptor_user::snapshot::{Decision, Discovery, FirstBytes, RequestFacts, RouteAction, Then};
+use interceptor_user::tables::{ListenerFilter, listeners};
 
 use crate::support::{Config, allow_any, world};
 
@@ -531,6 +532,17 @@ fn tls_that_ends_here_uses_http_or_tcp_routes_by_the_servers_protocol() {
         (None, "ISTIO_MUTUAL https.443.mutual.gw.default: outbound|80||a.example.com"),
     ] {
         assert_eq!(inside(&config, sni), expected, "{sni:?} {}", config.found());
+    }
+    let shown: Vec<String> = listeners(&config.snapshot, &ListenerFilter::default())
+        .into_iter()
+        .filter(|row| row.port == Some(443))
+        .map(|row| format!("{} {}", row.condition, row.destination))
+        .collect();
+    for row in [
+        "SNI: a.example.com; TLS: SIMPLE Route: https.443.https.gw.default",
+        "SNI: *; TLS: ISTIO_MUTUAL Route: https.443.mutual.gw.default",
+    ] {
+        assert!(shown.iter().any(|shown| shown == row), "{shown:?}");
     }
     // No identity is given.
     assert!(
