@@ -1,6 +1,7 @@
 //! A Sidecar with a mistake blocks what it can have meant to block, from the first start on.
 
 use std::fs;
+use std::path::Path;
 
 use interceptor_user::compile::{Client, CompileSettings, compile};
 use interceptor_user::source::FileSource;
@@ -150,6 +151,13 @@ fn a_selector_that_cannot_be_read_takes_from_all_and_gives_nothing() {
     assert_eq!(got(&started(&(wrong + &open), &[("app", "y")])), "PassthroughCluster a.test,b.test");
 }
 
+/// At once: a file that is written in place is empty for a moment.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
 #[test]
 fn its_last_good_form_goes_before() {
     let directory = tempfile::tempdir().unwrap();
@@ -162,8 +170,7 @@ fn its_last_good_form_goes_before() {
         drop(sender.send((world.clone(), shown(&findings))));
     });
     let next = || changes.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
-    fs::write(&path, of_web("{outboundTrafficPolicy: {mode: BOGUS}, egress: [{hosts: ['other/*']}]}"))
-        .unwrap();
+    replace(&path, &of_web("{outboundTrafficPolicy: {mode: BOGUS}, egress: [{hosts: ['other/*']}]}"));
     let (world, said) = next();
     let sidecar = world.sidecars().next().unwrap();
     assert!(!sidecar.refused && sidecar.leaves_out("other", "b.test"), "{sidecar:?}");
@@ -181,7 +188,7 @@ fn a_mistake_that_stays_never_had_a_last_good_form() {
     let _watching = source.watch(move |world, findings, _| {
         drop(sender.send((world.clone(), shown(&findings))));
     });
-    fs::write(&path, of_web("{outboundTrafficPolicy: {mode: BOGUS2}}")).unwrap();
+    replace(&path, &of_web("{outboundTrafficPolicy: {mode: BOGUS2}}"));
     let (world, said) = changes.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
     assert!(world.sidecars().next().unwrap().refused);
     assert!(!said.contains("last good form until"), "{said}");
