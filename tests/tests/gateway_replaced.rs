@@ -116,7 +116,8 @@ fn a_gateway_that_is_killed_costs_at_most_what_may_not_be_repeated() -> anyhow::
     load.goes_through(&[&first, &second])?;
     let (answers, lines) = load.end()?;
     let gets: Vec<&String> = answers.iter().filter(|answer| answer.starts_with("GET")).collect();
-    assert!(gets.len() > 80 && gets.iter().all(|answer| *answer == "GET 200"), "{gets:?}");
+    // Three times forty requests were waited for; every other one is a GET.
+    assert!(gets.len() >= 50 && gets.iter().all(|answer| *answer == "GET 200"), "{gets:?}");
     let is_expected = |answer: &String| matches!(&**answer, "GET 200" | "POST 200" | "POST 503");
     assert!(answers.iter().all(is_expected), "{answers:?}");
     for line in lines.iter().filter(|line| line.code != 200) {
