@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::active::Active;
-use super::client_io::ClientIo;
 use super::downstream::Downstream;
 use super::http;
 use super::inspect::{self, Protocol};
+use super::maybe_tls::ClientIo;
 use super::names::{Claim, uses_original_dst};
 use super::tcp::{self, OpaqueTarget, Refused};
 use super::terminated;

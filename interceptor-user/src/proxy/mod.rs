@@ -6,7 +6,6 @@
 
 pub mod active;
 pub(crate) mod certificates;
-mod client_io;
 pub mod client_tls;
 mod configured;
 mod connection;
@@ -17,6 +16,7 @@ mod downstream;
 pub(crate) mod http;
 pub mod inspect;
 mod listener;
+mod maybe_tls;
 pub mod names;
 mod netns;
 pub mod outcome;

@@ -11,12 +11,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::active::Active;
-use super::client_io::ClientIo;
 use super::copy::{self, CopyEnd, Transferred};
 use super::counting::CountedConnection;
 use super::dns_tap::DnsTap;
 use super::downstream::Downstream;
 use super::inspect::{self, Protocol};
+use super::maybe_tls::ClientIo;
 use super::names::{Claim, MISMATCH_DETAILS, NameKnowledge};
 use super::outcome::{ResponseFlag, ResponseFlags};
 use super::termination::HandshakeFailure;

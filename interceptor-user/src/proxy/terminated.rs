@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::active::Active;
-use super::client_io::ClientIo;
 use super::client_tls::ClientTls;
 use super::downstream::Downstream;
 use super::http;
+use super::maybe_tls::ClientIo;
 use super::tcp::{self, OpaqueTarget};
 use super::termination::{self, HandshakeFailure, HandshakeResult};
 use super::worker::Worker;

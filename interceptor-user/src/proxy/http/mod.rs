@@ -35,8 +35,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
 
-use super::client_io::ClientIo;
 use super::downstream::Downstream;
+use super::maybe_tls::ClientIo;
 use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
 pub(crate) use crate::snapshot::HttpVersion as Version;

@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 
 use super::head_limit::HeadLimit;
 use super::peer;
-use crate::proxy::client_io::ClientIo;
+use crate::proxy::maybe_tls::ClientIo;
 
 /// How often a client that only listens is looked for.
 const LISTENER_CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, SimplexStream, WriteHa
 use tokio::sync::oneshot;
 
 use super::{ANSWER_HEAD_MAX, failed};
+use crate::proxy::maybe_tls::UpstreamIo;
 use crate::proxy::upstream::error::UpstreamError;
-use crate::proxy::upstream::io::UpstreamIo;
 
 /// What waits to be framed.
 const UPLOAD_BUFFER: usize = 64 << 10;

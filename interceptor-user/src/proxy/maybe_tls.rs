@@ -1,4 +1,4 @@
-//! A client's connection: as it is, or inside TLS that ends here.
+//! The bytes of a connection: as they are, or inside TLS that ends here.
 
 use std::io;
 use std::pin::Pin;
@@ -6,14 +6,20 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{client, server};
 
 /// Boxed where it is large and rare.
 #[derive(Debug)]
-pub(super) enum ClientIo {
+pub(crate) enum MaybeTls<T> {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<T>),
 }
+
+/// A client's connection.
+pub(crate) type ClientIo = MaybeTls<server::TlsStream<TcpStream>>;
+
+/// A connection to a server.
+pub(crate) type UpstreamIo = MaybeTls<client::TlsStream<TcpStream>>;
 
 impl ClientIo {
     /// The socket under it.
@@ -25,7 +31,17 @@ impl ClientIo {
     }
 }
 
-impl AsyncRead for ClientIo {
+impl UpstreamIo {
+    /// The socket under it.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for MaybeTls<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -38,7 +54,7 @@ impl AsyncRead for ClientIo {
     }
 }
 
-impl AsyncWrite for ClientIo {
+impl<T: AsyncWrite + Unpin> AsyncWrite for MaybeTls<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
