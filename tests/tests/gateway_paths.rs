@@ -117,11 +117,16 @@ fn names_that_lead_back_are_refused() -> anyhow::Result<()> {
         Record::new("local.wild.test", "127.0.0.1", 30)?,
         Record::new("metadata.wild.test", "169.254.169.254", 30)?,
         Record::new("fine.wild.test", "203.0.113.51", 30)?,
+        Record::new("balanced.wild.test", "203.0.113.201", 30)?,
         Record::new("later.wild.test", "203.0.113.200", 30)?,
     ];
     let _dns = Dns::start(&world.outside, servers.into(), &records)?;
-    let gateway = Gateway::start(&host, &wildcard("*.wild.test", "NONE"))?;
-    for (name, status) in [("self", 503), ("local", 503), ("metadata", 503), ("fine", 200)] {
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: lb, namespace: istio-system}\n\
+         spec: {type: LoadBalancer, selector: {istio: egressgateway}, ports: [{name: http2, port: 80}]}\n\
+         status: {loadBalancer: {ingress: [{ip: 203.0.113.201}]}}\n";
+    let gateway = Gateway::start(&host, &(wildcard("*.wild.test", "NONE") + service))?;
+    for (name, status) in [("self", 503), ("local", 503), ("metadata", 503), ("balanced", 503), ("fine", 200)]
+    {
         let before = gateway.log().lines().count();
         let url = format!("http://{}/", host.address);
         let named = format!("host: {name}.wild.test");
@@ -136,10 +141,10 @@ fn names_that_lead_back_are_refused() -> anyhow::Result<()> {
     let to = format!("self.wild.test:443:{}", host.address);
     let status = app.command("curl").args(["-sk", "--resolve", &to, "https://self.wild.test/"]).status()?;
     assert_eq!(status.code(), Some(35));
-    let lines = gateway.lines(5)?;
+    let lines = gateway.lines(6)?;
     assert_eq!(
-        (lines.len(), &*lines[4].sni, &*lines[4].flags),
-        (5, "self.wild.test", "DF"),
+        (lines.len(), &*lines[5].sni, &*lines[5].flags),
+        (6, "self.wild.test", "DF"),
         "{}",
         gateway.log()
     );

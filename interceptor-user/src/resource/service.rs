@@ -17,7 +17,7 @@ pub struct Service {
     /// Empty when it is headless, or not known (a file that people wrote).
     pub cluster_ips: Vec<IpAddr>,
     pub headless: bool,
-    /// `externalIPs`, and `loadBalancerIP`.
+    /// `externalIPs`, `loadBalancerIP`, and those that its status says the load balancer has.
     pub external_ips: Vec<IpAddr>,
     pub ports: Vec<KubernetesPort>,
     pub selector: Labels,
@@ -52,14 +52,14 @@ pub enum TargetPort {
 
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
-pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Service {
+pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Service {
     let external_name = spec.text("externalName").filter(|_| spec.peek("type") == Some("ExternalName"));
     let single = spec.get("clusterIP");
     let each = spec.list("clusterIPs", Some);
     let each = if each.is_empty() { single.into_iter().collect() } else { each };
     let texts: Vec<&str> = each.iter().filter_map(Field::peek_text).collect();
-    let external: Vec<Field<'_>> =
-        spec.list("externalIPs", Some).into_iter().chain(spec.get("loadBalancerIP")).collect();
+    let external = spec.list("externalIPs", Some).into_iter().chain(spec.get("loadBalancerIP"));
+    let external = external.chain(balanced_at(root));
     let export_to = meta.annotations.get(EXPORT_TO).map(|annotation| {
         let names = annotation.value.split(',').map(str::trim).filter(|name| !name.is_empty());
         ExportTo::of(names.map(Arc::from).collect())
@@ -70,12 +70,21 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Service {
         }),
         cluster_ips: texts.iter().filter_map(|text| text.parse().ok()).collect(),
         headless: texts.contains(&"None"),
-        external_ips: external.iter().filter_map(|field| field.peek_text()?.parse().ok()).collect(),
+        external_ips: external.filter_map(|field| field.peek_text()?.parse().ok()).collect(),
         ports: spec.list("ports", |item| read_port(&item)),
         selector: super::meta::labels(spec, "selector"),
         export_to: export_to.unwrap_or(ExportTo::Unset),
         meta,
     }
+}
+
+/// `status.loadBalancer.ingress`.
+fn balanced_at<'a>(root: &Object<'a>) -> Vec<Field<'a>> {
+    let part = |of: &Object<'a>, name| of.get(name)?.object().map(Object::open_quietly);
+    let balancer = part(root, "status").and_then(|status| part(&status, "loadBalancer"));
+    let ingress =
+        balancer.map(|balancer| balancer.list("ingress", |item| item.object()?.open_quietly().get("ip")));
+    ingress.unwrap_or_default()
 }
 
 fn read_port(item: &Field<'_>) -> Option<KubernetesPort> {

@@ -323,7 +323,9 @@ fn read_kubernetes<'a>(kind: Kind, root: &Object<'a>, file: &Arc<str>, namespace
         None => Outcome::Skipped,
     };
     match kind {
-        Kind::Service => with_spec(&|meta, spec| Resource::Service(Arc::new(service::read(meta, spec)))),
+        Kind::Service => {
+            with_spec(&|meta, spec| Resource::Service(Arc::new(service::read(meta, spec, root))))
+        }
         Kind::EndpointSlice => {
             Outcome::Resource(Resource::EndpointSlice(Arc::new(endpoint_slice::read(meta, root))))
         }

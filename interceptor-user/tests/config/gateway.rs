@@ -437,15 +437,16 @@ fn what_keeps_its_destination_is_looked_up_by_name() {
 #[test]
 fn what_leads_back_to_the_gateway_is_off_limits() {
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: egress, namespace: istio-system}\n\
-         spec: {clusterIP: 10.96.0.9, selector: {app: gw}, ports: [{name: http2, port: 80}]}\n---\n\
+         spec: {clusterIP: 10.96.0.9, externalIPs: [192.0.2.8], selector: {app: gw}, ports: [{name: http2, port: 80}]}\n\
+         status: {loadBalancer: {ingress: [{hostname: lb.example.com}, {ip: 192.0.2.9}, {ip: '2001:db8::9'}]}}\n---\n\
          apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
          metadata: {name: egress-1, namespace: istio-system, labels: {kubernetes.io/service-name: egress}}\n\
          addressType: IPv4\nendpoints: [{addresses: [10.0.0.8]}]\nports: [{name: http2, port: 8081}]\n---\n";
     let config = gateway(service);
     let cluster = config.snapshot.clusters.values().next().unwrap();
     let off_limits = cluster.off_limits.as_ref().unwrap();
-    // Its own, its Service's, another replica's.
-    for address in ["10.0.0.9", "10.96.0.9", "10.0.0.8"] {
+    // Its own, its Service's (its load balancer's among them), another replica's.
+    for address in ["10.0.0.9", "10.96.0.9", "192.0.2.8", "192.0.2.9", "2001:db8::9", "10.0.0.8"] {
         assert!(off_limits.has(address.parse().unwrap()), "{address}");
     }
     assert!(!off_limits.has("10.0.0.7".parse().unwrap()));
