@@ -1,72 +1,39 @@
 //! Workloads that show the egress gateway who they are, with certificates of `interceptor certs`: application and gateway
 //! speak ISTIO_MUTUAL, and the gateway lets through to a host whom its rule names.
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use anyhow::ensure;
-use interceptor_tests::{Dir, Finished, Gateway, Pod, World, eventually, seeds};
+use interceptor_tests::{Finished, Gateway, Mesh, Pod, World, eventually, seeds};
 
 const SERVICE: &str = "istio-egressgateway.istio-system.svc.cluster.local";
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
-/// An authority of `interceptor certs`, and identities of it.
-struct Mesh {
-    dir: Dir,
-}
-
-impl Mesh {
-    fn new() -> anyhow::Result<Self> {
-        let mesh = Self { dir: Dir::new()? };
-        mesh.certs(&["ca", "--out", &mesh.at("ca")])?;
-        Ok(mesh)
-    }
-
-    fn at(&self, name: &str) -> String {
-        self.dir.join(name).display().to_string()
-    }
-
-    /// The directory for `--identity-dir`.
-    fn identity(&self, name: &str, uri: &str) -> anyhow::Result<String> {
-        let out = self.at(name);
-        self.certs(&[
-            "issue",
-            "--ca",
-            &self.at("ca"),
-            "--spiffe",
-            uri,
-            "--out",
-            &out,
-            "--ttl",
-            "1h",
-            "--force",
-        ])?;
-        Ok(out)
-    }
-
-    fn certs(&self, args: &[&str]) -> anyhow::Result<()> {
-        let binary: PathBuf = interceptor_tests::binary()?;
-        let output = Command::new(binary).arg("certs").args(args).output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
-}
-
 /// The tutorial's ISTIO_MUTUAL with its mistake mended, to the host in clear, with what is to be annotated.
 fn recipe(annotation: &str) -> anyhow::Result<String> {
-    let entry = format!(
+    let through = seeds(&["003-04-gw-dr-vs-dr"])?.replace("protocol: TLS", "protocol: HTTPS");
+    Ok(entry(annotation) + &through)
+}
+
+fn entry(annotation: &str) -> String {
+    format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: httpbin\n  annotations: {{{annotation}}}\n\
          spec:\n  hosts: [httpbin.org]\n  ports: [{{number: 80, name: http, protocol: HTTP}}, {{number: 443, name: tls, \
          protocol: TLS}}]\n  resolution: DNS\n---\n"
-    );
-    let through = seeds(&["003-04-gw-dr-vs-dr"])?.replace("protocol: TLS", "protocol: HTTPS");
-    Ok(entry + &through)
+    )
 }
 
 fn fetch(app: &Pod, gateway: &Gateway, resources: &str, identity: &str) -> anyhow::Result<Finished> {
-    let service = gateway.service(&[("http2", 80)]);
+    fetch_url(app, gateway, resources, identity, "http://httpbin.org/headers")
+}
+
+fn fetch_url(
+    app: &Pod,
+    gateway: &Gateway,
+    resources: &str,
+    identity: &str,
+    url: &str,
+) -> anyhow::Result<Finished> {
+    let service = gateway.service(&[("http2", 80), ("tls", 443)]);
     let interceptor = app.interceptor()?.config(&(resources.to_owned() + &service))?.registry_only();
-    interceptor.flag("--identity-dir").flag(identity).curl(&["http://httpbin.org/headers"])
+    interceptor.flag("--identity-dir").flag(identity).curl(&[url])
 }
 
 #[test]
@@ -131,6 +98,38 @@ fn a_host_is_for_those_whom_its_rule_names() -> anyhow::Result<()> {
                 "{}",
                 lines[number].line
             );
+        }
+    }
+    Ok(())
+}
+
+/// Where nothing ends the client's TLS, or there is none, nobody has shown who he is: also with an identity of the mesh, and
+/// when the rule names it.
+#[test]
+fn what_passes_through_is_nobodys() -> anyhow::Result<()> {
+    let (world, mesh) = (World::shared()?, Mesh::new()?);
+    let (app, host) = (world.joined_pod()?, world.joined_pod()?);
+    let own = mesh.identity("gateway", "spiffe://cluster.local/ns/istio-system/sa/egress")?;
+    let cart = mesh.identity("cart", CART)?;
+    for (seed, url, cluster) in [
+        ("003-03-gw-vs", "https://httpbin.org/headers", "outbound|443||httpbin.org"),
+        ("003-02-gw-vs", "http://httpbin.org/headers", "outbound|80||httpbin.org"),
+    ] {
+        let is_tls = url.starts_with("https");
+        for (annotation, is_refused) in
+            [("egress.interceptor.io/allow-from: ns/shop/sa/cart", true), ("", false)]
+        {
+            let resources = entry(annotation) + &seeds(&[seed])?;
+            let gateway = Gateway::with(&host, &resources, &["--identity-dir", &own])?;
+            let run = fetch_url(&app, &gateway, &resources, &cart, url)?;
+            let line = gateway.line()?;
+            match (is_refused, is_tls) {
+                (false, _) => assert_eq!(run.http()?.status, 200, "{seed}: {}", line.line),
+                (true, true) => assert!(run.code() == 35 && run.http().is_err(), "{seed}: {}", run.stderr),
+                (true, false) => assert_eq!(run.http()?.body, "RBAC: access denied", "{seed}: {}", line.line),
+            }
+            let flags = if is_refused && is_tls { "UAEX" } else { "-" };
+            assert_eq!((&*line.flags, &*line.cluster), (flags, cluster), "{seed}: {}", line.line);
         }
     }
     Ok(())
