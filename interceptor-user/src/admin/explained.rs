@@ -31,6 +31,7 @@ pub(super) fn answer(view: &View, mut query: Query, request: &Bytes) -> Result<R
     })?;
     let pod = pods::find(view, &pod)?;
     let compiled = pods::compiled(pod)?;
+    asked.check(&compiled.settings).map_err(Refusal::bad_request)?;
     let subject = Subject {
         world: &view.world,
         snapshot: &compiled.snapshot,

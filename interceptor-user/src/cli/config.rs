@@ -169,7 +169,7 @@ impl Common {
     ) -> anyhow::Result<ExitCode> {
         let output = Output::from(self.output);
         let text = match self.resources.of() {
-            Of::Files(files) => output.render(&rows(&files.compile()?), |rows| tables::text(rows))?,
+            Of::Files(files) => output.render(&rows(&files.compile(None)?), |rows| tables::text(rows))?,
             Of::Pod(pod) => {
                 pod.ask(Method::GET, &format!("/config/{table}"), output, asked, Vec::new())?.text
             }

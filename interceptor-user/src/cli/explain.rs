@@ -21,7 +21,8 @@ const NOT_CARRIED: u8 = 3;
 ///
 /// Goes through every decision: whether the kernel hands the connection to the proxy, which listener and chain take it, which
 /// virtual host and route, which cluster with which endpoints, TLS and limits, and what the client would see. Each
-/// step names the resource, file and line that decided it (by …), and what was looked at and lost (not …).
+/// step names the resource, file and line that decided it (by …), and what was looked at and lost (not …). With --gateway it is
+/// a connection that comes to an egress gateway: which server takes it, and where it is sent on.
 ///
 /// TARGET is http://HOST[:PORT][/PATH], https://HOST[:PORT], tls://HOST:PORT, tcp://HOST:PORT or HOST:PORT.
 #[derive(Debug, clap::Args)]
@@ -37,15 +38,23 @@ const NOT_CARRIED: u8 = 3;
         interceptor explain -c egress/ --from shop/cart https://api.example.com\n\n  \
         # A pod of this node, by what the agent has in force\n  \
         sudo interceptor explain --pod shop/cart https://api.example.com\n\n  \
+        # What an egress gateway does with it; the port is that of its Service\n  \
+        interceptor explain -c egress/ --gateway --namespace istio-system --labels istio=egressgateway --port 80 \
+        http://httpbin.org/\n\n  \
         # In a script: may it get out?\n  \
         interceptor explain -c egress/ --outbound-traffic-policy REGISTRY_ONLY -o json https://edition.cnn.com")]
+#[command(group = clap::ArgGroup::new("entrance").args(["gateway", "pod"]))]
 pub(super) struct Arguments {
     #[command(flatten)]
     resources: ResourceFlags,
 
-    /// The address that the connection goes to, if not what TARGET or a ServiceEntry says
+    /// The address that the connection goes to, if not what TARGET or a ServiceEntry says; at a gateway, the gateway's own
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
+
+    /// At a gateway, the port of its Service that the connection comes to [default: that of TARGET]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), requires = "entrance")]
+    port: Option<u16>,
 
     /// Look names up as they are now: the target's, and those of endpoints
     #[arg(long)]
@@ -59,7 +68,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME: VALUE")]
     header: Vec<Header>,
 
-    /// The server name in the TLS handshake, if not the target's host
+    /// The server name in the TLS handshake, if not the target's host; at a gateway, TLS is around whatever TARGET is
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
 
@@ -93,6 +102,7 @@ enum Format {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let asked = Asked {
         target: arguments.target,
+        port: arguments.port,
         protocol: arguments.protocol.map(|protocol| match protocol {
             Protocol::Http => Spoken::Http,
             Protocol::Tls => Spoken::Tls,
@@ -111,11 +121,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     let (text, is_carried) = match arguments.resources.of() {
         Of::Files(files) => {
-            anyhow::ensure!(
-                !files.is_of_gateway(),
-                "what a gateway does is shown by `interceptor config --gateway`"
-            );
-            let resources = files.compile()?;
+            let resources = files.compile(asked.address)?;
             let explanation =
                 asked.answer(resources.subject(), Outside { look_up: dns::look_up, look_at_files });
             (output.render(&explanation, ToString::to_string)?, explanation.is_carried())

@@ -1,7 +1,7 @@
 //! What `explain` and `config` are about: a pod of this node's agent, or resources read and compiled without anything
 //! being run.
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -118,19 +118,16 @@ impl Resources {
 }
 
 impl FileFlags {
-    pub(super) fn is_of_gateway(&self) -> bool {
-        self.gateway
-    }
-
     /// Fails when a path can't be read or the client isn't there. What can't be used is told on stderr and left out.
-    pub(super) fn compile(&self) -> anyhow::Result<Resources> {
+    /// `address`: of the gateway, if it is one.
+    pub(super) fn compile(&self, address: Option<IpAddr>) -> anyhow::Result<Resources> {
         let (source, world, mut diagnostics) =
             FileSource::open(self.config.clone(), self.mesh_config.clone())?;
         let (client, redirect, redirect_by) = self.client_in(&world)?;
         let settings = CompileSettings {
             client,
             role: if self.gateway {
-                Role::Gateway { own_addresses: BTreeSet::new() }
+                Role::Gateway { own_addresses: address.into_iter().collect() }
             } else {
                 Role::Workload
             },

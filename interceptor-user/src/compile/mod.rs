@@ -132,6 +132,12 @@ pub enum Role {
     },
 }
 
+impl Role {
+    pub fn is_gateway(&self) -> bool {
+        matches!(self, Self::Gateway { .. })
+    }
+}
+
 /// For whom a snapshot is made, and what the command line overrides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompileSettings {

@@ -54,7 +54,7 @@ impl<'a> Scope<'a> {
     }
 
     /// The view of whoever a snapshot is made for. No Sidecar acts on a gateway.
-    pub(super) fn of(world: &'a World, settings: &'a CompileSettings) -> Self {
+    pub(crate) fn of(world: &'a World, settings: &'a CompileSettings) -> Self {
         match settings.role {
             Role::Workload => Self::new(world, &settings.client),
             Role::Gateway { .. } => {

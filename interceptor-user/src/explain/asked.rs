@@ -19,6 +19,9 @@ use crate::workload::RedirectPolicy;
 pub struct Asked {
     #[serde(serialize_with = "target", deserialize_with = "parsed")]
     pub target: Target,
+    /// At a gateway: the port of its Service that the connection comes to, if not the target's.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// What is spoken, if not what the target says.
     #[serde(default)]
     pub protocol: Option<Spoken>,
@@ -60,19 +63,32 @@ pub struct Outside {
 }
 
 impl Asked {
+    /// # Errors
+    /// What of the question makes no sense for `settings`.
+    pub fn check(&self, settings: &CompileSettings) -> Result<(), &'static str> {
+        if self.port.is_some() && !settings.role.is_gateway() {
+            return Err(
+                "a port beside the target's is asked of an egress gateway alone, where connections come to one",
+            );
+        }
+        Ok(())
+    }
+
     pub fn answer(self, of: Subject<'_>, outside: Outside) -> Explanation {
         let host = &self.target.host;
+        let is_gateway = of.settings.role.is_gateway();
         // A name that is not found has no addresses.
         let resolved = self.resolve.then(|| (outside.look_up)(host).unwrap_or_default());
         let first = resolved.as_ref().and_then(|addresses| addresses.first().copied());
         let address = self
             .address
             .map(|address| (address, "as asked".to_owned()))
-            .or_else(|| Some((first?, format!("what {host} is now"))));
+            .or_else(|| first.filter(|_| !is_gateway).map(|first| (first, format!("what {host} is now"))));
         let mut headers = HeaderMap::new();
         headers.extend(self.headers.into_iter().map(|Header(name, value)| (Some(name), value)));
         let question = Question {
             target: self.target,
+            port: self.port,
             spoken: self.protocol,
             address,
             resolved,
@@ -140,6 +156,7 @@ mod tests {
     fn a_question_survives_its_way() {
         let asked = Asked {
             target: "https://www.apple.com:8443/x".parse().unwrap(),
+            port: Some(80),
             protocol: Some(Spoken::Http),
             address: Some("192.0.2.1".parse().unwrap()),
             resolve: true,

@@ -18,6 +18,9 @@ pub(super) fn step(
 ) -> Step {
     let (spoken, address) = (described(first), asked.address);
     let mut step = match decision {
+        Decision::Http(..) if !super::is_http(first) => {
+            Step::new("chain", format!("{spoken}: the port is HTTP's alone"))
+        }
         Decision::Http(_, table) => Step::new(
             "chain",
             format!("{spoken}: requests are routed by Host, in route table {}", table.name),
@@ -34,7 +37,7 @@ pub(super) fn step(
             ),
         ),
         Decision::NoFilterChain => {
-            Step::new("chain", format!("{spoken}: no server of the gateway takes it: closed"))
+            Step::new("chain", format!("{spoken}: no chain of the gateway takes it: closed"))
         }
         Decision::Route(_) | Decision::Passthrough | Decision::Refuse => {
             let policy = context.snapshot.outbound_traffic_policy.name();
@@ -132,7 +135,7 @@ fn by_route(
     step.by.extend(route.source.as_ref().map(|source| context.place_of_source(source)));
     let rule = route.source.as_ref().filter(|source| source.rule.is_some()).map(|source| &source.resource);
     if let FirstBytes::Tls { sni: Some(name) } = first {
-        step.passed_over = considered::virtual_services(context, name, rule);
+        step.passed_over = considered::virtual_services(context, name, rule.as_slice());
     }
     step
 }
@@ -141,7 +144,7 @@ impl Context<'_> {
     /// Who says what becomes of unknown hosts: the order of `compile::policy`.
     pub(super) fn tell_policy_source(&self, step: &mut Step) {
         let client = &self.settings.client;
-        let scope = Scope::new(self.world, client);
+        let scope = Scope::of(self.world, self.settings);
         let annotated = self.world.namespaces().find_map(|namespace| {
             let annotation = namespace.meta.annotations.get(POLICY)?;
             let policy = ClientPolicy::parse(&annotation.value).unwrap_or_else(|error| error.instead());

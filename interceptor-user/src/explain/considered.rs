@@ -2,10 +2,11 @@
 
 use super::Context;
 use super::explanation::{PassedOver, Place};
+use super::gateway::Entrance;
 use super::places::place;
 use crate::compile::scope::Scope;
 use crate::resource::destination_rule::DestinationRule;
-use crate::resource::virtual_service::MESH;
+use crate::resource::virtual_service::{MESH, gateway_meant};
 use crate::resource::{ExportTo, Meta, ResourceKey, ServiceEntry, Sidecar, VirtualService, host};
 
 fn lost(place: Place, why: impl Into<String>) -> PassedOver {
@@ -51,7 +52,7 @@ fn service_entry(context: Context<'_>, entry: &ServiceEntry, name: &str, port: u
     {
         return Some(lost(place, why));
     }
-    let scope = Scope::new(context.world, &context.settings.client);
+    let scope = Scope::of(context.world, context.settings);
     let host = &entry.hosts[index].value;
     if let Some(sidecar) = scope.left_out_by(entry.meta.namespace(), host) {
         return Some(lost(place, by_sidecar(sidecar)));
@@ -72,12 +73,9 @@ fn service_entry(context: Context<'_>, entry: &ServiceEntry, name: &str, port: u
     Some(lost(place, why))
 }
 
-/// VirtualServices with this host other than the one whose routes act.
-pub(super) fn virtual_services(
-    context: Context<'_>,
-    name: &str,
-    chosen: Option<&ResourceKey>,
-) -> Vec<PassedOver> {
+/// VirtualServices with this host other than those whose routes act: one in the mesh, at a gateway perhaps several.
+pub(super) fn virtual_services(context: Context<'_>, name: &str, acting: &[&ResourceKey]) -> Vec<PassedOver> {
+    let chosen = acting.first().copied();
     let chosen_host = chosen.and_then(|key| {
         let service = context.world.virtual_services().find(|service| service.meta.key == *key)?;
         most_specific(service, name)
@@ -85,7 +83,7 @@ pub(super) fn virtual_services(
     let mut passed_over: Vec<PassedOver> = context
         .world
         .virtual_services()
-        .filter(|service| Some(&service.meta.key) != chosen)
+        .filter(|service| !acting.contains(&&service.meta.key))
         .filter_map(|service| virtual_service(context, service, name, chosen, chosen_host))
         .collect();
     passed_over.sort();
@@ -108,8 +106,10 @@ fn virtual_service(
     let host = most_specific(service, name)?;
     let index = service.hosts.iter().position(|known| *known.value == *host)?;
     let place = place(&service.meta, Some(format!("spec.hosts[{index}]")), service.hosts[index].position);
-    let scope = Scope::new(context.world, &context.settings.client);
-    let why = if !service.binds_mesh() {
+    let scope = Scope::of(context.world, context.settings);
+    let why = if let Some(why) = context.entrance.and_then(|entrance| not_bound(service, entrance)) {
+        why
+    } else if !context.is_gateway() && !service.binds_mesh() {
         format!("bound to gateways only ({}), {MESH} is not among them", service.gateways.join(", "))
     } else if let Some(why) = context.not_exported(
         &service.meta,
@@ -120,7 +120,9 @@ fn virtual_service(
     } else if let Some(sidecar) = scope.hides_virtual_service(service) {
         by_sidecar(sidecar)
     } else if let (Some(chosen), Some(chosen_host)) = (chosen, chosen_host) {
-        if chosen_host == host {
+        if chosen_host == host && context.is_gateway() {
+            format!("none of its routes acts here, or {chosen} comes first by age and name")
+        } else if chosen_host == host {
             format!("{chosen} has {host}, too, and comes first by age and name: for HTTP no other is asked")
         } else {
             format!("{host} is less specific than {chosen_host} of {chosen}")
@@ -129,6 +131,14 @@ fn virtual_service(
         "none of its routes is for this port and client".into()
     };
     Some(lost(place, why))
+}
+
+/// Why a gateway does not go by a VirtualService on a port.
+fn not_bound(service: &VirtualService, entrance: &Entrance<'_>) -> Option<String> {
+    let home = service.meta.namespace();
+    let is_bound = service.gateways.iter().any(|gateway| entrance.has_gateway(gateway_meant(gateway, home)));
+    let gateways = if service.gateways.is_empty() { MESH.to_owned() } else { service.gateways.join(", ") };
+    (!is_bound).then(|| format!("bound to {gateways}: none of them has a server on this port of the gateway"))
 }
 
 /// DestinationRules for a service other than those that act.

@@ -163,7 +163,7 @@ fn cluster_step(
     let Some(cluster) = cluster else { return missing(context, name, &share) };
     let mut step = Step::new("cluster", format!("{name}{share}"));
     if let Some(source) = &cluster.source {
-        step.notes.extend(allow_from_note(context, &source.service));
+        step.notes.extend(allow_from_note(context, &source.service).filter(|_| !context.is_gateway()));
         step.by.push(context.place_of_host(&source.service, &cluster.host));
         let rules = merged::rules(context, &source.destination_rules, subset_of(name));
         step.by.extend(rules.by.iter().map(|key| context.place_of(key)));

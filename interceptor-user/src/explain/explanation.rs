@@ -14,7 +14,12 @@ use crate::proxy::outcome::ResponseFlags;
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     pub target: String,
-    pub client: Client,
+    /// Whose connection it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Client>,
+    /// Instead, whom it comes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Client>,
     pub destination: Destination,
     pub protocol: Spoken,
     pub protocol_because: String,

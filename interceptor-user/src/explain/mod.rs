@@ -9,6 +9,7 @@ mod considered;
 mod destinations;
 mod explanation;
 mod filters;
+mod gateway;
 mod intercepted;
 mod kernel;
 mod listener;
@@ -26,6 +27,7 @@ mod words;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::header::HOST;
 use http::{HeaderMap, Method};
 use interceptor_common::verdict::Verdict;
 
@@ -33,10 +35,15 @@ use crate::compile::CompileSettings;
 use crate::plan::KernelPolicy;
 use crate::resource::World;
 use crate::snapshot::cluster::is_ip_literal;
+use crate::snapshot::route::host_of;
 use crate::snapshot::{
-    ClusterName, Decision, FirstBytes, RequestFacts, Snapshot, TcpRoute, Then, TlsOrigination, decision,
+    ClusterName, Decision, FirstBytes, Listener, RequestFacts, Snapshot, TcpRoute, Then, TlsOrigination,
+    decision,
 };
 use crate::workload::RedirectPolicy;
+
+use address::Chosen;
+use gateway::Entrance;
 
 pub use asked::{Asked, Header, Outside, Subject};
 pub use explanation::{Client, Destination, Explanation, Logged, Lookup, Outcome, PassedOver, Place, Step};
@@ -47,6 +54,8 @@ pub use target::{Spoken, Target, TargetError};
 #[derive(Clone, Debug)]
 pub struct Question {
     pub target: Target,
+    /// At a gateway: the port of its Service, if not the target's.
+    pub port: Option<u16>,
     /// Instead of what the target's scheme or the registry says.
     pub spoken: Option<Spoken>,
     /// Where the connection goes, and how that is known; `None` when it is not.
@@ -72,25 +81,34 @@ struct Context<'a> {
     snapshot: &'a Snapshot,
     settings: &'a CompileSettings,
     question: &'a Question,
+    /// At a gateway.
+    entrance: Option<&'a Entrance<'a>>,
 }
 
-/// Explains what becomes of a connection of `settings.client`, for whom `snapshot` was compiled from `world`.
+/// Explains what becomes of a connection of `settings.client`, for whom `snapshot` was compiled from `world`; or, where that
+/// is a gateway, of one that comes to it.
 pub fn explain(
     world: &World,
     snapshot: &Snapshot,
     settings: &CompileSettings,
     question: &Question,
 ) -> Explanation {
-    let context = Context { world, snapshot, settings, question };
+    let entrance = Entrance::of(world, snapshot, settings, question);
+    let context = Context { world, snapshot, settings, question, entrance: entrance.as_ref() };
     let (spoken, spoken_because) = context.spoken();
-    let to = address::choose(context);
-    let destination = SocketAddr::new(to.address, question.target.port);
+    let to = match &entrance {
+        Some(entrance) => entrance.address(question),
+        None => address::choose(context),
+    };
+    let whose = Client::from(&settings.client);
+    let (client, gateway) = if entrance.is_some() { (None, Some(whose)) } else { (Some(whose), None) };
     let mut explanation = Explanation {
         target: question.target.text.clone(),
-        client: Client::from(&settings.client),
+        client,
+        gateway,
         destination: Destination {
             address: to.is_known.then_some(to.address),
-            port: question.target.port,
+            port: question.port(),
             because: to.because.clone(),
         },
         protocol: spoken,
@@ -99,25 +117,51 @@ pub fn explain(
         outcomes: Vec::new(),
         lookups: Vec::new(),
     };
-
-    let verdict = KernelPolicy::new(&question.redirect, &[]).verdict(destination);
-    explanation.steps.push(kernel::step(context, &to, verdict));
-    match verdict {
-        Verdict::Redirect(_) => {}
-        Verdict::Bypass(reason) => {
-            explanation.outcomes.push(outcome::bypassed(reason));
-            return explanation;
+    let not_taken = match &entrance {
+        Some(entrance) => {
+            explanation.steps.push(gateway::listener_step(context, entrance));
+            (!entrance.is_open()).then(outcome::nobody_listens)
         }
-        Verdict::Deny(reason) => {
-            explanation.outcomes.push(outcome::denied(reason));
-            return explanation;
-        }
+        None => intercept(context, &to, &mut explanation),
+    };
+    match not_taken {
+        Some(outcome) => explanation.outcomes.push(outcome),
+        None => tell_connection(context, to.address, &mut explanation),
     }
+    explanation
+}
 
+/// The steps of the kernel and of the listener; what becomes of the connection where the proxy does not get it.
+fn intercept(context: Context<'_>, to: &Chosen, explanation: &mut Explanation) -> Option<Outcome> {
+    let Question { target, redirect, .. } = context.question;
+    let destination = SocketAddr::new(to.address, target.port);
+    let verdict = KernelPolicy::new(redirect, &[]).verdict(destination);
+    explanation.steps.push(kernel::step(context, to, verdict));
+    match verdict {
+        Verdict::Redirect(_) => {
+            let listener = context.snapshot.listener(destination.ip(), destination.port());
+            explanation.steps.push(listener::step(context, to, listener));
+            None
+        }
+        Verdict::Bypass(reason) => Some(outcome::bypassed(reason)),
+        Verdict::Deny(reason) => Some(outcome::denied(reason)),
+    }
+}
+
+/// What the proxy does with a connection that it gets.
+fn tell_connection(context: Context<'_>, address: IpAddr, explanation: &mut Explanation) {
+    let Context { snapshot, question, entrance, .. } = context;
+    let port = entrance.map_or(question.target.port, |entrance| entrance.destination.port());
+    let destination = SocketAddr::new(address, port);
     let listener = snapshot.listener(destination.ip(), destination.port());
-    explanation.steps.push(listener::step(context, &to, listener));
+    let spoken = explanation.protocol;
     let sni = context.server_name();
+    let in_tls = context.comes_in_tls(listener);
+    if let Some(why) = in_tls {
+        explanation.protocol_because = format!("{}; in TLS: {why}", explanation.protocol_because);
+    }
     let first = match spoken {
+        _ if in_tls.is_some() => FirstBytes::Tls { sni: sni.as_deref() },
         Spoken::Http => FirstBytes::Http1 { minor: 1 },
         Spoken::Tls => FirstBytes::Tls { sni: sni.as_deref() },
         Spoken::Tcp => FirstBytes::Opaque,
@@ -125,6 +169,9 @@ pub fn explain(
     let names = context.learned_names();
     let asked = decision::Destination { address: destination.ip(), names: &names };
     let decision = decision::decide(listener, asked, first);
+    if let Some(entrance) = entrance {
+        explanation.steps.push(gateway::server_step(context, entrance, first, decision));
+    }
     explanation.steps.push(chain::step(context, listener, asked, first, decision));
     match decision {
         Decision::Refuse if snapshot.enforced => {
@@ -135,15 +182,27 @@ pub fn explain(
             explanation.outcomes.push(outcome::black_hole(spoken, lacks_name));
         }
         Decision::NoFilterChain => explanation.outcomes.push(outcome::no_filter_chain(spoken)),
-        Decision::Passthrough => destinations::passthrough(context, destination, None, &mut explanation),
-        Decision::Route(route) => destinations::opaque(context, destination, route, &mut explanation),
-        Decision::Http(_, table) => request::tell(context, destination, table, &mut explanation),
+        Decision::Passthrough => destinations::passthrough(context, destination, None, explanation),
+        Decision::Route(route) => destinations::opaque(context, destination, route, explanation),
+        Decision::Http(..) if !is_http(first) => explanation.outcomes.push(outcome::no_http()),
+        Decision::Http(_, table) => request::tell(context, destination, table, false, explanation),
         Decision::Terminate(chain) => match &chain.then {
-            Then::Http(table) => request::tell(context, destination, table, &mut explanation),
-            Then::Tcp(route) => destinations::opaque(context, destination, route, &mut explanation),
+            Then::Http(_) if spoken == Spoken::Tcp => explanation.outcomes.push(outcome::no_http()),
+            Then::Http(table) => request::tell(context, destination, table, true, explanation),
+            Then::Tcp(route) => destinations::opaque(context, destination, route, explanation),
         },
     }
-    explanation
+}
+
+fn is_http(first: FirstBytes<'_>) -> bool {
+    matches!(first, FirstBytes::Http1 { .. } | FirstBytes::Http2)
+}
+
+impl Question {
+    /// Where the connection comes to.
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(self.target.port)
+    }
 }
 
 impl Context<'_> {
@@ -165,6 +224,35 @@ impl Context<'_> {
         let host = &self.question.target.host;
         let is_looked_up = self.settings.client.learned_names && !is_ip_literal(host);
         is_looked_up.then(|| host.as_str().into()).into_iter().collect()
+    }
+
+    fn is_gateway(&self) -> bool {
+        self.entrance.is_some()
+    }
+
+    /// Why what is spoken, which is no TLS itself, comes to a gateway in TLS; `None` when it does not.
+    fn comes_in_tls(&self, listener: &Listener) -> Option<&'static str> {
+        if !self.is_gateway() || self.spoken().0 == Spoken::Tls {
+            return None;
+        }
+        if self.question.sni.is_some() {
+            return Some("a server name is given");
+        }
+        let takes_tls_alone =
+            !listener.terminated.is_empty() && listener.http.is_none() && listener.tcp.is_none();
+        (takes_tls_alone && self.question.spoken.is_none()).then_some("the port takes nothing else")
+    }
+
+    /// On which routes' `port` is.
+    fn server_port(&self) -> u16 {
+        let of_server = self.entrance.and_then(Entrance::server_port);
+        of_server.unwrap_or(self.question.target.port)
+    }
+
+    /// The host that a request is for, in lower case.
+    fn request_host(&self) -> String {
+        let given = self.question.headers.get(HOST).and_then(|host| host.to_str().ok());
+        given.map_or(&*self.question.target.host, host_of).to_ascii_lowercase()
     }
 
     /// Sent as SNI: not for addresses.

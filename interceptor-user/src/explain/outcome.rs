@@ -57,6 +57,17 @@ pub(super) fn no_filter_chain(spoken: Spoken) -> Outcome {
     Outcome { carried: false, ..carried(when_reset(spoken).to_owned(), log) }
 }
 
+/// At a gateway, on a port that nobody listens on.
+pub(super) fn nobody_listens() -> Outcome {
+    Outcome { carried: false, ..carried("the connection is refused: nobody listens".into(), None) }
+}
+
+/// At a gateway, what is no HTTP where HTTP alone is spoken.
+pub(super) fn no_http() -> Outcome {
+    let log = logged(NOTHING, NOTHING, ResponseFlag::DownstreamProtocolError.into(), "http1.codec_error");
+    answered(http::StatusCode::BAD_REQUEST, "", log)
+}
+
 fn when_reset(spoken: Spoken) -> &'static str {
     match spoken {
         Spoken::Tls => "the connection is reset before the handshake",

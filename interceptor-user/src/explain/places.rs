@@ -55,16 +55,16 @@ impl Context<'_> {
         place(&service.meta, Some(field), position)
     }
 
-    /// The place of a host in the service that has it.
+    /// The place of a host in the ServiceEntry or VirtualService that has it.
     pub(super) fn place_of_host(&self, key: &ResourceKey, name: &str) -> Place {
-        let Some(Resource::ServiceEntry(entry)) = self.world.resources.get(key) else {
-            return self.place_of(key);
+        let (meta, hosts) = match self.world.resources.get(key) {
+            Some(Resource::ServiceEntry(entry)) => (&entry.meta, &entry.hosts),
+            Some(Resource::VirtualService(service)) => (&service.meta, &service.hosts),
+            Some(_) | None => return self.place_of(key),
         };
-        match entry.hosts.iter().position(|host| *host.value == *name) {
-            Some(index) => {
-                place(&entry.meta, Some(format!("spec.hosts[{index}]")), entry.hosts[index].position)
-            }
-            None => whole(&entry.meta),
+        match hosts.iter().position(|host| *host.value == *name) {
+            Some(index) => place(meta, Some(format!("spec.hosts[{index}]")), hosts[index].position),
+            None => whole(meta),
         }
     }
 

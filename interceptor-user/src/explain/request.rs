@@ -8,7 +8,7 @@ use http::{HeaderValue, Request, Version};
 
 use super::explanation::{Explanation, PassedOver, Step};
 use super::{Context, RequestFacts, considered, destinations, outcome};
-use crate::resource::virtual_service::{HttpMatch, SourceMatch, is_for_mesh};
+use crate::resource::virtual_service::{HttpMatch, SourceMatch, gateway_meant, is_for_mesh};
 use crate::resource::{Resource, ResourceKey, VirtualService, host};
 use crate::snapshot::route::host_of;
 use crate::snapshot::{Refusal, Route, RouteAction, RouteTable, Rule, Source, VirtualHost, request};
@@ -17,6 +17,7 @@ pub(super) fn tell(
     context: Context<'_>,
     destination: SocketAddr,
     table: &Arc<RouteTable>,
+    ended_tls: bool,
     explanation: &mut Explanation,
 ) {
     let Some(request) = request(context) else {
@@ -35,6 +36,7 @@ pub(super) fn tell(
         }
     };
     let facts = RequestFacts::new(request.method(), request.uri(), &host, request.headers());
+    let facts = RequestFacts { scheme: if ended_tls { "https" } else { "http" }, ..facts };
     let virtual_host = table.virtual_host(facts.authority);
     explanation.steps.push(virtual_host_step(context, table, virtual_host, facts.authority));
     let route = virtual_host.route(&facts);
@@ -84,16 +86,23 @@ fn virtual_host_step(
     let name = name.strip_suffix('.').unwrap_or(&name);
     let is_catch_all = Arc::ptr_eq(virtual_host, &table.catch_all);
     let why = match (is_catch_all, &virtual_host.source) {
+        (true, None) if context.is_gateway() => {
+            format!("no VirtualService for the servers of this port has {name}")
+        }
         (true, None) => format!("no service on this port has {name}"),
         (true, Some(_)) => "whatever the Host: the address decided already".to_owned(),
         (false, _) => format!("it has {name}"),
     };
     let mut step = Step::new("virtual host", format!("{}: {why}", virtual_host.name));
+    let host = virtual_host.name.rsplit_once(':').map_or(&*virtual_host.name, |(host, _)| host);
     match &virtual_host.source {
         Some(source) => {
-            let host = virtual_host.name.rsplit_once(':').map_or(&*virtual_host.name, |(host, _)| host);
-            step.by.push(context.place_of_host(&source.resource, host));
+            // At a gateway several may have given it routes.
+            let acting = if context.is_gateway() { acting(virtual_host) } else { Vec::new() };
+            let resources = if acting.is_empty() { vec![&source.resource] } else { acting };
+            step.by.extend(resources.into_iter().map(|resource| context.place_of_host(resource, host)));
         }
+        None if context.is_gateway() => {}
         None => context.tell_policy_source(&mut step),
     }
     let mut others: Vec<String> = table
@@ -105,6 +114,18 @@ fn virtual_host_step(
     others.sort();
     step.notes.extend(others.iter().map(|pattern| format!("{pattern} matches, too, and is less specific")));
     step
+}
+
+/// The VirtualServices that its routes are of.
+fn acting(virtual_host: &VirtualHost) -> Vec<&ResourceKey> {
+    let sources = virtual_host.routes.iter().filter_map(|route| route.source.as_deref());
+    let mut acting: Vec<&ResourceKey> = Vec::new();
+    for source in sources.filter(|source| source.rule.is_some()) {
+        if !acting.contains(&&source.resource) {
+            acting.push(&source.resource);
+        }
+    }
+    acting
 }
 
 fn route_step(
@@ -127,12 +148,8 @@ fn route_step(
         .iter()
         .take_while(|other| !route.is_some_and(|route| std::ptr::eq(*other, route)));
     step.passed_over.extend(before.filter_map(|other| mismatch(context, other, facts)));
-    let by_rule = virtual_host
-        .routes
-        .iter()
-        .find_map(|route| route.source.as_deref().filter(|source| source.rule.is_some()));
-    let acting = by_rule.map(|source| &source.resource);
-    if let Some(key) = acting {
+    let acting = acting(virtual_host);
+    for key in &acting {
         step.passed_over.extend(left_out(context, virtual_host, key));
     }
     let host = virtual_host.name.rsplit_once(':').map_or(&*virtual_host.name, |(host, _)| host);
@@ -141,7 +158,7 @@ fn route_step(
     } else {
         host_of(facts.authority).to_ascii_lowercase()
     };
-    step.passed_over.extend(considered::virtual_services(context, &name, acting));
+    step.passed_over.extend(considered::virtual_services(context, &name, &acting));
     step
 }
 
@@ -174,7 +191,7 @@ fn mismatch(context: Context<'_>, route: &Route, facts: &RequestFacts<'_>) -> Op
 /// Rules of the VirtualService that are no routes for this client and port.
 fn left_out(context: Context<'_>, virtual_host: &VirtualHost, key: &ResourceKey) -> Vec<PassedOver> {
     let Some(Resource::VirtualService(service)) = context.world.resources.get(key) else { return Vec::new() };
-    let port = context.question.target.port;
+    let port = context.server_port();
     let rules = service.http.iter().enumerate().flat_map(|(route, rule)| {
         let conditions = rule.matches.iter().enumerate();
         conditions.map(move |(number, condition)| (Rule::Http { route, condition: Some(number) }, condition))
@@ -205,7 +222,17 @@ fn not_for(
         return Some(format!("is for port {wanted}"));
     }
     if !gateways.is_empty() {
-        return (!is_for_mesh(gateways)).then(|| format!("is for gateways {}", gateways.join(", ")));
+        let is_for_us = match context.entrance {
+            None => is_for_mesh(gateways),
+            Some(entrance) => {
+                let home = service.meta.namespace();
+                gateways.iter().any(|gateway| entrance.has_gateway(gateway_meant(gateway, home)))
+            }
+        };
+        if !is_for_us {
+            return Some(format!("is for gateways {}", gateways.join(", ")));
+        }
+        return after_catch_all(service);
     }
     let client = &context.settings.client;
     if !client.has_labels(labels) {
@@ -215,6 +242,10 @@ fn not_for(
     if let Some(wanted) = namespace.as_ref().filter(|wanted| **wanted != client.namespace) {
         return Some(format!("is for clients in namespace {wanted}"));
     }
+    after_catch_all(service)
+}
+
+fn after_catch_all(service: &VirtualService) -> Option<String> {
     let index = service.http.iter().position(|rule| rule.matches.is_empty());
     index.map(|index| format!("comes after spec.http[{index}], which takes every request"))
 }

@@ -2,18 +2,19 @@
 
 use std::fmt;
 
-use super::explanation::{Explanation, Outcome, Place, Step};
+use super::explanation::{Client, Explanation, Outcome, Place, Step};
 
 /// How wide the names of steps are.
 const MARGIN: usize = 14;
 
 impl fmt::Display for Explanation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let labels: Vec<String> =
-            self.client.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let labels =
-            if labels.is_empty() { String::new() } else { format!(" with labels {}", labels.join(",")) };
-        writeln!(formatter, "{} from namespace {}{labels}", self.target, self.client.namespace)?;
+        if let Some(client) = &self.client {
+            writeln!(formatter, "{} from {}", self.target, whose(client))?;
+        }
+        if let Some(gateway) = &self.gateway {
+            writeln!(formatter, "{} at the gateway of {}", self.target, whose(gateway))?;
+        }
         let address = self.destination.address.map(|address| format!("{address}, ")).unwrap_or_default();
         writeln!(formatter, "{:MARGIN$}{address}{}", "address", self.destination.because)?;
         writeln!(formatter, "{:MARGIN$}{}, {}", "protocol", self.protocol.name(), self.protocol_because)?;
@@ -26,6 +27,13 @@ impl fmt::Display for Explanation {
         }
         Ok(())
     }
+}
+
+/// `namespace default with labels a=b`.
+fn whose(client: &Client) -> String {
+    let labels: Vec<String> = client.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let labels = if labels.is_empty() { String::new() } else { format!(" with labels {}", labels.join(",")) };
+    format!("namespace {}{labels}", client.namespace)
 }
 
 fn write_step(formatter: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {

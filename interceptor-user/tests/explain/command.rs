@@ -25,6 +25,13 @@ fn exit_codes() {
         (&["explain", "-c", &seed, "--outbound-traffic-policy", "REGISTRY_ONLY", "http://cnn.com"], 3, ""),
         (&["explain", "-c", &seed, "google.com"], 2, "has no port"),
         (&["explain", "-c", &seed, "--header", "x", "http://google.com"], 2, "NAME: VALUE"),
+        (&["explain", "-c", &seed, "--port", "80", "http://google.com"], 2, "--gateway"),
+        (
+            &["explain", "-c", &seed, "--gateway", "--port", "0", "http://google.com"],
+            2,
+            "0 is not in 1..=65535",
+        ),
+        (&["explain", "-c", &seed, "--gateway", "--labels", "a=b", "http://google.com"], 3, ""),
         (&["explain", "http://google.com"], 2, "--config"),
         (&["explain", "-c", "/nowhere.yaml", "http://google.com"], 1, "/nowhere.yaml"),
         (&["explain", "-c", &seed, "--from", "a/b", "http://google.com"], 1, "hold no Pod"),

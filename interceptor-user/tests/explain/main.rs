@@ -5,6 +5,7 @@
 mod command;
 mod config_tables;
 mod considered;
+mod gateway;
 mod intercepted;
 mod outcome;
 mod scenarios;

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use interceptor_user::compile::{Client, CompileSettings, NodePaths, compile};
+use interceptor_user::compile::{Client, CompileSettings, NodePaths, Role, compile};
 use interceptor_user::explain::{Explanation, Question, Spoken, explain};
 use interceptor_user::resource::{World, parse};
 use interceptor_user::snapshot::{CaSource, OutboundTrafficPolicy, Snapshot};
@@ -15,6 +15,8 @@ pub(crate) struct Case {
     pub(crate) world: World,
     pub(crate) settings: CompileSettings,
     redirect: RedirectPolicy,
+    port: Option<u16>,
+    sni: Option<String>,
     spoken: Option<Spoken>,
     address: Option<String>,
     resolved: Option<Vec<IpAddr>>,
@@ -56,6 +58,8 @@ impl Case {
                 ..CompileSettings::default()
             },
             redirect: RedirectPolicy::default(),
+            port: None,
+            sni: None,
             spoken: None,
             address: None,
             resolved: None,
@@ -74,6 +78,23 @@ impl Case {
             labels: labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             ..Client::in_namespace(namespace)
         };
+        self
+    }
+
+    /// At the egress gateway of istio-system with label `istio: egressgateway`, and these addresses.
+    pub(crate) fn at_gateway(mut self, own_addresses: &[&str]) -> Self {
+        let own_addresses = own_addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.settings.role = Role::Gateway { own_addresses };
+        self.client("istio-system", &[("istio", "egressgateway")])
+    }
+
+    pub(crate) fn on_port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    pub(crate) fn named(mut self, sni: &str) -> Self {
+        self.sni = Some(sni.to_owned());
         self
     }
 
@@ -118,12 +139,13 @@ impl Case {
     pub(crate) fn ask(&self, target: &str) -> Explanation {
         let question = Question {
             target: target.parse().unwrap(),
+            port: self.port,
             spoken: self.spoken,
             address: self.address.as_ref().map(|address| (address.parse().unwrap(), "as asked".into())),
             resolved: self.resolved.clone(),
             method: self.method.clone(),
             headers: self.headers.clone(),
-            sni: None,
+            sni: self.sni.clone(),
             redirect: self.redirect.clone(),
             redirect_by: Vec::new(),
             look_at_files: |tls| match tls.ca {

@@ -11,19 +11,19 @@ pub(super) mod upstream;
 
 use std::sync::Arc;
 
-use super::CompileSettings;
 use super::findings::Findings;
 use super::http_routes::Translator;
 use super::listeners::{ByAddress, ByPort};
 use super::outbound::Listening;
 use super::routes::Translations;
 use super::virtual_services::VirtualServices;
+use super::{Client, CompileSettings};
 use crate::resource::gateway::{Server, ServerHost, ServerNamespace};
 use crate::resource::server_tls::ServerTlsMode;
 use crate::resource::virtual_service::gateway_meant;
 use crate::resource::{Diagnostic, Gateway, Level, VirtualService, World, code, host};
 use crate::snapshot::{CatchAll, Listener};
-use servers::{Port, PortProtocol};
+pub(crate) use servers::{Port, PortProtocol};
 
 /// What [`listeners`] reads.
 #[derive(Clone, Copy)]
@@ -36,10 +36,15 @@ pub(super) struct Inputs<'a> {
 
 /// A server, and whose it is.
 #[derive(Clone, Copy)]
-pub(super) struct Of<'a> {
-    pub(super) gateway: &'a Gateway,
-    pub(super) server: &'a Server,
-    pub(super) index: usize,
+pub(crate) struct Of<'a> {
+    pub(crate) gateway: &'a Gateway,
+    pub(crate) server: &'a Server,
+    pub(crate) index: usize,
+}
+
+/// Where the gateway that `client` is would listen, if what comes there goes anywhere.
+pub(crate) fn merged_ports<'a>(world: &'a World, client: &Client) -> Vec<Port<'a>> {
+    servers::ports(world, client, &Findings::default())
 }
 
 /// What the gateway listens on, and where what comes there goes.

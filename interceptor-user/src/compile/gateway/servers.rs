@@ -11,13 +11,13 @@ use crate::resource::gateway::{Server, ServerHost, ServerNamespace};
 use crate::resource::{Gateway, Level, World, code};
 
 /// What comes to one address and port, and the servers that take it, in order of precedence.
-pub(super) struct Port<'a> {
+pub(crate) struct Port<'a> {
     /// `None`: every address of the gateway.
-    pub(super) address: Option<IpAddr>,
+    pub(crate) address: Option<IpAddr>,
     /// Where the gateway itself listens: behind a Service, its targetPort.
-    pub(super) number: u16,
-    pub(super) protocol: PortProtocol,
-    pub(super) servers: Vec<Of<'a>>,
+    pub(crate) number: u16,
+    pub(crate) protocol: PortProtocol,
+    pub(crate) servers: Vec<Of<'a>>,
     /// Of TLS servers, which are told apart by them.
     names: HashSet<Name<'a>>,
 }
@@ -30,7 +30,7 @@ fn name(host: &ServerHost) -> Name<'_> {
 
 /// What of servers' protocols must be the same on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PortProtocol {
+pub(crate) enum PortProtocol {
     Http,
     Tls,
     Tcp,
@@ -45,7 +45,7 @@ impl PortProtocol {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Http => "HTTP",
             Self::Tls => "TLS",
