@@ -4,14 +4,14 @@ use anyhow::{bail, ensure};
 
 use crate::client::{Answer, Order, WRK_SCRIPT};
 use crate::cpu;
+use crate::job::Job;
 use crate::lab::HOST;
-use crate::peers::Job;
 use crate::report::Figures;
-use crate::row::{self, Row, Running};
+use crate::row::{Row, Running};
 use crate::window::{Seen, Window};
 use crate::workload::{Effort, Measured};
 
-/// Connections that wrk keeps busy.
+/// Connections that wrk keeps busy, but for [`Job::HandshakeResumed`].
 const CONNECTIONS: usize = 32;
 /// Connections held idle while memory is read.
 const IDLE: usize = 1000;
@@ -33,13 +33,16 @@ pub(crate) fn requests(
 ) -> anyhow::Result<Measured> {
     let dir = interceptor_tests::Dir::new()?;
     let script = dir.write("report.lua", WRK_SCRIPT)?;
-    let mut arguments = vec!["-t1".to_owned(), format!("-c{CONNECTIONS}"), format!("-d{}s", effort.seconds)];
+    // By default Envoy keeps a single session, and uses it once: of connections at the same time, one is resumed.
+    let connections = if job == Job::HandshakeResumed { 1 } else { CONNECTIONS };
+    let mut arguments = vec!["-t1".to_owned(), format!("-c{connections}"), format!("-d{}s", effort.seconds)];
     arguments.extend(["-H".to_owned(), format!("Host: {HOST}")]);
     if keep == Keep::Close {
         arguments.extend(["-H".to_owned(), "Connection: close".to_owned()]);
     }
-    arguments.extend(["-s".to_owned(), script.display().to_string(), row::url(row, job)]);
+    arguments.extend(["-s".to_owned(), script.display().to_string(), job.url(row)]);
     warm_up(&mut running, row, job)?;
+    let watch = job.is_seen().then(|| running.lab.web.watch(job.server_port())).transpose()?;
 
     let window = Window::begin([&running])?;
     let answer = running.client.order(&Order::Wrk { arguments })?;
@@ -55,7 +58,11 @@ pub(crate) fn requests(
             load.requests
         );
     }
-    check_redirected(row, &seen, CONNECTIONS)?;
+    check_redirected(row, &seen, connections)?;
+    if keep == Keep::Open {
+        // wrk makes one more, to try.
+        check_kept(&seen, connections + 1)?;
+    }
     let mut figures = Figures::from([
         ("requests_per_s", load.requests / load.duration_us * 1e6),
         ("p50_us", load.p50_us),
@@ -63,19 +70,22 @@ pub(crate) fn requests(
         ("redirected", seen.redirected),
     ]);
     seen.cpu_per(load.requests, &mut figures);
+    if let Some(watch) = watch {
+        job.check(&watch.saw(load.requests)?, &mut figures)?;
+    }
     Ok(Measured { seen, figures })
 }
 
 /// The first requests of a fresh process resolve, connect and allocate: they are not measured.
 fn warm_up(running: &mut Running<'_>, row: Row, job: Job) -> anyhow::Result<()> {
     let job = if row == Row::Direct { Job::Plain } else { job };
-    let order = Order::Hold { address: row::address(row, job), host: HOST.to_owned(), count: CONNECTIONS };
+    let order = Order::Hold { address: job.address(row), host: HOST.to_owned(), count: CONNECTIONS };
     running.client.order(&order).map(drop)
 }
 
 /// Connections of opaque bytes one after the other: few bytes each.
 pub(crate) fn exchanges(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
-    let address = row::address(row, Job::Opaque);
+    let address = Job::Opaque.address(row);
     let order = |count| Order::Exchange { address, count, bytes: 64 };
     timed(&mut running, row, &order(CONNECTIONS), &order(effort.connects), effort.connects)
 }
@@ -83,7 +93,7 @@ pub(crate) fn exchanges(mut running: Running<'_>, row: Row, effort: Effort) -> a
 /// Few requests, as most workloads send them.
 pub(crate) fn paced(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
     let order = |seconds| Order::Paced {
-        address: row::address(row, Job::Plain),
+        address: Job::Plain.address(row),
         host: HOST.to_owned(),
         per_second: 1000,
         seconds,
@@ -112,7 +122,7 @@ fn timed(
 
 /// One stream from the server.
 pub(crate) fn download(mut running: Running<'_>, row: Row, effort: Effort) -> anyhow::Result<Measured> {
-    let order = |bytes| Order::Download { address: row::address(row, Job::Opaque), bytes };
+    let order = |bytes| Order::Download { address: Job::Opaque.address(row), bytes };
     running.client.order(&order(effort.download_bytes / 16))?;
     let window = Window::begin([&running])?;
     let answer = running.client.order(&order(effort.download_bytes))?;
@@ -134,7 +144,7 @@ pub(crate) fn download(mut running: Running<'_>, row: Row, effort: Effort) -> an
 pub(crate) fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measured> {
     let window = Window::begin([&running])?;
     let rest = cpu::memory(&running.proxy)?;
-    let order = |count| Order::Hold { address: row::address(row, Job::Plain), host: HOST.to_owned(), count };
+    let order = |count| Order::Hold { address: Job::Plain.address(row), host: HOST.to_owned(), count };
     // What the first requests bring in once (code pages, pools) belongs to no connection.
     running.client.order(&order(CONNECTIONS))?;
     let warm = cpu::memory(&running.proxy)?;
@@ -151,6 +161,18 @@ pub(crate) fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measu
         ("redirected", seen.redirected),
     ]);
     Ok(Measured { seen, figures })
+}
+
+/// Connections that a proxy closed, and the client had to make anew, are another workload.
+fn check_kept(seen: &Seen, at_most: usize) -> anyhow::Result<()> {
+    #[expect(clippy::cast_precision_loss, reason = "some dozens")]
+    let at_most = at_most as f64;
+    ensure!(
+        seen.redirected <= at_most,
+        "{} connections were redirected instead of {at_most} that stay open",
+        seen.redirected
+    );
+    Ok(())
 }
 
 /// A connection that went past the proxy would flatter it.

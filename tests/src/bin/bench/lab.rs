@@ -10,15 +10,15 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, ensure};
-use interceptor_tests::{Ca, Daemon, Dir, Netns, Origin, Veth};
+use interceptor_tests::{Ca, Netns, Origin, Veth};
+
+use crate::web::Web;
 
 /// The only server of the outside world.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// Its name, in Host headers, certificates and the registry.
 pub(crate) const HOST: &str = "bench.test";
-pub(crate) const PLAIN: u16 = 80;
-pub(crate) const TLS: u16 = 443;
-/// What clients ask for in clear and proxies send on as TLS to [`TLS`].
+/// What clients ask for in clear and proxies send on as TLS.
 pub(crate) const ORIGINATED: u16 = 8080;
 pub(crate) const OPAQUE: u16 = 9000;
 /// Where peers listen for what iptables redirects.
@@ -50,8 +50,7 @@ pub(crate) struct Place {
 pub(crate) struct Lab {
     pub(crate) outside: Netns,
     pub(crate) ca: Ca,
-    _dir: Dir,
-    web: Daemon,
+    pub(crate) web: Web,
     _source: Origin,
     places: AtomicU8,
 }
@@ -61,11 +60,10 @@ impl Lab {
         let outside = Netns::new()?;
         tune(&outside)?;
         outside.ip(&format!("route add local {SERVER}/32 dev lo\n"))?;
-        let dir = Dir::new()?;
         let ca = Ca::new("throw-away root")?;
-        let web = web(&outside, &ca, &dir)?;
+        let web = Web::start(&outside, &ca)?;
         let source = Origin::start(&outside, SocketAddr::from((SERVER, OPAQUE)), send_what_is_asked)?;
-        Ok(Self { outside, ca, _dir: dir, web, _source: source, places: AtomicU8::new(0) })
+        Ok(Self { outside, ca, web, _source: source, places: AtomicU8::new(0) })
     }
 
     /// A new place.
@@ -82,11 +80,6 @@ impl Lab {
             restore(&netns, &text)?;
         }
         Ok(Place { netns, rules, _cable: cable })
-    }
-
-    /// The web server's process.
-    pub(crate) fn web_pid(&self) -> u32 {
-        self.web.pid()
     }
 }
 
@@ -168,31 +161,6 @@ fn tune(netns: &Netns) -> anyhow::Result<()> {
     netns.sysctl("net/ipv4/ip_local_port_range", "20000 65535")?;
     netns.sysctl("net/core/somaxconn", "8192")?;
     netns.sysctl("net/ipv4/tcp_max_syn_backlog", "8192")
-}
-
-/// nginx in the outside world: 128 bytes for every request, in clear and over TLS.
-fn web(outside: &Netns, ca: &Ca, dir: &Dir) -> anyhow::Result<Daemon> {
-    let identity = ca.server("web", &[HOST])?;
-    let config = format!(
-        "daemon off;\nmaster_process off;\npid {0}/pid;\nerror_log {0}/error.log;\n\
-         events {{ worker_connections 8192; }}\nhttp {{\naccess_log off;\nserver_tokens off;\n\
-         client_body_temp_path {0}/body;\nproxy_temp_path {0}/proxy;\nfastcgi_temp_path {0}/fastcgi;\n\
-         uwsgi_temp_path {0}/uwsgi;\nscgi_temp_path {0}/scgi;\n\
-         keepalive_timeout 1h;\nkeepalive_requests 1000000000;\ndefault_type text/plain;\n\
-         server {{\nlisten {SERVER}:{PLAIN} backlog=8192;\nlisten {SERVER}:{TLS} ssl backlog=8192;\n\
-         server_name {HOST};\nssl_certificate {1};\nssl_certificate_key {2};\n\
-         ssl_session_cache shared:web:10m;\nlocation / {{ return 200 \"{3}\"; }}\n}}\n}}\n",
-        dir.path().display(),
-        identity.certificate.display(),
-        identity.key.display(),
-        "0123456789abcde ".repeat(8),
-    );
-    let config = dir.write("nginx.conf", config)?;
-    let mut command = outside.command("/usr/sbin/nginx");
-    command.arg("-e").arg(dir.join("error.log")).arg("-p").arg(dir.path()).arg("-c").arg(config);
-    Daemon::spawn(&mut command, &dir.join("log"))?.wait_ready("nginx", || {
-        outside.enter(|| TcpStream::connect((SERVER, PLAIN))).is_ok_and(|socket| socket.is_ok())
-    })
 }
 
 /// Reads a number of eight bytes, sends so many, and closes.

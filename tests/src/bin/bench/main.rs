@@ -6,6 +6,7 @@ mod carry;
 mod client;
 mod connect;
 mod cpu;
+mod job;
 mod lab;
 mod machine;
 mod peers;
@@ -14,6 +15,7 @@ mod report;
 mod row;
 mod scale;
 mod sink;
+mod web;
 mod window;
 mod workload;
 

@@ -6,20 +6,15 @@ use std::process::Command;
 
 use interceptor_tests::{Daemon, Dir};
 
-use crate::lab::{self, HOST, Lab, OPAQUE, PLAIN, PROXY, Place, SERVER, TLS};
-
-/// What a peer that cannot tell ports apart must do with all that comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Job {
-    Plain,
-    Originate,
-    Opaque,
-}
+use crate::job::Job;
+use crate::lab::{self, HOST, Lab, PROXY, Place, SERVER};
 
 const ENVOY: &str = include_str!("envoy.yaml");
 
-pub(crate) fn envoy(lab: &Lab, place: &Place, dir: &Dir) -> anyhow::Result<Daemon> {
-    let config = ENVOY.replace("CA_FILE", &lab.ca.root().display().to_string());
+pub(crate) fn envoy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Daemon> {
+    let config = ENVOY
+        .replace("CA_FILE", &lab.ca.root().display().to_string())
+        .replace("TLS_PORT", &job.server_port().to_string());
     let config = dir.write("envoy.yaml", config)?;
     let mut command = lab::exempt(place, &interceptor_tests::envoy_binary()?.display().to_string());
     command.arg("-c").arg(config).args([
@@ -38,7 +33,8 @@ pub(crate) fn nginx(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Re
         "daemon off;\nmaster_process off;\npid {paths}/pid;\nerror_log {paths}/error.log;\n\
          events {{ worker_connections 8192; }}\n"
     );
-    let http = |port: u16, scheme: &str, tls: &str| {
+    let port = job.server_port();
+    let http = |scheme: &str, tls: &str| {
         format!(
             "{main}http {{\naccess_log off;\nclient_body_temp_path {paths}/body;\nproxy_temp_path {paths}/proxy;\n\
              fastcgi_temp_path {paths}/fastcgi;\nuwsgi_temp_path {paths}/uwsgi;\nscgi_temp_path {paths}/scgi;\n\
@@ -48,21 +44,22 @@ pub(crate) fn nginx(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Re
              proxy_http_version 1.1;\nproxy_set_header Host $http_host;\nproxy_set_header Connection \"\";\n{tls}}}\n}}\n}}\n"
         )
     };
-    let config = match job {
-        Job::Plain => http(PLAIN, "http", ""),
-        Job::Originate => http(
-            TLS,
+    let config = if job == Job::Opaque {
+        format!(
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n{main}\
+             stream {{ server {{ listen {PROXY} backlog=8192; proxy_pass {SERVER}:{port}; }} }}\n"
+        )
+    } else if job.is_tls() {
+        http(
             "https",
             &format!(
-                "proxy_ssl_server_name on;\nproxy_ssl_name {HOST};\nproxy_ssl_verify on;\n\
-                 proxy_ssl_trusted_certificate {};\n",
+                "proxy_ssl_protocols TLSv1.2 TLSv1.3;\nproxy_ssl_server_name on;\nproxy_ssl_name {HOST};\n\
+                 proxy_ssl_verify on;\nproxy_ssl_trusted_certificate {};\n",
                 lab.ca.root().display()
             ),
-        ),
-        Job::Opaque => format!(
-            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n{main}\
-             stream {{ server {{ listen {PROXY} backlog=8192; proxy_pass {SERVER}:{OPAQUE}; }} }}\n"
-        ),
+        )
+    } else {
+        http("http", "")
     };
     let config = dir.write("nginx.conf", config)?;
     let mut command = lab::exempt(place, "/usr/sbin/nginx");
@@ -71,23 +68,16 @@ pub(crate) fn nginx(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Re
 }
 
 pub(crate) fn haproxy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Daemon> {
-    let (mode, server) = match job {
-        Job::Plain => ("http", format!("{SERVER}:{PLAIN}")),
-        Job::Originate => (
-            "http",
-            format!(
-                "{SERVER}:{TLS} ssl verify required ca-file {} sni str({HOST}) verifyhost {HOST}",
-                lab.ca.root().display()
-            ),
-        ),
-        Job::Opaque => ("tcp", format!("{SERVER}:{OPAQUE}")),
-    };
-    let reuse = if mode == "http" { "http-reuse always\n" } else { "" };
+    let port = job.server_port();
+    let tls =
+        format!("ssl verify required ca-file {} sni str({HOST}) verifyhost {HOST}", lab.ca.root().display());
+    let tls = if job.is_tls() { tls.as_str() } else { "" };
+    let (mode, reuse) = if job == Job::Opaque { ("tcp", "") } else { ("http", "http-reuse always\n") };
     let config = format!(
         "global\nnbthread 1\nmaxconn 4000\n\
          defaults\nmode {mode}\ntimeout connect 10s\ntimeout client 1h\ntimeout server 1h\n{reuse}\
          frontend outbound\nbind :{PROXY} backlog 8192\ndefault_backend web\n\
-         backend web\nserver web {server}\n"
+         backend web\nserver web {SERVER}:{port} {tls}\n"
     );
     let config = dir.write("haproxy.cfg", config)?;
     let mut command = lab::exempt(place, "/usr/sbin/haproxy");

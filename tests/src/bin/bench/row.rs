@@ -1,7 +1,6 @@
 //! A row: the way that a client's connections take to the server, and starting it afresh.
 
 use std::fmt;
-use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,8 +8,9 @@ use anyhow::Context;
 use interceptor_tests::{Cgroup, Daemon, Dir};
 
 use crate::client::Client;
-use crate::lab::{self, Lab, OPAQUE, ORIGINATED, PLAIN, Place, SERVER, TLS};
-use crate::peers::{self, Job};
+use crate::job::Job;
+use crate::lab::{self, Lab, Place};
+use crate::peers;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Row {
@@ -75,18 +75,19 @@ impl<'lab> Running<'lab> {
         let dir = Dir::new()?;
         let daemon = match row {
             Row::Direct | Row::Interceptor => None,
-            Row::Envoy => Some(peers::envoy(lab, place, &dir)?),
+            Row::Envoy => Some(peers::envoy(lab, place, &dir, job)?),
             Row::Nginx => Some(peers::nginx(lab, place, &dir, job)?),
             Row::Haproxy => Some(peers::haproxy(lab, place, &dir, job)?),
         };
-        let command = if row == Row::Interceptor { intercepted(lab, place, &dir)? } else { client(place)? };
+        let command =
+            if row == Row::Interceptor { intercepted(lab, place, &dir, job)? } else { client(place)? };
         Self::start(command, lab, place, daemon, None, dir)
     }
 
     /// Starts the interceptor with its resources and whatever else is in `dir`.
     pub(crate) fn configured(lab: &'lab Lab, places: &'lab Places, dir: Dir) -> anyhow::Result<Self> {
         let place = places.of(Row::Interceptor);
-        Self::start(intercepted(lab, place, &dir)?, lab, place, None, None, dir)
+        Self::start(intercepted(lab, place, &dir, Job::Plain)?, lab, place, None, None, dir)
     }
 
     /// Starts the client with `command`; its proxy is `daemon`, or what the command puts around the client.
@@ -110,8 +111,11 @@ impl<'lab> Running<'lab> {
 }
 
 /// The client below `interceptor exec`, by the resources in `dir`, to which this adds the server's.
-fn intercepted(lab: &Lab, place: &Place, dir: &Dir) -> anyhow::Result<Command> {
-    dir.write("resources.yaml", RESOURCES.replace("CA_FILE", &lab.ca.root().display().to_string()))?;
+fn intercepted(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Command> {
+    let resources = RESOURCES
+        .replace("CA_FILE", &lab.ca.root().display().to_string())
+        .replace("TLS_PORT", &job.server_port().to_string());
+    dir.write("resources.yaml", resources)?;
     let mut command = place.netns.command(&interceptor()?);
     command.args(["exec", "--outbound-traffic-policy", "REGISTRY_ONLY", "-c"]);
     command.arg(dir.path()).arg("--").args(client_words()?);
@@ -147,7 +151,7 @@ pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
     target.map(Path::to_owned).with_context(|| format!("{} is not below a target directory", exe.display()))
 }
 
-/// The same as the peers' configuration, as resources. Host and ports are those of [`crate::lab`].
+/// The same as the peers' configuration, as resources. Host and ports are those of [`crate::lab`], TLS_PORT the job's.
 const RESOURCES: &str = r#"
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -157,7 +161,7 @@ spec:
   addresses: [203.0.113.10]
   ports:
   - { number: 80, name: http, protocol: HTTP }
-  - { number: 8080, name: http-originated, protocol: HTTP, targetPort: 443 }
+  - { number: 8080, name: http-originated, protocol: HTTP, targetPort: TLS_PORT }
   - { number: 9000, name: tcp, protocol: TCP }
   location: MESH_EXTERNAL
   resolution: STATIC
@@ -174,20 +178,3 @@ spec:
     - port: { number: 8080 }
       tls: { mode: SIMPLE, sni: bench.test, caCertificates: CA_FILE }
 "#;
-
-/// The address that clients use for a job, through a proxy or without.
-pub(crate) fn address(row: Row, job: Job) -> SocketAddrV4 {
-    let port = match (job, row) {
-        (Job::Plain, _) => PLAIN,
-        (Job::Originate, Row::Direct) => TLS,
-        (Job::Originate, _) => ORIGINATED,
-        (Job::Opaque, _) => OPAQUE,
-    };
-    SocketAddrV4::new(SERVER, port)
-}
-
-/// The URL that wrk asks for.
-pub(crate) fn url(row: Row, job: Job) -> String {
-    let scheme = if job == Job::Originate && row == Row::Direct { "https" } else { "http" };
-    format!("{scheme}://{}/", address(row, job))
-}

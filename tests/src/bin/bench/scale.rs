@@ -9,9 +9,9 @@ use interceptor_tests::Dir;
 use crate::carry::{self, Keep};
 use crate::client::{Answer, Order};
 use crate::cpu;
+use crate::job::Job;
 use crate::lab::Lab;
-use crate::peers::Job;
-use crate::row::{self, Places, Row, Running};
+use crate::row::{Places, Row, Running};
 use crate::window::Window;
 use crate::workload::{Effort, Measured};
 
@@ -47,7 +47,7 @@ pub(crate) fn measure(lab: &Lab, places: &Places, count: usize, effort: Effort) 
         std::fs::write(&next, services(file, count, status)).context("cannot write a file")?;
         let began = Instant::now();
         std::fs::rename(&next, path.join(file_name(file))).context("cannot rename a file")?;
-        let (address, host) = (row::address(Row::Interceptor, Job::Plain), host(changed));
+        let (address, host) = (Job::Plain.address(Row::Interceptor), host(changed));
         match running.client.order(&Order::Until { address, host, status })? {
             Answer::Held => change_ms += began.elapsed().as_secs_f64() * 1e3 / f64::from(CHANGES),
             other @ (Answer::Ready { .. }

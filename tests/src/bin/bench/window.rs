@@ -62,7 +62,7 @@ impl Moment {
             proxy = proxy + cpu::of_processes(&row.proxy)?;
             others = others + cpu::of_process(row.client.pid(), true)?;
             accepted += row.place.accepted()?;
-            web = Some(row.lab.web_pid());
+            web = Some(row.lab.web.pid());
         }
         if let Some(pid) = web {
             others = others + cpu::of_process(pid, false)?;

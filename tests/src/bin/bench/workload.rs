@@ -2,8 +2,8 @@
 
 use crate::carry::{self, Keep};
 use crate::connect::Ways;
+use crate::job::Job;
 use crate::lab::Lab;
-use crate::peers::Job;
 use crate::report::Figures;
 use crate::row::{Places, Row, Running};
 use crate::scale;
@@ -19,6 +19,10 @@ pub(crate) enum Workload {
     Close,
     /// HTTP/1.1 from the client, TLS to the server
     Originate,
+    /// The same with a full TLS handshake for each request
+    HandshakeFull,
+    /// The same with a resumed one
+    HandshakeResumed,
     /// HTTP/1.1, a thousand requests a second on one connection
     Paced,
     /// Opaque TCP connections of 64 bytes, one after the other
@@ -46,11 +50,13 @@ pub(crate) type Column = (&'static str, &'static str, usize);
 const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
 
 impl Workload {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Connect,
         Self::Keepalive,
         Self::Close,
         Self::Originate,
+        Self::HandshakeFull,
+        Self::HandshakeResumed,
         Self::Paced,
         Self::Exchange,
         Self::Download,
@@ -64,6 +70,8 @@ impl Workload {
             Self::Keepalive => "keepalive",
             Self::Close => "close",
             Self::Originate => "originate",
+            Self::HandshakeFull => "handshake-full",
+            Self::HandshakeResumed => "handshake-resumed",
             Self::Paced => "paced",
             Self::Exchange => "exchange",
             Self::Download => "download",
@@ -79,6 +87,10 @@ impl Workload {
             Self::Close => "HTTP/1.1, a connection for each request (32 at a time)",
             Self::Originate => {
                 "TLS origination: HTTP/1.1 in, HTTP/1.1 over TLS out, 32 connections kept open"
+            }
+            Self::HandshakeFull => "TLS origination, the server closes after each response: full handshakes",
+            Self::HandshakeResumed => {
+                "TLS origination, the server closes after each response: resumed sessions"
             }
             Self::Paced => "HTTP/1.1, 1,000 requests a second on one connection",
             Self::Exchange => "Opaque TCP: connect, 64 bytes from the server, close; one after the other",
@@ -105,6 +117,17 @@ impl Workload {
                 ("cpu_user_us", "user", 1),
                 ("cpu_system_us", "system", 1),
                 RATIO,
+                ("redirected", "redirected", 0),
+            ],
+            Self::HandshakeFull | Self::HandshakeResumed => &[
+                ("requests_per_s", "requests/s", 0),
+                ("p50_us", "p50 µs", 0),
+                ("p99_us", "p99 µs", 0),
+                ("cpu_us", "proxy CPU µs/request", 1),
+                ("cpu_user_us", "user", 1),
+                ("cpu_system_us", "system", 1),
+                RATIO,
+                ("resumed_percent", "resumed %", 1),
                 ("redirected", "redirected", 0),
             ],
             Self::Paced | Self::Exchange => &[
@@ -148,8 +171,30 @@ impl Workload {
     pub(crate) fn cost(self) -> Option<&'static str> {
         match self {
             Self::Connect | Self::Memory | Self::Scale => None,
-            Self::Keepalive | Self::Close | Self::Originate | Self::Paced | Self::Exchange => Some("cpu_us"),
+            Self::Keepalive
+            | Self::Close
+            | Self::Originate
+            | Self::HandshakeFull
+            | Self::HandshakeResumed
+            | Self::Paced
+            | Self::Exchange => Some("cpu_us"),
             Self::Download => Some("cpu_s_per_gib"),
+        }
+    }
+
+    /// Whether a row has a part in it.
+    fn includes(self, row: Row) -> bool {
+        match self {
+            // Without a proxy there is nothing to tell.
+            Self::Memory | Self::HandshakeFull | Self::HandshakeResumed => row != Row::Direct,
+            Self::Connect
+            | Self::Keepalive
+            | Self::Close
+            | Self::Originate
+            | Self::Paced
+            | Self::Exchange
+            | Self::Download
+            | Self::Scale => true,
         }
     }
 
@@ -160,23 +205,21 @@ impl Workload {
         against: &[Row],
         effort: Effort,
     ) -> Vec<(String, anyhow::Result<Measured>)> {
-        let direct = [Row::Direct].into_iter().filter(|row| against.contains(row) && self != Self::Memory);
+        let direct = [Row::Direct].into_iter().filter(|row| against.contains(row));
         let peers = against.iter().copied().filter(|row| *row != Row::Direct);
+        let rows = direct.chain([Row::Interceptor]).chain(peers).filter(|row| self.includes(*row));
         let each = |measure: &dyn Fn(Row) -> anyhow::Result<Measured>| {
-            direct.chain([Row::Interceptor]).chain(peers).map(|row| (row.to_string(), measure(row))).collect()
+            rows.map(|row| (row.to_string(), measure(row))).collect()
         };
         let start = |row, job| Running::carrying(&stage.lab, &stage.places, row, job);
+        let requests = |row, job, keep| carry::requests(start(row, job)?, row, job, keep, effort);
         match self {
             Self::Connect => stage.ways.round(&stage.lab, effort.connects),
-            Self::Keepalive => {
-                each(&|row| carry::requests(start(row, Job::Plain)?, row, Job::Plain, Keep::Open, effort))
-            }
-            Self::Close => {
-                each(&|row| carry::requests(start(row, Job::Plain)?, row, Job::Plain, Keep::Close, effort))
-            }
-            Self::Originate => each(&|row| {
-                carry::requests(start(row, Job::Originate)?, row, Job::Originate, Keep::Open, effort)
-            }),
+            Self::Keepalive => each(&|row| requests(row, Job::Plain, Keep::Open)),
+            Self::Close => each(&|row| requests(row, Job::Plain, Keep::Close)),
+            Self::Originate => each(&|row| requests(row, Job::Originate, Keep::Open)),
+            Self::HandshakeFull => each(&|row| requests(row, Job::HandshakeFull, Keep::Open)),
+            Self::HandshakeResumed => each(&|row| requests(row, Job::HandshakeResumed, Keep::Open)),
             Self::Paced => each(&|row| carry::paced(start(row, Job::Plain)?, row, effort)),
             Self::Exchange => each(&|row| carry::exchanges(start(row, Job::Opaque)?, row, effort)),
             Self::Download => each(&|row| carry::download(start(row, Job::Opaque)?, row, effort)),
