@@ -7,7 +7,7 @@ use anyhow::ensure;
 use crate::lab::{OPAQUE, ORIGINATED, SERVER};
 use crate::report::Figures;
 use crate::row::Row;
-use crate::web::{PLAIN, Saw, TLS, TLS_FULL, TLS_TICKETS};
+use crate::web::{PLAIN, Saw, TLS, TLS_FULL, TLS_HTTP2, TLS_TICKETS};
 
 /// What all that comes becomes of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(crate) enum Job {
     HandshakeFull,
     /// The same with a resumed one.
     HandshakeResumed,
+    /// HTTP/1.1 in, HTTP/2 over TLS out.
+    Http2,
     Opaque,
 }
 
@@ -35,6 +37,7 @@ impl Job {
             Self::Originate => TLS,
             Self::HandshakeFull => TLS_FULL,
             Self::HandshakeResumed => TLS_TICKETS,
+            Self::Http2 => TLS_HTTP2,
             Self::Opaque => OPAQUE,
         }
     }
@@ -42,7 +45,7 @@ impl Job {
     /// Whether TLS is spoken there.
     pub(crate) fn is_tls(self) -> bool {
         match self {
-            Self::Originate | Self::HandshakeFull | Self::HandshakeResumed => true,
+            Self::Originate | Self::HandshakeFull | Self::HandshakeResumed | Self::Http2 => true,
             Self::Plain | Self::Opaque => false,
         }
     }
@@ -50,7 +53,7 @@ impl Job {
     /// Whether the server writes down what it sees of it.
     pub(crate) fn is_seen(self) -> bool {
         match self {
-            Self::HandshakeFull | Self::HandshakeResumed => true,
+            Self::HandshakeFull | Self::HandshakeResumed | Self::Http2 => true,
             Self::Plain | Self::Originate | Self::Opaque => false,
         }
     }
@@ -70,6 +73,10 @@ impl Job {
         let resumed_percent = saw.resumed / saw.handshakes * 100.0;
         match self {
             Self::Plain | Self::Originate | Self::Opaque => return Ok(()),
+            Self::Http2 => {
+                ensure!(saw.http2 == saw.requests, "the server saw other requests than HTTP/2: {saw:?}");
+                return Ok(());
+            }
             Self::HandshakeFull => ensure!(saw.resumed == 0.0, "the server saw resumed sessions: {saw:?}"),
             Self::HandshakeResumed => {
                 ensure!(resumed_percent >= 99.0, "the server saw full handshakes: {saw:?}");

@@ -12,9 +12,12 @@ use crate::lab::{self, HOST, Lab, PROXY, Place, SERVER};
 const ENVOY: &str = include_str!("envoy.yaml");
 
 pub(crate) fn envoy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Daemon> {
-    let config = ENVOY
+    let mut config = ENVOY
         .replace("CA_FILE", &lab.ca.root().display().to_string())
         .replace("TLS_PORT", &job.server_port().to_string());
+    if job == Job::Http2 {
+        config = config.replace("# HTTP2 ", "");
+    }
     let config = dir.write("envoy.yaml", config)?;
     let mut command = lab::exempt(place, &interceptor_tests::envoy_binary()?.display().to_string());
     command.arg("-c").arg(config).args([
@@ -72,12 +75,13 @@ pub(crate) fn haproxy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::
     let tls =
         format!("ssl verify required ca-file {} sni str({HOST}) verifyhost {HOST}", lab.ca.root().display());
     let tls = if job.is_tls() { tls.as_str() } else { "" };
+    let alpn = if job == Job::Http2 { "alpn h2" } else { "" };
     let (mode, reuse) = if job == Job::Opaque { ("tcp", "") } else { ("http", "http-reuse always\n") };
     let config = format!(
         "global\nnbthread 1\nmaxconn 4000\n\
          defaults\nmode {mode}\ntimeout connect 10s\ntimeout client 1h\ntimeout server 1h\n{reuse}\
          frontend outbound\nbind :{PROXY} backlog 8192\ndefault_backend web\n\
-         backend web\nserver web {SERVER}:{port} {tls}\n"
+         backend web\nserver web {SERVER}:{port} {tls} {alpn}\n"
     );
     let config = dir.write("haproxy.cfg", config)?;
     let mut command = lab::exempt(place, "/usr/sbin/haproxy");

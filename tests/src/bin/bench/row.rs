@@ -114,7 +114,8 @@ impl<'lab> Running<'lab> {
 fn intercepted(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Command> {
     let resources = RESOURCES
         .replace("CA_FILE", &lab.ca.root().display().to_string())
-        .replace("TLS_PORT", &job.server_port().to_string());
+        .replace("TLS_PORT", &job.server_port().to_string())
+        .replace("H2_POLICY", if job == Job::Http2 { "UPGRADE" } else { "DO_NOT_UPGRADE" });
     dir.write("resources.yaml", resources)?;
     let mut command = place.netns.command(&interceptor()?);
     command.args(["exec", "--outbound-traffic-policy", "REGISTRY_ONLY", "-c"]);
@@ -176,5 +177,6 @@ spec:
   trafficPolicy:
     portLevelSettings:
     - port: { number: 8080 }
+      connectionPool: { http: { h2UpgradePolicy: H2_POLICY } }
       tls: { mode: SIMPLE, sni: bench.test, caCertificates: CA_FILE }
 "#;

@@ -17,6 +17,8 @@ pub(crate) const TLS: u16 = 443;
 pub(crate) const TLS_FULL: u16 = 8443;
 /// TLS with tickets, and a connection for each request.
 pub(crate) const TLS_TICKETS: u16 = 8444;
+/// HTTP/2 over TLS, and HTTP/1.1 for whoever asks for that.
+pub(crate) const TLS_HTTP2: u16 = 8445;
 
 #[derive(Debug)]
 pub(crate) struct Web {
@@ -24,8 +26,8 @@ pub(crate) struct Web {
     dir: Dir,
 }
 
-/// Of a request: TLS version, `r` when the session was resumed and `.` when not, its number on the connection.
-const SAW: &str = "$ssl_protocol $ssl_session_reused $connection_requests";
+/// Of a request: TLS version, `r` when the session was resumed and `.` when not, its number on the connection, HTTP version.
+const SAW: &str = "$ssl_protocol $ssl_session_reused $connection_requests $server_protocol";
 
 /// Requests that the server saw.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -35,6 +37,8 @@ pub(crate) struct Saw {
     pub(crate) handshakes: f64,
     /// Those of them whose session was resumed.
     pub(crate) resumed: f64,
+    /// HTTP/2 requests.
+    pub(crate) http2: f64,
 }
 
 impl Web {
@@ -65,6 +69,7 @@ impl Web {
                        ssl_conf_command NumTickets 0;\n",
             ),
             site(listen(TLS_TICKETS, "ssl"), saw(TLS_TICKETS) + "keepalive_timeout 0;\n"),
+            site(listen(TLS_HTTP2, "ssl http2"), saw(TLS_HTTP2)),
         ];
         let config = format!(
             "daemon off;\nmaster_process off;\npid {0}/pid;\nerror_log {0}/error.log;\n\
@@ -121,6 +126,7 @@ fn read(log: &str) -> anyhow::Result<Saw> {
     for line in log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         let mut words = line.split(' ');
         let (version, resumed, number) = (words.next(), words.next(), words.next());
+        saw.http2 += if words.next() == Some("HTTP/2.0") { 1.0 } else { 0.0 };
         ensure!(version == Some("TLSv1.3"), "the server saw {line:?}, not TLS 1.3");
         saw.requests += 1.0;
         if number == Some("1") {
@@ -137,8 +143,9 @@ mod tests {
 
     #[test]
     fn a_log_tells_handshakes_and_resumed_ones() {
-        let saw = read("TLSv1.3 . 1\nTLSv1.3 r 1\nTLSv1.3 r 2\nTLSv1.3 r").unwrap();
-        assert_eq!(saw, Saw { requests: 3.0, handshakes: 2.0, resumed: 1.0 });
-        assert!(read("TLSv1.2 . 1\n").is_err());
+        let saw =
+            read("TLSv1.3 . 1 HTTP/1.1\nTLSv1.3 r 1 HTTP/2.0\nTLSv1.3 r 2 HTTP/2.0\nTLSv1.3 r 3").unwrap();
+        assert_eq!(saw, Saw { requests: 3.0, handshakes: 2.0, resumed: 1.0, http2: 2.0 });
+        assert!(read("TLSv1.2 . 1 HTTP/1.1\n").is_err());
     }
 }

@@ -23,6 +23,8 @@ pub(crate) enum Workload {
     HandshakeFull,
     /// The same with a resumed one
     HandshakeResumed,
+    /// HTTP/1.1 from the client, HTTP/2 over TLS to the server
+    OriginateH2,
     /// HTTP/1.1, a thousand requests a second on one connection
     Paced,
     /// Opaque TCP connections of 64 bytes, one after the other
@@ -50,13 +52,14 @@ pub(crate) type Column = (&'static str, &'static str, usize);
 const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
 
 impl Workload {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Connect,
         Self::Keepalive,
         Self::Close,
         Self::Originate,
         Self::HandshakeFull,
         Self::HandshakeResumed,
+        Self::OriginateH2,
         Self::Paced,
         Self::Exchange,
         Self::Download,
@@ -72,6 +75,7 @@ impl Workload {
             Self::Originate => "originate",
             Self::HandshakeFull => "handshake-full",
             Self::HandshakeResumed => "handshake-resumed",
+            Self::OriginateH2 => "originate-h2",
             Self::Paced => "paced",
             Self::Exchange => "exchange",
             Self::Download => "download",
@@ -92,6 +96,9 @@ impl Workload {
             Self::HandshakeResumed => {
                 "TLS origination, the server closes after each response: resumed sessions"
             }
+            Self::OriginateH2 => {
+                "TLS origination: HTTP/1.1 in, HTTP/2 over TLS out, 32 connections kept open"
+            }
             Self::Paced => "HTTP/1.1, 1,000 requests a second on one connection",
             Self::Exchange => "Opaque TCP: connect, 64 bytes from the server, close; one after the other",
             Self::Download => "Opaque TCP, one stream from the server",
@@ -109,7 +116,7 @@ impl Workload {
                 ("added_us", "added µs", 2),
                 ("connect_p99_us", "p99 µs", 1),
             ],
-            Self::Keepalive | Self::Close | Self::Originate => &[
+            Self::Keepalive | Self::Close | Self::Originate | Self::OriginateH2 => &[
                 ("requests_per_s", "requests/s", 0),
                 ("p50_us", "p50 µs", 0),
                 ("p99_us", "p99 µs", 0),
@@ -176,6 +183,7 @@ impl Workload {
             | Self::Originate
             | Self::HandshakeFull
             | Self::HandshakeResumed
+            | Self::OriginateH2
             | Self::Paced
             | Self::Exchange => Some("cpu_us"),
             Self::Download => Some("cpu_s_per_gib"),
@@ -185,6 +193,8 @@ impl Workload {
     /// Whether a row has a part in it.
     fn includes(self, row: Row) -> bool {
         match self {
+            // wrk speaks no HTTP/2, and nginx none to servers.
+            Self::OriginateH2 => row != Row::Direct && row != Row::Nginx,
             // Without a proxy there is nothing to tell.
             Self::Memory | Self::HandshakeFull | Self::HandshakeResumed => row != Row::Direct,
             Self::Connect
@@ -220,6 +230,7 @@ impl Workload {
             Self::Originate => each(&|row| requests(row, Job::Originate, Keep::Open)),
             Self::HandshakeFull => each(&|row| requests(row, Job::HandshakeFull, Keep::Open)),
             Self::HandshakeResumed => each(&|row| requests(row, Job::HandshakeResumed, Keep::Open)),
+            Self::OriginateH2 => each(&|row| requests(row, Job::Http2, Keep::Open)),
             Self::Paced => each(&|row| carry::paced(start(row, Job::Plain)?, row, effort)),
             Self::Exchange => each(&|row| carry::exchanges(start(row, Job::Opaque)?, row, effort)),
             Self::Download => each(&|row| carry::download(start(row, Job::Opaque)?, row, effort)),
