@@ -1,5 +1,7 @@
 //! What is asked of a row that carries traffic, and the figures that gives.
 
+use std::time::Duration;
+
 use anyhow::{bail, ensure};
 
 use crate::client::{Answer, Order, WRK_SCRIPT};
@@ -7,7 +9,7 @@ use crate::cpu;
 use crate::job::Job;
 use crate::lab::HOST;
 use crate::report::Figures;
-use crate::row::{Row, Running};
+use crate::row::{ACCESS_LOG, Row, Running};
 use crate::window::{Seen, Window};
 use crate::workload::{Effort, Measured};
 
@@ -70,6 +72,9 @@ pub(crate) fn requests(
         ("redirected", seen.redirected),
     ]);
     seen.cpu_per(load.requests, &mut figures);
+    if job == Job::Logged {
+        check_logged(&running, row, load.requests)?;
+    }
     if let Some(watch) = watch {
         job.check(&watch.saw(load.requests)?, &mut figures)?;
     }
@@ -161,6 +166,17 @@ pub(crate) fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measu
         ("redirected", seen.redirected),
     ]);
     Ok(Measured { seen, figures })
+}
+
+/// A line that was lost cost nothing to write.
+fn check_logged(running: &Running<'_>, row: Row, requests: f64) -> anyhow::Result<()> {
+    let log = running.dir.join(if row == Row::Haproxy { "log" } else { ACCESS_LOG });
+    let what = format!("{requests} lines in the access log");
+    interceptor_tests::wait_for(&what, Duration::from_secs(10), || {
+        #[expect(clippy::cast_precision_loss, reason = "some ten thousands")]
+        let lines = std::fs::read_to_string(&log).ok()?.matches("\"GET / HTTP/1.1\"").count() as f64;
+        (lines >= requests).then_some(())
+    })
 }
 
 /// Connections that a proxy closed, and the client had to make anew, are another workload.

@@ -13,6 +13,8 @@ use crate::web::{PLAIN, Saw, TLS, TLS_FULL, TLS_HTTP2, TLS_TICKETS};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Job {
     Plain,
+    /// The same with an access log.
+    Logged,
     /// HTTP in, TLS out.
     Originate,
     /// The same with a full handshake for each request.
@@ -33,7 +35,7 @@ impl Job {
     /// The server's port that a proxy connects to.
     pub(crate) fn server_port(self) -> u16 {
         match self {
-            Self::Plain => PLAIN,
+            Self::Plain | Self::Logged => PLAIN,
             Self::Originate => TLS,
             Self::HandshakeFull => TLS_FULL,
             Self::HandshakeResumed => TLS_TICKETS,
@@ -46,7 +48,7 @@ impl Job {
     pub(crate) fn is_tls(self) -> bool {
         match self {
             Self::Originate | Self::HandshakeFull | Self::HandshakeResumed | Self::Http2 => true,
-            Self::Plain | Self::Opaque => false,
+            Self::Plain | Self::Logged | Self::Opaque => false,
         }
     }
 
@@ -54,7 +56,7 @@ impl Job {
     pub(crate) fn is_seen(self) -> bool {
         match self {
             Self::HandshakeFull | Self::HandshakeResumed | Self::Http2 => true,
-            Self::Plain | Self::Originate | Self::Opaque => false,
+            Self::Plain | Self::Logged | Self::Originate | Self::Opaque => false,
         }
     }
 
@@ -72,7 +74,7 @@ impl Job {
     pub(crate) fn check(self, saw: &Saw, figures: &mut Figures) -> anyhow::Result<()> {
         let resumed_percent = saw.resumed / saw.handshakes * 100.0;
         match self {
-            Self::Plain | Self::Originate | Self::Opaque => return Ok(()),
+            Self::Plain | Self::Logged | Self::Originate | Self::Opaque => return Ok(()),
             Self::Http2 => {
                 ensure!(saw.http2 == saw.requests, "the server saw other requests than HTTP/2: {saw:?}");
                 return Ok(());

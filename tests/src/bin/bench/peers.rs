@@ -1,6 +1,6 @@
 //! The proxies that the interceptor is compared with, one worker each, doing the same job: what the row's client
 //! sends to the server's plain port goes on in clear, what it sends to the originated port as TLS, and the opaque
-//! port byte for byte. All verify the server's certificate. Access logs are off everywhere.
+//! port byte for byte. All verify the server's certificate. Only [`Job::Logged`] has access logs.
 
 use std::process::Command;
 
@@ -8,6 +8,7 @@ use interceptor_tests::{Daemon, Dir};
 
 use crate::job::Job;
 use crate::lab::{self, HOST, Lab, PROXY, Place, SERVER};
+use crate::row::ACCESS_LOG;
 
 const ENVOY: &str = include_str!("envoy.yaml");
 
@@ -15,8 +16,10 @@ pub(crate) fn envoy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Re
     let mut config = ENVOY
         .replace("CA_FILE", &lab.ca.root().display().to_string())
         .replace("TLS_PORT", &job.server_port().to_string());
-    if job == Job::Http2 {
-        config = config.replace("# HTTP2 ", "");
+    match job {
+        Job::Http2 => config = config.replace("# HTTP2 ", ""),
+        Job::Logged => config = config.replace("# LOG ", ""),
+        Job::Plain | Job::Originate | Job::HandshakeFull | Job::HandshakeResumed | Job::Opaque => {}
     }
     let config = dir.write("envoy.yaml", config)?;
     let mut command = lab::exempt(place, &interceptor_tests::envoy_binary()?.display().to_string());
@@ -26,6 +29,8 @@ pub(crate) fn envoy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Re
         "--disable-hot-restart",
         "--log-level",
         "error",
+        "--file-flush-interval-msec",
+        "1000",
     ]);
     ready(command, "envoy", place, dir)
 }
@@ -37,9 +42,10 @@ pub(crate) fn nginx(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Re
          events {{ worker_connections 8192; }}\n"
     );
     let port = job.server_port();
+    let log = if job == Job::Logged { ACCESS_LOG } else { "off" };
     let http = |scheme: &str, tls: &str| {
         format!(
-            "{main}http {{\naccess_log off;\nclient_body_temp_path {paths}/body;\nproxy_temp_path {paths}/proxy;\n\
+            "{main}http {{\naccess_log {log};\nclient_body_temp_path {paths}/body;\nproxy_temp_path {paths}/proxy;\n\
              fastcgi_temp_path {paths}/fastcgi;\nuwsgi_temp_path {paths}/uwsgi;\nscgi_temp_path {paths}/scgi;\n\
              keepalive_timeout 1h;\nkeepalive_requests 1000000000;\n\
              upstream web {{ server {SERVER}:{port}; keepalive 256; keepalive_requests 1000000000; }}\n\
@@ -77,9 +83,10 @@ pub(crate) fn haproxy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::
     let tls = if job.is_tls() { tls.as_str() } else { "" };
     let alpn = if job == Job::Http2 { "alpn h2" } else { "" };
     let (mode, reuse) = if job == Job::Opaque { ("tcp", "") } else { ("http", "http-reuse always\n") };
+    let log = if job == Job::Logged { "log stdout format raw daemon\noption httplog\n" } else { "" };
     let config = format!(
         "global\nnbthread 1\nmaxconn 4000\n\
-         defaults\nmode {mode}\ntimeout connect 10s\ntimeout client 1h\ntimeout server 1h\n{reuse}\
+         defaults\nmode {mode}\ntimeout connect 10s\ntimeout client 1h\ntimeout server 1h\n{reuse}{log}\
          frontend outbound\nbind :{PROXY} backlog 8192\ndefault_backend web\n\
          backend web\nserver web {SERVER}:{port} {tls} {alpn}\n"
     );

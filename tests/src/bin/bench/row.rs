@@ -43,9 +43,12 @@ pub(crate) struct Running<'lab> {
     pub(crate) lab: &'lab Lab,
     pub(crate) place: &'lab Place,
     _daemon: Option<Daemon>,
+    pub(crate) dir: Dir,
     _cgroup: Option<Cgroup>,
-    _dir: Dir,
 }
+
+/// The access log in a row's directory; haproxy's is on its standard output.
+pub(crate) const ACCESS_LOG: &str = "access.log";
 
 /// The places of proxies: behind Istio's rules, or without any.
 #[derive(Debug)]
@@ -106,7 +109,7 @@ impl<'lab> Running<'lab> {
             None if client.started_pid() == client.pid() => Vec::new(),
             None => crate::cpu::tree(client.started_pid(), Some(client.pid()))?,
         };
-        Ok(Self { client, proxy, lab, place, _daemon: daemon, _cgroup: cgroup, _dir: dir })
+        Ok(Self { client, proxy, lab, place, _daemon: daemon, dir, _cgroup: cgroup })
     }
 }
 
@@ -119,7 +122,11 @@ fn intercepted(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<
     dir.write("resources.yaml", resources)?;
     let mut command = place.netns.command(&interceptor()?);
     command.args(["exec", "--outbound-traffic-policy", "REGISTRY_ONLY", "-c"]);
-    command.arg(dir.path()).arg("--").args(client_words()?);
+    command.arg(dir.path());
+    if job == Job::Logged {
+        command.arg("--access-log").arg(dir.join(ACCESS_LOG));
+    }
+    command.arg("--").args(client_words()?);
     Ok(command)
 }
 

@@ -15,6 +15,8 @@ pub(crate) enum Workload {
     Connect,
     /// HTTP/1.1 on 32 connections that stay open
     Keepalive,
+    /// Connections that stay open, and each request written to the access log
+    Log,
     /// HTTP/1.1, a connection for each request
     Close,
     /// HTTP/1.1 from the client, TLS to the server
@@ -52,9 +54,10 @@ pub(crate) type Column = (&'static str, &'static str, usize);
 const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
 
 impl Workload {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Connect,
         Self::Keepalive,
+        Self::Log,
         Self::Close,
         Self::Originate,
         Self::HandshakeFull,
@@ -71,6 +74,7 @@ impl Workload {
         match self {
             Self::Connect => "connect",
             Self::Keepalive => "keepalive",
+            Self::Log => "log",
             Self::Close => "close",
             Self::Originate => "originate",
             Self::HandshakeFull => "handshake-full",
@@ -88,6 +92,7 @@ impl Workload {
         match self {
             Self::Connect => "connect() to a server in the same namespace",
             Self::Keepalive => "HTTP/1.1, 32 connections kept open",
+            Self::Log => "HTTP/1.1, 32 connections kept open, with the access log in a file",
             Self::Close => "HTTP/1.1, a connection for each request (32 at a time)",
             Self::Originate => {
                 "TLS origination: HTTP/1.1 in, HTTP/1.1 over TLS out, 32 connections kept open"
@@ -116,7 +121,7 @@ impl Workload {
                 ("added_us", "added µs", 2),
                 ("connect_p99_us", "p99 µs", 1),
             ],
-            Self::Keepalive | Self::Close | Self::Originate | Self::OriginateH2 => &[
+            Self::Keepalive | Self::Log | Self::Close | Self::Originate | Self::OriginateH2 => &[
                 ("requests_per_s", "requests/s", 0),
                 ("p50_us", "p50 µs", 0),
                 ("p99_us", "p99 µs", 0),
@@ -179,6 +184,7 @@ impl Workload {
         match self {
             Self::Connect | Self::Memory | Self::Scale => None,
             Self::Keepalive
+            | Self::Log
             | Self::Close
             | Self::Originate
             | Self::HandshakeFull
@@ -196,7 +202,7 @@ impl Workload {
             // wrk speaks no HTTP/2, and nginx none to servers.
             Self::OriginateH2 => row != Row::Direct && row != Row::Nginx,
             // Without a proxy there is nothing to tell.
-            Self::Memory | Self::HandshakeFull | Self::HandshakeResumed => row != Row::Direct,
+            Self::Memory | Self::Log | Self::HandshakeFull | Self::HandshakeResumed => row != Row::Direct,
             Self::Connect
             | Self::Keepalive
             | Self::Close
@@ -226,6 +232,7 @@ impl Workload {
         match self {
             Self::Connect => stage.ways.round(&stage.lab, effort.connects),
             Self::Keepalive => each(&|row| requests(row, Job::Plain, Keep::Open)),
+            Self::Log => each(&|row| requests(row, Job::Logged, Keep::Open)),
             Self::Close => each(&|row| requests(row, Job::Plain, Keep::Close)),
             Self::Originate => each(&|row| requests(row, Job::Originate, Keep::Open)),
             Self::HandshakeFull => each(&|row| requests(row, Job::HandshakeFull, Keep::Open)),
