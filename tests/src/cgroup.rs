@@ -31,6 +31,13 @@ impl Cgroup {
         Ok(Self { path })
     }
 
+    /// A cgroup inside this one.
+    pub fn child(&self, name: &str) -> anyhow::Result<Self> {
+        let path = self.path.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { path })
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -11,6 +11,7 @@ use interceptor_tests::{Cgroup, Daemon, Dir};
 
 use crate::client::{Answer, Order};
 use crate::lab::{self, Lab, PROXY, Place, Rules, SERVER};
+use crate::pod::{Pod, Said};
 use crate::report::{Figures, median};
 use crate::row::{self, Running};
 use crate::window::Window;
@@ -19,6 +20,9 @@ use crate::workload::Measured;
 /// Connections of one turn.
 const TURN: usize = 250;
 const EXCLUDES: [usize; 3] = [0, 100, 1000];
+const PODS: [Said; 4] = [Said::LeftAlone, Said::Enrolled, Said::Heartbeat, Said::Enforced];
+/// An address of the place's own that is not loopback, which the gate doesn't look at.
+const OWN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -26,6 +30,8 @@ enum Way {
     Direct,
     /// Our hooks, with so many excluded ranges.
     Hooks { excludes: usize },
+    /// The hooks of a pod below an agent's gate.
+    Pod(Said),
     /// REDIRECT, after so many RETURN rules.
     Iptables { excludes: usize },
 }
@@ -35,7 +41,22 @@ impl fmt::Display for Way {
         match self {
             Self::Direct => f.write_str("direct"),
             Self::Hooks { excludes } => write!(f, "hooks, {excludes} excludes"),
+            Self::Pod(Said::LeftAlone) => f.write_str("gate alone"),
+            Self::Pod(Said::Enrolled) => f.write_str("hooks, gate"),
+            Self::Pod(Said::Heartbeat) => f.write_str("hooks, gate, heartbeat"),
+            Self::Pod(Said::Enforced) => f.write_str("hooks, gate, guard"),
             Self::Iptables { excludes } => write!(f, "iptables, {excludes} excludes"),
+        }
+    }
+}
+
+impl Way {
+    fn address(self) -> SocketAddrV4 {
+        match self {
+            Self::Direct => SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY),
+            Self::Pod(Said::LeftAlone) => SocketAddrV4::new(OWN, PROXY),
+            // Nothing listens at the server's port: who is not redirected is refused.
+            Self::Hooks { .. } | Self::Pod(_) | Self::Iptables { .. } => SocketAddrV4::new(SERVER, 9),
         }
     }
 }
@@ -49,6 +70,7 @@ pub(crate) struct Ways(Vec<(Way, Place)>);
 struct Turns<'lab> {
     way: Way,
     running: Running<'lab>,
+    _pod: Option<Pod>,
     p50_us: Vec<f64>,
     p99_us: Vec<f64>,
     added_us: Vec<f64>,
@@ -59,13 +81,18 @@ impl Ways {
         let all = [Way::Direct]
             .into_iter()
             .chain(EXCLUDES.map(|excludes| Way::Hooks { excludes }))
+            .chain(PODS.map(Way::Pod))
             .chain(EXCLUDES.map(|excludes| Way::Iptables { excludes }));
         let places = all.map(|way| {
             let rules = match way {
-                Way::Direct | Way::Hooks { .. } => Rules::None,
+                Way::Direct | Way::Hooks { .. } | Way::Pod(_) => Rules::None,
                 Way::Iptables { excludes } => Rules::Bare { excludes },
             };
-            Ok((way, lab.place(rules)?))
+            let place = lab.place(rules)?;
+            if way == Way::Pod(Said::LeftAlone) {
+                place.netns.ip(&format!("addr add {OWN}/32 dev lo\n"))?;
+            }
+            Ok((way, place))
         });
         places.collect::<anyhow::Result<_>>().map(Self)
     }
@@ -76,7 +103,7 @@ impl Ways {
         let mut started = Vec::new();
         for (way, place) in &self.0 {
             match start(lab, place, *way) {
-                Ok(running) => started.push(Turns::new(*way, running)),
+                Ok(turns) => started.push(turns),
                 Err(error) => results.push((way.to_string(), Err(error))),
             }
         }
@@ -103,10 +130,10 @@ fn take_turns(
             let p50_us = turns.take()?;
             match (turns.way, direct_us) {
                 (Way::Direct, _) => direct_us = Some(p50_us),
-                (Way::Hooks { .. } | Way::Iptables { .. }, Some(direct_us)) => {
+                (Way::Hooks { .. } | Way::Pod(_) | Way::Iptables { .. }, Some(direct_us)) => {
                     turns.added_us.push(p50_us - direct_us);
                 }
-                (Way::Hooks { .. } | Way::Iptables { .. }, None) => {}
+                (Way::Hooks { .. } | Way::Pod(_) | Way::Iptables { .. }, None) => {}
             }
         }
     }
@@ -118,17 +145,13 @@ fn take_turns(
 }
 
 impl<'lab> Turns<'lab> {
-    fn new(way: Way, running: Running<'lab>) -> Self {
-        Self { way, running, p50_us: Vec::new(), p99_us: Vec::new(), added_us: Vec::new() }
+    fn new(way: Way, running: Running<'lab>, pod: Option<Pod>) -> Self {
+        Self { way, running, _pod: pod, p50_us: Vec::new(), p99_us: Vec::new(), added_us: Vec::new() }
     }
 
     /// Connects some hundred times; the median.
     fn take(&mut self) -> anyhow::Result<f64> {
-        // Nothing listens at the server's port: who is not redirected is refused.
-        let address = match self.way {
-            Way::Direct => SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY),
-            Way::Hooks { .. } | Way::Iptables { .. } => SocketAddrV4::new(SERVER, 9),
-        };
+        let address = self.way.address();
         let answer = self
             .running
             .client
@@ -158,7 +181,7 @@ impl<'lab> Turns<'lab> {
 }
 
 /// Starts a server that closes at once, and a client whose connections end there.
-fn start<'lab>(lab: &'lab Lab, place: &'lab Place, way: Way) -> anyhow::Result<Running<'lab>> {
+fn start<'lab>(lab: &'lab Lab, place: &'lab Place, way: Way) -> anyhow::Result<Turns<'lab>> {
     place.flush()?;
     let dir = Dir::new()?;
     let cgroup = Cgroup::new()?;
@@ -167,6 +190,7 @@ fn start<'lab>(lab: &'lab Lab, place: &'lab Place, way: Way) -> anyhow::Result<R
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY);
     let daemon = Daemon::spawn(&mut sink, &dir.join("log"))?
         .wait_ready("the server that closes", || place.answers(address))?;
+    let mut pod = None;
     let command = match way {
         Way::Direct | Way::Iptables { .. } => row::client(place)?,
         Way::Hooks { excludes } => {
@@ -180,6 +204,11 @@ fn start<'lab>(lab: &'lab Lab, place: &'lab Place, way: Way) -> anyhow::Result<R
             command.arg("--").args(row::client_words()?);
             command
         }
+        Way::Pod(_) => pod.insert(Pod::new()?).command(&row::client(place)?),
     };
-    Running::start(command, lab, place, Some(daemon), Some(cgroup), dir)
+    let mut running = Running::start(command, lab, place, Some(daemon), Some(cgroup), dir)?;
+    if let (Way::Pod(said), Some(pod)) = (way, &mut pod) {
+        pod.decide(said, &mut running, way.address())?;
+    }
+    Ok(Turns::new(way, running, pod))
 }

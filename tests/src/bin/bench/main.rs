@@ -11,6 +11,7 @@ mod lab;
 mod machine;
 mod peers;
 mod plot;
+mod pod;
 mod report;
 mod row;
 mod scale;

@@ -44,7 +44,8 @@ pub(crate) struct Running<'lab> {
     pub(crate) place: &'lab Place,
     _daemon: Option<Daemon>,
     pub(crate) dir: Dir,
-    _cgroup: Option<Cgroup>,
+    /// The proxy's, if it has one.
+    pub(crate) cgroup: Option<Cgroup>,
 }
 
 /// The access log in a row's directory; haproxy's is on its standard output.
@@ -109,7 +110,7 @@ impl<'lab> Running<'lab> {
             None if client.started_pid() == client.pid() => Vec::new(),
             None => crate::cpu::tree(client.started_pid(), Some(client.pid()))?,
         };
-        Ok(Self { client, proxy, lab, place, _daemon: daemon, dir, _cgroup: cgroup })
+        Ok(Self { client, proxy, lab, place, _daemon: daemon, dir, cgroup })
     }
 }
 
