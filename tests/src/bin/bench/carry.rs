@@ -1,11 +1,11 @@
 //! What is asked of a row that carries traffic, and the figures that gives.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 
 use crate::client::{Answer, Order, WRK_SCRIPT};
-use crate::cpu;
+use crate::cpu::{self, Memory};
 use crate::job::Job;
 use crate::lab::HOST;
 use crate::report::Figures;
@@ -17,6 +17,11 @@ use crate::workload::{Effort, Measured};
 const CONNECTIONS: usize = 32;
 /// Connections held idle while memory is read.
 const IDLE: usize = 1000;
+
+/// Memory that has not shrunk for so long is what idle connections take.
+const SETTLED: Duration = Duration::from_secs(3);
+/// Longer is not waited for it.
+const SETTLING_MAX: Duration = Duration::from_secs(15);
 
 /// What the client does with a connection after a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +150,21 @@ pub(crate) fn download(mut running: Running<'_>, row: Row, effort: Effort) -> an
     Ok(Measured { seen, figures })
 }
 
+/// Memory once it has not shrunk for a while: connections may give back what they need only while they are busy.
+fn settled(proxy: &[u32]) -> anyhow::Result<Memory> {
+    let began = Instant::now();
+    let mut memory = cpu::memory(proxy)?;
+    let (mut least_kib, mut shrunk) = (memory.rss_kib, began);
+    while shrunk.elapsed() < SETTLED && began.elapsed() < SETTLING_MAX {
+        std::thread::sleep(Duration::from_millis(100));
+        memory = cpu::memory(proxy)?;
+        if memory.rss_kib < least_kib {
+            (least_kib, shrunk) = (memory.rss_kib, Instant::now());
+        }
+    }
+    Ok(memory)
+}
+
 /// The proxy just started, and with idle connections.
 pub(crate) fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measured> {
     let window = Window::begin([&running])?;
@@ -152,9 +172,9 @@ pub(crate) fn memory(mut running: Running<'_>, row: Row) -> anyhow::Result<Measu
     let order = |count| Order::Hold { address: Job::Plain.address(row), host: HOST.to_owned(), count };
     // What the first requests bring in once (code pages, pools) belongs to no connection.
     running.client.order(&order(CONNECTIONS))?;
-    let warm = cpu::memory(&running.proxy)?;
+    let warm = settled(&running.proxy)?;
     running.client.order(&order(IDLE))?;
-    let idle = cpu::memory(&running.proxy)?;
+    let idle = settled(&running.proxy)?;
     let seen = window.end([&running])?;
     check_redirected(row, &seen, IDLE)?;
     let each = |full: f64, empty: f64| (full - empty) / 1000.0;
