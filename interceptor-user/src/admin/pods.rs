@@ -39,10 +39,11 @@ pub(super) fn find<'a>(view: &'a View, name: &str) -> Result<&'a Arc<PodView>, R
     })
 }
 
-/// What an enrolled pod gets.
+/// What an enrolled pod gets, or what a gateway does, which is the one pod that it tells of.
 pub(super) fn compiled(pod: &PodView) -> Result<&Arc<Compiled>, Refusal> {
     let why_not = match (&pod.state, &pod.compiled) {
         (PodState::Enrolled, Some(compiled)) => return Ok(compiled),
+        (_, Some(compiled)) if compiled.settings.role.is_gateway() => return Ok(compiled),
         (PodState::Enrolled, None) => "its configuration is being compiled".to_owned(),
         (state, _) => match state.why() {
             Some(why) => format!("{}: {why}", state.name()),
