@@ -9,13 +9,23 @@ use super::query::Query;
 use super::refusal::Refusal;
 use crate::agent::view::View;
 use crate::dns;
-use crate::explain::{Asked, Outside, Subject};
+use crate::explain::{Asked, Outside, ServerFiles, Subject};
 use crate::output::Output;
+use crate::proxy;
 use crate::proxy::upstream::look_at_files;
+use crate::snapshot::TlsTermination;
 
 /// `true`: the connection is carried or left alone; `false`: it, or a share of it, is refused or answered by the proxy
 /// with an error.
 pub const CARRIED: HeaderName = HeaderName::from_static("x-interceptor-carried");
+
+/// What can't be used here can't be used at all.
+fn look_at_server(tls: &TlsTermination) -> ServerFiles {
+    match proxy::look_at_server(tls) {
+        Ok(trust_domains) => ServerFiles::Usable { trust_domains },
+        Err(reason) => ServerFiles::Unusable(reason),
+    }
+}
 
 /// May block: names may be looked up, and files of certificates read.
 pub(super) fn answer(view: &View, mut query: Query, request: &Bytes) -> Result<Response<Body>, Refusal> {
@@ -39,7 +49,8 @@ pub(super) fn answer(view: &View, mut query: Query, request: &Bytes) -> Result<R
         redirect: &pod.redirect,
         redirect_by: &pod.redirect_by,
     };
-    let explanation = asked.answer(subject, Outside { look_up: dns::look_up, look_at_files });
+    let outside = Outside { look_up: dns::look_up, look_at_server, look_at_files };
+    let explanation = asked.answer(subject, outside);
     let text = output.render(&explanation, ToString::to_string)?;
     let mut response = body::rendered(text, output);
     let carried = if explanation.is_carried() { "true" } else { "false" };

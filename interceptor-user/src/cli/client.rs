@@ -79,6 +79,11 @@ impl ClientFlags {
         }
     }
 
+    /// Whether all that it may have to show was given.
+    pub(super) fn has_certificates(&self) -> bool {
+        self.credentials_dir.is_some() && self.identity_dir.is_some()
+    }
+
     /// By name; of one given twice the later.
     pub(super) fn annotations(&self) -> BTreeMap<Arc<str>, Arc<str>> {
         self.annotations.iter().map(|Pair(name, value)| (Arc::clone(name), Arc::clone(value))).collect()

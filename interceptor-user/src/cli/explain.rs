@@ -10,9 +10,12 @@ use super::output;
 use super::resources::{Of, ResourceFlags};
 use crate::admin::CARRIED;
 use crate::dns;
-use crate::explain::{Asked, Header, Outside, Spoken, Target};
+use crate::explain::{Asked, Header, Outside, ServerFiles, Spoken, Target, parse_peer};
 use crate::output::Output;
+use crate::proxy;
 use crate::proxy::upstream::look_at_files;
+use crate::snapshot::{CertificateSource, TlsTermination};
+use crate::workload::SpiffeId;
 
 /// What we exit with when the connection would be refused, or answered here with an error.
 const NOT_CARRIED: u8 = 3;
@@ -55,6 +58,10 @@ pub(super) struct Arguments {
     /// At a gateway, the port of its Service that the connection comes to [default: that of TARGET]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), requires = "entrance")]
     port: Option<u16>,
+
+    /// At a gateway, who the client is by the certificate that it shows
+    #[arg(long, value_name = "SPIFFE-ID", value_parser = parse_peer, requires = "entrance")]
+    peer: Option<SpiffeId>,
 
     /// Look names up as they are now: the target's, and those of endpoints
     #[arg(long)]
@@ -99,10 +106,23 @@ enum Format {
     Yaml,
 }
 
+/// What a directory that was given holds is what the gateway has; the rest may be elsewhere where it runs.
+fn look_at_server(tls: &TlsTermination) -> ServerFiles {
+    let is_given = |source: &CertificateSource| matches!(source, CertificateSource::Credential(_));
+    match proxy::look_at_server(tls) {
+        Ok(trust_domains) => ServerFiles::Usable { trust_domains },
+        Err(reason) if tls.impossible.is_none() && tls.certificates.iter().any(is_given) => {
+            ServerFiles::Unusable(reason)
+        }
+        Err(reason) => ServerFiles::Unknown(reason),
+    }
+}
+
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let asked = Asked {
         target: arguments.target,
         port: arguments.port,
+        peer: arguments.peer,
         protocol: arguments.protocol.map(|protocol| match protocol {
             Protocol::Http => Spoken::Http,
             Protocol::Tls => Spoken::Tls,
@@ -122,8 +142,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (text, is_carried) = match arguments.resources.of() {
         Of::Files(files) => {
             let resources = files.compile(asked.address)?;
-            let explanation =
-                asked.answer(resources.subject(), Outside { look_up: dns::look_up, look_at_files });
+            let outside = Outside { look_up: dns::look_up, look_at_server, look_at_files };
+            let explanation = asked.answer(resources.subject(), outside);
             (output.render(&explanation, ToString::to_string)?, explanation.is_carried())
         }
         Of::Pod(pod) => {

@@ -14,8 +14,8 @@ use crate::compile::{Client, CompileSettings, NodePaths, Role, compile};
 use crate::exec::findings::Findings;
 use crate::explain::{Place, Subject, redirect_places};
 use crate::resource::{
-    Annotations, CAPTURE_DNS, ClientPolicy, ENFORCE, Labels, Level, Meta, POLICY, Resource, World,
-    parse_capture_dns, parse_enforce,
+    Annotations, CAPTURE_DNS, ClientPolicy, Diagnostic, ENFORCE, Labels, Level, Meta, POLICY, Resource,
+    World, code, parse_capture_dns, parse_enforce,
 };
 use crate::snapshot::{OutboundTrafficPolicy, Snapshot};
 use crate::source::FileSource;
@@ -139,10 +139,19 @@ impl FileFlags {
         let redirect = RedirectPolicy { enforced: snapshot.enforced.then(Enforced::default), ..redirect };
         diagnostics.extend(found);
         // What the resources do is told in full; what of them can't be used would be missed there.
-        diagnostics
-            .retain(|finding| finding.level == Level::Error || tracing::enabled!(tracing::Level::INFO));
+        diagnostics.retain(|finding| {
+            let is_told = finding.level == Level::Error || tracing::enabled!(tracing::Level::INFO);
+            is_told && !(self.gateway && self.is_of_certificates(finding))
+        });
         Findings::default().tell(diagnostics, source.texts());
         Ok(Resources { world, snapshot, settings, redirect, redirect_by })
+    }
+
+    /// Whether a finding is about certificates of a gateway's server, which need not be where this command runs.
+    fn is_of_certificates(&self, finding: &Diagnostic) -> bool {
+        !self.client.has_certificates()
+            && finding.code == Some(code::EGR0104.id)
+            && finding.resource.starts_with("Gateway ")
     }
 
     fn client_in(&self, world: &World) -> anyhow::Result<(Client, RedirectPolicy, Vec<Place>)> {

@@ -79,7 +79,7 @@ impl<'a> Scope<'a> {
         self.sidecar.as_ref().map(|sidecar| &*sidecar.egress).unwrap_or_default()
     }
 
-    pub(super) fn is_exported(&self, entry: &ServiceEntry) -> bool {
+    pub(crate) fn is_exported(&self, entry: &ServiceEntry) -> bool {
         let export_to = entry.export_to.or(&self.mesh.default_service_export_to);
         export_to.reaches(entry.meta.namespace(), self.namespace())
     }

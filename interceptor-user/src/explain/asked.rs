@@ -7,11 +7,12 @@ use std::str::FromStr;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::client_tls::ServerFiles;
 use super::{Explanation, Place, Question, Spoken, Target, explain};
 use crate::compile::CompileSettings;
 use crate::resource::World;
-use crate::snapshot::{Snapshot, TlsOrigination};
-use crate::workload::RedirectPolicy;
+use crate::snapshot::{Snapshot, TlsOrigination, TlsTermination};
+use crate::workload::{RedirectPolicy, SpiffeId};
 
 /// What becomes of a connection to `target`?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct Asked {
     /// At a gateway: the port of its Service that the connection comes to, if not the target's.
     #[serde(default)]
     pub port: Option<u16>,
+    /// At a gateway: who the client's certificate says that it is.
+    #[serde(default, serialize_with = "displayed_if_any", deserialize_with = "peer")]
+    pub peer: Option<SpiffeId>,
     /// What is spoken, if not what the target says.
     #[serde(default)]
     pub protocol: Option<Spoken>,
@@ -58,6 +62,8 @@ pub struct Subject<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Outside {
     pub look_up: fn(&str) -> Result<Vec<IpAddr>, String>,
+    /// See [`Question::look_at_server`].
+    pub look_at_server: fn(&TlsTermination) -> ServerFiles,
     /// See [`Question::look_at_files`].
     pub look_at_files: fn(&TlsOrigination) -> Result<TlsOrigination, String>,
 }
@@ -66,10 +72,8 @@ impl Asked {
     /// # Errors
     /// What of the question makes no sense for `settings`.
     pub fn check(&self, settings: &CompileSettings) -> Result<(), &'static str> {
-        if self.port.is_some() && !settings.role.is_gateway() {
-            return Err(
-                "a port beside the target's is asked of an egress gateway alone, where connections come to one",
-            );
+        if (self.port.is_some() || self.peer.is_some()) && !settings.role.is_gateway() {
+            return Err("a port beside the target's and a peer are asked of an egress gateway alone");
         }
         Ok(())
     }
@@ -89,6 +93,8 @@ impl Asked {
         let question = Question {
             target: self.target,
             port: self.port,
+            peer: self.peer,
+            look_at_server: outside.look_at_server,
             spoken: self.protocol,
             address,
             resolved,
@@ -140,6 +146,25 @@ fn displayed<S: Serializer>(value: &impl std::fmt::Display, serializer: S) -> Re
     serializer.collect_str(value)
 }
 
+fn displayed_if_any<S: Serializer>(
+    value: &Option<impl std::fmt::Display>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(ToString::to_string).serialize(serializer)
+}
+
+/// # Errors
+/// What is expected instead.
+pub fn parse_peer(text: &str) -> Result<SpiffeId, &'static str> {
+    SpiffeId::parse(text)
+        .ok_or("expected the identity in a certificate, such as spiffe://cluster.local/ns/shop/sa/cart")
+}
+
+fn peer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SpiffeId>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| parse_peer(&text).map_err(de::Error::custom)).transpose()
+}
+
 fn parsed<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: FromStr<Err: std::fmt::Display>,
@@ -157,6 +182,7 @@ mod tests {
         let asked = Asked {
             target: "https://www.apple.com:8443/x".parse().unwrap(),
             port: Some(80),
+            peer: Some(parse_peer("spiffe://td/ns/shop/sa/cart").unwrap()),
             protocol: Some(Spoken::Http),
             address: Some("192.0.2.1".parse().unwrap()),
             resolve: true,
@@ -176,6 +202,7 @@ mod tests {
             ("{}", "missing field `target`"),
             (r#"{"target":"a.example.com"}"#, "has no port"),
             (r#"{"target":"a:1","method":"G T"}"#, "invalid HTTP method"),
+            (r#"{"target":"a:1","peer":"shop/cart"}"#, "such as spiffe://cluster.local/ns/shop/sa/cart"),
             (r#"{"target":"a:1","headers":["x"]}"#, "expected NAME: VALUE"),
             (r#"{"target":"a:1","protocol":"udp"}"#, "`http`, `tls`, `tcp`"),
             (r#"{"target":"a:1","adress":"192.0.2.1"}"#, "unknown field `adress`"),

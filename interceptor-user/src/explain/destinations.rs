@@ -1,19 +1,21 @@
-//! The last steps: the clusters that a route leads to, their endpoints, TLS and limits, and what comes of it.
+//! The last steps: the clusters that a route leads to, who may use them, their endpoints, TLS and limits, and what comes of
+//! it.
 
 use std::net::SocketAddr;
 
 use http::Request;
 
-use super::explanation::{Explanation, Lookup, Outcome, PassedOver, Step};
+use super::access::{self, Access};
+use super::explanation::{Explanation, Outcome, Step};
 use super::target::Spoken;
 use super::{
-    Context, TcpRoute, considered, filters, intercepted, merged, outcome, places, settings, strict, tls,
-    words,
+    Context, TcpRoute, considered, endpoints, filters, intercepted, merged, off_limits, outcome, settings,
+    strict, tls, words,
 };
-use crate::compile::unix_endpoints;
 use crate::proxy::upstream::UpstreamError;
 use crate::resource::{ALLOW_FROM, Resource, ResourceKey};
-use crate::snapshot::{Cluster, ClusterName, Discovery, EndpointAddress, Forward, Route, WeightedCluster};
+use crate::snapshot::route::host_of;
+use crate::snapshot::{Cluster, ClusterName, Discovery, Forward, Refusal, Route, WeightedCluster};
 
 /// To the address that was asked for.
 pub(super) fn passthrough(
@@ -29,7 +31,7 @@ pub(super) fn passthrough(
     }
     step.notes.extend(strict_note(context));
     explanation.steps.push(step);
-    explanation.steps.push(original_address(explanation, destination.port(), destination));
+    explanation.steps.push(endpoints::original_address(explanation, destination.port(), destination));
     let spoken = context.spoken().0;
     explanation.outcomes.push(match route {
         _ if strict::refuses(context, destination, None) => {
@@ -46,24 +48,58 @@ pub(super) fn opaque(
     route: &TcpRoute,
     explanation: &mut Explanation,
 ) {
-    let spoken = context.spoken().0;
-    each(context, destination, &route.clusters, explanation, |cluster, name| match cluster {
-        Some(cluster)
-            if spoken == Spoken::Tls
-                && cluster.is_original_dst()
-                && strict::refuses(context, destination, Some(cluster)) =>
-        {
-            outcome::mismatched(name, None, spoken)
+    each(context, destination, &route.clusters, Sent::Bytes, explanation);
+}
+
+/// What is sent to a cluster.
+#[derive(Clone, Copy)]
+enum Sent<'a> {
+    Bytes,
+    /// By a route, with the Host as it came.
+    Request(&'a Route, &'a str),
+}
+
+impl Sent<'_> {
+    /// The name that goes on: by it rules are asked and names looked up.
+    fn name(self, context: Context<'_>, weighted: &WeightedCluster) -> Option<String> {
+        let Self::Request(route, host) = self else { return context.server_name() };
+        let of_route = route.changes.as_deref().and_then(|changes| changes.authority.as_ref());
+        let of_destination = || weighted.changes.as_deref()?.authority.as_ref();
+        let written = of_route.or_else(of_destination).and_then(|host| host.to_str().ok());
+        Some(host_of(written.unwrap_or(host)).to_ascii_lowercase())
+    }
+
+    fn route(&self) -> Option<&Route> {
+        match self {
+            Self::Bytes => None,
+            Self::Request(route, _) => Some(route),
         }
-        None if context.snapshot.around_gateway.contains(&ClusterName(name.into())) => {
-            outcome::around_gateway(name)
+    }
+
+    /// With whoever sends it let through.
+    fn outcome(self, context: Context<'_>, destination: SocketAddr, weighted: &WeightedCluster) -> Outcome {
+        let name = &*weighted.cluster.name.0;
+        let spoken = context.spoken().0;
+        let Some(cluster) = weighted.cluster.cluster.as_deref() else {
+            let refusal = context.snapshot.refusal_without(&weighted.cluster.name);
+            return match self {
+                Self::Request(route, _) => outcome::refused_by(route, refusal),
+                Self::Bytes if refusal == Refusal::AroundGateway => outcome::around_gateway(name),
+                Self::Bytes => outcome::bytes_failed(name, None),
+            };
+        };
+        let is_named = self.route().is_some() || spoken == Spoken::Tls;
+        if is_named && cluster.is_original_dst() && strict::refuses(context, destination, Some(cluster)) {
+            return outcome::mismatched(name, self.route(), spoken);
         }
-        None => outcome::bytes_failed(name, None),
-        Some(cluster) => match failure(context, cluster) {
-            Some(error) => outcome::bytes_failed(name, Some(&error)),
-            None => outcome::bytes_sent(name),
-        },
-    });
+        let goes_on = self.name(context, weighted);
+        match (self, failure(context, cluster, destination, goes_on.as_deref())) {
+            (Self::Request(route, _), Some(error)) => outcome::request_failed(name, route, &error),
+            (Self::Request(route, _), None) => outcome::request_sent(name, route),
+            (Self::Bytes, Some(error)) => outcome::bytes_failed(name, Some(&error)),
+            (Self::Bytes, None) => outcome::bytes_sent(name),
+        }
+    }
 }
 
 pub(super) fn forward(
@@ -72,11 +108,12 @@ pub(super) fn forward(
     route: &Route,
     forward: &Forward,
     request: &Request<()>,
+    host: &str,
     explanation: &mut Explanation,
 ) {
     explanation.steps.extend(filters::before(context, route, forward));
     explanation.outcomes = intercepted::outcomes(route, forward, request, || {
-        sent(context, destination, route, forward, explanation);
+        sent(context, destination, route, forward, host, explanation);
         std::mem::take(&mut explanation.outcomes)
     });
 }
@@ -87,20 +124,10 @@ fn sent(
     destination: SocketAddr,
     route: &Route,
     forward: &Forward,
+    host: &str,
     explanation: &mut Explanation,
 ) {
-    each(context, destination, &forward.clusters, explanation, |cluster, name| match cluster {
-        Some(cluster)
-            if cluster.is_original_dst() && strict::refuses(context, destination, Some(cluster)) =>
-        {
-            outcome::mismatched(name, Some(route), Spoken::Http)
-        }
-        None => outcome::refused_by(route, context.snapshot.refusal_without(&ClusterName(name.into()))),
-        Some(cluster) => match failure(context, cluster) {
-            Some(error) => outcome::request_failed(name, route, &error),
-            None => outcome::request_sent(name, route),
-        },
-    });
+    each(context, destination, &forward.clusters, Sent::Request(route, host), explanation);
     let mut step = Step::new(
         "limits",
         format!(
@@ -120,8 +147,8 @@ fn each(
     context: Context<'_>,
     destination: SocketAddr,
     clusters: &[WeightedCluster],
+    sent: Sent<'_>,
     explanation: &mut Explanation,
-    outcome: impl Fn(Option<&Cluster>, &str) -> Outcome,
 ) {
     let total: u64 = clusters.iter().map(|weighted| u64::from(weighted.weight)).sum();
     for weighted in clusters {
@@ -129,28 +156,48 @@ fn each(
         let name = &weighted.cluster.name;
         let cluster = weighted.cluster.cluster.as_deref();
         explanation.steps.push(cluster_step(context, name, cluster, share.as_deref()));
+        let mut access = Access::Open;
         if let Some(cluster) = cluster {
-            let endpoints = endpoints_step(context, cluster, destination, explanation);
+            let goes_on = sent.name(context, weighted);
+            access = access::access(context, cluster, goes_on.as_deref());
+            explanation.steps.extend(access::step(context, cluster, goes_on.as_deref()));
+            let endpoints = endpoints::step(context, cluster, destination, goes_on.as_deref(), explanation);
             explanation.steps.push(endpoints);
             explanation.steps.extend(tls::step(context, cluster));
         }
-        explanation.outcomes.push(Outcome { share, ..outcome(cluster, &name.0) });
+        let carried = || Outcome { share: share.clone(), ..sent.outcome(context, destination, weighted) };
+        let refused = || Outcome { share: share.clone(), ..outcome::not_allowed(&name.0, sent.route()) };
+        match access {
+            Access::Open | Access::Allowed => explanation.outcomes.push(carried()),
+            Access::Refused => explanation.outcomes.push(refused()),
+            Access::Depends => {
+                explanation.outcomes.push(carried().of("those whom the rule names"));
+                explanation.outcomes.push(refused().of("others"));
+            }
+        }
     }
 }
 
 /// What is known to fail before anything is sent.
-fn failure(context: Context<'_>, cluster: &Cluster) -> Option<UpstreamError> {
+fn failure(
+    context: Context<'_>,
+    cluster: &Cluster,
+    destination: SocketAddr,
+    name: Option<&str>,
+) -> Option<UpstreamError> {
     if let Discovery::Static(endpoints) = &cluster.discovery
         && endpoints.is_empty()
     {
         return Some(UpstreamError::NoHealthyUpstream(None));
     }
-    let tls = cluster.tls.as_ref()?;
-    let reason = tls.impossible.clone().or_else(|| {
-        // The directory was given for this; files that a rule names may be there where the proxy runs.
-        tls.credential.as_ref().and_then(|_| (context.question.look_at_files)(tls).err()).map(Into::into)
-    })?;
-    Some(UpstreamError::TlsUnavailable(reason))
+    let of_tls = cluster.tls.as_ref().and_then(|tls| {
+        tls.impossible.clone().or_else(|| {
+            // The directory was given for this; files that a rule names may be there where the proxy runs.
+            tls.credential.as_ref().and_then(|_| (context.question.look_at_files)(tls).err()).map(Into::into)
+        })
+    });
+    let of_tls = of_tls.map(UpstreamError::TlsUnavailable);
+    of_tls.or_else(|| off_limits::refusal(context, cluster, destination, name))
 }
 
 fn cluster_step(
@@ -258,73 +305,4 @@ fn missing(context: Context<'_>, name: &ClusterName, share: &str) -> Step {
             considered::destination_rules(context, host, &source.service, &source.destination_rules);
     }
     step
-}
-
-fn endpoints_step(
-    context: Context<'_>,
-    cluster: &Cluster,
-    destination: SocketAddr,
-    explanation: &mut Explanation,
-) -> Step {
-    let mut names = Vec::new();
-    let mut step = match &cluster.discovery {
-        Discovery::OriginalDst { port } => {
-            original_address(explanation, port.unwrap_or(destination.port()), destination)
-        }
-        Discovery::Static(endpoints) if endpoints.is_empty() => {
-            Step::new("endpoints", "none: there is nobody to send to")
-        }
-        Discovery::Static(endpoints) => {
-            let weights = endpoints.iter().any(|endpoint| endpoint.weight != 1);
-            let each = endpoints.iter().map(|endpoint| match weights {
-                true => format!("{} (weight {})", endpoint.address.written(), endpoint.weight),
-                false => endpoint.address.written(),
-            });
-            let mut step = Step::new("endpoints", words::few(each));
-            if endpoints.iter().any(|endpoint| matches!(endpoint.address, EndpointAddress::Unix(_))) {
-                step.notes.push(
-                    "unix sockets are looked for in the mount namespace of the proxy, not in the workload's"
-                        .into(),
-                );
-            }
-            step
-        }
-        Discovery::StrictDns(targets) => {
-            names.extend(targets.iter().map(|target| target.host.clone()));
-            let each = targets.iter().map(|target| format!("{}:{}", target.host, target.port));
-            Step::new("endpoints", format!("every address of {}", words::few(each)))
-        }
-        Discovery::LogicalDns(target) => {
-            names.push(target.host.clone());
-            Step::new("endpoints", format!("an address of {}:{}", target.host, target.port))
-        }
-        Discovery::DynamicDns { port } => {
-            let name = context.server_name().unwrap_or_else(|| context.question.target.host.clone());
-            names.push(name.as_str().into());
-            let port = port.unwrap_or(destination.port());
-            Step::new("endpoints", format!("an address of {name}:{port}: the name that is asked for"))
-        }
-    };
-    names.retain(|name| name.parse::<std::net::IpAddr>().is_err());
-    let position = explanation.steps.len();
-    explanation.lookups.extend(names.into_iter().map(|host| Lookup { host, step: position }));
-    if let Some(Resource::ServiceEntry(entry)) =
-        cluster.source.as_ref().and_then(|source| context.world.resources.get(&source.service))
-    {
-        step.notes.push(format!("{} has resolution {}", entry.meta.key, entry.resolution));
-        let refused = unix_endpoints::refused(&context.settings.unix_endpoints, entry, context.world);
-        step.passed_over.extend(refused.into_iter().map(|refused| PassedOver {
-            place: places::place(refused.meta, Some(refused.field), refused.endpoint.position),
-            why: format!("{}: --allow-unix-endpoints does not allow it", refused.endpoint.address),
-        }));
-    }
-    step
-}
-
-fn original_address(explanation: &Explanation, port: u16, destination: SocketAddr) -> Step {
-    let whom = match explanation.destination.address {
-        Some(_) => SocketAddr::new(destination.ip(), port).to_string(),
-        None => format!("the address that was asked for, port {port}"),
-    };
-    Step::new("endpoints", whom)
 }

@@ -108,6 +108,17 @@ pub struct Outcome {
     pub access_log: Option<Logged>,
 }
 
+impl Outcome {
+    /// What only some see.
+    pub(super) fn of(self, whom: &str) -> Self {
+        let share = match &self.share {
+            Some(share) => format!("{share}, {whom}"),
+            None => whom.to_owned(),
+        };
+        Self { share: Some(share), ..self }
+    }
+}
+
 /// Fields of the access log that are known without sending anything. `-` where the log has a dash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -89,6 +89,13 @@ impl<'a> Entrance<'a> {
         self.servers().iter().any(meant)
     }
 
+    /// Where the server is written that ends the TLS of a name.
+    pub(super) fn place_of_tls(&self, name: Option<&str>) -> Option<Place> {
+        let of = self.taking(name.unwrap_or("*"), Server::terminates_tls)?;
+        let field = format!("spec.servers[{}].tls", of.index);
+        Some(place(&of.gateway.meta, Some(field), of.server.position))
+    }
+
     /// The server that takes a name: the one with the most specific host.
     fn taking(&self, name: &str, is_meant: impl Fn(&Server) -> bool) -> Option<Of<'a>> {
         let of_name = self.servers().iter().filter(|of| is_meant(of.server));

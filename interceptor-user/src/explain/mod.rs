@@ -2,11 +2,14 @@
 //! `interceptor_common::decide`, `snapshot::decision`, the snapshot's lookups. Here it is asked, and told which resource said
 //! so and which were passed over. Pure.
 
+mod access;
 mod address;
 mod asked;
 mod chain;
+mod client_tls;
 mod considered;
 mod destinations;
+mod endpoints;
 mod explanation;
 mod filters;
 mod gateway;
@@ -14,6 +17,7 @@ mod intercepted;
 mod kernel;
 mod listener;
 mod merged;
+mod off_limits;
 mod outcome;
 mod places;
 mod request;
@@ -37,15 +41,17 @@ use crate::resource::World;
 use crate::snapshot::cluster::is_ip_literal;
 use crate::snapshot::route::host_of;
 use crate::snapshot::{
-    ClusterName, Decision, FirstBytes, Listener, RequestFacts, Snapshot, TcpRoute, Then, TlsOrigination,
-    decision,
+    ClusterName, Decision, FirstBytes, Listener, RequestFacts, Snapshot, TcpRoute, Terminated, Then,
+    TlsOrigination, TlsTermination, decision,
 };
-use crate::workload::RedirectPolicy;
+use crate::workload::{RedirectPolicy, SpiffeId};
 
 use address::Chosen;
+use client_tls::Peer;
 use gateway::Entrance;
 
-pub use asked::{Asked, Header, Outside, Subject};
+pub use asked::{Asked, Header, Outside, Subject, parse_peer};
+pub use client_tls::ServerFiles;
 pub use explanation::{Client, Destination, Explanation, Logged, Lookup, Outcome, PassedOver, Place, Step};
 pub use places::redirect_places;
 pub use target::{Spoken, Target, TargetError};
@@ -70,6 +76,10 @@ pub struct Question {
     pub redirect: RedirectPolicy,
     /// What `redirect` was read from.
     pub redirect_by: Vec<Place>,
+    /// At a gateway: who the client's certificate says that it is.
+    pub peer: Option<SpiffeId>,
+    /// At a gateway: looks at the files with which TLS is ended.
+    pub look_at_server: fn(&TlsTermination) -> ServerFiles,
     /// Looks at the files that TLS is made of: the same with those of its credential, or why they can't be used.
     pub look_at_files: fn(&TlsOrigination) -> Result<TlsOrigination, String>,
 }
@@ -83,6 +93,7 @@ struct Context<'a> {
     question: &'a Question,
     /// At a gateway.
     entrance: Option<&'a Entrance<'a>>,
+    peer: Peer<'a>,
 }
 
 /// Explains what becomes of a connection of `settings.client`, for whom `snapshot` was compiled from `world`; or, where that
@@ -94,7 +105,8 @@ pub fn explain(
     question: &Question,
 ) -> Explanation {
     let entrance = Entrance::of(world, snapshot, settings, question);
-    let context = Context { world, snapshot, settings, question, entrance: entrance.as_ref() };
+    let (entrance_of, peer) = (entrance.as_ref(), Peer::Nobody);
+    let context = Context { world, snapshot, settings, question, entrance: entrance_of, peer };
     let (spoken, spoken_because) = context.spoken();
     let to = match &entrance {
         Some(entrance) => entrance.address(question),
@@ -186,11 +198,31 @@ fn tell_connection(context: Context<'_>, address: IpAddr, explanation: &mut Expl
         Decision::Route(route) => destinations::opaque(context, destination, route, explanation),
         Decision::Http(..) if !is_http(first) => explanation.outcomes.push(outcome::no_http()),
         Decision::Http(_, table) => request::tell(context, destination, table, false, explanation),
-        Decision::Terminate(chain) => match &chain.then {
-            Then::Http(_) if spoken == Spoken::Tcp => explanation.outcomes.push(outcome::no_http()),
-            Then::Http(table) => request::tell(context, destination, table, true, explanation),
-            Then::Tcp(route) => destinations::opaque(context, destination, route, explanation),
-        },
+        Decision::Terminate(chain) => tell_terminated(context, destination, chain, explanation),
+    }
+}
+
+/// What becomes of what was inside TLS.
+fn tell_terminated(
+    context: Context<'_>,
+    destination: SocketAddr,
+    chain: &Terminated,
+    explanation: &mut Explanation,
+) {
+    let (step, peer) = client_tls::step(context, &chain.tls);
+    explanation.steps.push(step);
+    match peer {
+        Err(outcome) => explanation.outcomes.push(outcome),
+        Ok(peer) => {
+            let context = Context { peer, ..context };
+            match &chain.then {
+                Then::Http(_) if explanation.protocol == Spoken::Tcp => {
+                    explanation.outcomes.push(outcome::no_http());
+                }
+                Then::Http(table) => request::tell(context, destination, table, true, explanation),
+                Then::Tcp(route) => destinations::opaque(context, destination, route, explanation),
+            }
+        }
     }
 }
 
@@ -237,6 +269,9 @@ impl Context<'_> {
         }
         if self.question.sni.is_some() {
             return Some("a server name is given");
+        }
+        if self.question.peer.is_some() {
+            return Some("the client is said to show a certificate");
         }
         let takes_tls_alone =
             !listener.terminated.is_empty() && listener.http.is_none() && listener.tcp.is_none();

@@ -62,6 +62,29 @@ pub(super) fn nobody_listens() -> Outcome {
     Outcome { carried: false, ..carried("the connection is refused: nobody listens".into(), None) }
 }
 
+/// At a gateway, a client whose TLS is not ended, for a reason that the proxy counts.
+pub(super) fn handshake_failed(result: &str) -> Outcome {
+    let log = logged(NOTHING, NOTHING, ResponseFlag::DownstreamProtocolError.into(), NOTHING);
+    let sees = format!("the TLS handshake fails with an alert (tls_handshake_{result})");
+    Outcome { carried: false, ..carried(sees, log) }
+}
+
+/// At a gateway, of a client that may not use a cluster; `route`: of a request.
+pub(super) fn not_allowed(cluster: &str, route: Option<&Route>) -> Outcome {
+    let refusal = Refusal::NotAllowed;
+    match route {
+        Some(route) => {
+            let log = logged(cluster, &route.name, refusal.into(), refusal.details());
+            answered(refusal.status(), refusal.body(), log)
+        }
+        None => {
+            let flags = ResponseFlag::UnauthorizedExternalService.into();
+            let log = logged(cluster, NOTHING, flags, NOTHING);
+            Outcome { carried: false, ..carried("the connection is reset".into(), log) }
+        }
+    }
+}
+
 /// At a gateway, what is no HTTP where HTTP alone is spoken.
 pub(super) fn no_http() -> Outcome {
     let log = logged(NOTHING, NOTHING, ResponseFlag::DownstreamProtocolError.into(), "http1.codec_error");

@@ -47,7 +47,15 @@ pub(super) fn tell(
     };
     match &route.action {
         RouteAction::Forward(forward) => {
-            destinations::forward(context, destination, route, forward, &request, explanation);
+            destinations::forward(
+                context,
+                destination,
+                route,
+                forward,
+                &request,
+                facts.authority,
+                explanation,
+            );
         }
         RouteAction::Passthrough => {
             destinations::passthrough(context, destination, Some(route), explanation);

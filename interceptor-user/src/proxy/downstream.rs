@@ -79,9 +79,7 @@ impl Downstream {
     /// Whether the client may use a cluster, and through it the host that `name` (Host or SNI as it goes on, without
     /// port) is.
     pub(crate) fn may_use(&self, snapshot: &Snapshot, cluster: &Cluster, name: Option<&str>) -> bool {
-        let named = name.filter(|_| cluster.leads_by_name());
-        let of_name = named.and_then(|name| snapshot.allow_from.get(name)).into_iter().flatten();
-        cluster.allow_from.iter().chain(of_name).all(|allowed| {
+        snapshot.rules(cluster, name).all(|allowed| {
             let workload = self
                 .identity()
                 .and_then(|identity| Some((identity.namespace()?, identity.service_account()?)));

@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 pub use configured::Configured;
 pub use listener::{Intercepted, InterceptedSource};
 pub use shares::Shares;
+pub use termination::look_at_server;
 pub use workload::{ProxiedWorkload, WorkloadId};
 
 use stats::ProxyCounters;

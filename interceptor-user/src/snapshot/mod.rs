@@ -213,6 +213,18 @@ impl Snapshot {
         if self.around_gateway.contains(cluster) { Refusal::AroundGateway } else { Refusal::NoCluster }
     }
 
+    /// Who may use a cluster, and through it the host that `name` (Host or SNI as it goes on, without port) is: whoever all
+    /// of these let through.
+    pub fn rules<'a>(
+        &'a self,
+        cluster: &'a Cluster,
+        name: Option<&str>,
+    ) -> impl Iterator<Item = &'a AllowFrom> {
+        let named = name.filter(|_| cluster.leads_by_name());
+        let of_name = named.and_then(|name| self.allow_from.get(name)).into_iter().flatten();
+        cluster.allow_from.iter().chain(of_name)
+    }
+
     /// The listener of an original destination: exact address, then port, then the catch-all.
     pub fn listener(&self, address: IpAddr, port: u16) -> &Arc<Listener> {
         self.by_address

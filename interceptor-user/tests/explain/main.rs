@@ -6,6 +6,8 @@ mod command;
 mod config_tables;
 mod considered;
 mod gateway;
+mod gateway_loops;
+mod gateway_peers;
 mod intercepted;
 mod outcome;
 mod scenarios;

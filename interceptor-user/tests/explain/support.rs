@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use interceptor_user::compile::{Client, CompileSettings, NodePaths, Role, compile};
-use interceptor_user::explain::{Explanation, Question, Spoken, explain};
+use interceptor_user::explain::{Explanation, Question, ServerFiles, Spoken, explain, parse_peer};
 use interceptor_user::resource::{World, parse};
-use interceptor_user::snapshot::{CaSource, OutboundTrafficPolicy, Snapshot};
+use interceptor_user::snapshot::{CaSource, OutboundTrafficPolicy, Snapshot, TlsTerminationMode};
 use interceptor_user::workload::RedirectPolicy;
 
 /// Resources, and the client that they are compiled for.
@@ -17,6 +17,7 @@ pub(crate) struct Case {
     redirect: RedirectPolicy,
     port: Option<u16>,
     sni: Option<String>,
+    peer: Option<String>,
     spoken: Option<Spoken>,
     address: Option<String>,
     resolved: Option<Vec<IpAddr>>,
@@ -60,6 +61,7 @@ impl Case {
             redirect: RedirectPolicy::default(),
             port: None,
             sni: None,
+            peer: None,
             spoken: None,
             address: None,
             resolved: None,
@@ -90,6 +92,17 @@ impl Case {
 
     pub(crate) fn on_port(mut self, port: u16) -> Self {
         self.port = Some(port);
+        self
+    }
+
+    pub(crate) fn of_peer(mut self, peer: &str) -> Self {
+        self.peer = Some(peer.to_owned());
+        self
+    }
+
+    /// With `--resolve`.
+    pub(crate) fn looked_up(mut self, address: &str) -> Self {
+        self.resolved = Some(vec![address.parse().unwrap()]);
         self
     }
 
@@ -140,6 +153,14 @@ impl Case {
         let question = Question {
             target: target.parse().unwrap(),
             port: self.port,
+            peer: self.peer.as_deref().map(|peer| parse_peer(peer).unwrap()),
+            look_at_server: |tls| match (&tls.impossible, tls.mode) {
+                (Some(reason), _) => ServerFiles::Unknown(reason.to_string()),
+                (None, TlsTerminationMode::IstioMutual) => {
+                    ServerFiles::Usable { trust_domains: Some(vec!["cluster.local".into(), "alias".into()]) }
+                }
+                (None, _) => ServerFiles::Usable { trust_domains: None },
+            },
             spoken: self.spoken,
             address: self.address.as_ref().map(|address| (address.parse().unwrap(), "as asked".into())),
             resolved: self.resolved.clone(),

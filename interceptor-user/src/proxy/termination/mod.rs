@@ -73,10 +73,7 @@ impl TlsServer {
             Ok(configs) => configs.clone(),
             Err(reason) => return Err(HandshakeFailure::unavailable(reason)),
         };
-        // Nobody in the mesh would take it, as with ISTIO_MUTUAL towards endpoints.
-        if self.termination.mode == TlsTerminationMode::IstioMutual
-            && let Some(reason) = configs.expiries.iter().find_map(|expiry| expiry.over(UnixTime::now()))
-        {
+        if let Some(reason) = over(&self.termination, &configs) {
             return Err(HandshakeFailure::unavailable(&reason));
         }
         let handshake = handshake(&configs, stream);
@@ -133,6 +130,26 @@ impl State {
         }
         Self { configs, files }
     }
+}
+
+/// Whether TLS could be ended now, by the files as they are: with the trust domains whose identities are let in, where
+/// the mode asks for one.
+///
+/// # Errors
+/// Why each handshake would fail.
+pub fn look_at_server(termination: &TlsTermination) -> Result<Option<Vec<Arc<str>>>, String> {
+    let configs = config::configs(termination)?;
+    match over(termination, &configs) {
+        Some(reason) => Err(reason),
+        None => Ok(configs.verifier.as_ref().and_then(|verifier| verifier.trust_domains())),
+    }
+}
+
+/// Nobody in the mesh would take an identity that has expired, as with ISTIO_MUTUAL towards endpoints.
+fn over(termination: &TlsTermination, configs: &Configs) -> Option<String> {
+    let mut expiries =
+        configs.expiries.iter().filter(|_| termination.mode == TlsTerminationMode::IstioMutual);
+    expiries.find_map(|expiry| expiry.over(UnixTime::now()))
 }
 
 /// Files that it is made of, those of a credential that may be there among them.

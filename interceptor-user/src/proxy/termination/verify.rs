@@ -78,6 +78,11 @@ impl ClientVerifier {
         })
     }
 
+    /// Whose identities are let in, where one has to be shown.
+    pub(super) fn trust_domains(&self) -> Option<Vec<Arc<str>>> {
+        self.trust_domains.clone()
+    }
+
     fn verify_trust_domain(&self, end_entity: &CertificateDer<'_>) -> Result<(), Error> {
         let Some(ours) = &self.trust_domains else { return Ok(()) };
         match spiffe::trust_domain(end_entity) {
