@@ -1,7 +1,7 @@
 //! The verdict on one connection, as a pure function: called by connect4 and connect6, and tested here.
 //!
 //! Precedence is Istio's (tools/istio-iptables, nat OUTPUT): excluded ports, then what is never redirected, then
-//! excluded ranges, included ports, included ranges; what nothing includes is left alone. Of an enforced workload nothing
+//! excluded interfaces (which Istio asks first, and which are left alone all the same), excluded ranges, included ports, included ranges; what nothing includes is left alone. Of an enforced workload nothing
 //! is left alone that leaves it, but for its own name servers.
 
 use crate::{
@@ -31,6 +31,9 @@ pub fn decide(flow: &Flow, ports: PortFlags, prefix: PrefixFlags) -> Verdict {
     }
     if prefix.has(PrefixFlags::OWN) {
         return Verdict::Bypass(Reason::OwnAddress);
+    }
+    if prefix.has(PrefixFlags::EXCLUDE_INTERFACE) {
+        return Verdict::Bypass(Reason::ExcludedInterface);
     }
     if prefix.has(PrefixFlags::EXCLUDE) {
         return Verdict::Bypass(Reason::ExcludedRange);
@@ -184,6 +187,7 @@ mod tests {
             (ip.is_multicast(), Verdict::Bypass(Reason::Multicast)),
             (link_local, Verdict::Bypass(Reason::LinkLocal)),
             (prefix.has(PrefixFlags::OWN), Verdict::Bypass(Reason::OwnAddress)),
+            (prefix.has(PrefixFlags::EXCLUDE_INTERFACE), Verdict::Bypass(Reason::ExcludedInterface)),
             (prefix.has(PrefixFlags::EXCLUDE), Verdict::Bypass(Reason::ExcludedRange)),
             (ports.has(PortFlags::INCLUDE), Verdict::Redirect(Reason::IncludedPort)),
             (prefix.has(PrefixFlags::INCLUDE), Verdict::Redirect(Reason::IncludedRange)),
@@ -273,7 +277,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
         #[test]
-        fn equals_the_model(ip in addresses(), port in ports(), ports in 0..4u32, prefix in 0..32u32) {
+        fn equals_the_model(ip in addresses(), port in ports(), ports in 0..4u32, prefix in 0..64u32) {
             let flow = Flow { destination: ip.into(), port: Port(port) };
             let (ports, prefix) = (PortFlags(ports), PrefixFlags(prefix));
             prop_assert_eq!(decide(&flow, ports, prefix), model(ip, port, ports, prefix));
@@ -283,7 +287,7 @@ mod tests {
         /// What nobody may lose: an enforced workload reaches nothing else without the proxy.
         #[test]
         fn what_leaves_an_enforced_workload_is_redirected_or_a_question(
-            ip in addresses(), port in ports(), ports in 0..4u32, prefix in 0..32u32,
+            ip in addresses(), port in ports(), ports in 0..4u32, prefix in 0..64u32,
         ) {
             let flow = Flow { destination: ip.into(), port: Port(port) };
             let prefix = PrefixFlags(prefix).with(PrefixFlags::ENFORCED);

@@ -33,7 +33,8 @@ impl PortFlags {
     }
 }
 
-/// What a policy says about one prefix, the flags of every shorter prefix that holds it included.
+/// What a policy says about one prefix, the flags of every shorter prefix that holds it included (but for
+/// [`Self::EXCLUDE_INTERFACE`]).
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixFlags(pub u32);
@@ -48,6 +49,9 @@ impl PrefixFlags {
     pub const ENFORCED: Self = Self(8);
     /// A name server that an enforced workload may ask itself.
     pub const NAME_SERVER: Self = Self(16);
+    /// The workload's routes lead there by an excluded interface. Unlike the others this is not said of what a prefix
+    /// holds: a longer route says it anew.
+    pub const EXCLUDE_INTERFACE: Self = Self(32);
 
     #[inline(always)]
     pub const fn has(self, flag: Self) -> bool {
@@ -56,6 +60,10 @@ impl PrefixFlags {
 
     pub const fn with(self, flag: Self) -> Self {
         Self(self.0 | flag.0)
+    }
+
+    pub const fn without(self, flag: Self) -> Self {
+        Self(self.0 & !flag.0)
     }
 }
 

@@ -53,6 +53,7 @@ pub enum Reason {
     AgentDown = 11,
     UndecidedAllowed = 12,
     OwnNameServer = 13,
+    ExcludedInterface = 14,
 
     IncludedPort = 16,
     IncludedRange = 17,
@@ -78,7 +79,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::ExcludedPort,
         Self::Loopback,
         Self::Unspecified,
@@ -92,6 +93,7 @@ impl Reason {
         Self::AgentDown,
         Self::UndecidedAllowed,
         Self::OwnNameServer,
+        Self::ExcludedInterface,
         Self::IncludedPort,
         Self::IncludedRange,
         Self::NameServer,
@@ -138,6 +140,7 @@ impl Reason {
             Self::AgentDown => "agent_down",
             Self::UndecidedAllowed => "undecided_allowed",
             Self::OwnNameServer => "own_name_server",
+            Self::ExcludedInterface => "excluded_interface",
             Self::IncludedPort => "included_port",
             Self::IncludedRange => "included_range",
             Self::NameServer => "name_server",
@@ -176,6 +179,7 @@ impl Reason {
             Self::AgentDown => "the agent is down, and is to be passed by then",
             Self::UndecidedAllowed => "the pod is not decided yet, and is let through meanwhile",
             Self::OwnNameServer => "it goes to a name server of the workload's own",
+            Self::ExcludedInterface => "the workload's routes lead there by an excluded interface",
             Self::IncludedPort => "the port is one of the included outbound ports",
             Self::IncludedRange => "the destination is in an included outbound IP range",
             Self::NameServer => "the datagram is for a name server, and DNS is captured",
@@ -218,7 +222,8 @@ impl Reason {
             | Self::NameServersFull
             | Self::NameServerBoundToDevice
             | Self::AgentDown
-            | Self::OwnNameServer => Effect::Bypassed,
+            | Self::OwnNameServer
+            | Self::ExcludedInterface => Effect::Bypassed,
             Self::UnknownWorkload
             | Self::NoRoute
             | Self::NoListener
@@ -246,7 +251,7 @@ impl Reason {
             }
             Self::IncludedPort | Self::IncludedRange | Self::NameServer | Self::EventDropped => false,
             Self::Enforced | Self::OwnNameServer | Self::EnforcedPacket => false,
-            Self::ExcludedPort | Self::ExcludedRange | Self::NotIncluded => true,
+            Self::ExcludedPort | Self::ExcludedRange | Self::ExcludedInterface | Self::NotIncluded => true,
             Self::NameServersFull | Self::NameServerBoundToDevice => true,
             Self::AgentDown | Self::UndecidedAllowed | Self::UndecidedRefused => true,
             Self::UnknownWorkload | Self::NoRoute | Self::NoListener | Self::HandoverFull => true,

@@ -47,7 +47,7 @@ pub use netns::{Netns, Veth};
 pub use nginx::{Hit, Nginx, large};
 pub use node::{Agent, BarePod, Curl, Driver, Node, NodePod, Process};
 pub use origin::{Origin, content_length, echo_heads, header, read_head};
-pub use pod::Pod;
+pub use pod::{Interface, Pod};
 pub use process::{Daemon, output, run};
 pub use seeds::{seeds, seeds_dir};
 pub use session::Session;

@@ -3,8 +3,18 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::{Interceptor, Netns, Veth};
+
+/// A pod's second interface.
+#[derive(Debug)]
+pub struct Interface {
+    /// What servers see as the peer of what leaves by it.
+    pub address: String,
+    pub gateway: String,
+    pub gateway6: String,
+}
 
 #[derive(Debug)]
 pub struct Pod {
@@ -36,6 +46,28 @@ impl Pod {
              route add default via {subnet}.1\nroute add ::/0 via fd00:{number:x}::1\n"
         ))?;
         Ok(Self { netns, cable, address, address6, ca })
+    }
+
+    /// Joins it to the outside by an interface more, which no route leads to but that of its own subnet.
+    pub fn second_interface(&self, outside: &Netns, name: &str) -> anyhow::Result<Interface> {
+        static SUBNETS: AtomicU8 = AtomicU8::new(1);
+        let number = SUBNETS.fetch_add(1, Ordering::Relaxed);
+        let interface = Interface {
+            address: format!("10.99.{number}.2"),
+            gateway: format!("10.99.{number}.1"),
+            gateway6: format!("fd99:{number:x}::1"),
+        };
+        let other = format!("second{number}");
+        Veth::new(&self.netns, name, outside, &other)?;
+        outside.ip(&format!(
+            "addr add {}/24 dev {other}\naddr add {}/64 dev {other} nodad\n",
+            interface.gateway, interface.gateway6
+        ))?;
+        self.netns.ip(&format!(
+            "addr add {}/24 dev {name}\naddr add fd99:{number:x}::2/64 dev {name} nodad\n",
+            interface.address
+        ))?;
+        Ok(interface)
     }
 
     /// Lets what the pod sends be carried to other pods, over IPv4.

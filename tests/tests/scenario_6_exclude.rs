@@ -92,6 +92,28 @@ fn ports() -> anyhow::Result<()> {
 }
 
 #[test]
+fn interfaces() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let flags = &["--annotations", "traffic.sidecar.istio.io/excludeInterfaces=net1"];
+    let pod = world.pod()?;
+    assert_intercepted(&get(&pod, flags, "http://10.10.0.4/")?)?;
+    let net1 = pod.second_interface(&world.outside, "net1")?;
+    let by_net1 = format!("via {} dev net1", net1.gateway);
+    pod.netns.ip(&format!("route add 10.10.0.4/32 {by_net1} src {}\n", pod.address))?;
+    assert_direct(&get(&pod, flags, "http://10.10.0.4/")?, &pod, "excluded_interface")?;
+    assert_intercepted(&get(&pod, flags, "http://10.10.0.5/")?)?;
+    // Routes that change meanwhile are followed.
+    let script = format!(
+        "curl -s --max-time 10 http://10.10.0.5/; ip route add 10.10.0.5/32 {by_net1}
+         for _ in $(seq 100); do curl -s --max-time 10 http://10.10.0.5/ && exit; sleep 0.1; done; exit 9"
+    );
+    let run = pod.interceptor()?.registry_only().flags(flags).run(&["sh", "-c", &script])?;
+    run.expect_code(0)?;
+    assert!(run.text().contains("says hello over http"), "{}", run.text());
+    Ok(())
+}
+
+#[test]
 fn includes_leave_the_rest_alone() -> anyhow::Result<()> {
     let world = World::shared()?;
     let pod = world.pod()?;

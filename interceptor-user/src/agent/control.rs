@@ -66,8 +66,8 @@ pub(super) struct Control {
     pub(super) waiting: Vec<Waiting>,
     pub(super) retired: Option<Retired>,
     pub(super) shown: Shown,
-    /// Uids of pods whose addresses changed.
-    pub(super) addresses: (UnboundedSender<Arc<str>>, UnboundedReceiver<Arc<str>>),
+    /// Uids of pods whose addresses or routes changed.
+    pub(super) network_changes: (UnboundedSender<Arc<str>>, UnboundedReceiver<Arc<str>>),
 }
 
 /// What the loop waits for.
@@ -121,7 +121,7 @@ impl Control {
             waiting: Vec::new(),
             retired: None,
             shown,
-            addresses: unbounded_channel(),
+            network_changes: unbounded_channel(),
         }
     }
 
@@ -158,12 +158,12 @@ impl Control {
                     None => bail!("nobody compiles any more: a thread has ended by a panic"),
                 },
                 () = self.cgroups.changed() => self.take_cgroup_changes(),
-                Some(uid) = self.addresses.1.recv() => self.refresh_addresses(&uid),
+                Some(uid) = self.network_changes.1.recv() => self.refresh_network(&uid),
                 Some(request) = inputs.requests.recv() => self.take_request(request),
                 _ = again.tick() => {
-                    let old = self.pods.iter().filter(|(_, pod)| pod.has_old_addresses);
+                    let old = self.pods.iter().filter(|(_, pod)| pod.old_network.is_some());
                     let old: Vec<_> = old.map(|(uid, _)| Arc::clone(uid)).collect();
-                    old.iter().for_each(|uid| self.refresh_addresses(uid));
+                    old.iter().for_each(|uid| self.refresh_network(uid));
                     self.look_at_cgroups();
                     self.keep_kernel();
                 }

@@ -10,9 +10,10 @@ use arc_swap::ArcSwap;
 
 use super::control::Control;
 use super::names::PodNames;
-use super::pod::{Carried, Pod, follow_addresses};
+use super::network::{Network, tell_note, with_ranges};
+use super::pod::{Carried, Pod};
 use crate::compile::Client;
-use crate::datapath::{self, Besides, CgroupId, Listeners, QuerySockets};
+use crate::datapath::{Besides, CgroupId, Listeners, QuerySockets};
 use crate::enroll::{PodNetns, Wanted, within};
 use crate::proxy::{Configured, Intercepted, ProxiedWorkload};
 
@@ -120,6 +121,7 @@ impl Control {
         if pod.carried.as_ref().is_some_and(|carried| carried.netns != netns) {
             self.stop_carrying(pod)?;
         }
+        let name = pod.name();
         match &mut pod.carried {
             Some(carried) if carried.names.is_some() == client.learned_names => {
                 if carried.client != client {
@@ -127,25 +129,50 @@ impl Control {
                     carried.client = client;
                 }
                 if carried.redirect != wanted.redirect {
-                    let addresses = carried.addresses.load_full();
-                    self.datapath.enroll(netns.cookie, &wanted.redirect, &addresses, carried.listener)?;
-                    carried.redirect = wanted.redirect.clone();
-                    tracing::info!("pod {}: the annotations' policy is in effect", pod.name());
+                    let told = carried.routes.note.clone();
+                    self.change_redirect(uid, carried, wanted)?;
+                    tell_note(&name, told.as_ref(), carried.routes.note.as_ref());
+                    pod.old_network = None;
+                    tracing::info!("pod {name}: the annotations' policy is in effect");
                 }
             }
             Some(_) | None => {
                 let carried = self.carry(uid, pod, wanted, client, configured, netns)?;
+                let told = pod.carried.as_ref().and_then(|before| before.routes.note.as_ref());
+                tell_note(&name, told, carried.routes.note.as_ref());
+                pod.old_network = None;
                 match pod.carried.replace(carried) {
-                    None => tracing::info!("pod {}: enrolled", pod.name()),
+                    None => tracing::info!("pod {name}: enrolled"),
                     // The kernel sends nothing there any more.
                     Some(before) => {
                         self.proxy.remove(before.workload, self.settings.drain);
                         let begins = if wanted.client.learned_names { "begins" } else { "has ended" };
-                        tracing::info!("pod {}: the capture of its DNS {begins}", pod.name());
+                        tracing::info!("pod {name}: the capture of its DNS {begins}");
                     }
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Gives a pod that is carried the policy that its annotations say now.
+    fn change_redirect(
+        &mut self,
+        uid: &Arc<str>,
+        carried: &mut Carried,
+        wanted: &Wanted,
+    ) -> anyhow::Result<()> {
+        let (netns, redirect) = (&carried.netns, &wanted.redirect);
+        if carried.following.with_routes != redirect.asks_routes() {
+            carried.following = self.follow_network(uid, &netns.file, redirect)?;
+        }
+        let read = within(&netns.file, || Network::read(redirect)).and_then(|read| read);
+        let network = read.context("can't read its addresses and routes")?;
+        let policy = with_ranges(redirect, &network.routes.ranges);
+        self.datapath.enroll(netns.cookie, &policy, &network.addresses, carried.listener)?;
+        carried.addresses.store(Arc::new(network.addresses));
+        carried.redirect = redirect.clone();
+        carried.routes = network.routes;
         Ok(())
     }
 
@@ -178,15 +205,13 @@ impl Control {
         configured: Configured,
         netns: PodNetns,
     ) -> anyhow::Result<Carried> {
-        let (changed, changed_uid) = (self.addresses.0.clone(), Arc::clone(uid));
-        // Before addresses are read, so that no change is missed.
-        let following = follow_addresses(&netns.file, move || drop(changed.send(Arc::clone(&changed_uid))))?;
+        let following = self.follow_network(uid, &netns.file, &wanted.redirect)?;
         let opened = within(&netns.file, || {
             let queries = client.learned_names.then(QuerySockets::open).transpose()?;
             let listeners = Listeners::open(ADDRESSES_V4, PORTS_V6)?;
-            Ok::<_, std::io::Error>((listeners, queries, datapath::own_addresses()?))
+            Ok::<_, std::io::Error>((listeners, queries, Network::read(&wanted.redirect)?))
         });
-        let (mut listeners, queries, addresses) =
+        let (mut listeners, queries, Network { addresses, routes }) =
             opened?.context("can't open listeners in its network namespace")?;
         listeners.listener.relay_port = queries.as_ref().map_or(0, |queries| queries.port);
         let reader = self.datapath.name_server_reader();
@@ -210,41 +235,24 @@ impl Control {
             learned: names.as_ref().map(|names| Arc::clone(&names.learned)),
             source: Arc::clone(&pod.source),
         })?;
-        let own = addresses.load_full();
-        let enrolled = self.datapath.enroll(netns.cookie, &wanted.redirect, &own, listeners.listener);
+        let (own, policy) = (addresses.load_full(), with_ranges(&wanted.redirect, &routes.ranges));
+        let enrolled = self.datapath.enroll(netns.cookie, &policy, &own, listeners.listener);
         if let Err(error) = enrolled {
             self.proxy.remove(workload, Duration::ZERO);
             return Err(error.into());
         }
-        let redirect = wanted.redirect.clone();
         Ok(Carried {
             netns,
             workload,
             listener: listeners.listener,
             addresses,
-            redirect,
+            redirect: wanted.redirect.clone(),
+            routes,
             client,
             names,
             left: None,
-            _following: following,
+            following,
         })
-    }
-
-    pub(super) fn refresh_addresses(&mut self, uid: &str) {
-        let Some(pod) = self.pods.get_mut(uid) else { return };
-        let Some(carried) = &pod.carried else { return };
-        let refreshed = within(&carried.netns.file, datapath::own_addresses).and_then(|read| read);
-        let refreshed = refreshed.map_err(anyhow::Error::from).and_then(|addresses| {
-            self.datapath.update_own_addresses(carried.netns.cookie, &addresses)?;
-            carried.addresses.store(Arc::new(addresses));
-            Ok(())
-        });
-        if let Err(error) = refreshed {
-            tracing::error!("pod {}: can't follow its addresses: {error:#}", pod.name());
-            pod.has_old_addresses = true;
-        } else {
-            pod.has_old_addresses = false;
-        }
     }
 
     /// Its cgroup is gone, and with it every process.
@@ -275,6 +283,7 @@ impl Control {
     }
 
     fn stop_carrying(&mut self, pod: &mut Pod) -> anyhow::Result<()> {
+        pod.old_network = None;
         if let Some(carried) = pod.carried.take() {
             let is_carried = |other: &Pod| {
                 other.carried.as_ref().is_some_and(|other| other.netns.cookie == carried.netns.cookie)

@@ -10,6 +10,7 @@ mod directories;
 mod enrolling;
 mod keeping;
 mod names;
+mod network;
 mod pod;
 mod requests;
 mod selecting;

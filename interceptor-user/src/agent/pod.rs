@@ -3,22 +3,19 @@
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::task::JoinHandle;
 
 use super::names::PodNames;
+use super::network::Following;
 use crate::compile::Client;
 use interceptor_common::pod::PodState;
 
-use crate::datapath::{Besides, CgroupId, Listener, PodRecord};
-use crate::enroll::{
-    AddressChanges, LeftAlone, OutOfReach, PodNetns, Selection, Wanted, source_workload, within,
-};
+use crate::datapath::{Besides, CgroupId, InterfaceRoutes, Listener, PodRecord};
+use crate::enroll::{LeftAlone, OutOfReach, PodNetns, Selection, Wanted, source_workload};
 use crate::explain::{Place, redirect_places};
 use crate::proxy::WorkloadId;
 use crate::resource::Pod as ApiPod;
@@ -58,8 +55,8 @@ pub(super) struct Pod {
     pub(super) since: Option<Instant>,
     /// Something of it runs in a network namespace of its own.
     pub(super) has_netns: bool,
-    /// Its addresses could not be read when they changed.
-    pub(super) has_old_addresses: bool,
+    /// Why its addresses and routes were not taken up when they changed.
+    pub(super) old_network: Option<String>,
     pub(super) retry: Retry,
 }
 
@@ -84,15 +81,16 @@ pub(super) struct Carried {
     pub(super) listener: Listener,
     /// What connections show as their source; kept up to date.
     pub(super) addresses: Arc<ArcSwap<Vec<IpAddr>>>,
-    /// As the kernel has it.
+    /// As the kernel has it, but for what the routes say.
     pub(super) redirect: RedirectPolicy,
+    pub(super) routes: InterfaceRoutes,
     /// Whose snapshot it gets.
     pub(super) client: Client,
     /// If its DNS is captured.
     pub(super) names: Option<PodNames>,
     /// Since when the kernel sends nothing here any more.
     pub(super) left: Option<Instant>,
-    pub(super) _following: Following,
+    pub(super) following: Following,
 }
 
 impl Pod {
@@ -111,7 +109,7 @@ impl Pod {
             described: None,
             since: None,
             has_netns: false,
-            has_old_addresses: false,
+            old_network: None,
             retry: Retry::default(),
         };
         pod.decide(api, selection);
@@ -151,7 +149,8 @@ impl Pod {
             Selection::Enroll(_) if self.carried.is_none() => (PodState::Pending, self.problem.clone()),
             Selection::Enroll(_) if mistake.is_some() => (PodState::EnrolledWithMistake, mistake),
             Selection::Enroll(_) => {
-                (PodState::Enrolled, self.problem.clone().or_else(|| self.not_enforced().map(str::to_owned)))
+                let note = self.problem().or_else(|| self.not_enforced()).map(str::to_owned);
+                (PodState::Enrolled, note.or_else(|| self.interface_note()))
             }
         };
         PodRecord {
@@ -162,6 +161,15 @@ impl Pod {
             state,
             note: note.unwrap_or_default(),
         }
+    }
+
+    /// Why it is not as it should be.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref().or(self.old_network.as_deref())
+    }
+
+    fn interface_note(&self) -> Option<String> {
+        self.carried.as_ref()?.routes.note.as_ref().map(ToString::to_string)
     }
 
     /// What of an enforced pod the guard can't see.
@@ -188,7 +196,7 @@ impl Pod {
 
     /// A problem that is no passing one.
     pub(super) fn lasting_problem(&self) -> Option<&str> {
-        self.problem.as_deref().filter(|_| self.is_past_patience())
+        self.problem().filter(|_| self.is_past_patience())
     }
 
     /// Whether the API means this pod by that name.
@@ -248,58 +256,5 @@ impl Retry {
 
     pub(super) fn is_due(&self) -> bool {
         self.at.is_some_and(|at| at <= Instant::now())
-    }
-}
-
-/// A task that goes on for as long as this is held.
-#[derive(Debug)]
-pub(super) struct Following(JoinHandle<()>);
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Calls `changed` whenever an address of the namespace comes or goes, until the result is dropped.
-pub(super) fn follow_addresses(
-    netns: &Arc<OwnedFd>,
-    mut changed: impl FnMut() + Send + 'static,
-) -> anyhow::Result<Following> {
-    let changes = within(netns, AddressChanges::subscribe)??;
-    let changes = crate::datapath::readable(changes.into())?;
-    Ok(Following(tokio::spawn(async move {
-        while let Ok(mut ready) = changes.readable().await {
-            match AddressChanges::happened_on(ready.get_inner()) {
-                Ok(true) => changed(),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!("{error:#}");
-                    return;
-                }
-            }
-            ready.clear_ready();
-        }
-    })))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// However the carrying of a pod fails, nobody goes on to listen to its namespace.
-    #[tokio::test]
-    async fn what_is_followed_is_let_go_with_its_follower() {
-        let held = Arc::new(());
-        let socket = Arc::clone(&held);
-        let following = Following(tokio::spawn(async move {
-            std::future::pending::<()>().await;
-            drop(socket);
-        }));
-        tokio::task::yield_now().await;
-        assert_eq!(Arc::strong_count(&held), 2);
-        drop(following);
-        tokio::task::yield_now().await;
-        assert_eq!(Arc::strong_count(&held), 1);
     }
 }

@@ -8,11 +8,13 @@ use arc_swap::ArcSwap;
 use interceptor_common::verdict::Effect;
 
 use super::control::Control;
-use super::pod::Pod;
+use super::network::with_ranges;
+use super::pod::{Carried, Pod};
 use super::view::{Check, Compiled, PodState, PodView, SharedView, View};
 use crate::admin::{Family, Heartbeat};
 use crate::datapath::Counter;
-use crate::enroll::Selection;
+use crate::enroll::{Selection, Wanted};
+use crate::workload::RedirectPolicy;
 
 /// Where the loop puts it, for everybody who reads.
 #[derive(Clone, Debug)]
@@ -94,7 +96,7 @@ impl Control {
             state: state(pod),
             netns_cookie: carried.map(|carried| carried.netns.cookie),
             listener_port: carried.map(|carried| carried.listener.port),
-            redirect: pod.wanted().map(|wanted| wanted.redirect.clone()).unwrap_or_default(),
+            redirect: pod.wanted().map(|wanted| shown_redirect(wanted, carried)).unwrap_or_default(),
             redirect_by: pod.redirect_by.clone(),
             annotation_mistakes: pod
                 .wanted()
@@ -134,15 +136,22 @@ impl Control {
     }
 }
 
+fn shown_redirect(wanted: &Wanted, carried: Option<&Carried>) -> RedirectPolicy {
+    match carried {
+        Some(carried) => with_ranges(&wanted.redirect, &carried.routes.ranges),
+        None => wanted.redirect.clone(),
+    }
+}
+
 fn is_late(pod: &Pod) -> bool {
     pod.wanted().is_some() && pod.carried.is_none() && pod.is_past_patience()
 }
 
 fn state(pod: &Pod) -> PodState {
-    match (&pod.selection, &pod.carried, &pod.problem) {
+    match (&pod.selection, &pod.carried, pod.problem()) {
         (Selection::LeaveAlone(why), _, _) => PodState::LeftAlone(why.sentence().to_owned()),
         (Selection::OutOfReach(why), _, _) => PodState::OutOfReach(why.sentence().to_owned()),
-        (Selection::Enroll(_), _, Some(problem)) => PodState::Failed(problem.clone()),
+        (Selection::Enroll(_), _, Some(problem)) => PodState::Failed(problem.to_owned()),
         (Selection::Enroll(_), Some(_), None) => PodState::Enrolled,
         (Selection::Enroll(_), None, None) => PodState::Waiting(
             match (&pod.cgroup, pod.attached) {

@@ -241,7 +241,10 @@ mod tests {
         let expected = serde_json::json!({
             "namespace": "shop", "name": "a", "uid": "1", "state": "failed", "why": "no room",
             "netnsCookie": null, "listenerPort": null, "annotationMistakes": [], "client": null,
-            "redirect": {"excludeIpRanges": [], "includeIpRanges": "*", "excludePorts": [], "includePorts": []},
+            "redirect": {
+                "excludeIpRanges": [], "includeIpRanges": "*", "excludePorts": [], "includePorts": [],
+                "excludeInterfaces": [], "interfaceRanges": [],
+            },
         });
         assert_eq!(shown, expected);
         let since = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_500);

@@ -11,12 +11,7 @@ use crate::resource::{
 use crate::workload::RedirectPolicy;
 
 /// Annotations of pods that Istio's proxy follows and nothing here does: what happens instead, and what helps.
-const NOT_APPLIED: [(&str, &str, &str); 3] = [
-    (
-        "traffic.sidecar.istio.io/excludeInterfaces",
-        "connections that leave by these interfaces are taken over like all others",
-        "exclude what is reached by them: traffic.sidecar.istio.io/excludeOutboundIPRanges",
-    ),
+const NOT_APPLIED: [(&str, &str, &str); 2] = [
     ("traffic.sidecar.istio.io/kubevirtInterfaces", OF_MACHINES, KEEP_ISTIO),
     ("istio.io/reroute-virtual-interfaces", OF_MACHINES, KEEP_ISTIO),
 ];

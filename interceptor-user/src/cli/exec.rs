@@ -202,7 +202,7 @@ impl Arguments {
                 exclude_ip_ranges: self.exclude_ip_ranges.map_or(annotated.exclude_ip_ranges, |list| list.0),
                 include_ports: self.include_ports.map_or(annotated.include_ports, |list| list.0),
                 exclude_ports: self.exclude_ports.map_or(annotated.exclude_ports, |list| list.0),
-                enforced: None,
+                ..annotated
             },
             access_log: self.access_log.as_deref().map(AccessLogTarget::new),
             access_log_format: self.access_log_format,
@@ -222,6 +222,7 @@ mod tests {
     use super::*;
     use crate::compile::Client;
     use crate::resource::ClientPolicy;
+    use crate::workload::parse_interfaces;
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -262,7 +263,7 @@ mod tests {
                 include_ip_ranges: parse_include_ip_ranges("1.0.0.0/8").unwrap(),
                 exclude_ports: vec![1, 2],
                 include_ports: vec![3],
-                enforced: None,
+                ..RedirectPolicy::default()
             },
             access_log: Some(AccessLogTarget::Stdout),
             access_log_format: Some(AccessLogEncoding::Json),
@@ -287,6 +288,7 @@ mod tests {
             "--annotations traffic.sidecar.istio.io/excludeOutboundPorts=9 \
              --annotations traffic.sidecar.istio.io/includeOutboundIPRanges=10.0.0.0/8 \
              --annotations traffic.sidecar.istio.io/excludeOutboundIPRanges=10.1.0.0/16 \
+             --annotations traffic.sidecar.istio.io/excludeInterfaces=net1 \
              --exclude-ip-ranges 10.2.0.0/16 -- true",
         );
         let expected = RedirectPolicy {
@@ -294,7 +296,8 @@ mod tests {
             exclude_ip_ranges: parse_exclude_ip_ranges("10.2.0.0/16").unwrap(),
             include_ports: vec![],
             exclude_ports: vec![9],
-            enforced: None,
+            exclude_interfaces: parse_interfaces("net1").unwrap(),
+            ..RedirectPolicy::default()
         };
         assert_eq!(given.unwrap().redirect, expected);
     }

@@ -18,6 +18,7 @@ mod listeners;
 #[cfg(feature = "log")]
 mod log;
 mod name_servers;
+mod netlink;
 mod netns;
 mod node;
 mod original_dst;
@@ -28,6 +29,7 @@ mod preflight;
 mod programs;
 mod query_sockets;
 mod redirected;
+mod routes;
 mod shape;
 pub(crate) mod sock_diag;
 mod sys;
@@ -61,6 +63,7 @@ pub use pod_records::PodRecord;
 pub use preflight::{KERNEL_MIN, kernel_version, preflight};
 pub use query_sockets::QuerySockets;
 pub use redirected::Redirected;
+pub use routes::{InterfaceNote, InterfaceRoutes};
 pub use sys::{readable, release_free_memory};
 pub use workloads::Listener;
 

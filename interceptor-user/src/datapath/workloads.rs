@@ -20,7 +20,7 @@ use interceptor_common::{
 use super::{Datapath, DatapathError, programs::Maps, sys::Raw};
 use crate::{
     plan::{KernelPolicy, Prefix, PrefixChanges},
-    workload::RedirectPolicy,
+    workload::{InterfaceRanges, RedirectPolicy},
 };
 
 /// So many connections of one workload may wait between connect(2) and the listener's queue; more are refused.
@@ -89,6 +89,28 @@ impl Workloads {
         // After all prefixes: whoever misses a port finds no prefix either.
         for &port in kernel.ports.keys() {
             absent_is_fine("PORTS", self.ports.remove(&Raw(PortKey { policy, port: port.into() })))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what has become of `enrolled`, which knows what the maps hold also when this fails.
+    fn update(
+        &mut self,
+        cookie: u64,
+        enrolled: &mut Enrolled,
+        own_addresses: &[IpAddr],
+    ) -> Result<(), DatapathError> {
+        let desired = KernelPolicy::new(&enrolled.policy, own_addresses);
+        let changes = PrefixChanges::between(&enrolled.kernel.prefixes, &desired.prefixes);
+        let policy = enrolled.entry.policy;
+        for (prefix, flags) in changes.write {
+            self.write_prefix(policy, prefix, flags)?;
+            enrolled.kernel.prefixes.insert(prefix, flags);
+        }
+        self.workloads.insert(cookie, Raw(enrolled.entry), 0).map_err(write_failed("WORKLOADS"))?;
+        for prefix in changes.remove {
+            self.remove_prefix(policy, prefix)?;
+            enrolled.kernel.prefixes.remove(&prefix);
         }
         Ok(())
     }
@@ -177,32 +199,22 @@ impl Datapath {
         Ok(())
     }
 
-    /// The namespace's addresses changed; its policy stays.
-    pub fn update_own_addresses(
+    /// The namespace's addresses or routes changed; its policy stays.
+    pub fn update_network(
         &mut self,
         cookie: u64,
         own_addresses: &[IpAddr],
+        interface_ranges: &InterfaceRanges,
     ) -> Result<(), DatapathError> {
         let workloads = &mut self.workloads;
-        let Some(enrolled) = workloads.enrolled.get(&cookie) else {
+        let Some(mut enrolled) = workloads.enrolled.remove(&cookie) else {
             return Err(DatapathError::NotEnrolled { netns_cookie: cookie });
         };
-        let kernel = KernelPolicy::new(&enrolled.policy, own_addresses);
-        let mut entry = enrolled.entry;
-        (entry.own_v4, entry.own_v6) = first_of_each_family(own_addresses);
-        let changes = PrefixChanges::between(&enrolled.kernel.prefixes, &kernel.prefixes);
-        for (prefix, flags) in changes.write {
-            workloads.write_prefix(entry.policy, prefix, flags)?;
-        }
-        workloads.workloads.insert(cookie, Raw(entry), 0).map_err(write_failed("WORKLOADS"))?;
-        for prefix in changes.remove {
-            workloads.remove_prefix(entry.policy, prefix)?;
-        }
-        if let Some(enrolled) = workloads.enrolled.get_mut(&cookie) {
-            enrolled.kernel = kernel;
-            enrolled.entry = entry;
-        }
-        Ok(())
+        enrolled.policy.interface_ranges = interface_ranges.clone();
+        (enrolled.entry.own_v4, enrolled.entry.own_v6) = first_of_each_family(own_addresses);
+        let updated = workloads.update(cookie, &mut enrolled, own_addresses);
+        workloads.enrolled.insert(cookie, enrolled);
+        updated
     }
 
     /// The first port of the listener that the namespace's connections go to, whichever agent said so; `None`: it is not

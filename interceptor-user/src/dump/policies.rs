@@ -19,6 +19,8 @@ pub struct PolicyRow {
     /// `*`: all.
     pub include_ip_ranges: Vec<String>,
     pub exclude_ip_ranges: Vec<String>,
+    /// What the pods' routes lead to by an excluded interface; `!`: a range in another that they do not.
+    pub exclude_interface_ranges: Vec<String>,
     pub include_ports: Vec<u16>,
     pub exclude_ports: Vec<u16>,
     /// Everything goes to the proxy, whatever is included and excluded.
@@ -35,6 +37,7 @@ impl Row for PolicyRow {
         "PODS",
         "INCLUDE",
         "EXCLUDE",
+        "BY INTERFACE",
         "INCLUDE PORTS",
         "EXCLUDE PORTS",
         "ENFORCED",
@@ -48,6 +51,7 @@ impl Row for PolicyRow {
             few(&self.pods),
             few(&self.include_ip_ranges),
             few(&self.exclude_ip_ranges),
+            few(&self.exclude_interface_ranges),
             few(&self.include_ports),
             few(&self.exclude_ports),
             yes_or_no(self.enforced),
@@ -78,6 +82,7 @@ pub(super) fn rows(
             pods: pods.remove(&id).unwrap_or_default(),
             include_ip_ranges: include,
             exclude_ip_ranges: policy.exclude_ip_ranges.iter().map(ToString::to_string).collect(),
+            exclude_interface_ranges: policy.interface_ranges.texts(),
             include_ports: policy.include_ports,
             exclude_ports: policy.exclude_ports,
             enforced: policy.enforced.is_some(),
@@ -107,8 +112,11 @@ mod tests {
             include_ip_ranges: IncludeIpRanges::List(vec!["10.0.0.0/8".parse().unwrap()]),
             exclude_ip_ranges: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/8".parse().unwrap()],
             include_ports: vec![443],
-            exclude_ports: Vec::new(),
-            enforced: None,
+            interface_ranges: [("10.9.0.0/16", true), ("10.9.1.0/24", false)]
+                .map(|(range, leaves)| (range.parse().unwrap(), leaves))
+                .into_iter()
+                .collect(),
+            ..Default::default()
         };
         let server = "10.96.0.10".parse().unwrap();
         let enforced = RedirectPolicy { enforced: Some(Enforced::new([server])), ..all.clone() };
@@ -126,10 +134,10 @@ mod tests {
         let workloads = BTreeMap::from([(70, workload(4)), (71, workload(9)), (72, workload(4))]);
         let names = Names(BTreeMap::from([(70, "shop/web".to_owned()), (71, "shop/cart".to_owned())]));
         let expected = "\
-POLICY   PODS                  INCLUDE      EXCLUDE                 INCLUDE PORTS   EXCLUDE PORTS   ENFORCED   NAME SERVERS   OWN ADDRESSES
-4        shop/web, cookie 72   *            -                       -               22, 3306        no         -              -
-9        shop/cart             10.0.0.0/8   10.1.0.0/16, fd00::/8   443             -               no         -              10.1.2.3, fd77::1
-10       -                     *            -                       -               22, 3306        yes        10.96.0.10     -
+POLICY   PODS                  INCLUDE      EXCLUDE                 BY INTERFACE                INCLUDE PORTS   EXCLUDE PORTS   ENFORCED   NAME SERVERS   OWN ADDRESSES
+4        shop/web, cookie 72   *            -                       -                           -               22, 3306        no         -              -
+9        shop/cart             10.0.0.0/8   10.1.0.0/16, fd00::/8   10.9.0.0/16, !10.9.1.0/24   443             -               no         -              10.1.2.3, fd77::1
+10       -                     *            -                       -                           -               22, 3306        yes        10.96.0.10     -
 ";
         assert_eq!(tables::text(&rows(&policies, &workloads, &names)), expected);
     }

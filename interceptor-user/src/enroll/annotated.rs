@@ -78,6 +78,7 @@ pub(super) fn is_overridden(annotation: Annotation, redirect: &RedirectPolicy) -
         // All that it could add goes to the proxy anyway.
         Annotation::IncludeOutboundPorts => false,
         Annotation::ExcludeOutboundPorts => !redirect.exclude_ports.is_empty(),
+        Annotation::ExcludeInterfaces => !redirect.exclude_interfaces.is_empty(),
     }
 }
 

@@ -68,7 +68,7 @@ impl Command {
         Ok(Self { child, pid })
     }
 
-    /// Waits until it ends, passing on signals, and keeping configuration and the host's addresses up to date. Fails
+    /// Waits until it ends, passing on signals, and keeping configuration and what the host's network says up to date. Fails
     /// when something fails that the command must not outlive.
     pub(super) fn watch(
         &mut self,
@@ -99,9 +99,11 @@ impl Command {
                 );
             }
             if ready[2]
-                && let Err(error) = interception.refresh_addresses()
+                && let Err(error) = interception.refresh_network()
             {
-                tracing::warn!("{error:#}; what was this host's address stays excluded");
+                tracing::warn!(
+                    "{error:#}; what was this host's address, or behind an excluded interface, stays excluded"
+                );
             }
             carrier.reconfigure();
             carrier.check()?;

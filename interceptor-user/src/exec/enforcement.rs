@@ -28,6 +28,7 @@ pub(super) fn redirect(settings: &ExecSettings, snapshot: &Snapshot) -> anyhow::
     }
     let leaves_anything = !redirect.exclude_ip_ranges.is_empty()
         || !redirect.exclude_ports.is_empty()
+        || !redirect.exclude_interfaces.is_empty()
         || redirect.include_ip_ranges != IncludeIpRanges::All;
     if leaves_anything {
         bail!(

@@ -13,11 +13,13 @@ use super::external;
 use super::reports;
 use super::stats::KernelStats;
 use super::watcher::Watcher;
-use crate::datapath::{self, Datapath, Listener, Listeners, OriginalDstReader, QuerySockets};
+use crate::datapath::{
+    self, Datapath, InterfaceNote, InterfaceRoutes, Listener, Listeners, OriginalDstReader, QuerySockets,
+};
 use crate::dns::ServerOf;
-use crate::enroll::AddressChanges;
+use crate::enroll::NetworkChanges;
 use crate::settings::ExternalProxy;
-use crate::workload::RedirectPolicy;
+use crate::workload::{InterfaceName, InterfaceRanges, RedirectPolicy};
 
 /// A connection is a (source port, address) pair: eight addresses hold some 200,000 open ones.
 const ADDRESSES_V4: u16 = 8;
@@ -52,17 +54,23 @@ pub(super) struct Interception {
     datapath: Datapath,
     netns_cookie: u64,
     own_addresses: Arc<ArcSwap<OwnAddresses>>,
-    address_changes: AddressChanges,
+    network_changes: NetworkChanges,
+    /// Those that the policy excludes.
+    interfaces: Vec<InterfaceName>,
+    /// What was told of them last.
+    note: Option<InterfaceNote>,
 }
 
 impl Interception {
     /// Loads the programs, which needs privileges; attaches none.
-    pub(super) fn prepare() -> anyhow::Result<Self> {
+    pub(super) fn prepare(redirect: &RedirectPolicy) -> anyhow::Result<Self> {
         let datapath = Datapath::load()?;
         let netns_cookie = datapath::netns_cookie().context("can't identify the network namespace")?;
-        let address_changes = AddressChanges::subscribe()?;
+        let network_changes = NetworkChanges::subscribe(redirect.asks_routes())?;
         let own_addresses = Arc::new(ArcSwap::from_pointee(OwnAddresses::read()?));
-        Ok(Self { datapath, netns_cookie, own_addresses, address_changes })
+        let interfaces =
+            if redirect.asks_routes() { redirect.exclude_interfaces.clone() } else { Vec::new() };
+        Ok(Self { datapath, netns_cookie, own_addresses, network_changes, interfaces, note: None })
     }
 
     /// Redirects to sockets of ours, which this opens. We must be in the proxy's cgroup already.
@@ -98,6 +106,7 @@ impl Interception {
 
     /// Policy first: hooks refuse what they find no policy for.
     fn attach(&mut self, tree: &Tree, policy: &RedirectPolicy, listener: Listener) -> anyhow::Result<()> {
+        let policy = &RedirectPolicy { interface_ranges: self.interface_ranges()?, ..policy.clone() };
         self.datapath.enroll(self.netns_cookie, policy, &self.own_addresses.load().0, listener)?;
         reports::follow(&mut self.datapath)?;
         self.datapath.attach_workload(open(&tree.command())?)?;
@@ -118,13 +127,23 @@ impl Interception {
     }
 
     /// To be called when this is readable.
-    pub(super) fn refresh_addresses(&mut self) -> anyhow::Result<()> {
-        if self.address_changes.happened()? {
-            let own = OwnAddresses::read()?;
-            self.datapath.update_own_addresses(self.netns_cookie, &own.0)?;
+    pub(super) fn refresh_network(&mut self) -> anyhow::Result<()> {
+        if self.network_changes.happened()? {
+            let (own, ranges) = (OwnAddresses::read()?, self.interface_ranges()?);
+            self.datapath.update_network(self.netns_cookie, &own.0, &ranges)?;
             self.own_addresses.store(Arc::new(own));
         }
         Ok(())
+    }
+
+    /// What leaves by excluded interfaces now. What is to be told of them is told once.
+    fn interface_ranges(&mut self) -> anyhow::Result<InterfaceRanges> {
+        let read = InterfaceRoutes::read(&self.interfaces).context("can't read this host's routes")?;
+        if let Some(note) = read.note.as_ref().filter(|note| self.note.as_ref() != Some(note)) {
+            tracing::warn!("{note}");
+        }
+        self.note = read.note;
+        Ok(read.ranges)
     }
 
     /// Kept up to date.
@@ -149,7 +168,7 @@ impl Interception {
 
 impl AsFd for Interception {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.address_changes.as_fd()
+        self.network_changes.as_fd()
     }
 }
 

@@ -39,7 +39,7 @@ pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let stats = settings.stats.as_deref().map(stats::StatsFile::create).transpose()?;
     // Reading standard input may take for ever: only from here on an interrupt is ours to handle.
     let signals = signals::Signals::take()?;
-    let mut interception = interception::Interception::prepare()?;
+    let mut interception = interception::Interception::prepare(&redirect)?;
     let (watcher, tree) = watcher::Watcher::start()?;
     tree.enter_proxy()?;
     let open_files = command::raise_open_files();

@@ -65,6 +65,7 @@ fn is_surprising(reason: Reason) -> bool {
         | Reason::LinkLocal
         | Reason::OwnAddress
         | Reason::ExcludedRange
+        | Reason::ExcludedInterface
         | Reason::NotIncluded
         | Reason::IncludedPort
         | Reason::IncludedRange

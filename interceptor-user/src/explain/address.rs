@@ -71,7 +71,10 @@ fn is_nobodys(context: Context<'_>, address: IpAddr) -> bool {
         .by_port
         .get(&port)
         .is_some_and(|listener| listener.cidrs.iter().any(|chain| chain.contains(address)));
+    let in_route =
+        redirect.interface_ranges.holding(address).is_some_and(|(range, _)| range.prefix_len() > 0);
     !included
+        && !in_route
         && !in_list(&redirect.exclude_ip_ranges)
         && !snapshot.by_address.contains_key(&(address, port))
         && !in_chain

@@ -17,6 +17,7 @@ pub(super) fn step(context: Context<'_>, to: &Chosen, verdict: Verdict) -> Step 
     let cause = cause(redirect, to, context.question.target.port, reason);
     let mut step = Step::new("kernel", format!("{what}: {}{cause}", reason.sentence()));
     step.by.clone_from(&context.question.redirect_by);
+    step.notes.extend(where_the_route_matters(redirect, verdict));
     if !to.is_known {
         step.notes.extend(where_the_address_matters(redirect, reason));
     }
@@ -30,6 +31,9 @@ fn cause(redirect: &RedirectPolicy, to: &Chosen, port: u16, reason: Reason) -> S
         holding.max_by_key(|range| range.prefix_len()).map(ToString::to_string)
     };
     let cause = match reason {
+        Reason::ExcludedInterface => {
+            redirect.interface_ranges.holding(to.address).map(|(range, _)| format!("route to {range}"))
+        }
         Reason::ExcludedRange => narrowest(&redirect.exclude_ip_ranges),
         Reason::IncludedRange => match &redirect.include_ip_ranges {
             IncludeIpRanges::All => Some("*".into()),
@@ -71,13 +75,33 @@ fn cause(redirect: &RedirectPolicy, to: &Chosen, port: u16, reason: Reason) -> S
 /// With an address that is not known: the ranges that would change the verdict.
 fn where_the_address_matters(redirect: &RedirectPolicy, reason: Reason) -> Option<String> {
     let list = |ranges: &[Cidr]| words::few(ranges.iter().map(ToString::to_string));
-    let excluded = &redirect.exclude_ip_ranges;
+    let by_route = |leaves: bool| {
+        let ranges = redirect.interface_ranges.iter();
+        ranges.filter(move |(_, leave)| *leave == leaves).map(|(range, _)| range)
+    };
+    let excluded: Vec<Cidr> = redirect.exclude_ip_ranges.iter().copied().chain(by_route(true)).collect();
+    let kept: Vec<Cidr> = by_route(false).collect();
     match (reason, &redirect.include_ip_ranges) {
+        (Reason::ExcludedInterface, _) if kept.is_empty() => None,
+        (Reason::ExcludedInterface, _) => {
+            Some(format!("for an address in {} a route leads elsewhere", list(&kept)))
+        }
         (Reason::ExcludedPort | Reason::Enforced, _) => None,
         (Reason::NotIncluded, IncludeIpRanges::List(included)) if !included.is_empty() => {
             Some(format!("an address in {} would be redirected", list(included)))
         }
-        _ if !excluded.is_empty() => Some(format!("an address in {} would be left alone", list(excluded))),
+        _ if !excluded.is_empty() => Some(format!("an address in {} would be left alone", list(&excluded))),
         _ => None,
     }
+}
+
+/// Without the workload's routes at hand: the interfaces that would change the verdict.
+fn where_the_route_matters(redirect: &RedirectPolicy, verdict: Verdict) -> Option<String> {
+    let is_open = redirect.asks_routes() && redirect.interface_ranges.is_empty();
+    (is_open && matches!(verdict, Verdict::Redirect(_))).then(|| {
+        let names = words::few(redirect.exclude_interfaces.iter().map(ToString::to_string));
+        format!(
+            "what leaves by {names} would be left alone (excludeInterfaces); no route by it is known here"
+        )
+    })
 }

@@ -22,7 +22,7 @@ use crate::admin::{self, Admin};
 use crate::agent::{Configurations, Source, SourceTold, Told};
 use crate::datapath;
 use crate::dns::{self, Resolver};
-use crate::enroll::AddressChanges;
+use crate::enroll::NetworkChanges;
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::settings::GatewaySettings;
 use crate::telemetry::AccessLog;
@@ -45,7 +45,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub fn run(settings: &GatewaySettings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
     let client = workload_api::identified(&settings.client, settings.spiffe_socket.as_deref())?;
     let settings = &GatewaySettings { client, ..settings.clone() };
-    let address_changes = AddressChanges::subscribe()?;
+    let address_changes = NetworkChanges::subscribe(false)?;
     let (compiled, snapshots) = mpsc::unbounded_channel();
     let configurations = Configurations::start(settings.compile_settings(own_addresses()?), compiled)?;
     let (source, told) = Source::start(&settings.source, &configurations)?;
@@ -61,7 +61,7 @@ struct Inputs {
     snapshots: UnboundedReceiver<Told>,
     source: Source,
     told: SourceTold,
-    address_changes: AddressChanges,
+    address_changes: NetworkChanges,
 }
 
 fn own_addresses() -> anyhow::Result<BTreeSet<IpAddr>> {
@@ -120,7 +120,7 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
             },
             ready = address_changes.readable() => {
                 let mut ready = ready?;
-                if AddressChanges::happened_on(ready.get_inner())? {
+                if NetworkChanges::happened_on(ready.get_inner())? {
                     inputs.configurations.own_addresses(own_addresses()?);
                 }
                 ready.clear_ready();

@@ -2,6 +2,7 @@
 
 mod prefixes;
 mod read_back;
+mod routes;
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +16,8 @@ use interceptor_common::{
     policy::{PortFlags, PrefixFlags},
     verdict::Verdict,
 };
+
+pub use routes::{Route, Table, interface_ranges};
 
 use crate::workload::RedirectPolicy;
 
@@ -70,8 +73,9 @@ impl KernelPolicy {
     }
 }
 
-/// What turns one set of prefixes into another: first what to write, then what to remove, so that no address is
-/// without its flags in between.
+/// What turns one set of prefixes into another: first what to write, in this order, then what to remove, in this order. The
+/// longest is written first and the shortest removed first, so that each address has its old flags or its new ones at
+/// every moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrefixChanges {
     pub write: Vec<(Prefix, PrefixFlags)>,
@@ -81,10 +85,13 @@ pub struct PrefixChanges {
 impl PrefixChanges {
     pub fn between(applied: &BTreeMap<Prefix, PrefixFlags>, desired: &BTreeMap<Prefix, PrefixFlags>) -> Self {
         let changed = |(prefix, flags): &(&Prefix, &PrefixFlags)| applied.get(prefix) != Some(*flags);
-        Self {
-            write: desired.iter().filter(changed).map(|(prefix, flags)| (*prefix, *flags)).collect(),
-            remove: applied.keys().filter(|prefix| !desired.contains_key(prefix)).copied().collect(),
-        }
+        let write = desired.iter().filter(changed).map(|(prefix, flags)| (*prefix, *flags));
+        let mut write: Vec<(Prefix, PrefixFlags)> = write.collect();
+        write.sort_by_key(|((_, length), _)| std::cmp::Reverse(*length));
+        let gone = applied.keys().filter(|prefix| !desired.contains_key(prefix)).copied();
+        let mut remove: Vec<Prefix> = gone.collect();
+        remove.sort_by_key(|(_, length)| *length);
+        Self { write, remove }
     }
 }
 
@@ -103,7 +110,8 @@ mod tests {
         .prop_map(|map| {
             map.into_iter()
                 .map(|((last, length), flags)| {
-                    ((Ip16::from_v4([10, 0, 0, last]), length), PrefixFlags(flags))
+                    let network = last & u8::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                    ((Ip16::from_v4([10, 0, 0, network]), length), PrefixFlags(flags))
                 })
                 .collect()
         })
@@ -119,6 +127,35 @@ mod tests {
                 state.remove(&prefix);
             }
             prop_assert_eq!(state, after);
+        }
+
+        #[test]
+        fn in_between_each_address_has_its_old_flags_or_its_new_ones(
+            before in some_prefixes(),
+            after in some_prefixes(),
+        ) {
+            let addresses: Vec<IpAddr> = (0..4u8).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+            let flags = |prefixes: &BTreeMap<Prefix, PrefixFlags>| -> Vec<Option<PrefixFlags>> {
+                let policy = KernelPolicy { prefixes: prefixes.clone(), ports: BTreeMap::new() };
+                addresses.iter().map(|address| policy.flags_of(*address)).collect()
+            };
+            let (old, new) = (flags(&before), flags(&after));
+            let changes = PrefixChanges::between(&before, &after);
+            let mut state = before;
+            let mut states = vec![state.clone()];
+            for (prefix, flags) in changes.write {
+                state.insert(prefix, flags);
+                states.push(state.clone());
+            }
+            for prefix in changes.remove {
+                state.remove(&prefix);
+                states.push(state.clone());
+            }
+            for state in states {
+                for ((now, old), new) in flags(&state).into_iter().zip(&old).zip(&new) {
+                    prop_assert!(now == *old || now == *new);
+                }
+            }
         }
 
         #[test]

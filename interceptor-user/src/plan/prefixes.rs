@@ -1,7 +1,8 @@
 //! The prefixes of a policy, each with the flags of all that hold it.
 //!
 //! The kernel's trie finds the longest prefix only, but an exclude wins over an include whatever their lengths: so
-//! each entry carries the flags of every shorter one. IPv4 lives below `::ffff:0:0/96` of the same trie; that prefix
+//! each entry carries the flags of every shorter one. Only what leaves by an excluded interface is for the longest route to
+//! say, whatever the shorter ones say: each entry has it from the longest. IPv4 lives below `::ffff:0:0/96` of the same trie; that prefix
 //! gets an entry of its own, so that IPv6 ranges which hold it (`::/0`) say nothing about IPv4.
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -17,26 +18,42 @@ pub(super) fn prefixes(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTr
     let mut prefixes = BTreeMap::new();
     // In the order of said a range comes after all that hold it: those of the last one are on this stack.
     let mut holders: Vec<(Cidr, PrefixFlags)> = Vec::new();
-    for (range, flags) in everything_said(policy, own_addresses) {
+    for (range, Said { flags, leaves }) in everything_said(policy, own_addresses) {
         while holders.last().is_some_and(|(holder, _)| !holder.contains(range.network())) {
             holders.pop();
         }
         let inherited = holders.last().map_or(PrefixFlags::NONE, |(_, flags)| *flags);
-        let flags = flags.with(inherited);
+        let flags = match leaves {
+            None => flags.with(inherited),
+            Some(leaves) => {
+                let said = if leaves { PrefixFlags::EXCLUDE_INTERFACE } else { PrefixFlags::NONE };
+                flags.with(inherited.without(PrefixFlags::EXCLUDE_INTERFACE)).with(said)
+            }
+        };
         holders.push((range, flags));
         prefixes.insert(prefix(range), flags);
     }
     prefixes
 }
 
+/// What is said of one range.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    flags: PrefixFlags,
+    /// Whether it leaves by an excluded interface.
+    leaves: Option<bool>,
+}
+
 /// What is said of each range itself, by network and then by length. All of IPv4 and all of IPv6 are among them even
 /// if nothing is said of them: programs know by finding nothing that a policy has been replaced.
-fn everything_said(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTreeMap<Cidr, PrefixFlags> {
+fn everything_said(policy: &RedirectPolicy, own_addresses: &[IpAddr]) -> BTreeMap<Cidr, Said> {
     let families: Vec<Cidr> = ["0.0.0.0", "::"].into_iter().filter_map(whole_family).collect();
-    let mut said: BTreeMap<Cidr, PrefixFlags> =
-        families.iter().map(|&range| (range, PrefixFlags::NONE)).collect();
+    let mut said: BTreeMap<Cidr, Said> = families.iter().map(|&range| (range, Said::default())).collect();
+    for (range, leaves) in policy.interface_ranges.iter() {
+        said.entry(range).or_default().leaves = Some(leaves);
+    }
     let mut add = |range: Cidr, flag: PrefixFlags| {
-        let flags = said.entry(range).or_default();
+        let flags = &mut said.entry(range).or_default().flags;
         *flags = flags.with(flag);
     };
     for &range in &policy.exclude_ip_ranges {
@@ -126,6 +143,8 @@ mod tests {
             Verdict::Bypass(Reason::ExcludedPort)
         } else if own.contains(&address) {
             Verdict::Bypass(Reason::OwnAddress)
+        } else if policy.interface_ranges.holding(address).is_some_and(|(_, leaves)| leaves) {
+            Verdict::Bypass(Reason::ExcludedInterface)
         } else if held_by(&policy.exclude_ip_ranges) {
             Verdict::Bypass(Reason::ExcludedRange)
         } else if policy.include_ports.contains(&port) {
@@ -162,13 +181,18 @@ mod tests {
         let include = prop_oneof![Just(IncludeIpRanges::All), ranges().prop_map(IncludeIpRanges::List)];
         let servers = proptest::collection::vec(address(), 0..3);
         let enforced = proptest::option::of(servers.prop_map(Enforced::new));
-        (ranges(), include, ports(), ports(), enforced).prop_map(
-            |(exclude_ip_ranges, include_ip_ranges, exclude_ports, include_ports, enforced)| RedirectPolicy {
-                exclude_ip_ranges,
-                include_ip_ranges,
-                exclude_ports,
-                include_ports,
-                enforced,
+        let routes = proptest::collection::vec((range(), any::<bool>()), 0..6);
+        (ranges(), include, ports(), ports(), routes, enforced).prop_map(
+            |(exclude_ip_ranges, include_ip_ranges, exclude_ports, include_ports, routes, enforced)| {
+                RedirectPolicy {
+                    exclude_ip_ranges,
+                    include_ip_ranges,
+                    exclude_ports,
+                    include_ports,
+                    exclude_interfaces: Vec::new(),
+                    interface_ranges: routes.into_iter().collect(),
+                    enforced,
+                }
             },
         )
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use interceptor_common::policy::{PortFlags, PrefixFlags};
 
 use super::{KernelPolicy, prefixes::range};
-use crate::workload::{Cidr, Enforced, IncludeIpRanges, RedirectPolicy};
+use crate::workload::{Cidr, Enforced, IncludeIpRanges, InterfaceRanges, RedirectPolicy};
 
 impl KernelPolicy {
     /// A policy that decides every connection as this does. Ranges inside others that say the same are left out.
@@ -22,6 +22,8 @@ impl KernelPolicy {
             },
             exclude_ports: self.ports(PortFlags::EXCLUDE),
             include_ports: self.ports(PortFlags::INCLUDE),
+            exclude_interfaces: Vec::new(),
+            interface_ranges: self.interface_ranges(),
             enforced: self.enforced(),
         }
     }
@@ -35,6 +37,12 @@ impl KernelPolicy {
         let is_enforced = self.prefixes.values().any(|flags| flags.has(PrefixFlags::ENFORCED));
         let name_servers = self.ranges(PrefixFlags::NAME_SERVER);
         is_enforced.then(|| Enforced::new(name_servers.into_iter().map(|range| range.network())))
+    }
+
+    fn interface_ranges(&self) -> InterfaceRanges {
+        let leaves = |flags: &PrefixFlags| flags.has(PrefixFlags::EXCLUDE_INTERFACE);
+        let said = self.prefixes.iter().filter_map(|(&prefix, flags)| Some((range(prefix)?, leaves(flags))));
+        said.collect()
     }
 
     /// Ranges that say `flag` and are in no other that does, by address.

@@ -2,7 +2,8 @@
 //! (istio: annotation/annotations.yaml, pkg/kube/inject/validate.go).
 
 use super::{
-    ParseError, RedirectPolicy, parse_exclude_ip_ranges, parse_include_ip_ranges, parse_ports as ports,
+    ParseError, RedirectPolicy, parse_exclude_ip_ranges, parse_include_ip_ranges, parse_interfaces,
+    parse_ports as ports,
 };
 
 /// One that acts on outbound connections.
@@ -12,6 +13,7 @@ pub enum Annotation {
     ExcludeOutboundIpRanges,
     IncludeOutboundPorts,
     ExcludeOutboundPorts,
+    ExcludeInterfaces,
 }
 
 /// An annotation whose value can't be used: Istio's injector refuses the pod.
@@ -23,11 +25,12 @@ pub struct AnnotationError {
 }
 
 impl Annotation {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::IncludeOutboundIpRanges,
         Self::ExcludeOutboundIpRanges,
         Self::IncludeOutboundPorts,
         Self::ExcludeOutboundPorts,
+        Self::ExcludeInterfaces,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Annotation {
             Self::ExcludeOutboundIpRanges => "traffic.sidecar.istio.io/excludeOutboundIPRanges",
             Self::IncludeOutboundPorts => "traffic.sidecar.istio.io/includeOutboundPorts",
             Self::ExcludeOutboundPorts => "traffic.sidecar.istio.io/excludeOutboundPorts",
+            Self::ExcludeInterfaces => "traffic.sidecar.istio.io/excludeInterfaces",
         }
     }
 
@@ -50,6 +54,7 @@ impl Annotation {
             Self::ExcludeOutboundIpRanges => policy.exclude_ip_ranges = parse_exclude_ip_ranges(value)?,
             Self::IncludeOutboundPorts => policy.include_ports = ports(value)?,
             Self::ExcludeOutboundPorts => policy.exclude_ports = ports(value)?,
+            Self::ExcludeInterfaces => policy.exclude_interfaces = parse_interfaces(value)?,
         }
         Ok(())
     }
@@ -84,6 +89,7 @@ mod tests {
             ("excludeOutboundIPRanges", "10.10.0.4/32"),
             ("includeOutboundPorts", "80"),
             ("excludeOutboundPorts", "443,5432"),
+            ("excludeInterfaces", "net1,net2"),
             ("excludeInboundPorts", "not looked at"),
         ]
         .map(|(name, value)| (format!("{PREFIX}{name}"), value));
@@ -93,7 +99,8 @@ mod tests {
             exclude_ip_ranges: parse_exclude_ip_ranges("10.10.0.4/32").unwrap(),
             include_ports: vec![80],
             exclude_ports: vec![443, 5432],
-            enforced: None,
+            exclude_interfaces: parse_interfaces("net1,net2").unwrap(),
+            ..RedirectPolicy::default()
         };
         assert_eq!(RedirectPolicy::from_annotations(given), Ok(expected));
         assert_eq!(RedirectPolicy::from_annotations([]), Ok(RedirectPolicy::default()));

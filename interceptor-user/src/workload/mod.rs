@@ -2,12 +2,14 @@
 //! Pure: the strings come in, values or one clear sentence come out. And who a workload is ([`SourceWorkload`]).
 
 mod annotations;
+mod interfaces;
 mod source;
 mod spiffe_id;
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 pub use annotations::{Annotation, AnnotationError};
+pub use interfaces::{InterfaceName, InterfaceRanges, parse_interfaces};
 pub use source::SourceWorkload;
 pub use spiffe_id::SpiffeId;
 
@@ -21,6 +23,9 @@ pub struct RedirectPolicy {
     pub include_ip_ranges: IncludeIpRanges,
     pub exclude_ports: Vec<u16>,
     pub include_ports: Vec<u16>,
+    pub exclude_interfaces: Vec<InterfaceName>,
+    /// What the routes of the workload's network namespace make of `exclude_interfaces`.
+    pub interface_ranges: InterfaceRanges,
     /// All that leaves the workload goes through the proxy, whatever the others say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforced: Option<Enforced>,
@@ -32,6 +37,13 @@ pub struct RedirectPolicy {
 pub struct Enforced {
     /// Sorted, each once.
     pub name_servers: Vec<IpAddr>,
+}
+
+impl RedirectPolicy {
+    /// Whether the workload's routes have a say.
+    pub fn asks_routes(&self) -> bool {
+        !self.exclude_interfaces.is_empty() && self.enforced.is_none()
+    }
 }
 
 impl Enforced {
@@ -81,6 +93,11 @@ pub enum ParseError {
         "{text:?} is not a port: expected a decimal number from 0 to 65535; port ranges are not supported"
     )]
     Port { text: String },
+    #[error(
+        "{text:?} is not the name of a network interface: expected at most 15 bytes without spaces, '/' or ':', such as \
+         net1 (or net+ for all that begin so)"
+    )]
+    Interface { text: String },
 }
 
 /// As it is written in an annotation.

@@ -111,11 +111,6 @@ fn egr0119_annotations_that_do_not_act() {
     let machines = "virtual machine; not taken over; keep Istio's proxy";
     for (name, words, stage) in [
         (
-            "traffic.sidecar.istio.io/excludeInterfaces",
-            "taken over like all others; excludeOutboundIPRanges",
-            "Info IST0136 Deployment default/d | 'eth1' | alpha-phase",
-        ),
-        (
             "traffic.sidecar.istio.io/kubevirtInterfaces",
             machines,
             "Info IST0135 Deployment default/d | 'eth1' | deprecated",
@@ -159,6 +154,12 @@ fn ist0125_invalid() {
             )],
         );
     }
+    check(
+        &deployment("", &annotated("traffic.sidecar.istio.io/excludeInterfaces", "a/b")),
+        &[
+            "Warning IST0125 Deployment default/d | 'a/b' | is not the name of a network interface; refuses to create the pod",
+        ],
+    );
     check(
         &pod(
             "p",

@@ -133,6 +133,16 @@ access log    nothing
     assert!(explanation.is_carried());
 }
 
+/// Files don't tell a pod's routes.
+#[test]
+fn an_excluded_interface_is_told_of_as_far_as_it_is_known() {
+    let case = Case::seeds(&["004-01"]).annotated("excludeInterfaces", "net1,net2");
+    let text = case.ask("http://10.10.0.4/").to_string();
+    let note =
+        "what leaves by net1, net2 would be left alone (excludeInterfaces); no route by it is known here";
+    assert!(text.contains("redirected to the proxy") && text.contains(note), "{text}");
+}
+
 /// A row: seeds, policy, target, what the log will say.
 #[test]
 fn what_the_tutorials_see() {

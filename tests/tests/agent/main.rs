@@ -9,6 +9,7 @@ mod enforced;
 mod enrolment;
 mod full;
 mod identity;
+mod interfaces;
 mod kubernetes;
 mod load;
 mod many;

@@ -98,13 +98,16 @@ fn an_adopted_policy_survives_a_change_of_addresses() -> anyhow::Result<()> {
         exclude_ip_ranges: vec!["192.0.2.0/24".parse()?, "10.77.0.0/16".parse()?],
         include_ip_ranges: IncludeIpRanges::List(vec!["0.0.0.0/0".parse()?]),
         exclude_ports: vec![22],
-        enforced: None,
         include_ports: vec![8443],
+        ..RedirectPolicy::default()
     };
     let mut bed = Bed::pinned(&policy)?;
     replace(&mut bed)?;
-    bed.datapath
-        .update_own_addresses(bed.cookie, &[OWN_V4.parse()?, "198.51.100.9".parse()?, OWN_V6.parse()?])?;
+    bed.datapath.update_network(
+        bed.cookie,
+        &[OWN_V4.parse()?, "198.51.100.9".parse()?, OWN_V6.parse()?],
+        &Default::default(),
+    )?;
     for (to, reason) in [
         ("192.0.2.1:80", Reason::ExcludedRange),
         ("10.77.5.5:80", Reason::ExcludedRange),

@@ -265,7 +265,7 @@ fn more_servers_than_can_be_told_apart() -> anyhow::Result<()> {
 #[test]
 fn a_family_without_addresses_is_unreachable() -> anyhow::Result<()> {
     let mut dns = DnsBed::new()?;
-    dns.bed.datapath.update_own_addresses(dns.bed.cookie, &[OWN_V4.parse()?])?;
+    dns.bed.datapath.update_network(dns.bed.cookie, &[OWN_V4.parse()?], &Default::default())?;
     let socket = dns.udp(address(V6))?;
     drop(socket.send_to(b"x", address(V6)));
     assert!(dns.nothing_received());

@@ -97,13 +97,17 @@ fn policies_with_ranges_and_ports() -> anyhow::Result<()> {
         exclude_ip_ranges: vec!["192.0.2.0/24".parse()?, "2001:db8::/32".parse()?],
         include_ip_ranges: IncludeIpRanges::List(vec!["0.0.0.0/0".parse()?]),
         exclude_ports: vec![22],
-        enforced: None,
         include_ports: vec![8443, 443],
+        interface_ranges: [("198.51.100.0/24".parse()?, true), ("198.51.100.64/26".parse()?, false)]
+            .into_iter()
+            .collect(),
+        ..RedirectPolicy::default()
     };
     let dead = Dead::new(&policy)?;
     let expected = json!([{
         "policy": dead.bed.policy, "pods": ["shop/web"],
         "includeIpRanges": ["0.0.0.0/0"], "excludeIpRanges": ["192.0.2.0/24", "2001:db8::/32"],
+        "excludeInterfaceRanges": ["198.51.100.0/24", "!198.51.100.64/26"],
         "includePorts": [443, 8443], "excludePorts": [22],
         "enforced": false, "nameServers": [], "ownAddresses": [OWN_V4, OWN_V6]
     }]);

@@ -88,8 +88,8 @@ fn excludes_and_includes() -> anyhow::Result<()> {
             "2001:db8::/32".parse()?,
         ]),
         exclude_ports: vec![22],
-        enforced: None,
         include_ports: vec![8443],
+        ..RedirectPolicy::default()
     };
     let bed = Bed::with(&policy)?;
     for to in [
@@ -117,6 +117,35 @@ fn excludes_and_includes() -> anyhow::Result<()> {
             ("[2001:db8:2::1]:22", Reason::ExcludedPort),
             ("192.0.2.1:80", Reason::NotIncluded),
             ("[2001:dead::1]:80", Reason::NotIncluded),
+        ],
+    )
+}
+
+/// The longest route says it, whatever those around it say; ranges that are excluded stay so wherever they lead.
+#[test]
+fn what_leaves_by_an_excluded_interface() -> anyhow::Result<()> {
+    let ranges = [("0.0.0.0/0", true), ("10.0.0.0/8", false), ("10.1.0.0/16", true), ("2001:db8::/32", true)];
+    let ranges = ranges.map(|(range, leaves)| range.parse().map(|range| (range, leaves)));
+    let policy = RedirectPolicy {
+        exclude_ip_ranges: vec!["10.2.0.0/16".parse()?],
+        exclude_ports: vec![22],
+        interface_ranges: ranges.into_iter().collect::<Result<_, _>>()?,
+        ..Default::default()
+    };
+    let bed = Bed::with(&policy)?;
+    for to in ["10.3.0.1:80", "[2001:db9::1]:80"] {
+        let client = bed.connect(to)?;
+        bed.expect_redirected(&client, to)?;
+    }
+    expect_left_alone(
+        &bed,
+        &[
+            ("192.0.2.1:80", Reason::ExcludedInterface),
+            ("[::ffff:192.0.2.1]:80", Reason::ExcludedInterface),
+            ("10.1.0.1:80", Reason::ExcludedInterface),
+            ("[2001:db8::1]:80", Reason::ExcludedInterface),
+            ("192.0.2.1:22", Reason::ExcludedPort),
+            ("10.2.0.1:80", Reason::ExcludedRange),
         ],
     )
 }
@@ -151,9 +180,13 @@ fn a_new_policy_replaces_the_old_whole_and_counts_go_on() -> anyhow::Result<()> 
 fn own_addresses_can_change() -> anyhow::Result<()> {
     let mut bed = Bed::new()?;
     let added = "10.77.0.2".parse()?;
-    bed.datapath.update_own_addresses(bed.cookie, &[OWN_V4.parse()?, added, OWN_V6.parse()?])?;
+    bed.datapath.update_network(
+        bed.cookie,
+        &[OWN_V4.parse()?, added, OWN_V6.parse()?],
+        &Default::default(),
+    )?;
     expect_left_alone(&bed, &[("10.77.0.2:80", Reason::OwnAddress), ("10.77.0.1:80", Reason::OwnAddress)])?;
-    bed.datapath.update_own_addresses(bed.cookie, &own_addresses())?;
+    bed.datapath.update_network(bed.cookie, &own_addresses(), &Default::default())?;
     let client = bed.connect("10.77.0.2:80")?;
     bed.expect_redirected(&client, "10.77.0.2:80")?;
     Ok(())

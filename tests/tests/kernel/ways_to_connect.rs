@@ -207,13 +207,13 @@ fn udp_is_left_alone() -> anyhow::Result<()> {
 fn a_family_without_addresses_is_unreachable() -> anyhow::Result<()> {
     let mut bed = Bed::new()?;
     let v4_only = [OWN_V4.parse()?];
-    bed.datapath.update_own_addresses(bed.cookie, &v4_only)?;
+    bed.datapath.update_network(bed.cookie, &v4_only, &Default::default())?;
     let error = bed.connect_error(SOMEWHERE_V6)?;
     assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH));
     bed.connect(SOMEWHERE)?;
 
     let v6_only = [OWN_V6.parse()?];
-    bed.datapath.update_own_addresses(bed.cookie, &v6_only)?;
+    bed.datapath.update_network(bed.cookie, &v6_only, &Default::default())?;
     for to in [SOMEWHERE, "[::ffff:93.184.216.34]:80"] {
         let error = bed.connect_error(to)?;
         assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH), "{to}");
