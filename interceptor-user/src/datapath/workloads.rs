@@ -82,6 +82,19 @@ impl Workloads {
         Ok(())
     }
 
+    /// Has the namespace's connections go by this entry, and begins to count those that wait if it had none.
+    fn turn_to(&mut self, cookie: u64, entry: WorkloadEntry) -> Result<(), DatapathError> {
+        let is_new = !self.enrolled.contains_key(&cookie);
+        if is_new {
+            self.open_handovers(cookie)?;
+        }
+        let turned = self.workloads.insert(cookie, Raw(entry), 0).map_err(write_failed("WORKLOADS"));
+        if turned.is_err() && is_new {
+            absent_is_fine("HANDOVERS_OPEN", self.handovers_open.remove(&cookie))?;
+        }
+        turned
+    }
+
     pub(super) fn remove_policy(&mut self, policy: u32, kernel: &KernelPolicy) -> Result<(), DatapathError> {
         for prefix in kernel.removal_order() {
             self.remove_prefix(policy, prefix)?;
@@ -167,15 +180,12 @@ impl Datapath {
         let id = workloads.last_policy;
         let entry = entry(id, own_addresses, listener);
 
-        if let Err(error) = workloads.write_policy(id, &kernel) {
+        let written = workloads.write_policy(id, &kernel).and_then(|()| workloads.turn_to(cookie, entry));
+        if let Err(error) = written {
             // The workload keeps what it had; what was written of the new policy goes.
             workloads.remove_policy(id, &kernel)?;
             return Err(error);
         }
-        if !workloads.enrolled.contains_key(&cookie) {
-            workloads.open_handovers(cookie)?;
-        }
-        workloads.workloads.insert(cookie, Raw(entry), 0).map_err(write_failed("WORKLOADS"))?;
         let enrolled = Enrolled { policy: policy.clone(), kernel, entry };
         if let Some(old) = workloads.enrolled.insert(cookie, enrolled) {
             workloads.remove_policy(old.entry.policy, &old.kernel)?;
