@@ -119,7 +119,8 @@ async fn names_fit(worker: &Worker, active: &Active, downstream: &Downstream, ta
     worker.names.admits(active, claim).await
 }
 
-/// Carries one accepted connection to its end. Never fails: whatever happens is in its record.
+/// Carries one accepted connection to its end. Never fails: whatever happens is in its record. Each way that it can take is
+/// boxed: what is not taken, and what is over, takes no room.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream: Downstream) {
     let active = worker.active();
     let listener = listener(&active, &downstream);
@@ -128,7 +129,8 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
     if !depends_on_bytes(&active, listener, &opaque) {
         return match opaque {
             Way::Opaque(target) => {
-                tcp::carry(&worker, active, ClientIo::Plain(stream), downstream, target, None).await;
+                Box::pin(tcp::carry(&worker, active, ClientIo::Plain(stream), downstream, target, None))
+                    .await;
             }
             Way::Refuse(why) => refuse_unread(&worker, stream, downstream, why).await,
             Way::Http(_) | Way::Terminate(_) => {
@@ -146,7 +148,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
                 Way::Refuse(why) => tcp::refuse(&worker, stream, &downstream, why),
                 Way::Opaque(_) | Way::Http(_) | Way::Terminate(_) => {
                     let stream = ClientIo::Plain(stream);
-                    tcp::carry(&worker, active, stream, downstream, target, Some(upstream)).await;
+                    Box::pin(tcp::carry(&worker, active, stream, downstream, target, Some(upstream))).await;
                 }
             };
         }
@@ -161,11 +163,11 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
     match checked(way, &active, &protocol) {
         Way::Http(version) => {
             drop((ahead, active));
-            http::serve(&worker, ClientIo::Plain(stream), downstream, version).await;
+            Box::pin(http::serve(&worker, ClientIo::Plain(stream), downstream, version)).await;
         }
         Way::Terminate(chain) => {
             drop(ahead);
-            terminated::serve(&worker, active, stream, downstream, chain).await;
+            Box::pin(terminated::serve(&worker, active, stream, downstream, chain)).await;
         }
         Way::Opaque(target) => {
             if !names_fit(&worker, &active, &downstream, &target).await {
@@ -173,7 +175,8 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, mut downstream:
             }
             let upstream =
                 ahead.filter(|(opened_for, _)| *opened_for == target).map(|(_, upstream)| upstream);
-            tcp::carry(&worker, active, ClientIo::Plain(stream), downstream, target, upstream).await;
+            let stream = ClientIo::Plain(stream);
+            Box::pin(tcp::carry(&worker, active, stream, downstream, target, upstream)).await;
         }
         Way::Refuse(why) => tcp::refuse(&worker, stream, &downstream, why),
     }
@@ -231,7 +234,7 @@ async fn first_bytes(
     let connected = tokio::select! {
         biased;
         result = &mut inspection => return client(result, None),
-        connected = tcp::connect(&active, downstream, &target) => connected,
+        connected = Box::pin(tcp::connect(&active, downstream, &target)) => connected,
     };
     drop(active);
     let Ok(mut upstream) = connected else {

@@ -24,6 +24,7 @@ pub struct WorkerStats {
     mirrors_sent: AtomicU64,
     mirrors_failed: AtomicU64,
     mirrors_given_up: AtomicU64,
+    resting: AtomicU64,
     idle_connections: AtomicU64,
     shared_connections: AtomicU64,
     handshakes: [AtomicU64; HandshakeResult::ALL.len()],
@@ -35,6 +36,8 @@ pub struct ProxyCounters {
     /// Connections taken over, those that are open still among them.
     pub connections_accepted: u64,
     pub connections_open: u64,
+    /// Those of them that speak HTTP/1 and have been idle for a while: without buffers.
+    pub connections_resting: u64,
     /// Connections to the listener that no intercepted connect() had made: closed.
     pub connections_without_original_dst: u64,
     /// Times that accepting paused because the process was out of descriptors or memory.
@@ -87,7 +90,13 @@ impl serde::Serialize for Handshakes {
 impl ProxyCounters {
     /// What a workload leaves behind when it goes: what grows, and nothing of what there is.
     pub(super) fn gone(self) -> Self {
-        Self { connections_open: 0, upstream_connections_idle: 0, upstream_connections_shared: 0, ..self }
+        Self {
+            connections_open: 0,
+            connections_resting: 0,
+            upstream_connections_idle: 0,
+            upstream_connections_shared: 0,
+            ..self
+        }
     }
 
     /// Appends them in Prometheus' text format.
@@ -175,6 +184,12 @@ impl ProxyCounters {
             .sample(&[], self.connections_open);
         Family::gauge(
             out,
+            "interceptor_connections_resting",
+            "Open connections that speak HTTP/1 and have been idle for a while: they hold no buffers.",
+        )
+        .sample(&[], self.connections_resting);
+        Family::gauge(
+            out,
             "interceptor_upstream_connections",
             "Upstream connections in pools: idle ones, and those of HTTP/2, which requests share.",
         )
@@ -222,6 +237,14 @@ impl WorkerStats {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
+    pub(super) fn rests(&self) {
+        self.resting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn rests_no_more(&self) {
+        self.resting.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(super) fn without_original_dst(&self) {
         self.without_original_dst.fetch_add(1, Ordering::Relaxed);
     }
@@ -261,6 +284,7 @@ impl WorkerStats {
     pub fn add_to(&self, counters: &mut ProxyCounters) {
         counters.connections_accepted += self.accepted.load(Ordering::Relaxed);
         counters.connections_open += self.open.load(Ordering::Relaxed);
+        counters.connections_resting += self.resting.load(Ordering::Relaxed);
         counters.connections_without_original_dst += self.without_original_dst.load(Ordering::Relaxed);
         counters.accept_exhausted += self.accept_exhausted.load(Ordering::Relaxed);
         counters.connections_surplus += self.surplus.load(Ordering::Relaxed);

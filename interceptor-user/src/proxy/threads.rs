@@ -1,7 +1,7 @@
 //! The proxy's threads: one single-threaded runtime each. A workload has its home on one of them, which accepts for
 //! it; a connection is carried by the thread that carries the fewest, and stays there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::TcpListener;
@@ -20,10 +20,14 @@ use super::listener::{self, Accepted};
 use super::shares::Share;
 use super::worker::{Shared, Worker};
 use super::workload::{Workload, WorkloadId};
+use crate::datapath;
 
 /// How often pools are rid of what is closed or idle for too long, and what open connections carry is counted (Istio's
 /// tcp_reporting_duration).
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// After so many connections have let go of their buffers, the allocator is to let go of them, too: some megabytes.
+const RESTED_MANY: usize = 128;
 
 /// What a thread is told.
 #[derive(Debug)]
@@ -95,7 +99,8 @@ impl Threads {
                 std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                     LocalSet::new().block_on(&runtime, async move {
                         let workers = RefCell::default();
-                        let thread = Rc::new(Thread { number, threads, shared, workers });
+                        let thread =
+                            Rc::new(Thread { number, threads, shared, workers, rested: Cell::default() });
                         // A task of its own: what is blocked on is looked at whenever anything happens.
                         let ended = tokio::task::spawn_local(run(thread, commands)).await;
                         if let Err(error) = ended {
@@ -149,6 +154,8 @@ struct Thread {
     threads: Threads,
     shared: Shared,
     workers: RefCell<HashMap<WorkloadId, Carried>>,
+    /// Connections that let go of their buffers, which the allocator may still hold.
+    rested: Cell<usize>,
 }
 
 /// A workload's part of a thread. Its tasks are a set of their own: they end with it, whatever they wait for.
@@ -226,6 +233,7 @@ impl Thread {
         for Carried { worker, .. } in self.workers.borrow().values() {
             // Also lets go of a configuration that is not in effect any more.
             let active = worker.current();
+            self.rested.set(self.rested.get() + worker.take_rested());
             if tended.insert(std::ptr::from_ref(&*active)) {
                 active.tend_certificates();
             }
@@ -239,6 +247,11 @@ impl Thread {
             counting.sweep(|runtime| live.runtimes.contains(&runtime));
             usages.sweep(|bounds| live.bounds.contains(&bounds));
             worker.stats().pooled(pools.idle(), pools.shared());
+        }
+        if self.rested.get() >= RESTED_MANY {
+            self.rested.set(0);
+            // Some milliseconds, which nobody's request is to wait for.
+            drop(tokio::task::spawn_blocking(datapath::release_free_memory));
         }
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Worker {
     draining: Cell<bool>,
     drain: Notify,
     busy: Rc<Busy>,
+    /// Connections that have begun to rest since that was asked last.
+    rested: Cell<usize>,
 }
 
 impl Worker {
@@ -85,6 +87,7 @@ impl Worker {
             draining: Cell::new(false),
             drain: Notify::new(),
             busy: Rc::default(),
+            rested: Cell::new(0),
             workload,
         })
     }
@@ -148,6 +151,18 @@ impl Worker {
         if !self.draining.get() {
             notified.await;
         }
+    }
+
+    /// A connection has let go of its buffers, and does without them for as long as the answer lives.
+    pub(crate) fn rest(&self) -> Resting {
+        self.rested.set(self.rested.get() + 1);
+        self.stats().rests();
+        Resting(Arc::clone(&self.names.stats))
+    }
+
+    /// How many have begun to rest since this was asked last.
+    pub(super) fn take_rested(&self) -> usize {
+        self.rested.take()
     }
 
     /// Counts a connection as open for as long as the answer lives.
@@ -222,6 +237,16 @@ pub(crate) struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.stats.closed();
+    }
+}
+
+/// A connection that has let go of its buffers.
+#[derive(Debug)]
+pub(crate) struct Resting(Arc<WorkerStats>);
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.0.rests_no_more();
     }
 }
 

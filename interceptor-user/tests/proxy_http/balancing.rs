@@ -85,7 +85,7 @@ fn an_endpoint_that_does_not_answer_is_ejected() {
     let good = Upstream::answering(OK);
     let silent = Upstream::start(|mut client, _| while client.request().is_some() {});
     let proxy =
-        in_turn(&[good.address, silent.address], for_long()).timeout(Duration::from_millis(50)).start();
+        in_turn(&[good.address, silent.address], for_long()).timeout(Duration::from_millis(300)).start();
     assert_eq!(statuses(&proxy, 6).iter().filter(|status| **status == 504).count(), 3);
     assert_eq!(statuses(&proxy, 10), [200; 10]);
 }

@@ -20,6 +20,7 @@ mod mirrors;
 mod paths;
 mod pooling;
 mod replies;
+mod resting;
 mod retries;
 mod streaming;
 mod support;

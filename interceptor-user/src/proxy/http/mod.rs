@@ -14,6 +14,7 @@ mod forward;
 pub(crate) mod grpc;
 mod head_limit;
 mod headers;
+mod http1;
 mod log;
 mod mirror;
 pub(crate) mod peer;
@@ -21,6 +22,7 @@ pub(crate) mod reply;
 mod request;
 mod retry;
 mod tap;
+mod tapped_stream;
 mod tries;
 mod upgrade;
 pub(crate) mod upload;
@@ -28,9 +30,8 @@ pub(crate) mod upload;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
@@ -40,20 +41,8 @@ use super::maybe_tls::ClientIo;
 use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
 pub(crate) use crate::snapshot::HttpVersion as Version;
-use head_limit::HeadLimit;
 use log::RequestLog;
-use tap::{HeadTap, TappedStream};
-
-/// The largest request head (Envoy's max_request_headers_kb), answered 431 beyond it.
-const REQUEST_HEAD_MAX: usize = 60 * 1024;
-/// What a connection may buffer while reading; bodies beyond it wait in the kernel.
-const READ_BUFFER_MAX: usize = 64 * 1024;
-/// How long a request's head may take, and how long a connection may be idle between two requests
-/// (Istio's connection idle timeout is 1 h; a client that is still sending a head is cut sooner).
-const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(3600);
-/// How long a head may take that has begun, where many clients share what there is. With Envoy it is off unless
-/// request_headers_timeout is set, which Envoy's page for edge proxies advises.
-const SHARED_HEAD_READ_TIMEOUT: Duration = Duration::from_secs(60);
+use tap::HeadTap;
 
 const HTTP2_STREAMS_MAX: u32 = 256;
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
@@ -121,44 +110,13 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: ClientIo, downstream: Dow
     let misdirected = Notify::new();
     let connection = Rc::new(Connection { worker, downstream, version, tap, first_request, misdirected });
     let ended = match version {
-        Version::Http1 => serve_http1(stream, &connection).await,
-        Version::Http2 => serve_http2(TokioIo::new(stream), &connection).await,
+        Version::Http1 => http1::serve(stream, &connection).await,
+        Version::Http2 => Box::pin(serve_http2(TokioIo::new(stream), &connection)).await,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "downstream connection ended");
         log::unreadable(&connection, &error);
     }
-}
-
-async fn serve_http1(stream: ClientIo, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
-    let worker = Rc::clone(&connection.worker);
-    let head_limit = worker.workload().shares.is_some().then_some(SHARED_HEAD_READ_TIMEOUT);
-    let io = TokioIo::new(TappedStream::new(stream, connection.tap.clone(), HeadLimit::new(head_limit)));
-    let preserve_case = worker.current().snapshot.mesh.proxy_headers.preserve_http1_header_case;
-    let service = service_fn(|mut request| {
-        let connection = Rc::clone(connection);
-        worker.current().snapshot.mesh.path_normalization.apply(request.uri_mut());
-        connection.first_request.is_there();
-        // Begun before the answer is first worked on: a client may be gone by then.
-        let log = RequestLog::new(&connection, &request);
-        async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
-    });
-    let server = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_READ_TIMEOUT)
-        .max_header_size(REQUEST_HEAD_MAX)
-        .max_buf_size(READ_BUFFER_MAX)
-        .preserve_header_case(preserve_case)
-        .serve_connection(io, service)
-        .with_upgrades();
-    tokio::pin!(server);
-    tokio::select! {
-        biased;
-        ended = server.as_mut() => return ended,
-        () = connection.ending() => {}
-    }
-    server.as_mut().graceful_shutdown();
-    server.await
 }
 
 async fn serve_http2(io: TokioIo<ClientIo>, connection: &Rc<Connection>) -> Result<(), hyper::Error> {

@@ -1,47 +1,27 @@
-//! Stands between the client's socket and hyper, for what hyper does not tell.
+//! What is known of the bytes that hyper reads from a client.
 //!
-//! It sees the bytes of each request's head: hyper resolves a head with both Transfer-Encoding and
+//! They are seen where a request's head is: hyper resolves a head with both Transfer-Encoding and
 //! Content-Length in favour of the former and drops the latter, so that only the bytes can tell that the
-//! client may have meant something else. And it tells a client that has finished sending from one that
-//! is gone: hyper can take either for the other, but not tell them apart.
+//! client may have meant something else. And by them it is known when nothing is under way.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
-
-use super::head_limit::HeadLimit;
-use super::peer;
 use crate::proxy::maybe_tls::ClientIo;
-
-/// How often a client that only listens is looked for.
-const LISTENER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A head is not looked at beyond this, which is more than is accepted.
 const SEEN_MAX: usize = 64 * 1024;
 
-/// The downstream socket with a [`HeadTap`] on what is read.
-#[derive(Debug)]
-pub(super) struct TappedStream {
-    stream: ClientIo,
-    tap: HeadTap,
-    head_limit: HeadLimit,
-    /// Runs while the client has finished sending and waits for its answer.
-    check: Option<Pin<Box<Sleep>>>,
-    /// Something was written since the last flush: hyper may hold more of it.
-    is_unflushed: bool,
-    /// Who waits for the client's end meanwhile.
-    end_waits: Option<Waker>,
-}
-
 /// What was read since the last request was taken, how it goes on, and whether one is being answered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HeadTap(Arc<Mutex<Seen>>);
+pub(super) struct HeadTap(Arc<Tap>);
+
+#[derive(Debug, Default)]
+struct Tap {
+    seen: Mutex<Seen>,
+    /// Something was written since the last flush: hyper may hold more of it.
+    is_unflushed: AtomicBool,
+}
 
 /// Lives as long as a request is being answered.
 #[derive(Debug)]
@@ -79,6 +59,19 @@ struct Seen {
     answering: u32,
     /// How many heads have been read.
     heads: u64,
+    /// The stream that all of it came by, once hyper has let go of it.
+    returned: Option<ClientIo>,
+}
+
+/// What a connection is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// Requests have come since it was asked last, or are being answered.
+    Busy,
+    /// Something is not whole yet, or it is not known what.
+    Waiting,
+    /// All requests are answered, and nothing of a next one has come.
+    Idle,
 }
 
 impl HeadTap {
@@ -114,18 +107,51 @@ impl HeadTap {
 
     /// Which head has begun and is not whole yet, as far as it is known. The client can do nothing for one that waits
     /// behind an answer.
-    fn begun_head(&self) -> Option<u64> {
+    pub(super) fn begun_head(&self) -> Option<u64> {
         let seen = self.lock();
         let is_begun = seen.is_unclear || (seen.body.is_none() && !seen.bytes.is_empty());
         (is_begun && seen.answering == 0).then_some(seen.heads)
     }
 
-    fn is_answering(&self) -> bool {
+    pub(super) fn is_answering(&self) -> bool {
         self.lock().answering > 0
     }
 
+    /// What there is to do, where `heads` had been read when that was asked last.
+    pub(super) fn activity(&self, heads: &mut u64) -> Activity {
+        let seen = self.lock();
+        let heads_before = std::mem::replace(heads, seen.heads);
+        if seen.answering > 0 || heads_before != seen.heads {
+            Activity::Busy
+        } else if seen.is_unclear || seen.body.is_some() || !seen.bytes.is_empty() || self.is_unflushed() {
+            Activity::Waiting
+        } else {
+            Activity::Idle
+        }
+    }
+
+    pub(super) fn record(&self, bytes: &[u8]) {
+        self.lock().record(bytes);
+    }
+
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.0.is_unflushed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_unflushed(&self, is_unflushed: bool) {
+        self.0.is_unflushed.store(is_unflushed, Ordering::Relaxed);
+    }
+
+    pub(super) fn give_back(&self, stream: ClientIo) {
+        self.lock().returned = Some(stream);
+    }
+
+    pub(super) fn take_back(&self) -> Option<ClientIo> {
+        self.lock().returned.take()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,39 +215,6 @@ impl Drop for Answering {
     }
 }
 
-impl TappedStream {
-    pub(super) fn new(stream: ClientIo, tap: HeadTap, head_limit: HeadLimit) -> Self {
-        Self { stream, tap, head_limit, check: None, is_unflushed: false, end_waits: None }
-    }
-
-    pub(super) fn into_inner(self) -> ClientIo {
-        self.stream
-    }
-
-    /// The client sends no more. Ready when that is the end; pending while it waits for an answer, or for the
-    /// rest of one: hyper breaks off what it has not written when it reads an end.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.tap.is_answering() && !self.is_unflushed {
-            return Poll::Ready(());
-        }
-        self.end_waits = Some(cx.waker().clone());
-        if let Some(check) = &mut self.check {
-            ready!(check.as_mut().poll(cx));
-        }
-        let (Ok(client), Ok(server)) = (self.stream.socket().peer_addr(), self.stream.socket().local_addr())
-        else {
-            return Poll::Ready(());
-        };
-        if !peer::holds_connection(client, server) {
-            return Poll::Ready(());
-        }
-        let mut check = Box::pin(tokio::time::sleep(LISTENER_CHECK_INTERVAL));
-        let pending = check.as_mut().poll(cx);
-        self.check = Some(check);
-        pending
-    }
-}
-
 /// The head that `bytes` begin with, and empty lines before it (RFC 9112 §2.2).
 fn head(bytes: &[u8]) -> Option<&[u8]> {
     let mut length = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -241,62 +234,6 @@ fn has_content_length(bytes: &[u8]) -> bool {
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.get(..NAME.len()))
         .any(|name| name.eq_ignore_ascii_case(NAME))
-}
-
-impl AsyncRead for TappedStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buffer) else {
-            return this.head_limit.poll(this.tap.begun_head(), cx).map(Err);
-        };
-        let read_bytes = &buffer.filled()[before..];
-        this.tap.lock().record(read_bytes);
-        if read.is_ok() && read_bytes.is_empty() && buffer.remaining() > 0 {
-            ready!(this.poll_end(cx));
-        }
-        Poll::Ready(read)
-    }
-}
-
-impl AsyncWrite for TappedStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.is_unflushed = true;
-        Pin::new(&mut this.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.is_unflushed = true;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
-        this.is_unflushed = false;
-        if let Some(waits) = this.end_waits.take() {
-            waits.wake();
-        }
-        Poll::Ready(flushed)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::body::ResponseBody;
 use super::headers;
 use super::log::RequestLog;
-use super::tap::TappedStream;
+use super::tapped_stream::TappedStream;
 use crate::proxy::copy::{self, CopyEnd, Transferred};
 use crate::proxy::maybe_tls::ClientIo;
 use crate::proxy::outcome::ResponseFlag;
@@ -57,7 +57,8 @@ async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut log: Re
     };
     // What came right behind the heads.
     let (received, sent) = (client.read_buf, upstream.read_buf);
-    let (mut client, mut upstream) = (client.io.into_inner().into_inner(), upstream.io.into_inner());
+    let (client, mut upstream) = (client.io.into_inner().take(), upstream.io.into_inner());
+    let Some(mut client) = client else { return };
     if let Err(error) = tokio::try_join!(upstream.write_all(&received), client.write_all(&sent)) {
         tracing::debug!(%error, "upgraded connection broke off");
         return;
