@@ -4,12 +4,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use serde::{Deserialize, Serialize};
+
+use crate::busy;
 
 /// No answer of any server takes longer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -31,6 +34,10 @@ pub(crate) enum Order {
     Paced { address: SocketAddrV4, host: String, per_second: u32, seconds: u32 },
     /// Opens connections, sends one HTTP request on each, and keeps them.
     Hold { address: SocketAddrV4, host: String, count: usize },
+    /// Goes into a pod: connections made from now on are the pod's.
+    Enter { netns: PathBuf, cgroup: PathBuf },
+    /// HTTP requests on all connections that are held, some at a time.
+    Busy { host: String, seconds: u32 },
     /// Sends requests on one connection until one is answered with this status.
     Until { address: SocketAddrV4, host: String, status: u16 },
 }
@@ -198,6 +205,8 @@ fn obey(order: Order, held: &mut Vec<TcpStream>) -> anyhow::Result<Answer> {
             }
             Ok(Answer::Held)
         }
+        Order::Enter { netns, cgroup } => busy::enter(&netns, &cgroup).map(|()| Answer::Held),
+        Order::Busy { host, seconds } => timed(busy::requests(held, &host, seconds)?),
         Order::Until { address, host, status } => until(address, &host, status),
     }
 }
@@ -321,11 +330,14 @@ pub(crate) fn request(address: SocketAddrV4, host: &str) -> anyhow::Result<TcpSt
 
 fn read_response(socket: &mut TcpStream) -> anyhow::Result<()> {
     let head = interceptor_tests::read_head(socket).context("no response")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "not the response that was expected: {head:?}");
     let length = head
         .to_ascii_lowercase()
         .lines()
         .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok())
-        .context("a response without content-length")?;
-    socket.read_exact(&mut vec![0; length]).context("the body did not come")
+        .with_context(|| format!("a response without content-length: {head:?}"))?;
+    let mut body = vec![0; length];
+    socket.read_exact(&mut body).context("the body did not come")?;
+    let body = String::from_utf8_lossy(&body);
+    ensure!(head.starts_with("HTTP/1.1 200"), "not the response that was expected: {head:?} {body:?}");
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, ensure};
 use interceptor_tests::{Ca, Netns, Origin, Veth};
@@ -52,7 +52,7 @@ pub(crate) struct Lab {
     pub(crate) ca: Ca,
     pub(crate) web: Web,
     _source: Origin,
-    places: AtomicU8,
+    places: AtomicU16,
 }
 
 impl Lab {
@@ -63,7 +63,7 @@ impl Lab {
         let ca = Ca::new("throw-away root")?;
         let web = Web::start(&outside, &ca)?;
         let source = Origin::start(&outside, SocketAddr::from((SERVER, OPAQUE)), send_what_is_asked)?;
-        Ok(Self { outside, ca, web, _source: source, places: AtomicU8::new(0) })
+        Ok(Self { outside, ca, web, _source: source, places: AtomicU16::new(0) })
     }
 
     /// A new place.
@@ -72,10 +72,10 @@ impl Lab {
         let netns = Netns::new()?;
         tune(&netns)?;
         let cable = Veth::new(&netns, "eth0", &self.outside, &format!("place{number}"))?;
-        self.outside.ip(&format!("addr add 10.66.{number}.1/24 dev place{number}\n"))?;
-        netns.ip(&format!(
-            "addr add 10.66.{number}.2/24 dev eth0\nroute add default via 10.66.{number}.1\n"
-        ))?;
+        // Below the ranges that are excluded somewhere: enough for some thousands.
+        let subnet = format!("10.{}.{}", 66 + (number >> 8), number & 0xff);
+        self.outside.ip(&format!("addr add {subnet}.1/24 dev place{number}\n"))?;
+        netns.ip(&format!("addr add {subnet}.2/24 dev eth0\nroute add default via {subnet}.1\n"))?;
         if let Some(text) = rules.text() {
             restore(&netns, &text)?;
         }

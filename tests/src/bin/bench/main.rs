@@ -2,6 +2,7 @@
 //! Rows alternate round by round, each with a fresh process. `cargo xtask bench` builds and starts this program.
 #![expect(clippy::print_stdout, reason = "the table is for the person who started it")]
 
+mod busy;
 mod carry;
 mod client;
 mod connect;
@@ -9,6 +10,7 @@ mod cpu;
 mod job;
 mod lab;
 mod machine;
+mod node;
 mod peers;
 mod plot;
 mod pod;

@@ -63,7 +63,7 @@ impl Places {
         Ok(Self { plain: lab.place(lab::Rules::None)?, istio: lab.place(lab::Rules::Istio)? })
     }
 
-    fn of(&self, row: Row) -> &Place {
+    pub(crate) fn of(&self, row: Row) -> &Place {
         match row {
             Row::Direct | Row::Interceptor => &self.plain,
             Row::Envoy | Row::Nginx | Row::Haproxy => &self.istio,
@@ -116,11 +116,7 @@ impl<'lab> Running<'lab> {
 
 /// The client below `interceptor exec`, by the resources in `dir`, to which this adds the server's.
 fn intercepted(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Command> {
-    let resources = RESOURCES
-        .replace("CA_FILE", &lab.ca.root().display().to_string())
-        .replace("TLS_PORT", &job.server_port().to_string())
-        .replace("H2_POLICY", if job == Job::Http2 { "UPGRADE" } else { "DO_NOT_UPGRADE" });
-    dir.write("resources.yaml", resources)?;
+    dir.write("resources.yaml", resources(lab, job))?;
     let mut command = place.netns.command(&interceptor()?);
     command.args(["exec", "--outbound-traffic-policy", "REGISTRY_ONLY", "-c"]);
     command.arg(dir.path());
@@ -129,6 +125,14 @@ fn intercepted(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<
     }
     command.arg("--").args(client_words()?);
     Ok(command)
+}
+
+/// The same as the peers' configuration.
+pub(crate) fn resources(lab: &Lab, job: Job) -> String {
+    RESOURCES
+        .replace("CA_FILE", &lab.ca.root().display().to_string())
+        .replace("TLS_PORT", &job.server_port().to_string())
+        .replace("H2_POLICY", if job == Job::Http2 { "UPGRADE" } else { "DO_NOT_UPGRADE" })
 }
 
 pub(crate) fn exe() -> anyhow::Result<PathBuf> {
@@ -160,7 +164,7 @@ pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
     target.map(Path::to_owned).with_context(|| format!("{} is not below a target directory", exe.display()))
 }
 
-/// The same as the peers' configuration, as resources. Host and ports are those of [`crate::lab`], TLS_PORT the job's.
+/// Host and ports are those of [`crate::lab`], TLS_PORT the job's.
 const RESOURCES: &str = r#"
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry

@@ -4,6 +4,7 @@ use crate::carry::{self, Keep};
 use crate::connect::Ways;
 use crate::job::Job;
 use crate::lab::Lab;
+use crate::node;
 use crate::report::Figures;
 use crate::row::{Places, Row, Running};
 use crate::scale;
@@ -35,6 +36,8 @@ pub(crate) enum Workload {
     Download,
     /// Memory of the proxy, at rest and with idle connections
     Memory,
+    /// One agent: ten thousand connections of five pods, and of two hundred
+    Pods,
     /// Ten services, and ten thousand
     Scale,
 }
@@ -54,7 +57,7 @@ pub(crate) type Column = (&'static str, &'static str, usize);
 const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
 
 impl Workload {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Connect,
         Self::Keepalive,
         Self::Log,
@@ -67,6 +70,7 @@ impl Workload {
         Self::Exchange,
         Self::Download,
         Self::Memory,
+        Self::Pods,
         Self::Scale,
     ];
 
@@ -84,6 +88,7 @@ impl Workload {
             Self::Exchange => "exchange",
             Self::Download => "download",
             Self::Memory => "memory",
+            Self::Pods => "pods",
             Self::Scale => "scale",
         }
     }
@@ -108,6 +113,7 @@ impl Workload {
             Self::Exchange => "Opaque TCP: connect, 64 bytes from the server, close; one after the other",
             Self::Download => "Opaque TCP, one stream from the server",
             Self::Memory => "Memory of the proxy, and for each of 1,000 idle HTTP connections",
+            Self::Pods => "HTTP/1.1 through one agent, 10,000 connections kept open, 32 requests at a time",
             Self::Scale => {
                 "Many services, each with a ServiceEntry, a VirtualService and a DestinationRule; HTTP/1.1 as above"
             }
@@ -166,6 +172,16 @@ impl Workload {
                 ("idle_pss_kib", "PSS KiB/connection", 2),
                 ("redirected", "redirected", 0),
             ],
+            Self::Pods => &[
+                ("requests_per_s", "requests/s", 0),
+                ("p50_us", "p50 µs", 0),
+                ("p99_us", "p99 µs", 0),
+                ("cpu_us", "agent CPU µs/request", 1),
+                ("cpu_user_us", "user", 1),
+                ("cpu_system_us", "system", 1),
+                ("of_few", "÷ few pods", 2),
+                ("redirected", "redirected", 0),
+            ],
             Self::Scale => &[
                 ("start_ms", "start ms", 0),
                 ("rss_mib", "RSS MiB", 1),
@@ -191,7 +207,8 @@ impl Workload {
             | Self::HandshakeResumed
             | Self::OriginateH2
             | Self::Paced
-            | Self::Exchange => Some("cpu_us"),
+            | Self::Exchange
+            | Self::Pods => Some("cpu_us"),
             Self::Download => Some("cpu_s_per_gib"),
         }
     }
@@ -210,6 +227,7 @@ impl Workload {
             | Self::Paced
             | Self::Exchange
             | Self::Download
+            | Self::Pods
             | Self::Scale => true,
         }
     }
@@ -242,6 +260,7 @@ impl Workload {
             Self::Exchange => each(&|row| carry::exchanges(start(row, Job::Opaque)?, row, effort)),
             Self::Download => each(&|row| carry::download(start(row, Job::Opaque)?, row, effort)),
             Self::Memory => each(&|row| carry::memory(start(row, Job::Plain)?, row)),
+            Self::Pods => node::round(&stage.lab, &stage.places, effort),
             Self::Scale => scale::SERVICES
                 .iter()
                 .map(|count| {
