@@ -300,24 +300,3 @@ fn the_tutorials_mistake_is_told_with_its_mend() -> anyhow::Result<()> {
     assert!(run.line()?.flags.contains("UF"), "{}", run.log);
     Ok(())
 }
-
-/// It is for other clusters' proxies, and would be taken for PASSTHROUGH.
-#[test]
-fn auto_passthrough_is_told_and_left_out() -> anyhow::Result<()> {
-    let world = World::shared()?;
-    let (app, host) = (world.joined_pod()?, world.joined_pod()?);
-    let resources = wildcard("www.google.com", "DNS").replace("mode: PASSTHROUGH", "mode: AUTO_PASSTHROUGH");
-    let gateway = Gateway::start(&host, &resources)?;
-    eventually("the gateway says what is wrong", || {
-        gateway.said().contains("this server is left out: AUTO_PASSTHROUGH")
-    })?;
-    for (port, code) in [(443, 7), (80, 0)] {
-        let url = format!("http://{}:{port}/", host.address);
-        let status = app
-            .command("curl")
-            .args(["-s", "-o", "/dev/null", "-H", "host: www.google.com", &url])
-            .status()?;
-        assert_eq!(status.code(), Some(code), "port {port}");
-    }
-    Ok(())
-}

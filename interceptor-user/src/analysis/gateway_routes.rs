@@ -88,6 +88,7 @@ fn block_of(server: &Server) -> &'static str {
         return "tcp";
     }
     match (server.terminates_tls(), server.protocol) {
+        (false, _) if server.is_auto_passthrough() => "no",
         (false, _) => "tls",
         (true, crate::resource::service_entry::Protocol::Https) => "http",
         (true, _) => "tcp",
@@ -161,6 +162,9 @@ fn report_unused(
             "write tls routes with sniHosts, or let the gateway terminate TLS (protocol HTTPS)"
         }
         ("tls", "http") => "write http routes, or let TLS through (tls.mode PASSTHROUGH)",
+        (_, "no") => {
+            "have clients name the cluster (SNI outbound_.PORT_.SUBSET_.HOST), or use tls.mode PASSTHROUGH and tls routes"
+        }
         (_, "http") => "write http routes",
         (_, "tls") => "write tls routes with sniHosts",
         _ => "write tcp routes",

@@ -151,6 +151,13 @@ pub(crate) fn server_name_of_mesh(port: u16, subset: &str, host: &str) -> String
     format!("outbound_.{port}_.{subset}_.{host}")
 }
 
+/// The host of such a server name.
+pub(crate) fn host_of_mesh_name(name: &str) -> Option<&str> {
+    let (port, rest) = name.strip_prefix("outbound_.")?.split_once("_.")?;
+    let (_, host) = rest.split_once("_.")?;
+    port.parse::<u16>().ok().map(|_| host).filter(|host| !host.is_empty())
+}
+
 /// Whether a server name can be sent: rustls sends what is a DNS name, and no wildcard.
 pub(crate) fn is_server_name(name: &str) -> bool {
     DnsName::try_from(name.strip_suffix('.').unwrap_or(name)).is_ok()

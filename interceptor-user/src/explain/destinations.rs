@@ -7,6 +7,7 @@ use http::Request;
 
 use super::access::{self, Access};
 use super::explanation::{Explanation, Outcome, Step};
+use super::off_limits::Way;
 use super::target::Spoken;
 use super::{
     Context, TcpRoute, considered, endpoints, filters, intercepted, merged, off_limits, outcome, settings,
@@ -48,13 +49,15 @@ pub(super) fn opaque(
     route: &TcpRoute,
     explanation: &mut Explanation,
 ) {
-    each(context, destination, &route.clusters, Sent::Bytes, explanation);
+    let sent = Sent::Bytes { client_chose: route.client_chose };
+    each(context, destination, &route.clusters, sent, explanation);
 }
 
 /// What is sent to a cluster.
 #[derive(Clone, Copy)]
 enum Sent<'a> {
-    Bytes,
+    /// By a route of which the client chose the cluster, or not.
+    Bytes { client_chose: bool },
     /// By a route, with the Host as it came.
     Request(&'a Route, &'a str),
 }
@@ -69,9 +72,13 @@ impl Sent<'_> {
         Some(host_of(written.unwrap_or(host)).to_ascii_lowercase())
     }
 
+    fn client_chose(self) -> bool {
+        matches!(self, Self::Bytes { client_chose: true })
+    }
+
     fn route(&self) -> Option<&Route> {
         match self {
-            Self::Bytes => None,
+            Self::Bytes { .. } => None,
             Self::Request(route, _) => Some(route),
         }
     }
@@ -84,8 +91,8 @@ impl Sent<'_> {
             let refusal = context.snapshot.refusal_without(&weighted.cluster.name);
             return match self {
                 Self::Request(route, _) => outcome::refused_by(route, refusal),
-                Self::Bytes if refusal == Refusal::AroundGateway => outcome::around_gateway(name),
-                Self::Bytes => outcome::bytes_failed(name, None),
+                Self::Bytes { .. } if refusal == Refusal::AroundGateway => outcome::around_gateway(name),
+                Self::Bytes { .. } => outcome::bytes_failed(name, None),
             };
         };
         let is_named = self.route().is_some() || spoken == Spoken::Tls;
@@ -93,11 +100,12 @@ impl Sent<'_> {
             return outcome::mismatched(name, self.route(), spoken);
         }
         let goes_on = self.name(context, weighted);
-        match (self, failure(context, cluster, destination, goes_on.as_deref())) {
+        let way = Way { cluster, destination, name: goes_on.as_deref(), client_chose: self.client_chose() };
+        match (self, failure(context, way)) {
             (Self::Request(route, _), Some(error)) => outcome::request_failed(name, route, &error),
             (Self::Request(route, _), None) => outcome::request_sent(name, route),
-            (Self::Bytes, Some(error)) => outcome::bytes_failed(name, Some(&error)),
-            (Self::Bytes, None) => outcome::bytes_sent(name),
+            (Self::Bytes { .. }, Some(error)) => outcome::bytes_failed(name, Some(&error)),
+            (Self::Bytes { .. }, None) => outcome::bytes_sent(name),
         }
     }
 }
@@ -161,9 +169,11 @@ fn each(
             let goes_on = sent.name(context, weighted);
             access = access::access(context, cluster, goes_on.as_deref());
             explanation.steps.extend(access::step(context, cluster, goes_on.as_deref()));
-            let endpoints = endpoints::step(context, cluster, destination, goes_on.as_deref(), explanation);
+            let way =
+                Way { cluster, destination, name: goes_on.as_deref(), client_chose: sent.client_chose() };
+            let endpoints = endpoints::step(context, way, explanation);
             explanation.steps.push(endpoints);
-            explanation.steps.extend(tls::step(context, cluster));
+            explanation.steps.extend(tls::step(context, cluster, way.client_chose));
         }
         let carried = || Outcome { share: share.clone(), ..sent.outcome(context, destination, weighted) };
         let refused = || Outcome { share: share.clone(), ..outcome::not_allowed(&name.0, sent.route()) };
@@ -179,25 +189,21 @@ fn each(
 }
 
 /// What is known to fail before anything is sent.
-fn failure(
-    context: Context<'_>,
-    cluster: &Cluster,
-    destination: SocketAddr,
-    name: Option<&str>,
-) -> Option<UpstreamError> {
+fn failure(context: Context<'_>, way: Way<'_>) -> Option<UpstreamError> {
+    let Way { cluster, client_chose, .. } = way;
     if let Discovery::Static(endpoints) = &cluster.discovery
         && endpoints.is_empty()
     {
         return Some(UpstreamError::NoHealthyUpstream(None));
     }
-    let of_tls = cluster.tls.as_ref().and_then(|tls| {
+    let of_tls = cluster.tls.as_ref().filter(|_| !client_chose).and_then(|tls| {
         tls.impossible.clone().or_else(|| {
             // The directory was given for this; files that a rule names may be there where the proxy runs.
             tls.credential.as_ref().and_then(|_| (context.question.look_at_files)(tls).err()).map(Into::into)
         })
     });
     let of_tls = of_tls.map(UpstreamError::TlsUnavailable);
-    of_tls.or_else(|| off_limits::refusal(context, cluster, destination, name))
+    of_tls.or_else(|| off_limits::refusal(context, way))
 }
 
 fn cluster_step(

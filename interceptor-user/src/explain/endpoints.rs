@@ -3,18 +3,14 @@
 use std::net::SocketAddr;
 
 use super::explanation::{Explanation, Lookup, PassedOver, Step};
-use super::{Context, off_limits, places, words};
+use super::off_limits::{self, Way};
+use super::{Context, places, words};
 use crate::compile::unix_endpoints;
 use crate::resource::Resource;
-use crate::snapshot::{Cluster, Discovery, EndpointAddress};
+use crate::snapshot::{Discovery, EndpointAddress};
 
-pub(super) fn step(
-    context: Context<'_>,
-    cluster: &Cluster,
-    destination: SocketAddr,
-    goes_on: Option<&str>,
-    explanation: &mut Explanation,
-) -> Step {
+pub(super) fn step(context: Context<'_>, way: Way<'_>, explanation: &mut Explanation) -> Step {
+    let Way { cluster, destination, name: goes_on, .. } = way;
     let mut names = Vec::new();
     let mut step = match &cluster.discovery {
         Discovery::OriginalDst { port } => {
@@ -54,7 +50,7 @@ pub(super) fn step(
             Step::new("endpoints", format!("an address of {name}:{port}: the name that is asked for"))
         }
     };
-    step.notes.extend(off_limits::notes(context, cluster, destination, goes_on));
+    step.notes.extend(off_limits::notes(context, way));
     names.retain(|name| name.parse::<std::net::IpAddr>().is_err());
     let position = explanation.steps.len();
     explanation.lookups.extend(names.into_iter().map(|host| Lookup { host, step: position }));

@@ -9,6 +9,7 @@ use super::explanation::{PassedOver, Place, Step};
 use super::places::place;
 use super::{Context, Question, words};
 use crate::compile::gateway::{Of, Port, PortProtocol, merged_ports};
+use crate::compile::tls::host_of_mesh_name;
 use crate::compile::{CompileSettings, Role};
 use crate::resource::gateway::Server;
 use crate::resource::{World, host};
@@ -107,6 +108,7 @@ impl<'a> Entrance<'a> {
 
 /// Of the host that matches best.
 fn specificity(server: &Server, name: &str) -> Option<(bool, usize)> {
+    let name = if server.is_auto_passthrough() { host_of_mesh_name(name)? } else { name };
     let matching = server.hosts.iter().filter(|own| host::matches(&own.host, name));
     matching.map(|own| (!own.host.starts_with('*'), own.host.len())).max()
 }
@@ -208,10 +210,13 @@ pub(super) fn server_step(
         Some(of) => Step::new("server", described(of.server)),
         None => Step::new("server", format!("none: no server of this port has {shown}")),
     };
-    if let (Some(_), Decision::NoFilterChain) = (taken.first(), decision) {
-        step.notes.push(format!(
-            "no VirtualService of its Gateway has routes for {shown} that act for its protocol"
-        ));
+    if let (Some(of), Decision::NoFilterChain) = (taken.first(), decision) {
+        step.notes.push(match of.server.is_auto_passthrough() {
+            true => format!("{shown} is the name of no cluster that the gateway sees"),
+            false => {
+                format!("no VirtualService of its Gateway has routes for {shown} that act for its protocol")
+            }
+        });
     }
     step.by.extend(taken.iter().take(NAMED_MAX).map(here));
     let is = |a: &Of<'_>, b: &Of<'_>| a.gateway.meta.key == b.gateway.meta.key && a.index == b.index;

@@ -7,63 +7,56 @@ use super::Context;
 use crate::proxy::upstream::UpstreamError;
 use crate::snapshot::{Cluster, Discovery, DnsTarget};
 
-/// Why nothing is sent to a cluster. `name`: the Host or server name as it goes on, without port.
-pub(super) fn refusal(
-    context: Context<'_>,
-    cluster: &Cluster,
-    destination: SocketAddr,
-    name: Option<&str>,
-) -> Option<UpstreamError> {
-    if let Some(why) = misleading(context, cluster, destination, name) {
+/// What is sent where.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) destination: SocketAddr,
+    /// The Host or server name as it goes on, without port.
+    pub(super) name: Option<&'a str>,
+    /// See [`crate::snapshot::TcpRoute::client_chose`].
+    pub(super) client_chose: bool,
+}
+
+/// Why nothing is sent.
+pub(super) fn refusal(context: Context<'_>, way: Way<'_>) -> Option<UpstreamError> {
+    if let Some(why) = misleading(context, way) {
         return Some(UpstreamError::DnsResolution(why.into()));
     }
-    let (known, back) = known(context, cluster)?;
-    // Where one endpoint does not lead back, requests go there sooner or later.
-    let first = back.first().filter(|_| back.len() == known)?;
-    Some(UpstreamError::NoHealthyUpstream(Some(leads_back(*first).into())))
+    let (known, refused) = known(context, way)?;
+    // Where one endpoint is not refused, connections go there sooner or later.
+    let first = refused.first().filter(|_| refused.len() == known)?;
+    Some(UpstreamError::NoHealthyUpstream(Some(first.as_str().into())))
 }
 
 /// What of the endpoints nothing is sent to.
-pub(super) fn notes(
-    context: Context<'_>,
-    cluster: &Cluster,
-    destination: SocketAddr,
-    name: Option<&str>,
-) -> Vec<String> {
-    let back = known(context, cluster).map(|(_, back)| back).unwrap_or_default();
-    let back = back.into_iter().map(|address| format!("nothing is sent there: {}", leads_back(address)));
-    misleading(context, cluster, destination, name).into_iter().chain(back).collect()
-}
-
-fn leads_back(address: SocketAddr) -> String {
-    format!("{address} leads back to this gateway")
+pub(super) fn notes(context: Context<'_>, way: Way<'_>) -> Vec<String> {
+    let refused = known(context, way).map(|(_, refused)| refused).unwrap_or_default();
+    let refused = refused.into_iter().map(|why| format!("nothing is sent there: {why}"));
+    misleading(context, way).into_iter().chain(refused).collect()
 }
 
 /// Why a name that the client brings is not gone by.
-fn misleading(
-    context: Context<'_>,
-    cluster: &Cluster,
-    destination: SocketAddr,
-    name: Option<&str>,
-) -> Option<String> {
-    let (Discovery::DynamicDns { .. }, Some(off_limits)) = (&cluster.discovery, &cluster.off_limits) else {
+fn misleading(context: Context<'_>, way: Way<'_>) -> Option<String> {
+    let (Discovery::DynamicDns { .. }, Some(off_limits)) = (&way.cluster.discovery, &way.cluster.off_limits)
+    else {
         return None;
     };
-    let name = name?;
+    let name = way.name?;
     let addresses = addresses(context, name)?;
-    let address =
-        addresses.iter().find(|address| off_limits.has(**address) || **address == destination.ip())?;
+    let leads_back = |address: &&IpAddr| off_limits.has(**address) || **address == way.destination.ip();
+    let address = addresses.iter().find(leads_back)?;
     Some(format!("{name} is {address}, where this gateway sends nothing"))
 }
 
-/// How many endpoints there are, and which of them lead back; `None` where they are not known.
-fn known(context: Context<'_>, cluster: &Cluster) -> Option<(usize, Vec<SocketAddr>)> {
-    let off_limits = cluster.off_limits.as_ref()?;
+/// How many endpoints there are, and why nothing is sent to some; `None` where they are not known.
+fn known(context: Context<'_>, way: Way<'_>) -> Option<(usize, Vec<String>)> {
+    let off_limits = way.cluster.off_limits.as_ref()?;
     let of_target = |target: &DnsTarget| -> Option<Vec<SocketAddr>> {
         let addresses = addresses(context, &target.host)?;
         Some(addresses.into_iter().map(|address| SocketAddr::new(address, target.port)).collect())
     };
-    let known: Vec<SocketAddr> = match &cluster.discovery {
+    let known: Vec<SocketAddr> = match &way.cluster.discovery {
         Discovery::Static(endpoints) => {
             endpoints.iter().map(|endpoint| endpoint.address.as_ip()).collect::<Option<_>>()?
         }
@@ -71,8 +64,14 @@ fn known(context: Context<'_>, cluster: &Cluster) -> Option<(usize, Vec<SocketAd
         Discovery::LogicalDns(target) => of_target(target)?,
         Discovery::DynamicDns { .. } | Discovery::OriginalDst { .. } => return None,
     };
-    let back = known.iter().copied().filter(|address| off_limits.leads_back(*address)).collect();
-    Some((known.len(), back))
+    let why = |address: &SocketAddr| {
+        if way.client_chose && off_limits.has(address.ip()) {
+            return Some(format!("{address} is where this gateway sends nothing"));
+        }
+        off_limits.leads_back(*address).then(|| format!("{address} leads back to this gateway"))
+    };
+    let refused: Vec<String> = known.iter().filter_map(why).collect();
+    Some((known.len(), refused))
 }
 
 /// What a name is, where that is known: an address itself, or what was looked up.

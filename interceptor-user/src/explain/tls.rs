@@ -8,8 +8,12 @@ use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
 use crate::snapshot::{CaSource, Cluster, TlsOrigination, TlsOriginationMode};
 
-pub(super) fn step(context: Context<'_>, cluster: &Cluster) -> Option<Step> {
+/// `client_chose`: see [`crate::snapshot::TcpRoute::client_chose`].
+pub(super) fn step(context: Context<'_>, cluster: &Cluster, client_chose: bool) -> Option<Step> {
     let source = cluster.source.as_ref()?;
+    if client_chose {
+        return Some(Step::new("tls", "the client's own passes as it is, and none is added"));
+    }
     let Some(tls) = &cluster.tls else {
         return Some(Step::new("tls", "none is added: what the application sends goes out as it is"));
     };

@@ -117,6 +117,7 @@ pub(super) async fn connect(
     downstream: &Downstream,
     target: &OpaqueTarget,
 ) -> Result<Upstream, ConnectFailure> {
+    let client_chose = matches!(target, OpaqueTarget::Route(route) if route.client_chose);
     let (cluster, runtime) = match target {
         OpaqueTarget::OriginalDst => {
             (ClusterName(ClusterName::PASSTHROUGH.into()), Some(Arc::clone(&active.passthrough)))
@@ -136,7 +137,7 @@ pub(super) async fn connect(
     if !downstream.may_use(&active.snapshot, runtime.cluster(), name) {
         return Err(ConnectFailure { error: NotConnected::NotAllowed, cluster });
     }
-    let connected = runtime.connect_opaque(downstream).await;
+    let connected = runtime.connect_opaque(downstream, client_chose).await;
     let Traffic { tcp_idle_timeout: idle_timeout, tcp_max_connection_duration: max_duration, .. } =
         *runtime.cluster().traffic;
     match connected {

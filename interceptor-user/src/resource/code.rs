@@ -141,7 +141,7 @@ codes! {
         "the endpoint is left out; where no other is left, requests get 503 (UH)",
         "use an address, or start the agent with --allow-unix-endpoints and the socket's directory, if all who write resources may have what its server gives";
     EGR0125 Warning ServerWithoutRoutes:
-        "no VirtualService has routes for what a server of a Gateway takes",
+        "what a server of a Gateway takes leads nowhere: no VirtualService has routes for it, or no service the host that clients name",
         "nobody listens on its port, unless another server of the port has routes",
         "bind a VirtualService with routes of the right kind to the Gateway";
     IST0101 Error ReferencedResourceNotFound:

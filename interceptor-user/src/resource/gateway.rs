@@ -36,6 +36,12 @@ impl Server {
     pub fn terminates_tls(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.mode.terminates())
     }
+
+    /// Whether its clients name clusters by their server names.
+    pub fn is_auto_passthrough(&self) -> bool {
+        self.protocol.is_tls()
+            && self.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+    }
 }
 
 /// `[namespace/]host`.

@@ -36,6 +36,9 @@ pub struct TcpRoute {
     /// Never empty; weights as in [`super::Forward`].
     pub clusters: Vec<WeightedCluster>,
     pub source: Option<Arc<Source>>,
+    /// At a gateway: the client named the cluster itself (AUTO_PASSTHROUGH). Its TLS passes as it is, whatever the cluster
+    /// would put around it, and nothing is sent where only the gateway's host could.
+    pub client_chose: bool,
 }
 
 impl TcpRoute {
@@ -44,7 +47,7 @@ impl TcpRoute {
     }
 
     pub fn new(clusters: Vec<WeightedCluster>) -> Self {
-        Self { clusters, source: None }
+        Self { clusters, source: None, client_chose: false }
     }
 }
 

@@ -59,6 +59,7 @@ fn egr0112_other_blocks() {
         ),
         ("HTTP", "", tls_routes(), "tls routes for a server of protocol HTTP, which takes http routes"),
         ("TCP", "", http_routes(), "which takes tcp routes"),
+        ("TLS", ", tls: {mode: AUTO_PASSTHROUGH}", tls_routes(), "which takes no routes; name the cluster"),
     ] {
         let yaml = format!("{}{}", gw("gw", &[server(443, protocol, "a.com", tls)]), behind(&block));
         check(&yaml, &[&format!("Error EGR0112 VirtualService default/v | {{ | {words}")]);

@@ -10,6 +10,7 @@ mod delegates;
 mod destination_rule;
 mod enforcement;
 mod gateway;
+mod gateway_auto_passthrough;
 mod hosts;
 mod http_filters;
 mod incremental;

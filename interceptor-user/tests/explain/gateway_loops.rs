@@ -99,6 +99,37 @@ fn what_is_sent_nowhere() {
     assert_eq!(logged(&unknown), sent("own.test"));
 }
 
+/// AUTO_PASSTHROUGH: what a client chooses leads to no such address on any port, and gets no TLS of the cluster's.
+#[test]
+fn clusters_that_clients_choose() {
+    let yaml = YAML.replace("  - {port: {number: 81,", "  - {port: {number: 443, name: auto, protocol: TLS}, hosts: ['*'], tls: {mode: AUTO_PASSTHROUGH}}\n  - {port: {number: 81,");
+    for (sni, own, expected) in [
+        ("outbound_.80_._.own.test", "10.0.0.9", "outbound|80||own.test - UH - refused"),
+        ("outbound_.80_._.own.test", "10.0.0.8", "outbound|80||own.test - - -"),
+        ("outbound_.80_._.named.test", "10.0.0.9", "outbound|80||named.test - - -"),
+        ("outbound_.80_._.lost.test", "10.0.0.9", "- - NR filter_chain_not_found refused"),
+        ("own.test", "10.0.0.9", "- - NR filter_chain_not_found refused"),
+    ] {
+        let explanation = Case::new(&yaml).at_gateway(&[own]).named(sni).ask("https://any.test");
+        assert_eq!(logged(&explanation), expected, "{sni}\n{explanation}");
+    }
+    let ask = |sni: &str| Case::new(&yaml).at_gateway(&[]).named(sni).ask("https://any.test").to_string();
+    for (told, expected) in [
+        (ask("outbound_.80_._.own.test"), "server        TLS, tls.mode AUTO_PASSTHROUGH, for *\n"),
+        (
+            ask("outbound_.80_._.own.test"),
+            "tls           the client's own passes as it is, and none is added\n",
+        ),
+        (
+            ask("outbound_.80_._.lost.test"),
+            "outbound_.80_._.lost.test is the name of no cluster that the gateway sees\n",
+        ),
+        (ask("own.test"), "server        none: no server of this port has own.test\n"),
+    ] {
+        assert!(told.contains(expected), "{expected:?} is not in\n{told}");
+    }
+}
+
 #[test]
 fn which_address_leads_back_is_told() {
     let told = Case::new(YAML).at_gateway(&["10.0.0.9"]).ask("http://own.test/").to_string();

@@ -19,8 +19,14 @@ pub(crate) fn of_others(world: &World, client: &Client) -> HashSet<String> {
         own.insert(&service.meta.key);
         destinations.extend(hosts(service));
     }
+    // What clients of AUTO_PASSTHROUGH may name.
+    let gateways = world.gateways().filter(|gateway| own.contains(&gateway.meta.key));
+    let auto = gateways.flat_map(|gateway| &gateway.servers).filter(|server| server.is_auto_passthrough());
+    let named: Vec<&str> = auto.flat_map(|server| &server.hosts).map(|host| &*host.host).collect();
     let is_destination = |name: &str| {
-        destinations.contains(name) || destinations.iter().any(|destination| host::matches(name, destination))
+        named.iter().any(|named| host::matches(named, name))
+            || destinations.contains(name)
+            || destinations.iter().any(|destination| host::matches(name, destination))
     };
     let entries = world.service_entries();
     let entries = entries.filter(|entry| entry.hosts.iter().any(|host| is_destination(&host.value)));

@@ -1,6 +1,7 @@
 //! An egress gateway: the listeners that its Gateways' servers ask for (Istio's core/gateway.go). A server's protocol
 //! and TLS decide which block of a VirtualService its traffic is routed by.
 
+mod auto;
 pub(crate) mod concern;
 mod http;
 mod l4;
@@ -19,7 +20,6 @@ use super::routes::Translations;
 use super::virtual_services::VirtualServices;
 use super::{Client, CompileSettings};
 use crate::resource::gateway::{Server, ServerHost, ServerNamespace};
-use crate::resource::server_tls::ServerTlsMode;
 use crate::resource::virtual_service::gateway_meant;
 use crate::resource::{Diagnostic, Gateway, Level, VirtualService, World, code, host};
 use crate::snapshot::{CatchAll, Listener};
@@ -102,12 +102,15 @@ fn listener(inputs: Inputs<'_>, port: &Port<'_>) -> Option<Listener> {
 
 /// TLS that passes through, or ends here, by server name.
 fn add_tls(inputs: Inputs<'_>, of: Of<'_>, number: u16, listener: &mut Listener) {
-    if of.server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
-        let message = "this server is left out: AUTO_PASSTHROUGH leads other clusters' proxies to services of the mesh, by server \
-                       names of their own (outbound_.PORT_.SUBSET_.HOST), and an egress gateway leads outside; use mode \
-                       PASSTHROUGH and a VirtualService with tls routes";
-        let finding = of.finding(&code::EGR0119, Level::Error, "tls.mode", message.to_owned());
-        return inputs.translator.findings.push(finding);
+    if of.server.is_auto_passthrough() {
+        let chains = auto::chains(inputs, of);
+        if chains.is_empty() {
+            report_without_services(inputs, of);
+        }
+        for (sni, route) in chains {
+            listener.tls.insert(&sni, route);
+        }
+        return;
     }
     if of.server.terminates_tls() {
         let Some(chain) = terminated::chain(inputs, of, number) else {
@@ -126,6 +129,17 @@ fn add_tls(inputs: Inputs<'_>, of: Of<'_>, number: u16, listener: &mut Listener)
     for (sni, route) in chains {
         listener.tls.insert(&sni, route);
     }
+}
+
+/// Of AUTO_PASSTHROUGH, which needs no VirtualService.
+fn report_without_services(inputs: Inputs<'_>, of: Of<'_>) {
+    let message = format!(
+        "no service that the gateway sees in namespace {} has a host of this server: what comes for it goes nowhere, and nobody \
+         listens unless another server of the port has routes; declare the service (a wildcard's can't be named), export it \
+         to this namespace, or correct hosts",
+        inputs.translator.client.namespace
+    );
+    inputs.translator.findings.push(of.finding(&code::EGR0125, Level::Warning, "hosts", message));
 }
 
 /// Unless a VirtualService has routes of another block instead, which the analysis tells with its mend.

@@ -86,14 +86,20 @@ impl OpaqueIo {
 }
 
 impl ClusterRuntime {
-    /// Opens a connection for opaque bytes, inside TLS and through a tunnel as the cluster has it.
+    /// Opens a connection for opaque bytes, inside TLS and through a tunnel as the cluster has it. `client_chose`: see
+    /// [`crate::snapshot::TcpRoute::client_chose`].
     pub(crate) async fn connect_opaque(
         &self,
         downstream: &Downstream,
+        client_chose: bool,
     ) -> Result<OpaqueUpstream, ConnectError> {
         let slot = self.slot(downstream)?;
         let pick = self.choose_opaque(downstream).await?;
-        let connected = self.in_time(self.open_opaque(&pick, downstream)).await;
+        if client_chose {
+            self.refuse_off_limits(&pick)?;
+        }
+        let tls = self.tls.as_deref().filter(|_| !client_chose);
+        let connected = self.in_time(self.open_opaque(tls, &pick, downstream)).await;
         self.report_connection(&pick.watched, connected.as_ref().err());
         let (io, peer, local) = connected.map_err(|error| error.at(pick.address))?;
         Ok(OpaqueUpstream { io, peer, local, _active: pick.active, _slot: slot })
@@ -101,11 +107,12 @@ impl ClusterRuntime {
 
     async fn open_opaque(
         &self,
+        tls: Option<&TlsClient>,
         pick: &Pick,
         downstream: &Downstream,
     ) -> Result<(OpaqueIo, EndpointAddress, Option<SocketAddr>), UpstreamError> {
         let tunnel = self.cluster.tunnel.as_ref().map(|tunnel| (tunnel.method, &*tunnel.target));
-        let Some(tls) = &self.tls else {
+        let Some(tls) = tls else {
             let (mut stream, peer) = self.dial(pick, downstream).await?;
             let local = stream.local_addr().ok();
             let io = match tunnel {
