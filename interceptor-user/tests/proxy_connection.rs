@@ -50,6 +50,7 @@ impl Running {
             configured: proxy.configure(snapshot),
             connections_max: usize::MAX,
             shares: None,
+            peers: None,
             learned: None,
             source: Arc::default(),
         };

@@ -78,6 +78,7 @@ impl Bed {
             configured: configured.clone(),
             connections_max: usize::MAX,
             shares: None,
+            peers: None,
             learned: Some(Arc::default()),
             source: Arc::default(),
         })?;

@@ -84,6 +84,7 @@ impl Bed {
             configured: self.configured.clone(),
             connections_max: usize::MAX,
             shares: None,
+            peers: None,
             learned: None,
             source: Arc::default(),
         })?)

@@ -232,6 +232,7 @@ impl Control {
             configured,
             connections_max: connections_max(),
             shares: None,
+            peers: None,
             learned: names.as_ref().map(|names| Arc::clone(&names.learned)),
             source: Arc::clone(&pod.source),
         })?;

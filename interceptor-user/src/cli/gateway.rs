@@ -55,6 +55,11 @@ pub(super) struct Arguments {
         value_parser = parse_config_map, conflicts_with = "config", help_heading = CONFIGURATION)]
     mesh_config_map: ConfigMapKey,
 
+    /// Whether pods are followed: they name clients in access log and metrics, and rules with labels ask for them
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, conflicts_with = "config",
+        help_heading = CONFIGURATION)]
+    follow_pods: bool,
+
     #[command(flatten)]
     gateway: GatewayFlags,
 
@@ -115,7 +120,7 @@ impl Arguments {
             let (namespace, labels) = (Arc::clone(&client.namespace), client.labels.clone());
             AgentSource::Kubernetes(KubernetesSettings {
                 kubeconfig: self.kubeconfig,
-                audience: Audience::Gateway { namespace, labels },
+                audience: Audience::Gateway { namespace, labels, follows_pods: self.follow_pods },
                 mesh_config_map: self.mesh_config_map,
                 credentials_dir,
             })

@@ -84,6 +84,7 @@ impl Carrier {
             configured: configured.clone(),
             connections_max: usize::MAX,
             shares: None,
+            peers: None,
             learned,
             source: Arc::default(),
         });

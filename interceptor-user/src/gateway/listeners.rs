@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy, Shares, WorkloadId};
+use crate::proxy::{Configured, Intercepted, Peers, ProxiedWorkload, Proxy, Shares, WorkloadId};
 use crate::settings::GatewaySettings;
 use crate::snapshot::Snapshot;
 use crate::workload::SourceWorkload;
@@ -25,6 +25,7 @@ pub(super) struct Listeners {
     drain: Duration,
     /// Of all ports' connections.
     shares: Arc<Shares>,
+    peers: Arc<Peers>,
     /// From the first snapshot on.
     configured: Option<Configured>,
     wanted: BTreeSet<SocketAddr>,
@@ -42,13 +43,14 @@ struct Open {
 }
 
 impl Listeners {
-    pub(super) fn new(proxy: Proxy, settings: &GatewaySettings) -> Self {
+    pub(super) fn new(proxy: Proxy, settings: &GatewaySettings, peers: Arc<Peers>) -> Self {
         Self {
             proxy,
             addresses: settings.listen_addresses.clone(),
             source: Arc::new(settings.source_workload()),
             drain: settings.drain,
             shares: Arc::new(Shares::new(connections_max())),
+            peers,
             configured: None,
             wanted: BTreeSet::new(),
             open: BTreeMap::new(),
@@ -162,6 +164,7 @@ impl Listeners {
                 configured: configured.clone(),
                 connections_max: usize::MAX,
                 shares: Some(Arc::clone(&self.shares)),
+                peers: Some(Arc::clone(&self.peers)),
                 learned: None,
                 source: Arc::clone(&self.source),
             });

@@ -4,6 +4,7 @@
 //! One loop owns the listening sockets. A thread of its own compiles.
 
 mod listeners;
+mod pods;
 mod shown;
 
 use std::collections::{BTreeSet, HashMap};
@@ -30,6 +31,7 @@ use crate::telemetry::logging::LogFilter;
 use crate::workload_api;
 
 use listeners::Listeners;
+use pods::Pods;
 use shown::Shown;
 
 /// How long a start waits for what the API server tells, which says where the access log goes.
@@ -89,12 +91,12 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
     let threads = settings.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
     let proxy =
         Proxy::start(ProxyOptions { resolver, access_log, threads }).context("can't start the proxy")?;
-    let mut shown = Shown::new(settings);
-    start_admin(settings, &proxy, &shown, log_filter)?;
+    let (mut shown, mut pods) = (Shown::new(settings), Pods::default());
+    start_admin(settings, &proxy, (&shown, &pods), log_filter)?;
     inputs.configurations.clients(HashMap::from([(settings.client.clone(), ())]));
     // What is there at the start counts as a change.
     inputs.told.worlds.mark_changed();
-    let mut listeners = Listeners::new(proxy, settings);
+    let mut listeners = Listeners::new(proxy, settings, Arc::clone(pods.peers()));
     let address_changes =
         datapath::readable(inputs.address_changes.into()).context("can't follow this host's addresses")?;
     let mut again = tokio::time::interval(TRY_AGAIN);
@@ -107,10 +109,20 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
                 let world = inputs.told.worlds.borrow_and_update().clone();
                 if let Some(world) = world {
                     shown.world = Arc::clone(&world);
+                    if !inputs.source.tells_nodes() {
+                        pods.take_world(&world);
+                    }
                     inputs.configurations.world(world);
                     shown.is_configured = true;
                 }
             }
+            change = inputs.told.nodes.recv(), if inputs.source.tells_nodes() => match change {
+                Some(change) => {
+                    let waiting = std::iter::from_fn(|| inputs.told.nodes.try_recv().ok());
+                    std::iter::once(change).chain(waiting).for_each(|change| pods.take_change(&change));
+                }
+                None => bail!("nobody follows the API server any more: a thread has ended by a panic"),
+            },
             told = inputs.snapshots.recv() => match told {
                 // The first one is of the world before there was any.
                 Some(Told::Compiled(compiled)) if shown.is_configured => listeners.configure(compiled.snapshot),
@@ -150,11 +162,11 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
 fn start_admin(
     settings: &GatewaySettings,
     proxy: &Proxy,
-    shown: &Shown,
+    (shown, pods): (&Shown, &Pods),
     log_filter: LogFilter,
 ) -> anyhow::Result<()> {
     let alive = Arc::clone(&shown.workers_alive);
-    let ports = shown.ports.clone();
+    let (ports, numbers) = (shown.ports.clone(), Arc::clone(pods.numbers()));
     // Nobody asks a gateway for pods.
     let (requests, _) = mpsc::channel(1);
     let admin = Admin {
@@ -165,6 +177,7 @@ fn start_admin(
         metrics: vec![
             Box::new(proxy.metrics()),
             Box::new(move |out| shown::append_ports(&ports.load(), out)),
+            Box::new(move |out| numbers.append(out)),
         ],
         flows: proxy.flows(),
         requests,

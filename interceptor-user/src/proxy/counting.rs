@@ -13,8 +13,9 @@ use super::outcome::ResponseFlags;
 use super::upstream::{ClusterRuntime, RuntimeId};
 use crate::hash::HashMap;
 use crate::snapshot::{ClusterName, Snapshot};
-use crate::telemetry::metrics::{Destination, NAME_MAX, Outcome, RequestProtocol, Series, WorkerSeries, cut};
-use crate::workload::SpiffeId;
+use crate::telemetry::metrics::{
+    Destination, NAME_MAX, Outcome, RequestProtocol, Series, SourceLabels, WorkerSeries, cut,
+};
 
 /// Whom a request is for.
 #[derive(Clone, Debug, Default)]
@@ -41,41 +42,41 @@ pub(crate) enum Taker {
 pub(crate) struct Known {
     destination: Destination,
     series: RefCell<Used>,
-    /// Of clients that showed who they are.
-    by_peer: RefCell<HashMap<Arc<SpiffeId>, Used>>,
+    /// Of a gateway's clients.
+    by_client: RefCell<HashMap<Arc<SourceLabels>, Used>>,
 }
 
 type Used = Vec<(Outcome, Arc<Series>)>;
 
 impl Known {
     fn new(destination: Destination) -> Rc<Self> {
-        Rc::new(Self { destination, series: RefCell::default(), by_peer: RefCell::default() })
+        Rc::new(Self { destination, series: RefCell::default(), by_client: RefCell::default() })
     }
 
     /// Counts in the series of `outcome`; false when there is none.
     fn count(
         &self,
         series: &WorkerSeries,
-        peer: Option<&Arc<SpiffeId>>,
+        client: Option<&Arc<SourceLabels>>,
         outcome: Outcome,
         count: impl FnOnce(&Series),
     ) -> bool {
-        let (mut own, mut of_peers);
-        let used = match peer {
+        let (mut own, mut of_clients);
+        let used = match client {
             None => {
                 own = self.series.borrow_mut();
                 &mut *own
             }
-            Some(peer) => {
-                of_peers = self.by_peer.borrow_mut();
+            Some(client) => {
+                of_clients = self.by_client.borrow_mut();
                 // Those without a series are not remembered.
-                if !of_peers.contains_key(peer) {
-                    let Some(found) = series.find(Some(peer), &self.destination, outcome) else {
+                if !of_clients.contains_key(client) {
+                    let Some(found) = series.find(Some(client), &self.destination, outcome) else {
                         return false;
                     };
-                    of_peers.insert(Arc::clone(peer), vec![(outcome, found)]);
+                    of_clients.insert(Arc::clone(client), vec![(outcome, found)]);
                 }
-                let Some(used) = of_peers.get_mut(peer) else { return false };
+                let Some(used) = of_clients.get_mut(client) else { return false };
                 used
             }
         };
@@ -83,7 +84,7 @@ impl Known {
             count(known);
             return true;
         }
-        let Some(found) = series.find(peer, &self.destination, outcome) else { return false };
+        let Some(found) = series.find(client, &self.destination, outcome) else { return false };
         count(&found);
         used.push((outcome, found));
         true
@@ -130,7 +131,7 @@ impl Counting {
     /// Counts a request that has ended. Sizes are those of bodies.
     pub(crate) fn request(
         &self,
-        (peer, to): (Option<&Arc<SpiffeId>>, &To),
+        (client, to): (Option<&Arc<SourceLabels>>, &To),
         outcome: Outcome,
         duration: Duration,
         request_bytes: u64,
@@ -138,10 +139,10 @@ impl Counting {
     ) {
         let count = |series: &Series| series.request(duration, request_bytes, response_bytes);
         let is_counted = match to {
-            To::Cluster(known) => known.count(&self.series, peer, outcome, count),
-            To::Unknown => self.undeclared((peer, Taker::Nobody), None, outcome, count),
+            To::Cluster(known) => known.count(&self.series, client, outcome, count),
+            To::Unknown => self.undeclared((client, Taker::Nobody), None, outcome, count),
             To::Undeclared(taker, host) => self.undeclared(
-                (peer, *taker),
+                (client, *taker),
                 Some(&String::from_utf8_lossy(host.as_bytes())),
                 outcome,
                 count,
@@ -154,7 +155,7 @@ impl Counting {
 
     fn undeclared(
         &self,
-        (peer, taker): (Option<&Arc<SpiffeId>>, Taker),
+        (client, taker): (Option<&Arc<SourceLabels>>, Taker),
         host: Option<&str>,
         outcome: Outcome,
         count: impl FnOnce(&Series),
@@ -162,7 +163,7 @@ impl Counting {
         let mut hosts = self.undeclared[taker as usize].borrow_mut();
         let key = host.map(|host| cut(host, NAME_MAX)).unwrap_or_default();
         if let Some(known) = hosts.get(key) {
-            return known.count(&self.series, peer, outcome, count);
+            return known.count(&self.series, client, outcome, count);
         }
         let name = match taker {
             Taker::PassthroughCluster => Some(ClusterName::PASSTHROUGH),
@@ -170,7 +171,7 @@ impl Counting {
             Taker::Nobody => None,
         };
         let known = Known::new(Destination::undeclared(host, name));
-        let is_counted = known.count(&self.series, peer, outcome, count);
+        let is_counted = known.count(&self.series, client, outcome, count);
         if is_counted {
             // No more than there are series.
             hosts.insert(key.into(), known);
@@ -179,10 +180,10 @@ impl Counting {
     }
 
     /// Begins to count a connection of opaque bytes.
-    pub(super) fn connection(self: &Rc<Self>, peer: Option<Arc<SpiffeId>>) -> CountedConnection {
+    pub(super) fn connection(self: &Rc<Self>, client: Option<Arc<SourceLabels>>) -> CountedConnection {
         let number = self.next_connection.get();
         self.next_connection.set(number.wrapping_add(1));
-        let counts = Rc::new(Counts { peer, ..Counts::default() });
+        let counts = Rc::new(Counts { client, ..Counts::default() });
         self.connections.borrow_mut().insert(number, Rc::clone(&counts));
         CountedConnection { counting: Rc::clone(self), number, counts }
     }
@@ -209,7 +210,7 @@ impl Counting {
 /// What a connection of opaque bytes has carried, and how much of it is counted.
 #[derive(Debug, Default)]
 struct Counts {
-    peer: Option<Arc<SpiffeId>>,
+    client: Option<Arc<SourceLabels>>,
     transferred: Transferred,
     received_counted: Cell<u64>,
     sent_counted: Cell<u64>,
@@ -223,7 +224,7 @@ impl Counts {
     fn report(&self, series: &WorkerSeries, destination: &Destination, flags: ResponseFlags) -> &Series {
         let outcome = Outcome { protocol: RequestProtocol::Tcp, response_code: 0, flags };
         let series = self.series.get_or_init(|| {
-            let found = series.find(self.peer.as_ref(), destination, outcome);
+            let found = series.find(self.client.as_ref(), destination, outcome);
             let series = found.unwrap_or_else(|| series.overflow(RequestProtocol::Tcp));
             series.connection_opened();
             series

@@ -1,5 +1,6 @@
 //! One intercepted connection as it was accepted: who connected, and whom they meant.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,9 +8,11 @@ use std::time::{Instant, SystemTime};
 
 use super::client_tls::ClientTls;
 use super::netns::Netns;
+use super::peers::{self, Peer, Peers};
 use super::upstream::WorkerUsages;
 use super::worker::Open;
 use super::workload::Workload;
+use crate::resource::Pod;
 use crate::snapshot::{Cluster, Snapshot};
 use crate::telemetry::AccessRecord;
 use crate::workload::{SourceWorkload, SpiffeId};
@@ -20,6 +23,8 @@ pub(crate) struct Origin {
     pub(crate) source: Rc<SourceWorkload>,
     /// Where upstream connections are made.
     pub(crate) netns: Netns,
+    /// Whose addresses a gateway's clients have.
+    pub(crate) peers: Option<Arc<Peers>>,
     /// What it uses of clusters that have bounds.
     pub(crate) usages: WorkerUsages,
 }
@@ -29,6 +34,7 @@ impl Origin {
         Self {
             source: Rc::new((*workload.source).clone()),
             netns: workload.netns.clone(),
+            peers: workload.peers.clone(),
             usages: WorkerUsages::new(&workload.usages),
         }
     }
@@ -48,6 +54,8 @@ pub(crate) struct Downstream {
     /// Of a client whose TLS ended here.
     pub(crate) tls: Option<Rc<ClientTls>>,
     pub(crate) origin: Rc<Origin>,
+    /// Who a gateway's client is, once that was asked for.
+    peer: RefCell<Option<Rc<Peer>>>,
     /// Has it counted as open for as long as anything of it is under way, copies for mirrors among it.
     _open: Option<Rc<Open>>,
 }
@@ -67,6 +75,7 @@ impl Downstream {
             requested_server_name: None,
             tls: None,
             origin,
+            peer: RefCell::default(),
             _open: open.map(Rc::new),
         }
     }
@@ -74,6 +83,30 @@ impl Downstream {
     /// Who the client is, if it showed that.
     pub(crate) fn identity(&self) -> Option<&Arc<SpiffeId>> {
         self.tls.as_ref()?.identity()
+    }
+
+    /// Who a gateway's client is, as far as log and metrics tell. Its pod is looked up once; until the pod is known, each time:
+    /// one that has begun a moment ago may be here before it is told.
+    pub(crate) fn peer(&self) -> Option<Rc<Peer>> {
+        let (peers, identity) = (self.origin.peers.as_ref(), self.identity());
+        if peers.is_none() && identity.is_none() {
+            return None;
+        }
+        let mut known = self.peer.borrow_mut();
+        if known.as_ref().is_some_and(|known| known.is_pod) {
+            return known.clone();
+        }
+        let of_pod = |pod: &Pod| {
+            let agrees = identity.is_none_or(|identity| peers::is_of(identity, pod));
+            agrees.then(|| Peer::of_pod(pod, identity.map(|identity| &**identity)))
+        };
+        let found = peers.and_then(|peers| peers.look_up(self.remote_address.ip(), of_pod));
+        if let Some(of_pod) = found.flatten() {
+            *known = Some(Rc::new(of_pod));
+        } else if known.is_none() {
+            *known = identity.map(|identity| Rc::new(Peer::of_identity(identity)));
+        }
+        known.clone()
     }
 
     /// Whether the client may use a cluster, and through it the host that `name` (Host or SNI as it goes on, without
@@ -87,10 +120,17 @@ impl Downstream {
         })
     }
 
+    /// Whose connection it is; `None` when a gateway can't tell.
+    fn client(&self) -> Option<Rc<SourceWorkload>> {
+        let own = self.origin.peers.is_none().then(|| Rc::clone(&self.origin.source));
+        self.peer().map(|peer| Rc::clone(&peer.source)).or(own)
+    }
+
     /// A record of the connection as a whole, with nothing carried yet.
     pub(crate) fn record(&self) -> AccessRecord {
         AccessRecord {
             source: Rc::clone(&self.origin.source),
+            client: self.client(),
             start_time: self.start_time,
             http: None,
             response_code: 0,

@@ -20,6 +20,7 @@ mod maybe_tls;
 pub mod names;
 mod netns;
 pub mod outcome;
+mod peers;
 mod shares;
 pub mod stats;
 mod tcp;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 
 pub use configured::Configured;
 pub use listener::{Intercepted, InterceptedSource};
+pub use peers::Peers;
 pub use shares::Shares;
 pub use termination::look_at_server;
 pub use workload::{ProxiedWorkload, WorkloadId};

@@ -413,7 +413,7 @@ impl OpenRecord {
                 response_flags: ResponseFlags::NONE,
                 ..downstream.record()
             },
-            counted: worker.counting().connection(downstream.identity().cloned()),
+            counted: worker.counting().connection(downstream.peer().map(|peer| Arc::clone(&peer.labels))),
         }
     }
 

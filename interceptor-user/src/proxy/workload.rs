@@ -15,6 +15,7 @@ use super::active::Active;
 use super::configured::Configured;
 use super::listener::InterceptedSource;
 use super::netns::Netns;
+use super::peers::Peers;
 use super::shares::Shares;
 use super::stats::{ProxyCounters, WorkerStats};
 use super::upstream::Usages;
@@ -47,6 +48,8 @@ pub struct ProxiedWorkload {
     pub connections_max: usize,
     /// How clients share a gateway, which is open to many; `None`: what comes is one workload's own.
     pub shares: Option<Arc<Shares>>,
+    /// Whose addresses a gateway's clients have; `None`: what comes is one workload's own.
+    pub peers: Option<Arc<Peers>>,
     /// What the workload's DNS answers say; `None`: they are not captured.
     pub learned: Option<Arc<LearnedNames>>,
     pub source: Arc<SourceWorkload>,
@@ -77,6 +80,7 @@ pub(super) struct Workload {
     pub(super) usages: Arc<Usages>,
     pub(super) connections_max: usize,
     pub(super) shares: Option<Arc<Shares>>,
+    pub(super) peers: Option<Arc<Peers>>,
     /// Connections that are open, on all threads.
     pub(super) open: Arc<AtomicUsize>,
     pub(super) life: watch::Receiver<Life>,
@@ -185,7 +189,7 @@ impl Workloads {
     /// Enters a workload, and hands back its listeners.
     pub(super) fn add(self: &Arc<Self>, proxied: ProxiedWorkload) -> (Arc<Workload>, Vec<TcpListener>) {
         let ProxiedWorkload { listeners, intercepted, netns, configured, learned, source, .. } = proxied;
-        let (connections_max, shares) = (proxied.connections_max, proxied.shares);
+        let (connections_max, shares, peers) = (proxied.connections_max, proxied.shares, proxied.peers);
         let (sender, life) = watch::channel(Life::Serving);
         let numbers = Arc::new(Numbers {
             workers: Mutex::default(),
@@ -206,6 +210,7 @@ impl Workloads {
             usages: Arc::default(),
             connections_max,
             shares,
+            peers,
             open: Arc::default(),
             life,
             numbers: Arc::clone(&numbers),

@@ -45,6 +45,16 @@ impl Json {
         })
     }
 
+    /// Forgets a field of a field.
+    pub fn remove(&mut self, [outer, inner]: &[&str; 2]) {
+        let Value::Mapping(entries) = &mut self.0.value else { return };
+        for entry in entries.iter_mut().filter(|entry| *entry.key == **outer) {
+            if let Value::Mapping(fields) = &mut entry.value.value {
+                fields.retain(|field| *field.key != **inner);
+            }
+        }
+    }
+
     /// Items of a list don't say what they are: the request did.
     pub fn declare(&mut self, api_version: &str, kind: &str) {
         let Value::Mapping(entries) = &mut self.0.value else { return };

@@ -89,13 +89,12 @@ impl Flow {
         // A clock outside of jiff's years -9999..9999 is no reason to lose the record.
         let time = jiff::Timestamp::try_from(record.start_time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let identity = record.client_tls.as_ref().and_then(|tls| tls.identity());
-        let namespace =
-            identity.and_then(|identity| identity.namespace()).unwrap_or(&record.source.namespace);
+        let client = record.client.as_ref().unwrap_or(&record.source);
         Self {
             time: format!("{time:.3}"),
             kind: if http.is_some() { FlowKind::Request } else { FlowKind::Connection },
-            namespace: namespace.to_owned(),
-            pod: if identity.is_some() { String::new() } else { record.source.pod.clone() },
+            namespace: client.namespace.clone(),
+            pod: client.pod.clone(),
             principal: identity.and_then(|identity| text(identity.as_str())),
             source: record.downstream_remote_address,
             original_destination: record.downstream_local_address,

@@ -36,8 +36,10 @@ pub struct HttpRecord {
 /// One line of the access log.
 #[derive(Clone, Debug)]
 pub struct AccessRecord {
-    /// Whose connection it is.
+    /// Who carries it: the workload whose connection it is, or the gateway.
     pub source: Rc<SourceWorkload>,
+    /// Whose connection it is; `None` when a gateway can't tell.
+    pub client: Option<Rc<SourceWorkload>>,
     pub start_time: SystemTime,
     pub http: Option<HttpRecord>,
     /// 0 when nothing was answered.

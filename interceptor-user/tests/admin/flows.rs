@@ -54,6 +54,7 @@ impl Traffic {
                 configured: configured.clone(),
                 connections_max: usize::MAX,
                 shares: None,
+                peers: None,
                 learned: None,
                 source: Arc::new(source),
             };

@@ -93,6 +93,7 @@ pub(crate) fn workload(configured: &Configured, original_dst: SocketAddr) -> (So
         configured: configured.clone(),
         connections_max: usize::MAX,
         shares: None,
+        peers: None,
         learned: None,
         source: Arc::default(),
     };

@@ -9,7 +9,7 @@ mod objects;
 mod request;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -227,6 +227,3 @@ impl Drop for ApiServer {
         self.shared.changed.notify_all();
     }
 }
-
-/// What a label or field selector asks for.
-type Labels = BTreeMap<String, String>;

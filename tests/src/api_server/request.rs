@@ -2,7 +2,6 @@
 
 use std::io::{self, Read};
 
-use super::Labels;
 use super::objects::{BUILT_IN, ISTIO, ISTIO_KINDS};
 use crate::{content_length, read_head};
 
@@ -97,22 +96,24 @@ impl Request {
 #[derive(Debug)]
 pub(super) struct Selection {
     namespace: Option<String>,
-    fields: Labels,
+    /// Field, value, and whether it is wanted.
+    fields: Vec<(String, String, bool)>,
     /// Requirements of a label selector.
     labels: Vec<String>,
 }
 
 impl Selection {
     pub(super) fn of(request: &Request, target: &Target) -> Result<Self, String> {
-        let mut fields = Labels::new();
+        let mut fields = Vec::new();
         for part in request.parameter("fieldSelector").unwrap_or_default().split(',') {
             let Some((field, value)) = part.split_once('=').filter(|_| !part.is_empty()) else { continue };
+            let (field, is_wanted) = field.strip_suffix('!').map_or((field, true), |field| (field, false));
             let is_known = matches!(field, "metadata.name" | "metadata.namespace")
-                || (target.plural == "pods" && field == "spec.nodeName");
+                || (target.plural == "pods" && matches!(field, "spec.nodeName" | "status.phase"));
             if !is_known {
                 return Err(format!("field label not supported: {field}"));
             }
-            fields.insert(field.to_owned(), value.trim_start_matches('=').to_owned());
+            fields.push((field.to_owned(), value.trim_start_matches('=').to_owned(), is_wanted));
         }
         let labels = request.parameter("labelSelector").unwrap_or_default().split(',');
         let labels = labels.filter(|part| !part.is_empty()).map(str::to_owned).collect();
@@ -122,8 +123,8 @@ impl Selection {
     pub(super) fn has(&self, object: &serde_json::Value) -> bool {
         let text = |pointer: &str| object.pointer(pointer).and_then(serde_json::Value::as_str);
         let is_in = self.namespace.as_deref().is_none_or(|own| text("/metadata/namespace") == Some(own));
-        let field = |(field, value): (&String, &String)| {
-            text(&format!("/{}", field.replace('.', "/"))).unwrap_or_default() == value
+        let field = |(field, value, is_wanted): &(String, String, bool)| {
+            (text(&format!("/{}", field.replace('.', "/"))).unwrap_or_default() == value) == *is_wanted
         };
         let label = |name: &str| object["metadata"]["labels"].get(name).and_then(serde_json::Value::as_str);
         let requirement = |part: &String| match (part.strip_prefix('!'), part.split_once("!=")) {

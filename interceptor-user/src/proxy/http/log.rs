@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
@@ -15,11 +14,11 @@ use super::upload::Upload;
 use super::{Connection, grpc};
 use crate::proxy::counting::{Taker, To};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
+use crate::proxy::peers::Peer;
 use crate::proxy::upstream::ClusterRuntime;
 use crate::proxy::worker::Worker;
 use crate::telemetry::metrics::{Outcome, RequestProtocol};
 use crate::telemetry::{AccessRecord, HttpRecord};
-use crate::workload::SpiffeId;
 
 /// Lives as long as its request; dropped, it counts the request and writes its record.
 #[derive(Debug, Default)]
@@ -33,7 +32,7 @@ pub(super) struct RequestLog {
 struct Open {
     worker: Rc<Worker>,
     started: Instant,
-    peer: Option<Arc<SpiffeId>>,
+    peer: Option<Rc<Peer>>,
     to: To,
     is_grpc: bool,
     grpc_status: Option<u8>,
@@ -56,7 +55,7 @@ impl RequestLog {
         let open = Open {
             worker: Rc::clone(worker),
             started: Instant::now(),
-            peer: connection.downstream.identity().cloned(),
+            peer: connection.downstream.peer(),
             to: To::Unknown,
             is_grpc: grpc::is_grpc(request.headers()),
             grpc_status: None,
@@ -209,7 +208,7 @@ impl Open {
         let received = self.bytes_received + self.upload.as_deref().map_or(0, Upload::received);
         let outcome =
             Outcome { protocol: self.protocol(), response_code: self.response_code, flags: self.flags };
-        let to = (self.peer.as_ref(), &self.to);
+        let to = (self.peer.as_ref().map(|peer| &peer.labels), &self.to);
         self.worker.counting().request(to, outcome, duration, received, self.bytes_sent);
         let Some(mut record) = self.record.take() else { return };
         self.identify(&mut record);
@@ -276,7 +275,8 @@ pub(super) fn unreadable(connection: &Connection, error: &hyper::Error) {
     };
     let (response_code, flags) = (status.as_u16(), ResponseFlag::DownstreamProtocolError.into());
     let outcome = Outcome { protocol: RequestProtocol::Http, response_code, flags };
-    let to = (connection.downstream.identity(), &To::Unknown);
+    let peer = connection.downstream.peer();
+    let to = (peer.as_ref().map(|peer| &peer.labels), &To::Unknown);
     worker.counting().request(to, outcome, Duration::ZERO, 0, 0);
     if !worker.wants_records() {
         return;

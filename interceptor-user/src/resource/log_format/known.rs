@@ -1,6 +1,6 @@
 //! Istio's own formats, and the names of Envoy's operators and of headers that records have.
 
-use super::{Address, ClientTlsFact, Header, Operator, Part};
+use super::{Address, ClientFact, ClientTlsFact, Header, Operator, Part};
 
 /// Istio's `EnvoyTextLogFormat` (pilot/pkg/model/telemetry_logging.go), since 1.9.
 pub const DEFAULT_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
@@ -59,6 +59,22 @@ const ADDRESSES: [(&str, Address); 5] = [
     ("DOWNSTREAM_DIRECT_REMOTE", Address::DownstreamRemote),
 ];
 
+/// Under which Istio's proxies keep what they know of a client, by version (istio/proxy: metadata_object.h).
+const CLIENT: [&str; 2] = ["downstream_peer", "downstream_peer_obj"];
+
+/// Istio's fields of it, and the service account.
+const CLIENT_FACTS: [(&str, ClientFact); 9] = [
+    ("namespace", ClientFact::Namespace),
+    ("name", ClientFact::Pod),
+    ("service_account", ClientFact::ServiceAccount),
+    ("workload", ClientFact::Workload),
+    ("service", ClientFact::CanonicalService),
+    ("revision", ClientFact::CanonicalRevision),
+    ("app", ClientFact::App),
+    ("version", ClientFact::Version),
+    ("cluster", ClientFact::Cluster),
+];
+
 /// Beginnings of Envoy's operators that have no value here.
 pub(super) const UNKNOWN: [&str; 34] = [
     "ACCESS_LOG_TYPE",
@@ -96,6 +112,12 @@ pub(super) const UNKNOWN: [&str; 34] = [
     "UPSTREAM_",
     "VIRTUAL_CLUSTER_NAME",
 ];
+
+/// `downstream_peer:FIELD:NAME`.
+pub(super) fn client_fact(state: &str) -> Option<ClientFact> {
+    let (_, name) = state.split_once(":FIELD:").filter(|(state, _)| CLIENT.contains(state))?;
+    CLIENT_FACTS.iter().find(|(known, _)| *known == name).map(|(_, fact)| *fact)
+}
 
 pub(super) fn request_header(name: &str) -> Option<Header> {
     Some(match name.to_ascii_lowercase().as_str() {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::words::did_you_mean;
 pub use known::{DEFAULT_JSON, DEFAULT_TEXT};
-use known::{OPERATORS, UNKNOWN, address, request_header, response_header};
+use known::{OPERATORS, UNKNOWN, address, client_fact, request_header, response_header};
 
 /// How a line is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,7 @@ pub enum Operator {
     UpstreamTransportFailureReason,
     DownstreamTransportFailureReason,
     ClientTls(ClientTlsFact),
+    Client(ClientFact),
     BytesReceived,
     BytesSent,
     Duration,
@@ -103,6 +104,20 @@ pub enum ClientTlsFact {
     Fingerprint,
     UriNames,
     DnsNames,
+}
+
+/// Of the workload whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientFact {
+    Namespace,
+    Pod,
+    ServiceAccount,
+    Workload,
+    CanonicalService,
+    CanonicalRevision,
+    App,
+    Version,
+    Cluster,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,6 +308,13 @@ impl Command<'_> {
             ("REQ" | "RESP", None) => {
                 remarks.errors.push(format!("%{name}% needs the name of a header: %{name}(NAME)%"));
                 return None;
+            }
+            ("FILTER_STATE", Some(state)) => {
+                let fact = client_fact(state);
+                if fact.is_none() {
+                    remarks.unknown.push(format!("{name}({state})"));
+                }
+                return Some(fact.map_or(Operator::Unknown, Operator::Client));
             }
             ("START_TIME", Some(format)) => {
                 let sample = jiff::Zoned::new(jiff::Timestamp::UNIX_EPOCH, jiff::tz::TimeZone::UTC);

@@ -155,6 +155,7 @@ impl Follower {
     fn update(&self, event: Event<Object>) -> Update {
         // Items of a list don't say what they are.
         let declared = |mut object: Object| {
+            self.watch.unread().iter().for_each(|path| object.json.remove(path));
             object.json.declare(&self.request.resource.api_version, &self.request.resource.kind);
             object
         };

@@ -19,11 +19,11 @@ use crate::resource::{Diagnostic, Level, Namespace, Pod, Resource, ResourceKey, 
 /// What enrolment needs to know at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeChange {
-    /// A pod of the node came, or changed.
+    /// A pod of the node came, or changed; for a gateway, of the cluster.
     Pod(Arc<Pod>),
     /// It is gone, as it was last.
     PodGone(Arc<Pod>),
-    /// All pods of the node that were there at the start have been told.
+    /// All pods that were there at the start have been told.
     PodsListed,
     /// A namespace came, or changed.
     Namespace(Arc<Namespace>),
@@ -206,7 +206,7 @@ impl Known {
             return;
         }
         match watch {
-            Watch::PodsOfNode(_) => changes.node.push(NodeChange::PodsListed),
+            Watch::PodsOfNode(_) | Watch::PodsOfCluster => changes.node.push(NodeChange::PodsListed),
             Watch::Namespaces => changes.node.push(NodeChange::NamespacesListed),
             Watch::MeshConfig { .. } if listed.is_empty() => self.mesh.is_absent(),
             Watch::MeshConfig { .. }
@@ -242,6 +242,7 @@ impl Known {
                 Arc::new(Held::outside(object))
             }
             Watch::PodsOfNode(_)
+            | Watch::PodsOfCluster
             | Watch::Namespaces
             | Watch::Services
             | Watch::HeadlessSlices
@@ -279,7 +280,9 @@ impl Known {
             }
             (Watch::Secret { .. }, _, _) | (_, None, None) => {}
             (_, Some(before), Some(held)) if Arc::ptr_eq(before, held) => {}
-            (Watch::PodsOfNode(_), before, held) => pod_changes(before.as_deref(), held, &mut changes.node),
+            (Watch::PodsOfNode(_) | Watch::PodsOfCluster, before, held) => {
+                pod_changes(before.as_deref(), held, &mut changes.node);
+            }
             (_, before, held) => {
                 if let Watch::Namespaces = watch {
                     changes.node.extend(namespace_change(before.as_deref(), held.map(|held| &**held)));
@@ -340,6 +343,8 @@ fn is_of_world(watch: &Watch) -> bool {
         | Watch::Istio(_)
         | Watch::PodsOfNamespace(_) => true,
         // The others' pods would be missing: who asks who selects whom must not be misled.
-        Watch::PodsOfNode(_) | Watch::MeshConfig { .. } | Watch::Secret { .. } => false,
+        Watch::PodsOfNode(_) | Watch::PodsOfCluster | Watch::MeshConfig { .. } | Watch::Secret { .. } => {
+            false
+        }
     }
 }

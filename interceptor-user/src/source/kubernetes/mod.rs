@@ -56,9 +56,9 @@ pub enum Audience {
     /// An agent: the pods of its node are told, and namespaces.
     Node(Arc<str>),
     /// A gateway: the EndpointSlices of its namespace are, which say on which ports its Service leads to it, and Secrets there
-    /// that Gateways with a selector for its labels name, or DestinationRules that act on it. No pod and no namespace is
-    /// asked for, and no Event is written.
-    Gateway { namespace: Arc<str>, labels: Labels },
+    /// that Gateways with a selector for its labels name, or DestinationRules that act on it. Pods are told where
+    /// `follows_pods`: they may be its clients. No namespace is asked for, and no Event is written.
+    Gateway { namespace: Arc<str>, labels: Labels, follows_pods: bool },
 }
 
 /// A value of a ConfigMap.

@@ -19,7 +19,7 @@ pub(super) fn of<'a>(world: &'a World, audience: &'a Audience) -> Box<dyn Iterat
             };
             Box::new(world.destination_rules().flat_map(named))
         }
-        Audience::Gateway { namespace, labels } => {
+        Audience::Gateway { namespace, labels, .. } => {
             let is_selected =
                 |selector: &Labels| selector.iter().all(|(name, value)| labels.get(name) == Some(value));
             let gateways = world.gateways().filter(move |gateway| is_selected(&gateway.selector));

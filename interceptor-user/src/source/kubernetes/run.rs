@@ -145,8 +145,9 @@ where
                 Watch::HeadlessSlices,
                 Watch::HandMadeSlices,
             ],
-            Audience::Gateway { namespace, .. } => {
-                vec![mesh, Watch::Services, Watch::SlicesOfNamespace(Arc::clone(namespace))]
+            Audience::Gateway { namespace, follows_pods, .. } => {
+                let own = [mesh, Watch::Services, Watch::SlicesOfNamespace(Arc::clone(namespace))];
+                own.into_iter().chain(follows_pods.then_some(Watch::PodsOfCluster)).collect()
             }
         }
     }

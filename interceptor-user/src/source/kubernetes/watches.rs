@@ -12,6 +12,8 @@ use crate::resource::Kind;
 pub(super) enum Watch {
     /// First: enrolment waits for nothing else.
     PodsOfNode(Arc<str>),
+    /// A gateway's clients.
+    PodsOfCluster,
     Namespaces,
     MeshConfig {
         namespace: Arc<str>,
@@ -52,7 +54,7 @@ impl Watch {
     /// The kind of its objects; `None` for a ConfigMap.
     pub(super) fn kind(&self) -> Option<Kind> {
         match self {
-            Self::PodsOfNode(_) | Self::PodsOfNamespace(_) => Some(Kind::Pod),
+            Self::PodsOfNode(_) | Self::PodsOfCluster | Self::PodsOfNamespace(_) => Some(Kind::Pod),
             Self::Namespaces => Some(Kind::Namespace),
             Self::MeshConfig { .. } => None,
             Self::Services => Some(Kind::Service),
@@ -61,6 +63,28 @@ impl Watch {
             }
             Self::Istio(kind) => Some(*kind),
             Self::Secret { .. } => Some(Kind::Secret),
+        }
+    }
+
+    /// What of its objects is not even kept until they are read.
+    pub(super) fn unread(&self) -> &'static [[&'static str; 2]] {
+        match self {
+            Self::PodsOfCluster => &[
+                ["metadata", "annotations"],
+                ["spec", "containers"],
+                ["spec", "initContainers"],
+                ["spec", "ephemeralContainers"],
+            ],
+            Self::PodsOfNode(_)
+            | Self::Namespaces
+            | Self::MeshConfig { .. }
+            | Self::Services
+            | Self::HeadlessSlices
+            | Self::HandMadeSlices
+            | Self::SlicesOfNamespace(_)
+            | Self::Istio(_)
+            | Self::PodsOfNamespace(_)
+            | Self::Secret { .. } => &[],
         }
     }
 
@@ -80,6 +104,11 @@ impl Watch {
         match self {
             Self::PodsOfNode(node) => Request {
                 field_selector: Some(format!("spec.nodeName={node}")),
+                ..all(resource("", "v1", "Pod", "pods"))
+            },
+            // Those that have ended have no address.
+            Self::PodsOfCluster => Request {
+                field_selector: Some("status.phase!=Succeeded,status.phase!=Failed".to_owned()),
                 ..all(resource("", "v1", "Pod", "pods"))
             },
             Self::Namespaces => all(resource("", "v1", "Namespace", "namespaces")),
@@ -138,6 +167,7 @@ impl fmt::Display for Watch {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PodsOfNode(node) => write!(formatter, "pods of node {node}"),
+            Self::PodsOfCluster => formatter.write_str("pods"),
             Self::Namespaces => formatter.write_str("namespaces"),
             Self::MeshConfig { namespace, name } => write!(formatter, "configmap {namespace}/{name}"),
             Self::Services => formatter.write_str("services"),

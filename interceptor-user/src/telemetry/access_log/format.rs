@@ -11,7 +11,9 @@ use std::time::SystemTime;
 use http::HeaderName;
 use serde::{Serialize, Serializer};
 
-use crate::snapshot::log_format::{Address, ClientTlsFact, Header, Json, Operator, Part, Piece, Shape};
+use crate::snapshot::log_format::{
+    Address, ClientFact, ClientTlsFact, Header, Json, Operator, Part, Piece, Shape,
+};
 use crate::snapshot::{EndpointAddress, LogFormat};
 use crate::telemetry::record::{AccessRecord, HttpRecord};
 
@@ -74,6 +76,7 @@ fn value<'a>(operator: &Operator, record: &'a AccessRecord) -> Value<'a> {
             reason.map_or(Value::Absent, |reason| Value::Text(without_spaces(reason)))
         }
         Operator::ClientTls(fact) => client_tls(*fact, record),
+        Operator::Client(fact) => client(*fact, record),
         Operator::BytesReceived => Value::Number(record.bytes_received.into()),
         Operator::BytesSent => Value::Number(record.bytes_sent.into()),
         Operator::Duration => Value::Number(record.duration.as_millis()),
@@ -101,6 +104,22 @@ fn value<'a>(operator: &Operator, record: &'a AccessRecord) -> Value<'a> {
         }
         Operator::Unknown => Value::Absent,
     }
+}
+
+fn client(fact: ClientFact, record: &AccessRecord) -> Value<'_> {
+    let Some(client) = record.client.as_deref() else { return Value::Absent };
+    let fact = match fact {
+        ClientFact::Namespace => &client.namespace,
+        ClientFact::Pod => &client.pod,
+        ClientFact::ServiceAccount => &client.service_account,
+        ClientFact::Workload => &client.workload,
+        ClientFact::CanonicalService => &client.canonical_service,
+        ClientFact::CanonicalRevision => &client.canonical_revision,
+        ClientFact::App => &client.app,
+        ClientFact::Version => &client.version,
+        ClientFact::Cluster => &client.cluster,
+    };
+    known(fact).into()
 }
 
 fn client_tls(fact: ClientTlsFact, record: &AccessRecord) -> Value<'_> {

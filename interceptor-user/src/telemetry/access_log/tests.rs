@@ -13,6 +13,7 @@ use crate::telemetry::record::{AccessRecord, HttpRecord};
 fn record(path: &str) -> AccessRecord {
     AccessRecord {
         source: std::rc::Rc::default(),
+        client: None,
         start_time: SystemTime::now(),
         http: Some(HttpRecord { method: "GET".into(), path: path.into(), ..HttpRecord::default() }),
         response_code: 200,

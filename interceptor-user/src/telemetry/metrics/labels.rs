@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::proxy::outcome::ResponseFlags;
 use crate::resource::Kind;
 use crate::snapshot::{Cluster, ClusterName};
-use crate::workload::{SourceWorkload, SpiffeId};
+use crate::workload::SourceWorkload;
 
 const UNKNOWN: &str = "unknown";
 /// What a name that a client gave may have of it in a label.
@@ -97,15 +97,15 @@ pub(crate) struct Outcome {
 /// The labels of a series, but for those of its source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SeriesLabels {
-    /// Of a client that showed who it is: counted as the source instead.
-    pub(super) peer: Option<Arc<SpiffeId>>,
+    /// Of a gateway's client: counted as the source instead.
+    pub(super) client: Option<Arc<SourceLabels>>,
     pub(super) destination: Destination,
     pub(super) outcome: Outcome,
 }
 
 /// What tells workloads apart in metrics. Pods of one workload are one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct SourceLabels(pub(super) String);
+pub(crate) struct SourceLabels(pub(super) String);
 
 impl SourceLabels {
     pub(super) fn new(source: &SourceWorkload) -> Self {
@@ -113,7 +113,8 @@ impl SourceLabels {
         Self::with_principal(source, "")
     }
 
-    fn with_principal(source: &SourceWorkload, principal: &str) -> Self {
+    /// `principal`: the identity that was shown, if any.
+    pub(crate) fn with_principal(source: &SourceWorkload, principal: &str) -> Self {
         let mut labels = String::with_capacity(384);
         let mut label = |name: &str, value: &str| {
             let value = if value.is_empty() { UNKNOWN } else { value };
@@ -130,15 +131,6 @@ impl SourceLabels {
         label("source_canonical_revision", &source.canonical_revision);
         Self(labels)
     }
-}
-
-/// Those of a client that showed who it is. What its certificate does not say is unknown.
-pub(super) fn of_peer(peer: &SpiffeId) -> SourceLabels {
-    let source = SourceWorkload {
-        namespace: peer.namespace().unwrap_or_default().to_owned(),
-        ..SourceWorkload::default()
-    };
-    SourceLabels::with_principal(&source, peer.as_str())
 }
 
 impl SeriesLabels {

@@ -13,15 +13,17 @@ mod text;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-pub(crate) use labels::{Destination, NAME_MAX, Outcome, RequestProtocol, cut};
+pub(crate) use labels::{Destination, NAME_MAX, Outcome, RequestProtocol, SourceLabels, cut};
 pub(crate) use series::Series;
 
-use crate::workload::{SourceWorkload, SpiffeId};
-use labels::{SeriesLabels, SourceLabels};
+use crate::workload::SourceWorkload;
+use labels::SeriesLabels;
 use series::Sum;
 
 /// Sets of labels that a source may have.
 const SERIES_MAX: usize = 1000;
+/// Those of all clients of a gateway.
+const CLIENTS_SERIES_MAX: usize = 10_000;
 
 /// All sources that there are.
 #[derive(Debug, Default)]
@@ -38,7 +40,11 @@ impl Metrics {
             return source;
         }
         sources.retain(|_, source| source.strong_count() > 0);
-        let source = Arc::new(SourceMetrics { labels: labels.clone(), series: Mutex::default() });
+        let source = Arc::new(SourceMetrics {
+            labels: labels.clone(),
+            own: Mutex::default(),
+            of_clients: Mutex::default(),
+        });
         sources.insert(labels, Arc::downgrade(&source));
         source
     }
@@ -56,8 +62,12 @@ impl Metrics {
 #[derive(Debug)]
 pub(crate) struct SourceMetrics {
     labels: SourceLabels,
-    series: Mutex<HashMap<SeriesLabels, Counted>>,
+    own: Mutex<Sets>,
+    /// Of a gateway's clients.
+    of_clients: Mutex<Sets>,
 }
+
+type Sets = HashMap<SeriesLabels, Counted>;
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -77,7 +87,9 @@ impl SourceMetrics {
             counted.workers.iter().for_each(|(_, series)| sum.add(series));
             (labels.clone(), sum)
         };
-        lock(&self.series).iter().map(add).collect()
+        let mut read: BTreeMap<_, _> = lock(&self.own).iter().map(add).collect();
+        read.extend(lock(&self.of_clients).iter().map(add));
+        read
     }
 }
 
@@ -99,19 +111,20 @@ impl WorkerSeries {
     /// used. Takes a lock: what is found is to be remembered.
     pub(crate) fn find(
         &self,
-        peer: Option<&Arc<SpiffeId>>,
+        client: Option<&Arc<SourceLabels>>,
         destination: &Destination,
         outcome: Outcome,
     ) -> Option<Arc<Series>> {
-        let labels = SeriesLabels { peer: peer.cloned(), destination: destination.clone(), outcome };
-        self.of(labels, SERIES_MAX)
+        let max = if client.is_some() { CLIENTS_SERIES_MAX } else { SERIES_MAX };
+        let labels = SeriesLabels { client: client.cloned(), destination: destination.clone(), outcome };
+        self.of(labels, max)
     }
 
     /// The series for whatever has none.
     pub(crate) fn overflow(&self, protocol: RequestProtocol) -> Arc<Series> {
         let (protocol, response_code, flags) = (protocol.alone(), 0, Default::default());
         let labels = SeriesLabels {
-            peer: None,
+            client: None,
             destination: Destination::overflow(),
             outcome: Outcome { protocol, response_code, flags },
         };
@@ -120,7 +133,8 @@ impl WorkerSeries {
     }
 
     fn of(&self, labels: SeriesLabels, max: usize) -> Option<Arc<Series>> {
-        let mut all = lock(&self.source.series);
+        let all = if labels.client.is_some() { &self.source.of_clients } else { &self.source.own };
+        let mut all = lock(all);
         if all.len() >= max && !all.contains_key(&labels) {
             return None;
         }
@@ -137,10 +151,12 @@ impl WorkerSeries {
 
 impl Drop for WorkerSeries {
     fn drop(&mut self) {
-        for counted in lock(&self.source.series).values_mut() {
-            if let Some(position) = counted.workers.iter().position(|(worker, _)| *worker == self.id) {
-                let (_, series) = counted.workers.swap_remove(position);
-                counted.past.add(&series);
+        for all in [&self.source.own, &self.source.of_clients] {
+            for counted in lock(all).values_mut() {
+                if let Some(position) = counted.workers.iter().position(|(worker, _)| *worker == self.id) {
+                    let (_, series) = counted.workers.swap_remove(position);
+                    counted.past.add(&series);
+                }
             }
         }
     }

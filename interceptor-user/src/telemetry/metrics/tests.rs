@@ -1,6 +1,10 @@
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Destination, Metrics, NAME_MAX, Outcome, RequestProtocol, SERIES_MAX, WorkerSeries};
+use super::{
+    CLIENTS_SERIES_MAX, Destination, Metrics, NAME_MAX, Outcome, RequestProtocol, SERIES_MAX, SourceLabels,
+    WorkerSeries,
+};
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::snapshot::{Cluster, ClusterName, Discovery};
 use crate::workload::SourceWorkload;
@@ -144,6 +148,33 @@ fn a_source_has_a_bounded_number_of_series() {
     let text = text(&metrics);
     let overflow = text.lines().find(|line| line.contains("destination_service=\"overflow\"")).unwrap();
     assert!(overflow.starts_with("istio_requests_total{") && overflow.ends_with(" 2"), "{overflow}");
+}
+
+#[test]
+fn a_gateways_clients_are_sources_and_bounded_by_themselves() {
+    let metrics = Metrics::default();
+    let gateway = metrics.source(&source("egress"));
+    let worker = WorkerSeries::new(&gateway);
+    let client =
+        |name: &str| Arc::new(SourceLabels::with_principal(&source(name), "spiffe://td/ns/shop/sa/x"));
+    for number in 0..CLIENTS_SERIES_MAX {
+        let found = worker.find(Some(&client(&number.to_string())), &service("a.example.com"), OK);
+        found.unwrap().request(Duration::ZERO, 0, 0);
+    }
+    assert!(worker.find(Some(&client("one-more")), &service("a.example.com"), OK).is_none());
+    // Those that nobody can name are not in their way, nor the other way round.
+    worker.find(None, &service("a.example.com"), OK).unwrap().request(Duration::ZERO, 0, 0);
+    drop(worker);
+    let text = text(&metrics);
+    let of = |workload: &str| {
+        let labels = format!("istio_requests_total{{reporter=\"source\",source_workload=\"{workload}\",");
+        text.lines().filter(|line| line.starts_with(&labels)).collect::<Vec<_>>()
+    };
+    let [of_client] = of("7")[..] else { panic!("{text}") };
+    assert!(of_client.contains(",source_principal=\"spiffe://td/ns/shop/sa/x\","), "{of_client}");
+    assert!(of_client.ends_with("} 1"), "{of_client}");
+    let [own] = of("egress")[..] else { panic!("{text}") };
+    assert!(own.contains(",source_principal=\"unknown\","), "{own}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::SourceMetrics;
 use super::histogram::HistogramSum;
-use super::labels::{RequestProtocol, SeriesLabels, of_peer};
+use super::labels::{RequestProtocol, SeriesLabels};
 use super::series::Sum;
 use crate::telemetry::exposition::Family;
 
@@ -17,10 +17,7 @@ pub(super) fn append(out: &mut String, read: &Read<'_>) {
     let mut connections = Vec::new();
     for (source, series) in read {
         for (labels, sum) in series {
-            let mut text = match &labels.peer {
-                Some(peer) => of_peer(peer).0,
-                None => source.labels.0.clone(),
-            };
+            let mut text = labels.client.as_deref().unwrap_or(&source.labels).0.clone();
             labels.append(&mut text);
             let kind = match labels.outcome.protocol {
                 RequestProtocol::Http | RequestProtocol::Grpc(_) => &mut requests,

@@ -51,6 +51,7 @@ pub(crate) fn carry(path: Path, server: SocketAddr) -> anyhow::Result<()> {
             configured: proxy.configure(snapshot),
             connections_max: usize::MAX,
             shares: None,
+            peers: None,
             learned: None,
             source: Arc::default(),
         })

@@ -8,6 +8,7 @@ use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::resource::UnixPath;
 use crate::snapshot::{AccessLogEncoding, ClusterName, EndpointAddress, LogFormat};
 use crate::telemetry::record::{AccessRecord, HttpRecord};
+use crate::workload::SourceWorkload;
 
 fn at(time: &str) -> SystemTime {
     time.parse::<jiff::Timestamp>().unwrap().into()
@@ -40,6 +41,7 @@ fn host(address: &str) -> Option<EndpointAddress> {
 fn tcp(time: &str) -> AccessRecord {
     AccessRecord {
         source: std::rc::Rc::default(),
+        client: None,
         start_time: at(time),
         http: None,
         response_code: 0,
@@ -383,6 +385,46 @@ fn labels_of_ones_own() {
         r#"{"at":{"host":"54.236.246.173:80","none":null},"both":"web shop\" x - 72","list":[1135,true,null],"team":"web shop\" x","version":3,"z":200}"#
             .to_owned()
             + "\n"
+    );
+}
+
+#[test]
+fn the_workload_whose_connection_it_is() {
+    let client = |name: &str| format!("%FILTER_STATE(downstream_peer:FIELD:{name})%");
+    let names = [
+        "namespace",
+        "name",
+        "service_account",
+        "workload",
+        "service",
+        "revision",
+        "app",
+        "version",
+        "cluster",
+    ];
+    let (parsed, said) = asked_for("TEXT", &names.map(client).join(" "));
+    assert_eq!(said, "");
+    let cart = SourceWorkload {
+        namespace: "shop".into(),
+        pod: "cart-7d4-x".into(),
+        service_account: "sa".into(),
+        workload: "cart".into(),
+        canonical_service: "basket".into(),
+        canonical_revision: "v2".into(),
+        app: "c".into(),
+        cluster: "Kubernetes".into(),
+        ..SourceWorkload::default()
+    };
+    let record = AccessRecord { client: Some(std::rc::Rc::new(cart)), ..via_upstream() };
+    assert_eq!(line(parsed.clone().unwrap(), &record), "shop cart-7d4-x sa cart basket v2 c - Kubernetes\n");
+    assert_eq!(line(parsed.unwrap(), &via_upstream()), "- - - - - - - - -\n");
+    // As newer ones call it; and what is not known.
+    let format = "%FILTER_STATE(downstream_peer_obj:FIELD:name)% %FILTER_STATE(downstream_peer)% %FILTER_STATE(x:FIELD:name)%";
+    let (parsed, said) = asked_for("TEXT", format);
+    assert_eq!(line(parsed.unwrap(), &record), "cart-7d4-x - -\n");
+    assert!(
+        said.starts_with("%FILTER_STATE(downstream_peer)% is never known here") && said.lines().count() == 2,
+        "{said}"
     );
 }
 
