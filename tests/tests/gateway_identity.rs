@@ -42,7 +42,13 @@ fn both_ends_show_who_they_are() -> anyhow::Result<()> {
     let (app, host) = (world.joined_pod()?, world.joined_pod()?);
     let own = mesh.identity("gateway", "spiffe://cluster.local/ns/istio-system/sa/egress")?;
     let resources = recipe("")?;
-    let gateway = Gateway::with(&host, &resources, &["--identity-dir", &own])?;
+    // Whose address it is, as files say it.
+    let pod = format!(
+        "\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: cart-0, namespace: shop, labels: {{app: basket}}}}\n\
+         spec: {{serviceAccountName: cart}}\nstatus: {{podIP: {}}}\n",
+        app.address
+    );
+    let gateway = Gateway::with(&host, &(resources.clone() + &pod), &["--identity-dir", &own])?;
     let cart = mesh.identity("cart", CART)?;
     let run = fetch(&app, &gateway, &resources, &cart)?;
     assert_eq!(run.http()?.status, 200, "{}\n{}", run.stderr, gateway.said());
@@ -50,7 +56,10 @@ fn both_ends_show_who_they_are() -> anyhow::Result<()> {
     let line = gateway.line()?;
     assert_eq!((&*line.cluster, line.code, &*line.sni), ("outbound|443||httpbin.org", 200, "httpbin.org"));
     let (_, metrics) = gateway.ask("/metrics")?;
-    assert!(metrics.contains(&format!("source_principal=\"{CART}\"")), "{metrics}");
+    let source = format!(
+        "source_workload=\"cart-0\",source_workload_namespace=\"shop\",source_principal=\"{CART}\",source_app=\"basket\""
+    );
+    assert!(metrics.contains(&source), "{metrics}");
     assert!(metrics.contains("interceptor_certificate_expiry_timestamp_seconds{source="), "{metrics}");
 
     let stranger = mesh.identity("stranger", "spiffe://elsewhere/ns/shop/sa/cart")?;

@@ -13,7 +13,7 @@ pub(super) enum Access {
     Open,
     Allowed,
     Refused,
-    /// It depends on who the client is, which nobody said.
+    /// It depends on who the client is, which nobody said, or on the labels of its pod.
     Depends,
 }
 
@@ -23,20 +23,26 @@ pub(super) fn access(context: Context<'_>, cluster: &Cluster, name: Option<&str>
     if rules.peek().is_none() {
         return Access::Open;
     }
-    let allows = |workload| context.snapshot.rules(cluster, name).all(|rule| rule.allows(workload));
+    let allows = |workload, has_labels: bool| {
+        context.snapshot.rules(cluster, name).all(|rule| rule.allows(workload, |_| has_labels))
+    };
     match context.peer {
         Peer::Somebody => Access::Depends,
         Peer::Nobody => {
-            if allows(None) {
+            if allows(None, false) {
                 Access::Allowed
             } else {
                 Access::Refused
             }
         }
-        Peer::Known(peer) => match allows(peer.namespace().zip(peer.service_account())) {
-            true => Access::Allowed,
-            false => Access::Refused,
-        },
+        Peer::Known(peer) => {
+            let workload = peer.namespace().zip(peer.service_account());
+            match (allows(workload, false), allows(workload, true)) {
+                (true, _) => Access::Allowed,
+                (false, true) => Access::Depends,
+                (false, false) => Access::Refused,
+            }
+        }
     }
 }
 
@@ -44,7 +50,10 @@ pub(super) fn step(context: Context<'_>, cluster: &Cluster, name: Option<&str>) 
     let access = access(context, cluster, name);
     let decided = match (access, context.peer) {
         (Access::Open, _) => return None,
-        (Access::Depends, _) => {
+        (Access::Depends, Peer::Known(peer)) => {
+            format!("{peer} may use the host from those of its pods that have the labels of the rule")
+        }
+        (Access::Depends, Peer::Nobody | Peer::Somebody) => {
             "for those whom the rule names, others are refused; --peer says who the client is".to_owned()
         }
         (Access::Allowed, Peer::Known(peer)) => format!("{peer} may use the host"),

@@ -12,7 +12,7 @@ use super::peers::{self, Peer, Peers};
 use super::upstream::WorkerUsages;
 use super::worker::Open;
 use super::workload::Workload;
-use crate::resource::Pod;
+use crate::resource::{Labels, Pod};
 use crate::snapshot::{Cluster, Snapshot};
 use crate::telemetry::AccessRecord;
 use crate::workload::{SourceWorkload, SpiffeId};
@@ -116,8 +116,18 @@ impl Downstream {
             let workload = self
                 .identity()
                 .and_then(|identity| Some((identity.namespace()?, identity.service_account()?)));
-            allowed.allows(workload)
+            allowed.allows(workload, |labels| self.has_labels(labels))
         })
+    }
+
+    /// Whether the client is a running pod of its identity's service account, with these labels, now.
+    fn has_labels(&self, wanted: &Labels) -> bool {
+        let (Some(identity), Some(peers)) = (self.identity(), &self.origin.peers) else { return false };
+        let has = |pod: &Pod| {
+            let labels = &pod.meta.labels;
+            peers::is_of(identity, pod) && wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
+        };
+        peers.look_up(self.remote_address.ip(), has).unwrap_or(false)
     }
 
     /// Whose connection it is; `None` when a gateway can't tell.

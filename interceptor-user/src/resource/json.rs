@@ -195,6 +195,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_removed_is_not_read() {
+        let mut json: Json = serde_json::from_str(ENTRY).unwrap();
+        json.remove(&["metadata", "labels"]);
+        json.remove(&["spec", "wrong"]);
+        json.remove(&["kind", "none"]);
+        let parsed = parse_json(&"shop/e@7".into(), &json);
+        assert!(parsed.diagnostics.is_empty() && parsed.resources[0].meta().labels.is_empty());
+    }
+
+    #[test]
     fn what_it_is_comes_from_the_request_when_it_does_not_say_so() {
         let mut json: Json = serde_json::from_str(r#"{"metadata": {"name": "n", "uid": "u"}}"#).unwrap();
         json.declare("v1", "Namespace");

@@ -157,6 +157,17 @@ fn name_of(field: &Field<'_>) -> Option<Arc<str>> {
     None
 }
 
+/// Whether Kubernetes lets a label have this name and value.
+pub(super) fn is_label(name: &str, value: &str) -> bool {
+    let (prefix, name) = name.split_once('/').map_or((None, name), |(prefix, name)| (Some(prefix), name));
+    let is_word = |text: &str| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric();
+        let is_inside = text.chars().all(|c| is_plain(c) || matches!(c, '-' | '_' | '.'));
+        text.len() <= 63 && is_inside && text.starts_with(is_plain) && text.ends_with(is_plain)
+    };
+    prefix.is_none_or(is_name) && is_word(name) && (value.is_empty() || is_word(value))
+}
+
 /// A DNS-1123 name, as Kubernetes wants them.
 pub(super) fn is_name(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();

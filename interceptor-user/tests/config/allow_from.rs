@@ -15,13 +15,14 @@ fn entry(annotation: &str) -> String {
 
 #[test]
 fn a_gateway_keeps_to_it_and_applications_are_not_asked() {
-    let (world, findings) = world(&entry("egress.interceptor.io/allow-from: ns/shop, ns/bar/sa/baz"));
+    let (world, findings) =
+        world(&entry("egress.interceptor.io/allow-from: 'ns/shop, ns/bar/sa/baz{app=x,tier=web}'"));
     assert_eq!(findings, []);
     let rule = |role: Role| {
         let (snapshot, _) = compile(&world, &CompileSettings { role, ..CompileSettings::default() });
         snapshot.clusters[&ClusterName::outbound(80, "", "api.example.com")].allow_from.clone()
     };
-    let expected = AllowFrom::parse("ns/shop,ns/bar/sa/baz").unwrap();
+    let expected = AllowFrom::parse("ns/shop,ns/bar/sa/baz{tier=web,app=x}").unwrap();
     assert_eq!(rule(Role::Gateway { own_addresses: Default::default() }), Some(expected));
     assert_eq!(rule(Role::Workload), None);
 }
@@ -29,13 +30,22 @@ fn a_gateway_keeps_to_it_and_applications_are_not_asked() {
 /// Left out of the registry, the hosts are for nobody.
 #[test]
 fn a_rule_that_cannot_be_read_refuses_its_entry() {
-    let (world, findings) = world(&entry("egress.interceptor.io/allow-from: shop"));
-    assert_eq!(world.resources.len(), 0);
-    let [finding] = &findings[..] else { panic!("{findings:#?}") };
-    assert_eq!(finding.level, Level::Error);
-    let said = finding.to_string();
-    for words in ["test.yaml:6:", "allow-from", "expected ns/NAMESPACE or ns/NAMESPACE/sa/SERVICE-ACCOUNT"] {
-        assert!(said.contains(words), "{said}");
+    for (text, why) in [
+        ("shop", "\"shop\" is not who may use these hosts"),
+        ("'ns/shop{app=a b}'", "\"app=a b\" is no label"),
+        ("'ns/shop{app=a,app=b}'", "app is there twice"),
+        ("'ns/shop{app=a'", "labels stand between one { and the } at its end"),
+    ] {
+        let (world, findings) = world(&entry(&format!("egress.interceptor.io/allow-from: {text}")));
+        assert_eq!(world.resources.len(), 0);
+        let [finding] = &findings[..] else { panic!("{findings:#?}") };
+        assert_eq!(finding.level, Level::Error);
+        let said = finding.to_string();
+        for words in
+            ["test.yaml:6:", "allow-from", why, "expected ns/NAMESPACE or ns/NAMESPACE/sa/SERVICE-ACCOUNT"]
+        {
+            assert!(said.contains(words), "{said}");
+        }
     }
 }
 

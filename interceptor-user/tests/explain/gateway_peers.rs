@@ -130,6 +130,27 @@ fn nobody_said_who_comes() {
     assert!(!explanation.is_carried());
 }
 
+/// An identity does not say which of its pods comes.
+#[test]
+fn labels_are_the_pods_own() {
+    let labelled = YAML.replace("ns/billing/sa/invoices", "ns/billing/sa/invoices{app=x,tier=web}");
+    let ask = |peer: &str| {
+        let mut case = Case::new(&labelled).at_gateway(&[]);
+        case.settings.client.identity_dir = Some("/identity".into());
+        case.of_peer(peer).on_port(83).ask("http://api.example/")
+    };
+    let explanation = ask("spiffe://cluster.local/ns/billing/sa/invoices");
+    let expected = "outbound|80||api.example - - via_upstream those whom the rule names; \
+                    outbound|80||api.example - - rbac_access_denied_matched_policy[none] others refused";
+    assert_eq!(logged(&explanation), expected, "{explanation}");
+    let told = "access        spiffe://cluster.local/ns/billing/sa/invoices may use the host from those of its pods that have the \
+                labels of the rule\n";
+    assert!(explanation.to_string().contains(told), "{explanation}");
+    let denied = "outbound|80||api.example - - rbac_access_denied_matched_policy[none] refused";
+    assert_eq!(logged(&ask("spiffe://cluster.local/ns/billing/sa/other")), denied);
+    assert_eq!(logged(&ask(CART)), "outbound|80||api.example - - via_upstream");
+}
+
 #[test]
 fn what_is_asked_of_the_client_and_who_decides() {
     let told = |port, peer: &str| case().of_peer(peer).on_port(port).ask("http://api.example/").to_string();
