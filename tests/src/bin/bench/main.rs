@@ -33,7 +33,7 @@ use crate::report::Report;
 use crate::row::Row;
 use crate::workload::{Effort, Stage, Workload};
 
-/// Measures connect(), HTTP, TLS origination, opaque TCP and memory: the interceptor beside other ways
+/// Measures connect(), HTTP, TLS origination, opaque TCP, memory and an agent: the interceptor beside other ways
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(

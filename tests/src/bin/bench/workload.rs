@@ -113,7 +113,7 @@ impl Workload {
             Self::Exchange => "Opaque TCP: connect, 64 bytes from the server, close; one after the other",
             Self::Download => "Opaque TCP, one stream from the server",
             Self::Memory => "Memory of the proxy, and for each of 1,000 idle HTTP connections",
-            Self::Pods => "HTTP/1.1 through one agent, 10,000 connections kept open, 32 requests at a time",
+            Self::Pods => "HTTP/1.1 through one agent, 10,000 connections kept open",
             Self::Scale => {
                 "Many services, each with a ServiceEntry, a VirtualService and a DestinationRule; HTTP/1.1 as above"
             }
