@@ -46,6 +46,14 @@ fn shown(out: &mut String, view: &View) {
     )
     .sample(&[], mistaken);
 
+    let open = view.pods.iter().filter(|pod| pod.not_enforced.is_some()).count();
+    Family::gauge(
+        out,
+        "interceptor_enforced_pods_with_net_raw",
+        "Pods whose egress gateway is enforced, and that can send around it by AF_PACKET.",
+    )
+    .sample(&[], open);
+
     let help = "Findings about resources, by level.";
     let mut findings = Family::gauge(out, "interceptor_diagnostics", help);
     for level in [Level::Error, Level::Warning, Level::Info] {

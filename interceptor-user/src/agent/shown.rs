@@ -102,6 +102,7 @@ impl Control {
                 .wanted()
                 .map(|wanted| wanted.mistakes.iter().map(ToString::to_string).collect())
                 .unwrap_or_default(),
+            not_enforced: pod.not_enforced(),
             compiled: compiled.map(|configured| {
                 let snapshot = Arc::clone(&configured.active().snapshot);
                 let client = carried.map(|carried| carried.client.clone()).unwrap_or_default();

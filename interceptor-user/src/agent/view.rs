@@ -52,6 +52,8 @@ pub struct PodView {
     pub redirect_by: Vec<Place>,
     /// One sentence for each annotation that can't be used.
     pub annotation_mistakes: Vec<String>,
+    /// What an enforced pod can send around the guard, and how to mend that.
+    pub not_enforced: Option<&'static str>,
     /// What it gets; shared by pods that are the same client. `None` unless enrolled.
     #[serde(rename = "client", serialize_with = "client")]
     pub compiled: Option<Arc<Compiled>>,
@@ -207,6 +209,7 @@ mod tests {
             redirect: RedirectPolicy::default(),
             redirect_by: Vec::new(),
             annotation_mistakes: Vec::new(),
+            not_enforced: None,
             compiled: None,
         })
     }
@@ -240,7 +243,7 @@ mod tests {
         let shown = serde_json::to_value(&*pod("a", "1", PodState::Failed("no room".to_owned()))).unwrap();
         let expected = serde_json::json!({
             "namespace": "shop", "name": "a", "uid": "1", "state": "failed", "why": "no room",
-            "netnsCookie": null, "listenerPort": null, "annotationMistakes": [], "client": null,
+            "netnsCookie": null, "listenerPort": null, "annotationMistakes": [], "notEnforced": null, "client": null,
             "redirect": {
                 "excludeIpRanges": [], "includeIpRanges": "*", "excludePorts": [], "includePorts": [],
                 "excludeInterfaces": [], "interfaceRanges": [],

@@ -76,6 +76,7 @@ impl Shown {
             redirect: RedirectPolicy::default(),
             redirect_by: Vec::new(),
             annotation_mistakes: Vec::new(),
+            not_enforced: None,
             compiled,
         }
     }

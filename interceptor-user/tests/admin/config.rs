@@ -23,8 +23,10 @@ fn pods_with_their_states() {
     let expected = json!([{
         "namespace": "shop", "name": "cart-5d5f9b7c9d-abcde", "uid": "uid-of-cart-5d5f9b7c9d-abcde", "state": "enrolled",
         "netnsCookie": 4242, "listenerPort": 15001, "annotationMistakes": [],
+        "notEnforced": null,
         "redirect": {
             "excludeIpRanges": ["10.0.0.0/8"], "includeIpRanges": "*", "excludePorts": [], "includePorts": [],
+            "excludeInterfaces": [], "interfaceRanges": [],
         },
         "client": {"namespace": "shop", "labels": {"app": "cart"}},
     }]);

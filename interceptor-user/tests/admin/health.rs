@@ -71,6 +71,7 @@ fn metrics_in_the_text_format() {
         "interceptor_pods{state=\"out_of_reach\"} 1",
         "interceptor_pods{state=\"left_alone\"} 0",
         "interceptor_pods{state=\"failed\"} 0",
+        "interceptor_enforced_pods_with_net_raw 0",
         "interceptor_resources{kind=\"ServiceEntry\"} 1",
         "interceptor_resources{kind=\"Pod\"} 3",
         "interceptor_source_failing{source=\"ServiceEntry\"} 0",

@@ -95,6 +95,7 @@ fn enrolled(world: &World, pod: &Pod) -> PodView {
         redirect: RedirectPolicy::from_annotations(annotations).unwrap(),
         redirect_by: redirect_places(&pod.meta, &pod.meta.annotations),
         annotation_mistakes: Vec::new(),
+        not_enforced: None,
         compiled: Some(Arc::new(Compiled { settings, snapshot: Arc::new(snapshot) })),
     }
 }
@@ -111,6 +112,7 @@ pub(crate) fn pod_that_is(namespace: &str, name: &str, state: PodState) -> Arc<P
         redirect: RedirectPolicy::default(),
         redirect_by: Vec::new(),
         annotation_mistakes: Vec::new(),
+        not_enforced: None,
         compiled: None,
     })
 }

@@ -125,5 +125,7 @@ fn a_pod_cannot_ask_to_be_left_alone_where_its_namespace_enforces() -> anyhow::R
                 && pods[0]["note"].as_str().is_some_and(|note| note.contains("NET_RAW"))
         })
     })?;
+    let metrics = crate::asked::get(&node, "/metrics")?;
+    assert!(metrics.contains("interceptor_enforced_pods_with_net_raw 1\n"), "{metrics}");
     agent.stop()
 }
