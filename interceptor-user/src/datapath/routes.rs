@@ -33,8 +33,6 @@ const RTNH_F_DEAD: u8 = 1;
 const LINK: usize = 16;
 const ROUTE: usize = 12;
 const NEXT_HOP: usize = 8;
-/// The index of `lo` in every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// With more routes, in all its tables, a namespace's are not read to their end.
 const ROUTES_MAX: usize = 65_536;
@@ -176,12 +174,8 @@ fn read_route(message: &[u8], excluded: &BTreeSet<u32>) -> Option<Route> {
         range: Cidr::new(network, length)?,
         metric,
         is_conditional: source_length != 0 || tos != 0,
-        leaves: match kind {
-            RTN_UNICAST => leaves,
-            RTN_LOCAL => excluded.contains(&LOOPBACK),
-            // Blackholes and their like lead nowhere.
-            _ => false,
-        },
+        // What is local stays; blackholes and their like lead nowhere.
+        leaves: kind == RTN_UNICAST && leaves,
     })
 }
 

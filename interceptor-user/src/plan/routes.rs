@@ -1,8 +1,9 @@
 //! Which destinations leave by an excluded interface, by the routes of a network namespace. Pure.
 //!
 //! As the kernel looks a route up by the rules that every namespace begins with: table local, then table main; in a table
-//! the longest prefix, and of those the lowest metric. Where it is not certain that a route leads out by an excluded
-//! interface, it does not.
+//! the longest prefix, and of those the lowest metric. (IPv4 looks both tables up as one until there are other rules. What
+//! is local stays in the namespace, so with local first nothing more leaves than with both as one.) Where it is not
+//! certain that a route leads out by an excluded interface, it does not.
 
 use std::collections::BTreeMap;
 
