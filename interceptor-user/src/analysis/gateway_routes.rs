@@ -55,7 +55,7 @@ fn is_internal(reference: &str) -> bool {
 }
 
 /// Whether a server takes one of the hosts of a VirtualService.
-fn has_host(server: &Server, service: &VirtualService) -> bool {
+pub(super) fn has_host(server: &Server, service: &VirtualService) -> bool {
     server.hosts.iter().any(|taken| {
         let namespace = match &taken.namespace {
             ServerNamespace::Any => true,
@@ -80,7 +80,7 @@ fn report_no_host(service: &VirtualService, gateway: &Gateway, field: &str, find
 }
 
 /// The block of a VirtualService that a server uses.
-fn block_of(server: &Server) -> &'static str {
+pub(super) fn block_of(server: &Server) -> &'static str {
     if server.protocol.is_http() {
         return "http";
     }

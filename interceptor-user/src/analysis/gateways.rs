@@ -19,6 +19,29 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
         check_ports(same, findings);
     }
     check_certificates(&gateways, findings);
+    check_named_services(mesh, &gateways, findings);
+}
+
+/// Clients of AUTO_PASSTHROUGH name services. Where there are none at all, they may be elsewhere.
+fn check_named_services(mesh: &Mesh<'_>, gateways: &[&Arc<Gateway>], findings: &mut Findings) {
+    if mesh.services.is_empty() {
+        return;
+    }
+    for gateway in gateways {
+        let auto = gateway.servers.iter().enumerate().filter(|(_, server)| server.is_auto_passthrough());
+        for (index, server) in auto {
+            let can_be_named =
+                |own: &ServerHost| mesh.matching(&own.host).any(|service| !service.host.starts_with('*'));
+            if !server.hosts.iter().any(can_be_named) {
+                let message = "clients of AUTO_PASSTHROUGH name services, and none that is declared has a host of this server".to_owned();
+                let field = format!("spec.servers[{index}].hosts");
+                let finding = at(&code::EGR0125, &gateway.meta, server.position, field, message);
+                findings.push(
+                    finding.mend("declare the service (a wildcard's can't be named), or correct hosts"),
+                );
+            }
+        }
+    }
 }
 
 type Labels = BTreeMap<Arc<str>, Arc<str>>;

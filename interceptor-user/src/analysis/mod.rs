@@ -4,11 +4,14 @@
 //! The rules hold for the mesh, whoever the client is; a lookup that needs a client takes one of the
 //! resource's own namespace. For one client, only what it sees counts.
 
+mod allow_from;
 mod annotations;
 mod delegates;
 mod destination_rules;
 mod destinations;
 mod findings;
+mod gateway_leads;
+mod gateway_loops;
 mod gateway_routes;
 mod gateway_workloads;
 mod gateways;
@@ -89,6 +92,9 @@ pub fn find(world: &World, audience: Audience<'_>) -> Vec<Diagnostic> {
             gateways::check(&mesh, &mut findings);
             gateway_routes::check(&mesh, &mut findings);
             gateway_workloads::check(&mesh, &mut findings);
+            let leads = gateway_leads::of(&mesh);
+            gateway_loops::check(&mesh, &leads, &mut findings);
+            allow_from::check(&mesh, &leads, &mut findings);
             sidecars::check(&mesh, &mut findings);
             annotations::check(&mesh, &mut findings);
             workloads::check_users(&mesh, &mut findings);

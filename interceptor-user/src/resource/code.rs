@@ -144,6 +144,18 @@ codes! {
         "what a server of a Gateway takes leads nowhere: no VirtualService has routes for it, or no service the host that clients name",
         "nobody listens on its port, unless another server of the port has routes",
         "bind a VirtualService with routes of the right kind to the Gateway";
+    EGR0126 Error GatewayRouteLeadsBack:
+        "a route of a gateway leads to the gateway itself",
+        "the gateway refuses it: 503 (UH), or a reset",
+        "match gateways: [mesh] where it is meant for applications, and lead on by a route for the gateway";
+    EGR0127 Warning AllowFromWithoutIdentity:
+        "who may use a host is asked where nobody shows who he is",
+        "the gateway refuses everybody: 403, or a reset (UAEX)",
+        "use tls.mode ISTIO_MUTUAL for the server (protocol HTTPS or TLS), and for the gateway's Service in a DestinationRule";
+    EGR0128 Warning AllowFromWithoutGateway:
+        "who may use a host is never asked: no gateway leads there",
+        "it keeps nobody out: workloads reach the hosts themselves",
+        "lead the hosts through an egress gateway, and have pods use it (egress.interceptor.io/enforce: gateway)";
     IST0101 Error ReferencedResourceNotFound:
         "something that is referred to does not exist",
         "requests that are sent there get 503 (NC)",

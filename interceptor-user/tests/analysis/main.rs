@@ -4,6 +4,7 @@
 mod command;
 mod credentials;
 mod destination_rules;
+mod gateway_leads;
 mod gateways;
 mod kubernetes;
 mod mutations;
