@@ -99,7 +99,8 @@ struct Resource<'a> {
 
 fn resources<S: Serializer>(world: &&World, serializer: S) -> Result<S::Ok, S::Error> {
     let mut all = serializer.serialize_seq(Some(world.resources.len()))?;
-    for (key, resource) in &world.resources {
+    for resource in world.resources.values() {
+        let key = &resource.meta().key;
         let at = resource.meta().origin.to_string();
         all.serialize_element(&Resource {
             kind: key.kind.name(),

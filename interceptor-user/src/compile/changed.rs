@@ -1,59 +1,66 @@
 //! Which parts of a compile a changed world concerns.
 
-use crate::resource::{Kind, Resource, ResourceKey, World};
+use std::sync::Arc;
+
+use crate::resource::virtual_service::HttpAction;
+use crate::resource::{Kind, Resource, VirtualService, World};
 
 /// What has to be looked at again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changed {
     pub(super) registry: bool,
     pub(super) rules: bool,
-    pub(super) virtual_services: bool,
+    pub(super) virtual_services: VirtualServiceChanges,
     /// A VirtualService with tls or tcp routes came, went or changed.
     pub(super) l4_routes: bool,
 }
 
+/// What has become of VirtualServices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum VirtualServiceChanges {
+    /// These are otherwise now, and it concerns nothing but their own http routes. Mostly none.
+    Routes(Vec<Replaced>),
+    Any,
+}
+
+/// A VirtualService as it was, and as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Replaced {
+    pub(super) old: Arc<VirtualService>,
+    pub(super) new: Arc<VirtualService>,
+}
+
+impl Default for VirtualServiceChanges {
+    fn default() -> Self {
+        Self::Routes(Vec::new())
+    }
+}
+
 impl Changed {
     pub(super) const ALL: Self =
-        Self { registry: true, rules: true, virtual_services: true, l4_routes: true };
+        Self { registry: true, rules: true, virtual_services: VirtualServiceChanges::Any, l4_routes: true };
 
-    /// What is different between two worlds. Unchanged resources are the same `Arc`s mostly, so that this
-    /// compares pointers.
+    /// What is different between two worlds.
     pub(super) fn between(before: &World, after: &World) -> Self {
         let mut changed = Self::default();
-        let (mut old, mut new) = (before.resources.iter().peekable(), after.resources.iter().peekable());
-        loop {
-            // Most are the very same: then their keys need no comparing.
-            if let (Some((_, one)), Some((_, other))) = (old.peek(), new.peek())
-                && one.is(other)
+        before.resources.changes(&after.resources, |gone, come| {
+            if let VirtualServiceChanges::Routes(replaced) = &mut changed.virtual_services
+                && let Some(of_routes) = gone.zip(come).and_then(|(gone, come)| Replaced::of(gone, come))
             {
-                old.next();
-                new.next();
-                continue;
+                replaced.push(of_routes);
+                return;
             }
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return changed,
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some((old, _)), Some((new, _))) => old.cmp(new),
-            };
-            let gone = order.is_le().then(|| old.next()).flatten();
-            let come = order.is_ge().then(|| new.next()).flatten();
-            match (gone, come) {
-                (Some((_, old)), Some((_, new))) if old == new => {}
-                (None, None) => return changed,
-                (gone, come) => {
-                    gone.into_iter().chain(come).for_each(|(key, resource)| changed.note(key, resource))
-                }
-            }
-        }
+            gone.into_iter().chain(come).for_each(|resource| changed.note(resource));
+        });
+        changed
     }
 
-    fn note(&mut self, key: &ResourceKey, resource: &Resource) {
+    fn note(&mut self, resource: &Resource) {
         if let Resource::VirtualService(service) = resource {
             self.l4_routes |= !service.tls.is_empty() || !service.tcp.is_empty();
         }
-        match key.kind {
-            Kind::VirtualService => self.virtual_services = true,
+        match resource.meta().key.kind {
+            Kind::VirtualService => self.virtual_services = VirtualServiceChanges::Any,
             Kind::DestinationRule => self.rules = true,
             Kind::Gateway
             | Kind::Secret
@@ -73,5 +80,27 @@ impl Changed {
             | Kind::Pod
             | Kind::Namespace => *self = Self::ALL,
         }
+    }
+}
+
+impl Replaced {
+    /// `None` where it concerns more than http routes: who sees it, to which hosts it applies, what delegates to it.
+    fn of(gone: &Resource, come: &Resource) -> Option<Self> {
+        let (Resource::VirtualService(old), Resource::VirtualService(new)) = (gone, come) else {
+            return None;
+        };
+        let delegates = |service: &VirtualService| {
+            let is_delegate = |action: &HttpAction| matches!(action, HttpAction::Delegate { .. });
+            service.is_delegate() || service.http.iter().any(|route| is_delegate(&route.action))
+        };
+        let has_l4 = |service: &VirtualService| !service.tls.is_empty() || !service.tcp.is_empty();
+        let same_hosts =
+            || old.hosts.iter().map(|host| &host.value).eq(new.hosts.iter().map(|host| &host.value));
+        let of_routes = old.meta.creation_timestamp == new.meta.creation_timestamp
+            && old.gateways == new.gateways
+            && old.export_to == new.export_to
+            && same_hosts()
+            && [old, new].into_iter().all(|service| !delegates(service) && !has_l4(service));
+        of_routes.then(|| Self { old: Arc::clone(old), new: Arc::clone(new) })
     }
 }

@@ -10,6 +10,7 @@ use super::hand_made::HandMade;
 use super::load_balancing;
 use super::locality;
 use super::registry::{Registry, Service};
+use super::shared::Shared;
 use super::tls;
 use super::{CompileSettings, Role, gateway};
 use crate::hash::{HashMap, HashSet};
@@ -36,21 +37,6 @@ impl Common<'_> {
         self.enforced.is_some_and(|hand_made| {
             !cluster.is_in_kubernetes() || hand_made.has(entry.meta.namespace(), entry.meta.name())
         })
-    }
-}
-
-/// What clusters made in one compile are spoken to like, each once: ten thousand services say a few things.
-#[derive(Debug, Default)]
-struct Traffics(HashSet<Arc<Traffic>>);
-
-impl Traffics {
-    fn get(&mut self, traffic: Traffic) -> Arc<Traffic> {
-        if let Some(known) = self.0.get(&traffic) {
-            return Arc::clone(known);
-        }
-        let traffic = Arc::new(traffic);
-        self.0.insert(Arc::clone(&traffic));
-        traffic
     }
 }
 
@@ -81,16 +67,13 @@ impl Clusters {
         rules: &DestinationRules,
         previous: Option<&Self>,
     ) -> Self {
-        let mut by_name = HashMap::with_capacity_and_hasher(
-            previous.map_or(0, |previous| previous.by_name.len()),
-            Default::default(),
-        );
-        let mut by_host: HashMap<Arc<str>, Vec<ServiceClusters>> = HashMap::with_capacity_and_hasher(
-            previous.map_or(0, |previous| previous.by_host.len()),
-            Default::default(),
-        );
+        let ports = registry.services.iter().map(|service| service.entry.ports.len()).sum();
+        let clusters = previous.map_or(ports, |previous| previous.by_name.len());
+        let mut by_name = HashMap::with_capacity_and_hasher(clusters, Default::default());
+        let mut by_host: HashMap<Arc<str>, Vec<ServiceClusters>> =
+            HashMap::with_capacity_and_hasher(registry.services.len(), Default::default());
         let (mut changed_hosts, mut around_gateway) = (HashSet::default(), HashSet::default());
-        let mut traffics = Traffics::default();
+        let traffics = Shared::default();
         for service in &registry.services {
             let rule = rules.of(&service.host, service.entry.meta.namespace()).or(rules.default_rule());
             let of_host = by_host.entry(Arc::clone(&service.host)).or_insert_with(|| Vec::with_capacity(1));
@@ -100,7 +83,7 @@ impl Clusters {
                 Some(before) => before.clone(),
                 None => {
                     changed_hosts.insert(Arc::clone(&service.host));
-                    ServiceClusters::new(common, service, rule, &mut traffics)
+                    ServiceClusters::new(common, service, rule, &traffics)
                 }
             };
             for cluster in &*made.clusters {
@@ -144,8 +127,10 @@ impl Clusters {
     /// A reference to a cluster, whether it exists or not.
     pub(super) fn named(&self, port: u16, subset: &str, host: &str) -> ClusterRef {
         let name = ClusterName::outbound(port, subset, host);
-        let cluster = self.by_name.get(&name).cloned();
-        ClusterRef { name, cluster }
+        match self.by_name.get(&name) {
+            Some(cluster) => ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(cluster)) },
+            None => ClusterRef { name, cluster: None },
+        }
     }
 
     /// The same, for a compile of the same services and rules.
@@ -168,7 +153,7 @@ impl ServiceClusters {
         common: Common<'_>,
         service: &Service,
         rule: Option<&MergedRule>,
-        traffics: &mut Traffics,
+        traffics: &Shared<Traffic>,
     ) -> Self {
         let subsets = || rule.map(|rule| &rule.subsets).into_iter().flatten().map(|subset| &**subset);
         let (ports, source) = (&service.entry.ports, source(service, rule));
@@ -195,7 +180,7 @@ fn cluster(
     common: Common<'_>,
     (service, port, subset): (&Service, &ServicePort, Option<&Subset>),
     rule: Option<&MergedRule>,
-    traffics: &mut Traffics,
+    traffics: &Shared<Traffic>,
 ) -> Option<Cluster> {
     let subset_name = subset.map(|subset| &*subset.name).unwrap_or_default();
     let blocks = rule.map(|rule| rule.policy_of(port.number, subset)).unwrap_or_default();

@@ -145,7 +145,7 @@ impl DestinationRules {
             for rule in rules.iter_mut().filter(|_| has_base) {
                 rule.policy = Arc::new(rule.policy.over(base));
             }
-            by_namespace.entry(Arc::clone(namespace)).or_default().insert(host, rules);
+            by_namespace.entry(Arc::clone(namespace)).or_default().insert(Arc::clone(host), rules);
         }
         let root_namespace = Arc::clone(&world.mesh.root_namespace);
         let default = has_base.then(|| MergedRule::of_nobody(base));

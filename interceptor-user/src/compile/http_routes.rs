@@ -5,14 +5,15 @@ use std::sync::Arc;
 use super::clusters::Clusters;
 use super::findings::Findings;
 use super::registry::Registry;
+use super::shared::Shared;
 use super::{Client, changes, http_filters, retries};
 use crate::resource::virtual_service::{
     Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, gateway_meant, is_for_mesh,
 };
 use crate::resource::{Level, Meta, ResourceKey, Retries, VirtualService, string_match};
 use crate::snapshot::{
-    ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Mirror, Route, RouteAction, RouteMatch,
-    Rule, Source, StringMatch, WeightedCluster,
+    ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Mirror, RetryPolicy, Route, RouteAction,
+    RouteMatch, Rule, Source, StringMatch, WeightedCluster,
 };
 
 /// What translating a VirtualService needs to know.
@@ -23,6 +24,7 @@ pub(super) struct Translator<'a> {
     pub(super) findings: &'a Findings,
     /// MeshConfig.defaultHttpRetryPolicy.
     pub(super) default_retries: Option<&'a Retries>,
+    pub(super) retries: &'a Shared<RetryPolicy>,
     pub(super) client: &'a Client,
     pub(super) entrance: Entrance<'a>,
 }
@@ -163,7 +165,7 @@ impl Translator<'_> {
         let timeout = place.route.timeout.filter(|timeout| !timeout.is_zero());
         Some(RouteAction::Forward(Arc::new(Forward {
             timeout,
-            retries: retries::policy(retries, timeout),
+            retries: retries::policy(retries, timeout).map(|policy| self.retries.get(policy)),
             fault: place.route.fault.as_deref().and_then(http_filters::fault),
             cors: place.route.cors.as_deref().map(|policy| Box::new(http_filters::cors(policy))),
             mirrors: self.mirrors(place),

@@ -35,7 +35,7 @@ impl L4Routes<'_> {
         };
         let default = || {
             let cluster = self.translator.clusters.named(port.number, "", &service.host);
-            let source = Some(Source::whole(&service.entry.meta.key));
+            let source = Some(Arc::clone(&service.source));
             Arc::new(TcpRoute { source, ..TcpRoute::to(cluster) })
         };
         if port.protocol.is_tls() {

@@ -14,7 +14,7 @@ use super::routes::Routes;
 use crate::hash::HashMap;
 use crate::resource::service_entry::{AddressRange, Protocol, ServicePort};
 use crate::resource::{Diagnostic, Level, code};
-use crate::snapshot::{CatchAll, CidrChain, HostMap, Listener, TcpRoute};
+use crate::snapshot::{CatchAll, CidrChain, HostMap, Listener, RouteTable, TcpRoute};
 
 pub(super) struct Listeners<'a> {
     catch_all: &'a CatchAll,
@@ -29,6 +29,10 @@ pub(super) struct Listeners<'a> {
 
 pub(super) type ByAddress = HashMap<(IpAddr, u16), Arc<Listener>>;
 pub(super) type ByPort = HashMap<u16, Arc<Listener>>;
+
+fn with_table(listener: &Listener, table: Arc<RouteTable>) -> Arc<Listener> {
+    Arc::new(Listener { http: Some(table), ..listener.clone() })
+}
 
 /// A listener in the making.
 struct Draft {
@@ -86,12 +90,20 @@ impl<'a> Listeners<'a> {
     /// The listeners of a compile in which services, rules and routes of TLS and TCP were the same: with the
     /// HTTP routes of now.
     pub(super) fn with_routes(previous: &ByPort, routes: &Routes<'_>) -> ByPort {
-        let with_routes = |(port, listener): (&u16, &Arc<Listener>)| {
-            let http = listener.http.as_ref().map(|_| routes.table_of_port(*port));
-            let new = Listener { http, ..(**listener).clone() };
-            (*port, Arc::new(new))
+        let with_routes = |(port, listener): (&u16, &Arc<Listener>)| match &listener.http {
+            Some(_) => (*port, with_table(listener, routes.table_of_port(*port))),
+            None => (*port, Arc::clone(listener)),
         };
         previous.iter().map(with_routes).collect()
+    }
+
+    /// The same where only these tables are others.
+    pub(super) fn with_tables(previous: &ByPort, tables: &HashMap<u16, Arc<RouteTable>>) -> ByPort {
+        let with_table = |(port, listener): (&u16, &Arc<Listener>)| match tables.get(port) {
+            Some(table) => (*port, with_table(listener, Arc::clone(table))),
+            None => (*port, Arc::clone(listener)),
+        };
+        previous.iter().map(with_table).collect()
     }
 
     fn add_http(&mut self, owner: &Owner) {
@@ -187,10 +199,10 @@ impl Draft {
     fn add(&mut self, owner: &Owner, chain: Chain, findings: &Findings) {
         match (chain.range, chain.sni) {
             (None, Some(sni)) => {
-                self.listener.tls.insert(&sni, chain.route);
+                self.listener.tls.insert(sni, chain.route);
             }
             (Some(range), Some(sni)) => {
-                self.chain_of(range).tls.insert(&sni, chain.route);
+                self.chain_of(range).tls.insert(sni, chain.route);
             }
             (None, None) => self.take_all(owner, chain.route, findings),
             (Some(range), None) => self.take_range(owner, range, chain.route, findings),
@@ -220,7 +232,7 @@ impl Draft {
         }
         owners.insert(Arc::clone(host), owner.clone());
         self.listener.names_required = self.is_strict && owners.len() > 1;
-        self.listener.tcp_by_name.insert(host, Arc::clone(route))
+        self.listener.tcp_by_name.insert(Arc::clone(host), Arc::clone(route))
     }
 
     fn take_range(&mut self, owner: &Owner, range: AddressRange, route: Arc<TcpRoute>, findings: &Findings) {

@@ -23,10 +23,11 @@ mod locality;
 mod node_paths;
 mod outbound;
 mod policy;
-mod registry;
+pub(crate) mod registry;
 mod retries;
 mod routes;
 pub(crate) mod scope;
+mod shared;
 pub(crate) mod tls;
 pub mod tls_termination;
 pub(crate) mod unix_endpoints;
@@ -38,7 +39,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use changed::Changed;
+use changed::{Changed, VirtualServiceChanges};
 pub use client_labels::ClientLabels;
 use clusters::Clusters;
 use destination_rules::DestinationRules;
@@ -50,6 +51,7 @@ use policy::Policy;
 use registry::Registry;
 use routes::Translations;
 use scope::Scope;
+use shared::Shared;
 use virtual_services::VirtualServices;
 
 pub use node_paths::NodePaths;
@@ -170,7 +172,7 @@ struct Previous {
     world: Arc<World>,
     registry: Arc<Registry>,
     rules: Arc<DestinationRules>,
-    virtual_services: Arc<VirtualServices>,
+    virtual_services: VirtualServices,
     clusters: Clusters,
     off_limits: Option<Arc<OffLimits>>,
     translations: Translations,
@@ -195,16 +197,23 @@ impl Compiler {
         let scope = Scope::of(world, settings);
         scope.report(&findings);
         let policy = Policy::of(world, settings, &scope, &findings);
-        let previous = self.previous.as_ref().filter(|previous| {
+        let mut previous = self.previous.take().filter(|previous| {
             previous.world.mesh == world.mesh && previous.snapshot.enforced == policy.enforced
         });
-        let changed = previous.map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
-        let virtual_services = match previous {
-            Some(previous) if !changed.virtual_services => Arc::clone(&previous.virtual_services),
-            Some(_) | None => Arc::new(VirtualServices::new(world, &settings.role, &scope)),
+        let changed =
+            previous.as_ref().map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
+        let virtual_services = match (&mut previous, &changed.virtual_services) {
+            (Some(previous), VirtualServiceChanges::Routes(replaced)) => {
+                previous.virtual_services.replace(replaced);
+                previous.virtual_services.clone()
+            }
+            (Some(_) | None, _) => VirtualServices::new(world, &settings.role, &scope),
         };
+        let translations = previous.as_mut().map(|previous| std::mem::take(&mut previous.translations));
+        let previous = previous.as_ref();
+        let no_virtual_service_changed = changed.virtual_services == VirtualServiceChanges::default();
         // A Sidecar lets in what its VirtualServices lead to.
-        let registry_changed = changed.registry || (scope.narrows() && changed.virtual_services);
+        let registry_changed = changed.registry || (scope.narrows() && !no_virtual_service_changed);
         let registry = match previous {
             Some(previous) if !registry_changed => Arc::clone(&previous.registry),
             Some(_) | None => Arc::new(Registry::new((world, settings), &scope, &virtual_services)),
@@ -232,11 +241,13 @@ impl Compiler {
                 Clusters::new((common, policy.outbound_traffic), &registry, &rules, before)
             }
         };
+        let retries = Shared::default();
         let translator = http_routes::Translator {
             registry: &registry,
             clusters: &clusters,
             findings: &findings,
             default_retries: world.mesh.default_http_retry_policy.as_ref(),
+            retries: &retries,
             client,
             entrance: Entrance::Mesh,
         };
@@ -246,8 +257,18 @@ impl Compiler {
                 virtual_services: &virtual_services,
                 policy,
                 settings,
-                previous,
-                is_l4_same: !registry_changed && !changed.rules && !changed.l4_routes,
+                before: previous.zip(translations).map(|(previous, translations)| outbound::Before {
+                    snapshot: &previous.snapshot,
+                    translations,
+                    l4_findings: &previous.l4_findings,
+                    is_l4_same: !registry_changed && !changed.rules && !changed.l4_routes,
+                    replaced: match &changed.virtual_services {
+                        VirtualServiceChanges::Routes(replaced) if !registry_changed && !changed.rules => {
+                            Some(replaced)
+                        }
+                        VirtualServiceChanges::Routes(_) | VirtualServiceChanges::Any => None,
+                    },
+                }),
             }),
             Role::Gateway { .. } => gateway::listeners(gateway::Inputs {
                 world,

@@ -1,5 +1,7 @@
 //! The listeners of a workload's own connections, as far as possible those of the compile before.
 
+use super::CompileSettings;
+use super::changed::Replaced;
 use super::findings::Findings;
 use super::http_routes::Translator;
 use super::l4_routes::L4Routes;
@@ -7,20 +9,27 @@ use super::listeners::{ByAddress, ByPort, Listeners};
 use super::policy::Policy;
 use super::routes::{Routes, Translations};
 use super::virtual_services::VirtualServices;
-use super::{CompileSettings, Previous};
 use crate::resource::Diagnostic;
-use crate::snapshot::CatchAll;
+use crate::snapshot::{CatchAll, Snapshot};
 
 /// What [`listeners`] reads.
-#[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub(super) translator: &'a Translator<'a>,
     pub(super) virtual_services: &'a VirtualServices,
     pub(super) policy: Policy<'a>,
     pub(super) settings: &'a CompileSettings,
-    pub(super) previous: Option<&'a Previous>,
+    pub(super) before: Option<Before<'a>>,
+}
+
+/// What the compile before made.
+pub(super) struct Before<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) translations: Translations,
+    pub(super) l4_findings: &'a [Diagnostic],
     /// Nothing that routes of TLS and TCP depend on has changed since then.
     pub(super) is_l4_same: bool,
+    /// Nothing at all has changed but these.
+    pub(super) replaced: Option<&'a [Replaced]>,
 }
 
 /// Listeners, and what the next compile may keep.
@@ -34,18 +43,27 @@ pub(super) struct Listening {
 }
 
 pub(super) fn listeners(inputs: Inputs<'_>) -> Listening {
-    let Inputs { translator, virtual_services, policy, settings, previous, is_l4_same } = inputs;
+    let Inputs { translator, virtual_services, policy, settings, mut before } = inputs;
     let catch_all = policy.catch_all(translator.clusters, translator.findings);
-    let translations = previous.map(|previous| &previous.translations);
+    if let Some(before) = &mut before
+        && let Some(by_port) = before.patched(translator)
+    {
+        let Before { snapshot, translations, l4_findings, .. } = before;
+        translator.findings.extend(l4_findings.iter().cloned());
+        return Listening {
+            by_address: snapshot.by_address.clone(),
+            by_port,
+            catch_all,
+            translations: std::mem::take(translations),
+            l4_findings: l4_findings.to_vec(),
+        };
+    }
+    let translations = before.as_ref().map(|before| &before.translations);
     let routes = Routes::new(&catch_all, translator, virtual_services, translations);
-    // Routes of one address are those of one service, which its listener does not tell.
-    let same_l4 = previous
-        .filter(|_| is_l4_same)
-        .filter(|previous| previous.snapshot.by_address.values().all(|listener| listener.http.is_none()));
-    let (by_address, by_port, l4_findings) = match same_l4 {
-        Some(previous) => {
-            let by_port = Listeners::with_routes(&previous.snapshot.by_port, &routes);
-            (previous.snapshot.by_address.clone(), by_port, previous.l4_findings.clone())
+    let (by_address, by_port, l4_findings) = match before.as_ref().filter(|before| before.has_same_l4()) {
+        Some(before) => {
+            let by_port = Listeners::with_routes(&before.snapshot.by_port, &routes);
+            (before.snapshot.by_address.clone(), by_port, before.l4_findings.to_vec())
         }
         None => {
             let l4_findings = Findings::default();
@@ -62,4 +80,20 @@ pub(super) fn listeners(inputs: Inputs<'_>) -> Listening {
     translator.findings.extend(l4_findings.iter().cloned());
     let translations = routes.into_translations();
     Listening { by_address, by_port, catch_all, translations, l4_findings }
+}
+
+impl Before<'_> {
+    /// Routes of one address are those of one service, which its listener does not tell.
+    fn has_same_l4(&self) -> bool {
+        self.is_l4_same && self.snapshot.by_address.values().all(|listener| listener.http.is_none())
+    }
+
+    /// The listeners of ports, where nothing but some of their routes are others.
+    fn patched(&mut self, translator: &Translator<'_>) -> Option<ByPort> {
+        let replaced = self.replaced.filter(|_| self.has_same_l4())?;
+        let by_port = &self.snapshot.by_port;
+        let tables = by_port.iter().filter_map(|(port, listener)| Some((*port, listener.http.as_ref()?)));
+        let tables = self.translations.patch(translator, &tables.collect(), replaced)?;
+        Some(Listeners::with_tables(by_port, &tables))
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::CompileSettings;
 use super::kubernetes;
@@ -13,12 +13,15 @@ use super::workloads::Workloads;
 use crate::hash::HashMap;
 use crate::resource::service_entry::{AddressRange, Resolution, ServicePort};
 use crate::resource::{Diagnostic, ServiceEntry, VirtualService, World};
+use crate::snapshot::Source;
 
 /// One host of one entry, as the client sees it.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub(super) host: Arc<str>,
     pub(super) entry: Arc<ServiceEntry>,
+    /// The entry, as what is made of it names it.
+    pub(super) source: Arc<Source>,
     listed: Listed,
     /// The address of the Sidecar's listener that brings it in.
     bind: Option<IpAddr>,
@@ -108,8 +111,8 @@ pub(super) enum Bind {
 pub(super) struct Registry {
     pub(super) services: Vec<Service>,
     by_host: HashMap<Arc<str>, Vec<usize>>,
-    /// Hosts spelled backwards, so that those with a common end stand together.
-    backwards: BTreeMap<String, Vec<usize>>,
+    /// Hosts spelled backwards, so that those with a common end stand together. Made when a wildcard asks.
+    backwards: OnceLock<BTreeMap<String, Vec<usize>>>,
     /// Endpoints that are left out of their services.
     pub(super) refused: Vec<Diagnostic>,
 }
@@ -137,6 +140,7 @@ impl Registry {
     fn import(&mut self, entry: &Arc<ServiceEntry>, world: &World, scope: &Scope<'_>) {
         // Hosts that come in through the same listener share one entry.
         let mut trimmed: Vec<(u16, Option<Arc<ServiceEntry>>)> = Vec::new();
+        let source = Source::whole(&entry.meta.key);
         for host in &entry.hosts {
             for import in scope.imports(entry.meta.namespace(), &host.value) {
                 let (entry, listed) = match import.port() {
@@ -161,6 +165,7 @@ impl Registry {
                 self.add(Service {
                     host: Arc::clone(&host.value),
                     entry,
+                    source: Arc::clone(&source),
                     listed,
                     bind: import.bind(),
                     takes_ports,
@@ -186,6 +191,7 @@ impl Registry {
                 self.add(Service {
                     host: Arc::clone(host),
                     entry: Arc::clone(entry),
+                    source: Source::whole(&entry.meta.key),
                     listed: Listed::Nowhere,
                     bind: None,
                     takes_ports: false,
@@ -196,8 +202,7 @@ impl Registry {
 
     fn add(&mut self, service: Service) {
         let index = self.services.len();
-        self.by_host.entry(Arc::clone(&service.host)).or_default().push(index);
-        self.backwards.entry(backwards(&service.host)).or_default().push(index);
+        self.by_host.entry(Arc::clone(&service.host)).or_insert_with(|| Vec::with_capacity(1)).push(index);
         self.services.push(service);
     }
 
@@ -210,12 +215,16 @@ impl Registry {
     pub(super) fn matching<'a>(&'a self, pattern: &'a str) -> impl Iterator<Item = &'a Service> {
         let end = backwards(pattern.trim_start_matches('*'));
         let from = end.clone();
-        self.backwards
+        self.backwards()
             .range(from..)
             .take_while(move |(host, _)| host.starts_with(&*end))
             .flat_map(|(_, indices)| indices)
             .filter_map(|index| self.services.get(*index))
             .filter(|service| crate::resource::host::matches(pattern, &service.host))
+    }
+
+    fn backwards(&self) -> &BTreeMap<String, Vec<usize>> {
+        self.backwards.get_or_init(|| by_backwards(self.services.iter().map(|service| [&*service.host])))
     }
 
     /// The port of a single-port service, whatever entry declares it.
@@ -287,6 +296,19 @@ fn takes_ports(entry: &ServiceEntry, world: &World) -> bool {
     entry.allocated_addresses.is_empty() || !world.mesh.captures_dns()
 }
 
-pub(super) fn backwards(text: &str) -> String {
+pub(crate) fn backwards(text: &str) -> String {
     text.chars().rev().collect()
+}
+
+/// Who has each host, spelled backwards; `hosts` are those of each.
+pub(crate) fn by_backwards<'a>(
+    hosts: impl Iterator<Item = impl IntoIterator<Item = &'a str>>,
+) -> BTreeMap<String, Vec<usize>> {
+    let mut by_host: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, hosts) in hosts.enumerate() {
+        for host in hosts {
+            by_host.entry(backwards(host)).or_default().push(index);
+        }
+    }
+    by_host
 }

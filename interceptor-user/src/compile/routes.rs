@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::changed::Replaced;
 use super::http_routes::Translator;
 use super::registry::Service;
 use super::virtual_services::VirtualServices;
@@ -46,6 +47,76 @@ struct Translation {
     findings: Vec<Diagnostic>,
 }
 
+impl Translations {
+    /// The tables that are others when nothing but these routes is, by port. `None` when that concerns who has routes at
+    /// all; then nothing has changed here.
+    pub(super) fn patch(
+        &mut self,
+        translator: &Translator<'_>,
+        tables: &HashMap<u16, &Arc<RouteTable>>,
+        replaced: &[Replaced],
+    ) -> Option<HashMap<u16, Arc<RouteTable>>> {
+        let mut new = Vec::new();
+        for service in replaced.iter().map(|replaced| &replaced.new) {
+            for port in tables.keys() {
+                let key = (service.meta.key.clone(), *port);
+                let Some(before) = self.routes.get(&key) else { continue };
+                let translation = Translation::of(translator, service, *port);
+                if before.routes.is_empty() != translation.routes.is_empty() {
+                    return None;
+                }
+                new.push((key, translation));
+            }
+        }
+        let mut routes: HashMap<u16, HashMap<*const Route, Arc<[Route]>>> = HashMap::default();
+        for (key, translation) in new {
+            let (port, now) = (key.1, Arc::clone(&translation.routes));
+            if let Some(before) =
+                self.routes.insert(key, translation).filter(|before| !before.routes.is_empty())
+            {
+                routes.entry(port).or_default().insert(before.routes.as_ptr(), now);
+            }
+        }
+        // What stays is as it was found to be.
+        let findings = self.routes.values().flat_map(|translation| &translation.findings);
+        translator.findings.extend(findings.cloned());
+        let patch = |(port, routes)| Some((port, self.patch_table(port, tables.get(&port)?, &routes)));
+        Some(routes.into_iter().filter_map(patch).collect())
+    }
+
+    /// A table with other routes in the place of some.
+    fn patch_table(
+        &mut self,
+        port: u16,
+        table: &RouteTable,
+        routes: &HashMap<*const Route, Arc<[Route]>>,
+    ) -> Arc<RouteTable> {
+        let mut table = table.clone();
+        let mut others: HashMap<*const VirtualHost, Arc<VirtualHost>> = HashMap::default();
+        for host in table.hosts.values_mut() {
+            let Some(routes) = routes.get(&host.routes.as_ptr()) else { continue };
+            let new = || Arc::new(VirtualHost { routes: Arc::clone(routes), ..(**host).clone() });
+            let other = Arc::clone(others.entry(Arc::as_ptr(host)).or_insert_with(new));
+            *host = other;
+        }
+        for ((_, of_port), host) in &mut self.virtual_hosts {
+            if *of_port == port
+                && let Some(other) = others.get(&Arc::as_ptr(host))
+            {
+                *host = Arc::clone(other);
+            }
+        }
+        Arc::new(table)
+    }
+}
+
+impl Translation {
+    fn of(translator: &Translator<'_>, service: &Arc<VirtualService>, port: u16) -> Self {
+        let (routes, findings) = translator.findings.capture(|| translator.routes(service, port));
+        Self { service: Arc::clone(service), routes: routes.into(), findings }
+    }
+}
+
 impl<'a> Routes<'a> {
     pub(super) fn new(
         catch_all: &'a CatchAll,
@@ -81,9 +152,9 @@ impl<'a> Routes<'a> {
             }
             let (virtual_host, by) = self.virtual_host(service, port);
             acting.extend(by);
-            if table.hosts.insert(&service.host, Arc::clone(&virtual_host)) {
+            if table.hosts.insert(Arc::clone(&service.host), Arc::clone(&virtual_host)) {
                 for name in service.other_names(&self.translator.client.namespace) {
-                    table.hosts.insert(&name, Arc::clone(&virtual_host));
+                    table.hosts.insert(name, Arc::clone(&virtual_host));
                 }
             }
         }
@@ -107,7 +178,7 @@ impl<'a> Routes<'a> {
                     let name = format!("{}:{port}", host.value).into();
                     let source = Some(Source::whole(&service.meta.key));
                     let host_routes = VirtualHost { name, routes, source };
-                    table.hosts.insert(&host.value, Arc::new(host_routes));
+                    table.hosts.insert(Arc::clone(&host.value), Arc::new(host_routes));
                 }
             }
         }
@@ -153,7 +224,7 @@ impl<'a> Routes<'a> {
             Arc::new(VirtualHost {
                 name: format!("{}:{port}", service.host).into(),
                 routes: routes.unwrap_or_else(|| [self.default_route(service, port)].into()),
-                source: Some(Source::whole(&service.entry.meta.key)),
+                source: Some(Arc::clone(&service.source)),
             })
         });
         self.translations.borrow_mut().virtual_hosts.insert(key, Arc::clone(&virtual_host));
@@ -166,11 +237,8 @@ impl<'a> Routes<'a> {
         if let Some(translation) = self.translations.borrow().routes.get(&key) {
             return Arc::clone(&translation.routes);
         }
-        let translation = self.kept(&key, service).unwrap_or_else(|| {
-            let findings = self.translator.findings;
-            let (routes, findings) = findings.capture(|| self.translator.routes(service, port));
-            Translation { service: Arc::clone(service), routes: routes.into(), findings }
-        });
+        let translation =
+            self.kept(&key, service).unwrap_or_else(|| Translation::of(self.translator, service, port));
         let routes = Arc::clone(&translation.routes);
         self.translations.borrow_mut().routes.insert(key, translation);
         routes
@@ -190,12 +258,13 @@ impl<'a> Routes<'a> {
     fn default_route(&self, service: &Service, port: u16) -> Route {
         let cluster = self.translator.clusters.named(port, "", &service.host);
         let clusters = vec![WeightedCluster::new(cluster, 1)];
+        let retries = super::retries::policy(self.translator.default_retries, None);
         let forward = Forward {
-            retries: super::retries::policy(self.translator.default_retries, None),
+            retries: retries.map(|policy| self.translator.retries.get(policy)),
             ..Forward::to(clusters, format!("{}:{port}/*", service.host).into())
         };
         Route {
-            source: Some(Source::whole(&service.entry.meta.key)),
+            source: Some(Arc::clone(&service.source)),
             ..Route::new("default".into(), RouteAction::Forward(Arc::new(forward)))
         }
     }

@@ -2,29 +2,36 @@
 //! gateways.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::Role;
+use super::changed::Replaced;
 use super::delegates::{self, Delegates};
 use super::findings::Findings;
-use super::registry::backwards;
+use super::registry::{backwards, by_backwards};
 use super::scope::Scope;
 use crate::hash::HashMap;
 use crate::resource::{Diagnostic, VirtualService, World};
 
 /// VirtualServices by age; indices into `all` are in that order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct VirtualServices {
     pub(super) all: Vec<Arc<VirtualService>>,
+    by_host: Arc<ByHost>,
+    /// What was wrong with delegates.
+    findings: Arc<[Diagnostic]>,
+}
+
+/// Which of them are about a host.
+#[derive(Debug, Default)]
+struct ByHost {
     exact: HashMap<Arc<str>, Vec<usize>>,
     /// By suffix, without its `*`.
     wildcards: HashMap<Arc<str>, Vec<usize>>,
     /// Lengths of the suffixes, longest first.
     lengths: Vec<usize>,
-    /// Hosts spelled backwards, so that those with a common end stand together.
-    backwards: BTreeMap<String, Vec<usize>>,
-    /// What was wrong with delegates.
-    findings: Vec<Diagnostic>,
+    /// Hosts spelled backwards, so that those with a common end stand together. Made when a wildcard asks.
+    backwards: OnceLock<BTreeMap<String, Vec<usize>>>,
 }
 
 impl VirtualServices {
@@ -42,25 +49,36 @@ impl VirtualServices {
             .map(|service| delegates.resolve(service))
             .collect();
         all.sort_by(|a, b| a.meta.age_order().cmp(&b.meta.age_order()));
-        let mut index = Self::default();
+        let mut index = ByHost::default();
         for (position, service) in all.iter().enumerate() {
             for host in &service.hosts {
-                index.backwards.entry(backwards(&host.value)).or_default().push(position);
                 match host.value.strip_prefix('*') {
                     Some(suffix) => {
                         index.wildcards.entry(suffix.into()).or_default().push(position);
                         index.lengths.push(suffix.len());
                     }
-                    None => index.exact.entry(Arc::clone(&host.value)).or_default().push(position),
+                    None => {
+                        let of_host = index.exact.entry(Arc::clone(&host.value));
+                        of_host.or_insert_with(|| Vec::with_capacity(1)).push(position);
+                    }
                 }
             }
         }
         index.lengths.sort_unstable_by(|a, b| b.cmp(a));
         index.lengths.dedup();
-        index.all = all;
         delegates::report_unused(world, &findings);
-        index.findings = findings.into_sorted();
-        index
+        Self { all, by_host: Arc::new(index), findings: findings.into_sorted().into() }
+    }
+
+    /// With those that are otherwise now.
+    pub(super) fn replace(&mut self, changes: &[Replaced]) {
+        for Replaced { old, new } in changes {
+            let place = self.all.binary_search_by(|known| known.meta.age_order().cmp(&old.meta.age_order()));
+            // Those that are not seen or not bound are not among them.
+            if let Some(known) = place.ok().and_then(|place| self.all.get_mut(place)) {
+                *known = Arc::clone(new);
+            }
+        }
     }
 
     /// Tells what was found out when this was made.
@@ -70,15 +88,15 @@ impl VirtualServices {
 
     /// For HTTP: the oldest that names the host; else the oldest with the longest wildcard that matches it.
     pub(super) fn most_specific(&self, host: &str) -> Option<usize> {
-        let services = self.exact.get(host).or_else(|| self.matching_wildcards(host).next());
+        let services = self.by_host.exact.get(host).or_else(|| self.by_host.matching_wildcards(host).next());
         services?.first().copied()
     }
 
     /// For TLS and TCP: all with a host that covers this one, and when this one is a wildcard, all with a
     /// host that it covers (Istio's Name.Matches asks both ways). The oldest first.
     pub(super) fn matching(&self, host: &str) -> Vec<usize> {
-        let exact = self.exact.get(host).into_iter().flatten();
-        let covering = self.matching_wildcards(host).flatten();
+        let exact = self.by_host.exact.get(host).into_iter().flatten();
+        let covering = self.by_host.matching_wildcards(host).flatten();
         let covered = host.strip_prefix('*').map(|suffix| self.ending_with(suffix));
         let mut matching: Vec<usize> =
             exact.chain(covering).chain(covered.into_iter().flatten()).copied().collect();
@@ -89,10 +107,13 @@ impl VirtualServices {
 
     fn ending_with(&self, suffix: &str) -> impl Iterator<Item = &usize> {
         let end = backwards(suffix);
-        let from = self.backwards.range(end.clone()..);
+        let hosts = || self.all.iter().map(|service| service.hosts.iter().map(|host| &*host.value));
+        let from = self.by_host.backwards.get_or_init(|| by_backwards(hosts())).range(end.clone()..);
         from.take_while(move |(host, _)| host.starts_with(&*end)).flat_map(|(_, services)| services)
     }
+}
 
+impl ByHost {
     fn matching_wildcards<'a, 'b>(
         &'a self,
         host: &'b str,

@@ -141,7 +141,7 @@ fn sent(
         format!(
             "timeout {}; retries: {}",
             words::duration(forward.timeout),
-            words::retries(forward.retries.as_ref())
+            words::retries(forward.retries.as_deref())
         ),
     );
     step.by.extend(route.source.as_ref().map(|source| context.place_of_source(source)));

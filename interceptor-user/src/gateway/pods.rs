@@ -222,10 +222,7 @@ mod tests {
     #[test]
     fn files_say_all_that_there_are() {
         let world = |pods: &[Arc<Pod>]| World {
-            resources: pods
-                .iter()
-                .map(|pod| (pod.meta.key.clone(), Resource::Pod(Arc::clone(pod))))
-                .collect(),
+            resources: pods.iter().map(|pod| Resource::Pod(Arc::clone(pod))).collect(),
             ..World::default()
         };
         let mut pods = Pods::default();

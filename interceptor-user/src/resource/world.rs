@@ -1,6 +1,5 @@
 //! Every resource as written, and which kind is read by whom.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::allow_from_annotation::ALLOW_FROM;
@@ -14,6 +13,7 @@ use super::meta::{self, Meta, ResourceKey};
 use super::namespace::Namespace;
 use super::object::Object;
 use super::pod::{self, Pod, PodTemplate};
+use super::resources::Resources;
 use super::secret::{self, Secret};
 use super::service::{self, Service};
 use super::service_entry::{self, ServiceEntry};
@@ -106,7 +106,7 @@ impl Resource {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     pub mesh: MeshConfig,
-    pub resources: BTreeMap<ResourceKey, Resource>,
+    pub resources: Resources,
 }
 
 /// The resources of each kind, by namespace and name.
@@ -115,10 +115,7 @@ impl World {
     /// They stand together in the map.
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Resource> {
         let first = ResourceKey { kind, namespace: "".into(), name: "".into() };
-        self.resources
-            .range(first..)
-            .take_while(move |(key, _)| key.kind == kind)
-            .map(|(_, resource)| resource)
+        self.resources.starting_at(&first).take_while(move |resource| resource.meta().key.kind == kind)
     }
 
     /// Those that can be used as written.

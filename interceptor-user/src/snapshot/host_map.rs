@@ -1,15 +1,17 @@
 //! Host names to values, with exact names before wildcards and longer wildcards before shorter ones.
 
-use crate::hash::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use crate::hash::HashMap;
 
 /// Values by host: `www.example.com`, `*.example.com` or `*`. Names are compared in lower case.
 /// A lookup costs one hash for the whole name and one for each length that wildcards here have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostMap<T> {
-    exact: HashMap<Box<str>, T>,
+    exact: HashMap<Arc<str>, T>,
     /// By suffix, without its `*` (`.example.com`; `` for `*`).
-    suffixes: HashMap<Box<str>, T>,
+    suffixes: HashMap<Arc<str>, T>,
     /// The lengths of the suffixes in bytes, longest first.
     suffix_lengths: Vec<usize>,
 }
@@ -30,19 +32,23 @@ impl<T> Default for HostMap<T> {
 
 impl<T> HostMap<T> {
     /// Adds `value` under `host`. The first value of a name stays: returns false when there is one.
-    pub fn insert(&mut self, host: &str, value: T) -> bool {
-        let host = host.to_ascii_lowercase();
-        let (names, name) = match host.strip_prefix('*') {
+    pub fn insert(&mut self, host: impl Into<Arc<str>>, value: T) -> bool {
+        let mut host: Arc<str> = host.into();
+        if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            host = host.to_ascii_lowercase().into();
+        }
+        let suffix: Option<Arc<str>> = host.strip_prefix('*').map(Arc::from);
+        let length = suffix.as_ref().map(|suffix| suffix.len());
+        let (names, name) = match suffix {
             Some(suffix) => (&mut self.suffixes, suffix),
-            None => (&mut self.exact, host.as_str()),
+            None => (&mut self.exact, host),
         };
-        let Entry::Vacant(slot) = names.entry(name.into()) else { return false };
+        let Entry::Vacant(slot) = names.entry(name) else { return false };
         slot.insert(value);
-        if host.starts_with('*') {
-            let length = host.len() - 1;
-            if let Err(position) = self.suffix_lengths.binary_search_by(|other| length.cmp(other)) {
-                self.suffix_lengths.insert(position, length);
-            }
+        if let Some(length) = length
+            && let Err(position) = self.suffix_lengths.binary_search_by(|other| length.cmp(other))
+        {
+            self.suffix_lengths.insert(position, length);
         }
         true
     }
@@ -69,6 +75,11 @@ impl<T> HostMap<T> {
         };
         let exact = self.exact.get(host).map(|value| (value, Specificity::Exact));
         exact.or_else(|| self.suffix_lengths.iter().find_map(wildcard))
+    }
+
+    /// All values, in no order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.exact.values_mut().chain(self.suffixes.values_mut())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -132,7 +143,7 @@ mod tests {
         ) {
             let mut map = HostMap::default();
             for name in &names {
-                map.insert(name, name.clone());
+                map.insert(&**name, name.clone());
             }
             prop_assert_eq!(map.get(&host), model(&names, &host));
             prop_assert_eq!(map.is_empty(), names.is_empty());

@@ -242,7 +242,7 @@ fn query_matches(query: Option<&str>, name: &str, expected: &StringMatch) -> boo
 }
 
 /// Conditions under which a request is tried again (HTTPRetry.retryOn, Envoy's names).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RetryOn {
     pub connect_failure: bool,
     pub refused_stream: bool,
@@ -276,7 +276,7 @@ impl RetryPolicy {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RetryPolicy {
     /// Tries after the first.
     pub attempts: u32,
@@ -295,7 +295,8 @@ pub struct Forward {
     pub clusters: Vec<WeightedCluster>,
     /// From the request's end of headers to the response's end; `None` is no limit.
     pub timeout: Option<Duration>,
-    pub retries: Option<RetryPolicy>,
+    /// Most routes share it with others.
+    pub retries: Option<Arc<RetryPolicy>>,
     /// `x-envoy-decorator-operation`: `host:port/*`.
     pub decorator_operation: Arc<str>,
     pub fault: Option<Fault>,

@@ -67,7 +67,7 @@ impl FileSource {
             resources.remove(&resource.meta().key);
         }
         for resource in come {
-            if resources.insert(resource.meta().key.clone(), resource.clone()).is_some() {
+            if resources.insert(resource.clone()).is_some() {
                 return None;
             }
         }

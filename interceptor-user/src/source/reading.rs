@@ -1,17 +1,17 @@
 //! What reading all files brings together: what they hold, and where one can't be read now, what it held before.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
 use super::files::{FileSource, Held, Texts};
 use super::read::{self, ReadError};
-use crate::resource::{Diagnostic, Level, Origin, ParsedFile, Refused, Resource, ResourceKey, code};
+use crate::resource::{Diagnostic, Level, Origin, ParsedFile, Refused, Resource, Resources, code};
 
 /// What reading everything brings together.
 #[derive(Default)]
 pub(super) struct Reading {
-    pub(super) resources: BTreeMap<ResourceKey, Resource>,
+    pub(super) resources: Resources,
     refused: Vec<Refused>,
     /// Files of which a part can't be read.
     unreadable: HashSet<Arc<str>>,
@@ -28,8 +28,7 @@ impl Reading {
             self.unreadable.insert(Arc::clone(file));
         }
         for resource in &parsed.resources {
-            let key = resource.meta().key.clone();
-            if let Some(earlier) = self.resources.insert(key, resource.clone()) {
+            if let Some(earlier) = self.resources.insert(resource.clone()) {
                 self.diagnostics.push(repeated(&earlier, resource));
             }
         }
@@ -100,17 +99,17 @@ impl FileSource {
                     let message = "keeps acting in its last good form until the mistake is mended".to_owned();
                     let meta = resource.meta();
                     reading.diagnostics.push(meta.finding(Level::Warning, meta.origin.position, "", message));
-                    reading.resources.insert(refused.key, resource.clone());
+                    reading.resources.insert(resource.clone());
                 }
                 Some(_) | None => {
-                    reading.resources.extend(refused.instead.map(|resource| (refused.key, resource)));
+                    reading.resources.extend(refused.instead);
                 }
             }
         }
-        for (key, resource) in &self.world.resources {
+        for resource in self.world.resources.values() {
             let origin = &resource.meta().origin;
             let unreadable = reading.all_unreadable || reading.unreadable.contains(&origin.file);
-            if unreadable && !reading.resources.contains_key(key) {
+            if unreadable && !reading.resources.contains_key(&resource.meta().key) {
                 let message =
                     format!("a part of {} can't be read: this resource keeps acting as it was", origin.file);
                 reading.diagnostics.push(resource.meta().finding(
@@ -119,7 +118,7 @@ impl FileSource {
                     "",
                     message,
                 ));
-                reading.resources.insert(key.clone(), resource.clone());
+                reading.resources.insert(resource.clone());
             }
         }
     }

@@ -67,7 +67,7 @@ pub(crate) fn view_of(name: &str, yaml: &str) -> View {
     let parsed = parse(&name.into(), yaml, &"default".into());
     assert!(parsed.refused.is_empty(), "{:#?}", parsed.diagnostics);
     for resource in parsed.resources {
-        world.resources.insert(resource.meta().key.clone(), resource);
+        world.resources.insert(resource);
     }
     let pods: Vec<Arc<Pod>> = world.pods().cloned().collect();
     let pods = pods.iter().map(|pod| Arc::new(enrolled(&world, pod))).collect();

@@ -7,8 +7,7 @@ use interceptor_user::resource::{Diagnostic, Places, World, mesh_config, parse};
 pub(crate) fn found(yaml: &str, mesh: &str) -> Vec<Diagnostic> {
     let parsed = parse(&"f.yaml".into(), yaml, &"default".into());
     let mut findings = parsed.diagnostics;
-    let resources = parsed.resources.into_iter().map(|resource| (resource.meta().key.clone(), resource));
-    let mut world = World { resources: resources.collect(), ..World::default() };
+    let mut world = World { resources: parsed.resources.into_iter().collect(), ..World::default() };
     if !mesh.is_empty() {
         let (config, more) = mesh_config::parse(&"mesh.yaml".into(), mesh);
         world.mesh = config.unwrap_or_else(|| panic!("{more:#?}"));

@@ -56,8 +56,7 @@ fn the_rules_of_hosts_are_kept_beside_their_clusters() {
         let parsed = parse(&"test.yaml".into(), yaml, &"default".into());
         let guards = parsed.refused.into_iter().filter_map(|refused| refused.instead);
         let resources = parsed.resources.into_iter().chain(guards);
-        let resources = resources.map(|resource| (resource.meta().key.clone(), resource)).collect();
-        let world = World { resources, ..World::default() };
+        let world = World { resources: resources.collect(), ..World::default() };
         let (snapshot, _) = compile(&world, &CompileSettings { role, ..CompileSettings::default() });
         let is_there = snapshot.clusters.contains_key(&ClusterName::outbound(80, "", "api.example.com"));
         (snapshot.allow_from.get("API.example.com.").cloned(), is_there)

@@ -210,7 +210,7 @@ fn redirects_of_a_prefix() {
 
 #[test]
 fn retries_and_timeouts() {
-    let policy = |parts: &str| forward(&route(parts)).retries.clone();
+    let policy = |parts: &str| forward(&route(parts)).retries.as_deref().cloned();
     let per_try = |parts: &str| policy(parts).expect("retries").per_try_timeout;
     let one = Some(Duration::from_secs(1));
     for (parts, expected) in [

@@ -1,6 +1,5 @@
 //! Compiling one change after another gives what compiling everything afresh gives.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use interceptor_user::compile::{Client, CompileSettings, Compiler, compile};
@@ -174,7 +173,7 @@ proptest! {
             match change {
                 Change::Put(written) => {
                     let resource = written.resource();
-                    world.resources.insert(resource.meta().key.clone(), resource);
+                    world.resources.insert(resource);
                 }
                 Change::Remove(written) => {
                     world.resources.remove(&written.resource().meta().key);
@@ -192,11 +191,39 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    /// Where nothing but VirtualServices' http routes change, which is taken up without looking at all the rest.
+    #[test]
+    fn other_routes_are_the_same_as_all_afresh(
+        entries in proptest::collection::vec((0..4_usize, 0..3_usize, 0..6_usize), 1..5),
+        routes in proptest::collection::vec((0..3_usize, 0..4_usize, 0..9_usize), 1..16),
+        is_cart in any::<bool>(),
+    ) {
+        let labels = is_cart.then(|| ("app".into(), "cart".into()));
+        let client = Client { labels: labels.into_iter().collect(), ..Client::default() };
+        let settings = CompileSettings { client, ..CompileSettings::default() };
+        let mut compiler = Compiler::new(settings.clone());
+        let mut world = World::default();
+        for (name, (host, resolution, port)) in entries.into_iter().enumerate() {
+            let shape = [host, resolution, 0, port];
+            world.resources.insert(Written { kind: "ServiceEntry", name, namespace: 0, shape }.resource());
+        }
+        for (name, destination, rest) in routes {
+            // Each has its own host, one of them a wildcard; its routes change.
+            let shape = [name + 1, destination, 0, rest];
+            world.resources.insert(Written { kind: "VirtualService", name, namespace: 0, shape }.resource());
+            let (snapshot, findings) = compiler.compile(&Arc::new(world.clone()));
+            let (expected, expected_findings) = compile(&world, &settings);
+            prop_assert_eq!(snapshot, expected);
+            prop_assert_eq!(findings, expected_findings);
+        }
+    }
+}
+
 fn world(yaml: &str) -> World {
     let parsed = parse(&"f.yaml".into(), yaml, &"default".into());
-    let resources: BTreeMap<_, _> =
-        parsed.resources.into_iter().map(|resource| (resource.meta().key.clone(), resource)).collect();
-    World { resources, ..World::default() }
+    World { resources: parsed.resources.into_iter().collect(), ..World::default() }
 }
 
 /// A piece that no change concerns is the same one, so that whoever compares it compares a pointer.
@@ -212,7 +239,7 @@ fn what_did_not_change_stays_the_same_piece() {
     let mut before = world(&(entry("a", "DNS") + &entry("b", "DNS")));
     let (old, _) = compiler.compile(&Arc::new(before.clone()));
     let changed = world(&entry("b", "NONE"));
-    before.resources.extend(changed.resources);
+    before.resources.extend(changed.resources.values().cloned());
     let (new, _) = compiler.compile(&Arc::new(before.clone()));
 
     let cluster = |host: &str| ClusterName::outbound(80, "", host);

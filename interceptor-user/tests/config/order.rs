@@ -70,7 +70,7 @@ proptest! {
             let mut world = World::default();
             for document in documents {
                 for resource in parse(&"f.yaml".into(), document, &"default".into()).resources {
-                    world.resources.insert(resource.meta().key.clone(), resource);
+                    world.resources.insert(resource);
                 }
             }
             clients().into_iter().map(|client| {
@@ -94,7 +94,7 @@ proptest! {
         let text = format!("apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: x}}\nspec:\n  {text}");
         let mut world = World::default();
         for resource in parse(&"f.yaml".into(), &text, &"default".into()).resources {
-            world.resources.insert(resource.meta().key.clone(), resource);
+            world.resources.insert(resource);
         }
         let _compiled = compile(&world, &CompileSettings::default());
     }

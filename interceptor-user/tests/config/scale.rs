@@ -24,7 +24,7 @@ fn world(count: usize) -> World {
              host: {host}\n  subsets: [{{name: s}}]\n"
         );
         for resource in parse(&"f.yaml".into(), &yaml, &"default".into()).resources {
-            world.resources.insert(resource.meta().key.clone(), resource);
+            world.resources.insert(resource);
         }
     }
     assert_eq!(world.resources.len(), 3 * count);

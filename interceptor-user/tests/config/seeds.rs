@@ -25,7 +25,7 @@ fn compiled(names: &[&str], policy: OutboundTrafficPolicy) -> Config {
         let parsed = loaded(name);
         findings.extend(parsed.diagnostics);
         for resource in parsed.resources {
-            world.resources.insert(resource.meta().key.clone(), resource);
+            world.resources.insert(resource);
         }
     }
     let settings = interceptor_user::compile::CompileSettings {

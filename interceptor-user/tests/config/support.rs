@@ -68,8 +68,7 @@ pub(crate) fn for_client_of_mesh(yaml: &str, mesh: &str, client: Client) -> Conf
 
 pub(crate) fn world(yaml: &str) -> (World, Vec<Diagnostic>) {
     let parsed = parse(&"test.yaml".into(), yaml, &"default".into());
-    let resources = parsed.resources.into_iter().map(|resource| (resource.meta().key.clone(), resource));
-    (World { resources: resources.collect(), ..World::default() }, parsed.diagnostics)
+    (World { resources: parsed.resources.into_iter().collect(), ..World::default() }, parsed.diagnostics)
 }
 
 impl Config {

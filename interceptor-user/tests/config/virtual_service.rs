@@ -267,7 +267,7 @@ fn destinations() {
 fn retries_of(config: &Config) -> (Option<Duration>, Option<RetryPolicy>, String) {
     let route = config.route("203.0.113.9:80 http GET http://a.example.com/status/1").expect("a route");
     let RouteAction::Forward(forward) = &route.action else { panic!("{route:?}") };
-    (forward.timeout, forward.retries.clone(), forward.decorator_operation.to_string())
+    (forward.timeout, forward.retries.as_deref().cloned(), forward.decorator_operation.to_string())
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Case {
             let parsed = parse(&(*name).into(), text, &"default".into());
             assert!(parsed.refused.is_empty(), "{:#?}", parsed.diagnostics);
             for resource in parsed.resources {
-                world.resources.insert(resource.meta().key.clone(), resource);
+                world.resources.insert(resource);
             }
         }
         Self {

@@ -1,5 +1,6 @@
 //! Which failures are tried again, with what, and what is told when all tries are used up.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use interceptor_user::snapshot::RetryOn;
@@ -124,7 +125,8 @@ fn every_try_has_its_own_timeout() {
     });
     let mut config =
         Config::new(&[upstream.address]).retries(1, RetryOn { reset: true, ..RetryOn::default() });
-    config.forward.retries.as_mut().unwrap().per_try_timeout = Some(Duration::from_millis(100));
+    Arc::make_mut(config.forward.retries.as_mut().unwrap()).per_try_timeout =
+        Some(Duration::from_millis(100));
     assert_eq!(config.start().get("/").status(), 200);
     assert_eq!(upstream.connections(), 2);
 }
@@ -134,7 +136,8 @@ fn a_slow_upload_is_not_a_slow_try() {
     let upstream = Upstream::echo();
     let mut config =
         Config::new(&[upstream.address]).retries(1, RetryOn { reset: true, ..RetryOn::default() });
-    config.forward.retries.as_mut().unwrap().per_try_timeout = Some(Duration::from_millis(100));
+    Arc::make_mut(config.forward.retries.as_mut().unwrap()).per_try_timeout =
+        Some(Duration::from_millis(100));
     let proxy = config.start();
     let mut client = proxy.client();
     client.send(format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 2\r\n\r\na"));
@@ -153,7 +156,8 @@ fn a_try_that_is_too_slow_is_504() {
         client.read_to_end();
     });
     let mut config = Config::new(&[upstream.address]).retries(1, on_503());
-    config.forward.retries.as_mut().unwrap().per_try_timeout = Some(Duration::from_millis(100));
+    Arc::make_mut(config.forward.retries.as_mut().unwrap()).per_try_timeout =
+        Some(Duration::from_millis(100));
     let proxy = config.start();
     let reply = proxy.get("/");
     assert_eq!((reply.status(), reply.text().as_str()), (504, "upstream request timeout"));
@@ -165,7 +169,7 @@ fn the_routes_timeout_bounds_all_tries() {
     let upstream = unavailable(1000);
     let mut config =
         Config::new(&[upstream.address]).timeout(Duration::from_millis(150)).retries(1000, on_503());
-    config.forward.retries.as_mut().unwrap().base_interval = Duration::from_millis(20);
+    Arc::make_mut(config.forward.retries.as_mut().unwrap()).base_interval = Duration::from_millis(20);
     let proxy = config.start();
     let started = Instant::now();
     assert_eq!(proxy.get("/").status(), 504);

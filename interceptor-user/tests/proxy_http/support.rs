@@ -464,10 +464,10 @@ impl Config {
     }
 
     pub(crate) fn retries(mut self, attempts: u32, retry_on: RetryOn) -> Self {
-        self.forward.retries = Some(RetryPolicy {
+        self.forward.retries = Some(Arc::new(RetryPolicy {
             base_interval: Duration::from_millis(1),
             ..RetryPolicy::new(attempts, retry_on)
-        });
+        }));
         self
     }
 
@@ -492,7 +492,7 @@ impl Config {
             VirtualHost { name: format!("{HOST}:80").into(), routes: [route].into(), source: None };
         let virtual_host = Arc::new(virtual_host);
         for host in self.hosts.iter().chain([&HOST]) {
-            table.hosts.insert(host, Arc::clone(&virtual_host));
+            table.hosts.insert(*host, Arc::clone(&virtual_host));
         }
         let mut listener = Listener::new("0.0.0.0_80".into(), self.policy);
         listener.http = Some(Arc::new(table));

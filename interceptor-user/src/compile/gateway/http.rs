@@ -52,7 +52,7 @@ pub(super) fn table(inputs: Inputs<'_>, name: String, servers: &[Of<'_>]) -> Rou
     let catch_all = CatchAll::gateway(format!("blackhole:{port}").into());
     let mut table = RouteTable::new(name.into(), catch_all);
     for (host, draft) in hosts {
-        table.hosts.insert(&host, Arc::new(draft.finish()));
+        table.hosts.insert(host, Arc::new(draft.finish()));
     }
     table
 }

@@ -108,7 +108,7 @@ fn add_tls(inputs: Inputs<'_>, of: Of<'_>, number: u16, listener: &mut Listener)
             report_without_services(inputs, of);
         }
         for (sni, route) in chains {
-            listener.tls.insert(&sni, route);
+            listener.tls.insert(sni, route);
         }
         return;
     }
@@ -118,7 +118,7 @@ fn add_tls(inputs: Inputs<'_>, of: Of<'_>, number: u16, listener: &mut Listener)
         };
         let chain = Arc::new(chain);
         for host in &of.server.hosts {
-            listener.terminated.insert(&host.host, Arc::clone(&chain));
+            listener.terminated.insert(Arc::clone(&host.host), Arc::clone(&chain));
         }
         return;
     }
@@ -127,7 +127,7 @@ fn add_tls(inputs: Inputs<'_>, of: Of<'_>, number: u16, listener: &mut Listener)
         report_without_routes(inputs, of);
     }
     for (sni, route) in chains {
-        listener.tls.insert(&sni, route);
+        listener.tls.insert(sni, route);
     }
 }
 

@@ -82,7 +82,7 @@ pub(super) async fn forward(
     for changes in exchange.changes.in_order() {
         headers::change_request(&mut parts, changes, exchange.settings);
     }
-    let retries = exchange.forward.and_then(|forward| forward.retries.as_ref());
+    let retries = exchange.forward.and_then(|forward| forward.retries.as_deref());
     let copies = mirror::copies(&exchange, &parts, carriage);
     let upload = Upload::new(incoming, retries.is_some() || copies.is_some(), gate.clone(), reading);
     if let Some(upload) = &upload {

@@ -260,7 +260,7 @@ fn outcome(end: &TryEnd) -> Option<Outcome> {
 }
 
 fn avoid_tried(forward: Option<&Forward>) -> bool {
-    let retries = forward.and_then(|forward| forward.retries.as_ref());
+    let retries = forward.and_then(|forward| forward.retries.as_deref());
     retries.is_none_or(|policy| policy.avoid_previous_hosts)
 }
 

@@ -307,8 +307,7 @@ impl Known {
         let resource = resource.or_else(elsewhere);
         let world = Arc::make_mut(&mut self.world);
         match resource {
-            // Its own key shares its texts.
-            Some(resource) => world.resources.insert(resource.meta().key.clone(), resource),
+            Some(resource) => world.resources.insert(resource),
             None => world.resources.remove(&key),
         };
     }

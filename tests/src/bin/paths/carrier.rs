@@ -29,8 +29,7 @@ pub(crate) fn carry(path: Path, server: SocketAddr) -> anyhow::Result<()> {
         server.ip(),
     );
     let parsed = parse(&"paths.yaml".into(), &yaml, &"default".into());
-    let resources = parsed.resources.into_iter().map(|resource| (resource.meta().key.clone(), resource));
-    let world = World { resources: resources.collect(), ..World::default() };
+    let world = World { resources: parsed.resources.into_iter().collect(), ..World::default() };
     let (snapshot, _) = compile(&world, &CompileSettings::default());
 
     let proxy = Proxy::start(ProxyOptions {
