@@ -13,7 +13,7 @@ use crate::compile::NodePaths;
 use crate::proxy::upstream::look_at_files;
 use crate::report::{self, Finding, Format, Suppression};
 use crate::resource::{Diagnostic, Level, Places};
-use crate::source::{FileSource, Texts};
+use crate::source::{FileSource, TextReader};
 
 /// What istioctl exits with, too, when analyzers find something.
 const FINDINGS: u8 = 79;
@@ -118,7 +118,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (source, failed_to_read) =
         FileSource::read(arguments.paths.clone(), arguments.mesh_config.clone(), namespace);
     let (world, mut diagnostics, texts) = source.into_parts();
-    let mut places = PlacesOfFiles { texts: &texts, known: HashMap::new() };
+    let mut places = PlacesOfFiles { texts: texts.reader(), known: HashMap::new() };
     let unix_endpoints = arguments.allow_unix_endpoints.clone().map(NodePaths::Below);
     let flags = Flags {
         credentials_dir: arguments.credentials_dir.as_deref(),
@@ -136,9 +136,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     });
     diagnostics.sort_by(|a, b| (a.level, &a.origin, a).cmp(&(b.level, &b.origin, b)));
     diagnostics.dedup();
-    let mut lines = Lines { texts: &texts, known: HashMap::new() };
-    let findings: Vec<Finding<'_>> =
-        diagnostics.iter().map(|diagnostic| Finding { diagnostic, line: lines.of(diagnostic) }).collect();
+    let mut lines = Lines { texts: texts.reader(), known: HashMap::new() };
+    let lines: Vec<Option<String>> =
+        diagnostics.iter().map(|diagnostic| lines.of(diagnostic).map(str::to_owned)).collect();
+    let findings: Vec<Finding<'_>> = diagnostics
+        .iter()
+        .zip(&lines)
+        .map(|(diagnostic, line)| Finding { diagnostic, line: line.as_deref() })
+        .collect();
     let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // An empty list would say that all is well.
     if failed_to_read.is_empty() || !findings.is_empty() {
@@ -195,7 +200,7 @@ fn closing_line(findings: &[Diagnostic], paths: &[PathBuf], failed: bool) -> Str
 
 /// Where fields are written, in each file that was asked about.
 struct PlacesOfFiles<'a> {
-    texts: &'a Texts,
+    texts: TextReader<'a>,
     known: HashMap<Arc<str>, PlacesOfFile>,
 }
 
@@ -243,16 +248,18 @@ impl PlacesOfFiles<'_> {
 
 /// The lines of each file that was asked about.
 struct Lines<'a> {
-    texts: &'a Texts,
-    known: HashMap<Arc<str>, Vec<&'a str>>,
+    texts: TextReader<'a>,
+    known: HashMap<Arc<str>, Vec<String>>,
 }
 
-impl<'a> Lines<'a> {
-    fn of(&mut self, finding: &Diagnostic) -> Option<&'a str> {
+impl Lines<'_> {
+    fn of(&mut self, finding: &Diagnostic) -> Option<&str> {
         let origin = finding.origin.as_ref()?;
-        let text = self.texts.of(finding)?;
-        let lines = self.known.entry(Arc::clone(&origin.file)).or_insert_with(|| text.lines().collect());
+        if !self.known.contains_key(&origin.file) {
+            let text = self.texts.of(finding)?;
+            self.known.insert(Arc::clone(&origin.file), text.lines().map(str::to_owned).collect());
+        }
         let index = usize::try_from(origin.position.line).ok()?.checked_sub(1)?;
-        lines.get(index).copied()
+        self.known.get(&origin.file)?.get(index).map(String::as_str)
     }
 }

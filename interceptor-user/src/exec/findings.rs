@@ -21,9 +21,10 @@ impl Findings {
         let (shown, summary) = readable(new, verbose);
         let mut stderr = io::stderr().lock();
         let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let mut texts = texts.reader();
         for finding in shown {
             // A note needs no line of the file to be understood.
-            let text = texts.of(finding).filter(|_| finding.level != Level::Info);
+            let text = if finding.level == Level::Info { None } else { texts.of(finding) };
             drop(writeln!(stderr, "{}", finding.render(text, colours)));
         }
         if let Some(summary) = summary {

@@ -2,7 +2,8 @@
 //! are many, and only those that were not there before.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use super::decode::{Field, Reader};
 use super::diagnostic::{Diagnostic, Level, Position};
@@ -33,74 +34,84 @@ pub struct ParsedFile {
     documents: Vec<Arc<ParsedDocument>>,
 }
 
-/// What one document holds; nothing in it depends on other documents.
-#[derive(Debug, Default)]
+/// What one document holds; nothing in it depends on other documents. Ten thousands are kept, with nothing to tell mostly.
+#[derive(Debug)]
 struct ParsedDocument {
-    resources: Vec<Resource>,
+    fingerprint: u64,
+    resources: Box<[Resource]>,
+    told: Option<Box<Told>>,
+}
+
+/// What there is to tell of a document.
+#[derive(Debug, Default)]
+struct Told {
     refused: Vec<Refused>,
     unreadable: bool,
     diagnostics: Vec<Diagnostic>,
     findings_not_kept: usize,
 }
 
+/// What has been read of a document so far.
+#[derive(Default)]
+struct Reading {
+    resources: Vec<Resource>,
+    told: Told,
+}
+
+/// Its keys are this process's own, so that nobody can write a document with the fingerprint of another.
+static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// Fewer are read faster than a thread is started.
+const DOCUMENTS_PER_THREAD_MIN: usize = 64;
+
 /// More findings than this about one file are counted, not kept.
 const FINDINGS_MAX: usize = 1000;
 
 /// Reads the text of a file. Never fails: what can't be used is left out, with findings.
 pub fn parse(file: &Arc<str>, source: &str, default_namespace: &Arc<str>) -> ParsedFile {
-    parse_again(file, source, default_namespace, ("", &ParsedFile::default()))
+    parse_again(file, source, default_namespace, &ParsedFile::default())
 }
 
-/// As [`parse`], for a file whose text was `previous` and what that was read as: documents that stand where they stood,
-/// with the same text, are not read again, and their resources are the same [`Arc`]s.
+/// As [`parse`], for a file that was read as `previous`: documents that stand where they stood, with the same text, are not
+/// read again, and their resources are the same [`Arc`]s.
 pub fn parse_again(
     file: &Arc<str>,
     source: &str,
     default_namespace: &Arc<str>,
-    previous: (&str, &ParsedFile),
+    previous: &ParsedFile,
 ) -> ParsedFile {
     let (documents, command_lines) = documents::split(source);
-    let known = known_documents(&documents, previous);
-    let all: Vec<(Document, Option<Arc<ParsedDocument>>)> = documents.into_iter().zip(known).collect();
-    let read = parallel::map(&all, |(document, known)| match known {
-        Some(known) => Arc::clone(known),
-        None => Arc::new(ParsedDocument::read(file, document, default_namespace)),
+    let known = KnownDocuments::of(previous);
+    let read = parallel::map(&documents, DOCUMENTS_PER_THREAD_MIN, |document| {
+        let fingerprint = FINGERPRINTS.hash_one(document);
+        let read = || Arc::new(ParsedDocument::read(file, document, fingerprint, default_namespace));
+        known.get(fingerprint).unwrap_or_else(read)
     });
     ParsedFile::of(file, read, command_lines.first().copied())
 }
 
 /// Reads one object of the API server's. `origin` is what findings name as its place.
 pub fn parse_json(origin: &Arc<str>, json: &Json) -> ParsedFile {
-    let mut parsed = ParsedDocument::default();
+    let mut parsed = Reading::default();
     let reader = Reader::new(origin);
     // What has no namespace here has none: the server has filled it in.
     parsed.read_resource(origin, Field::root(&reader, &json.0), &"".into(), false);
     parsed.keep(reader.into_findings());
-    let ParsedDocument { resources, refused, unreadable, diagnostics, findings_not_kept: _ } = parsed;
+    let Reading { resources, told: Told { refused, unreadable, diagnostics, findings_not_kept: _ } } = parsed;
     ParsedFile { resources, refused, unreadable, diagnostics, documents: Vec::new() }
 }
 
-/// What is known already of each document.
-fn known_documents(
-    documents: &[Document],
-    (source, previous): (&str, &ParsedFile),
-) -> Vec<Option<Arc<ParsedDocument>>> {
-    // The text is cut again rather than kept in pieces.
-    let before = if previous.documents.is_empty() { Vec::new() } else { documents::split(source).0 };
-    let mut by_document = None;
-    let find = |(index, document): (usize, &Document)| {
-        match before.get(index).zip(previous.documents.get(index)) {
-            Some((same, parsed)) if same == document => return Some(Arc::clone(parsed)),
-            Some(_) => {}
-            None if before.is_empty() => return None,
-            None => {}
-        }
-        // Some lines up a document was added or removed.
-        let by_document: &HashMap<&Document, &Arc<ParsedDocument>> =
-            by_document.get_or_insert_with(|| before.iter().zip(&previous.documents).collect());
-        by_document.get(document).map(|parsed| Arc::clone(parsed))
-    };
-    documents.iter().enumerate().map(find).collect()
+/// The documents that a file held before.
+struct KnownDocuments<'a>(HashMap<u64, &'a Arc<ParsedDocument>>);
+
+impl<'a> KnownDocuments<'a> {
+    fn of(previous: &'a ParsedFile) -> Self {
+        Self(previous.documents.iter().map(|document| (document.fingerprint, document)).collect())
+    }
+
+    fn get(&self, fingerprint: u64) -> Option<Arc<ParsedDocument>> {
+        self.0.get(&fingerprint).map(|known| Arc::clone(known))
+    }
 }
 
 impl ParsedFile {
@@ -114,11 +125,12 @@ impl ParsedFile {
         }
         for document in &documents {
             whole.resources.extend(document.resources.iter().cloned());
-            whole.refused.extend(document.refused.iter().cloned());
-            whole.unreadable |= document.unreadable;
+            let Some(told) = &document.told else { continue };
+            whole.refused.extend(told.refused.iter().cloned());
+            whole.unreadable |= told.unreadable;
             let room = FINDINGS_MAX.saturating_sub(whole.diagnostics.len());
-            whole.diagnostics.extend(document.diagnostics.iter().take(room).cloned());
-            not_kept += document.findings_not_kept + document.diagnostics.len().saturating_sub(room);
+            whole.diagnostics.extend(told.diagnostics.iter().take(room).cloned());
+            not_kept += told.findings_not_kept + told.diagnostics.len().saturating_sub(room);
         }
         if not_kept > 0 {
             let message = format!("{not_kept} more findings about this file are not shown");
@@ -138,18 +150,21 @@ fn note(file: &Arc<str>, level: Level, position: Position, message: String) -> V
 }
 
 impl ParsedDocument {
-    fn read(file: &Arc<str>, document: &Document, default_namespace: &Arc<str>) -> Self {
-        let mut parsed = Self::default();
-        parsed.read_document(file, document, default_namespace);
-        // Most hold one resource, and nothing else.
-        parsed.resources.shrink_to_fit();
-        parsed
+    fn read(file: &Arc<str>, document: &Document, fingerprint: u64, default_namespace: &Arc<str>) -> Self {
+        let mut reading = Reading::default();
+        reading.read_document(file, document, default_namespace);
+        let Reading { resources, told } = reading;
+        let is_silent = told.refused.is_empty() && !told.unreadable && told.diagnostics.is_empty();
+        let told = (!is_silent).then(|| Box::new(told));
+        Self { fingerprint, resources: resources.into(), told }
     }
+}
 
+impl Reading {
     fn keep(&mut self, findings: Vec<Diagnostic>) {
-        let room = FINDINGS_MAX.saturating_sub(self.diagnostics.len());
-        self.findings_not_kept += findings.len().saturating_sub(room);
-        self.diagnostics.extend(findings.into_iter().take(room));
+        let room = FINDINGS_MAX.saturating_sub(self.told.diagnostics.len());
+        self.told.findings_not_kept += findings.len().saturating_sub(room);
+        self.told.diagnostics.extend(findings.into_iter().take(room));
     }
 
     fn read_document(&mut self, file: &Arc<str>, document: &Document, default_namespace: &Arc<str>) {
@@ -158,7 +173,7 @@ impl ParsedDocument {
         match yaml::read(document) {
             Err(mistake) => {
                 reader.report(Level::Error, mistake.position, "", mistake.message);
-                self.unreadable = true;
+                self.told.unreadable = true;
             }
             Ok(tree) => {
                 for (key, position) in &tree.duplicate_keys {
@@ -195,7 +210,7 @@ impl ParsedDocument {
             }
             Some(Outcome::Refused(key)) => instead = Some((key, None)),
             Some(Outcome::Nameless(guard)) => {
-                self.unreadable = true;
+                self.told.unreadable = true;
                 instead = guard.map(|guard| (guard.meta().key.clone(), Some(guard)));
             }
             Some(Outcome::Skipped) => {}
@@ -215,7 +230,7 @@ impl ParsedDocument {
                 let errors = findings.iter_mut().filter(|finding| finding.level == Level::Error);
                 errors.for_each(|finding| finding.effect.clone_from(&effect));
             }
-            self.refused.push(Refused { key, instead });
+            self.told.refused.push(Refused { key, instead });
         }
         self.keep(findings);
     }
@@ -266,7 +281,7 @@ mod tests {
             let (name, namespace) = ("f.yaml".into(), "default".into());
             let before = file(&before);
             let previous = parse(&name, &before, &namespace);
-            let again = parse_again(&name, &file(&after), &namespace, (&before, &previous));
+            let again = parse_again(&name, &file(&after), &namespace, &previous);
             assert_same(&again, &parse(&name, &file(&after), &namespace));
         }
     }
@@ -276,7 +291,7 @@ mod tests {
         let (name, namespace) = ("f.yaml".into(), "default".into());
         let before = file(&[0, 0, 0]);
         let previous = parse(&name, &before, &namespace);
-        let again = parse_again(&name, &file(&[0, 3, 0]), &namespace, (&before, &previous));
+        let again = parse_again(&name, &file(&[0, 3, 0]), &namespace, &previous);
         let kept = |index: usize| match (&previous.resources[index], &again.resources[index]) {
             (super::Resource::ServiceEntry(one), super::Resource::ServiceEntry(other)) => {
                 Arc::ptr_eq(one, other)

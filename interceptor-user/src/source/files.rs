@@ -9,12 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::patch::Taken;
-use super::read::{self, Facts, Found, ReadError};
+use super::read::{self, Found, ReadError};
 use super::reading::{Reading, about};
+use super::texts::{Held, Texts};
 use crate::resource::{Diagnostic, Level, MeshConfig, ParsedFile, World, mesh_config, parallel, parse_again};
 
 /// The namespace of resources that name none.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// Fewer are not shared out; a large one's documents are then.
+const FILES_PER_THREAD_MIN: usize = 16;
 
 /// Why the configuration can't be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -39,25 +43,6 @@ pub struct FileSource {
     pub(super) world: Arc<World>,
     diagnostics: Vec<Diagnostic>,
     pub(super) texts: Texts,
-}
-
-/// Each file as it was read last, also to show the lines that findings are about.
-#[derive(Clone, Debug, Default)]
-pub struct Texts(pub(super) HashMap<Arc<str>, Arc<Held>>);
-
-/// A file as it was read last.
-#[derive(Debug)]
-pub(super) struct Held {
-    facts: Option<Facts>,
-    pub(super) text: Box<str>,
-    pub(super) parsed: ParsedFile,
-}
-
-impl Texts {
-    /// The text that a finding points into, for [`Diagnostic::render`].
-    pub fn of(&self, finding: &Diagnostic) -> Option<&str> {
-        self.0.get(&finding.origin.as_ref()?.file).map(|held| &*held.text)
-    }
 }
 
 /// Which files may have changed though they look as before: two writes may leave the same times behind.
@@ -176,7 +161,7 @@ impl FileSource {
         let mut failed = Vec::new();
         match found {
             Ok(found) => {
-                let looked_at = parallel::map(&found, |file| self.look_at(file, touched));
+                let looked_at = self.look_at(&found, touched);
                 if let Some(patched) = self.patched(&found, &looked_at) {
                     return (self.set(patched), failed);
                 }
@@ -219,21 +204,29 @@ impl FileSource {
         changed
     }
 
-    /// What a file holds now: what it held before, when it looks the same and was not touched.
-    fn look_at(&self, (path, facts): &Found, touched: &Touched) -> Result<Arc<Held>, ReadError> {
+    /// What each file holds now: what it held before, when it looks the same and was not touched.
+    fn look_at(&self, found: &[Found], touched: &Touched) -> Vec<Result<Arc<Held>, ReadError>> {
+        let as_before = |(path, facts): &Found| {
+            let held = self.texts.0.get(&read::name_of(path))?;
+            let is_same = held.facts.is_some() && held.facts == *facts && !touched.includes(path);
+            is_same.then(|| Arc::clone(held))
+        };
+        let kept: Vec<Option<Arc<Held>>> = found.iter().map(as_before).collect();
+        let others: Vec<&Found> =
+            found.iter().zip(&kept).filter(|(_, kept)| kept.is_none()).map(|(file, _)| file).collect();
+        let mut others =
+            parallel::map(&others, FILES_PER_THREAD_MIN, |file| self.look_into(file)).into_iter();
+        kept.into_iter().filter_map(|kept| kept.map(Ok).or_else(|| others.next())).collect()
+    }
+
+    fn look_into(&self, (path, facts): &Found) -> Result<Arc<Held>, ReadError> {
         let file = read::name_of(path);
-        let before = self.texts.0.get(&file);
-        if let Some(held) = before.filter(|held| held.facts.is_some() && held.facts == *facts)
-            && !touched.includes(path)
-        {
-            return Ok(Arc::clone(held));
-        }
         let text = self.text(path)?;
-        let parsed = match before {
-            Some(held) => parse_again(&file, &text, &self.default_namespace, (&held.text, &held.parsed)),
+        let parsed = match self.texts.0.get(&file) {
+            Some(held) => parse_again(&file, &text, &self.default_namespace, &held.parsed),
             None => crate::resource::parse(&file, &text, &self.default_namespace),
         };
-        Ok(Arc::new(Held { facts: *facts, text: text.into(), parsed }))
+        Ok(Arc::new(Held::new(*facts, text, parsed)))
     }
 
     fn text(&self, path: &Path) -> Result<String, ReadError> {
@@ -246,7 +239,7 @@ impl FileSource {
         let config = match self.text(path) {
             Ok(text) => {
                 let (config, findings) = mesh_config::parse(&file, &text);
-                let held = Held { facts: None, text: text.into(), parsed: ParsedFile::default() };
+                let held = Held::new(None, text, ParsedFile::default());
                 reading.texts.0.insert(Arc::clone(&file), Arc::new(held));
                 reading.diagnostics.extend(findings);
                 config

@@ -6,8 +6,10 @@ pub mod kubernetes;
 mod patch;
 mod read;
 mod reading;
+mod texts;
 mod watch;
 
-pub use files::{Error, FileSource, Texts};
+pub use files::{Error, FileSource};
 pub use read::ReadError;
+pub use texts::{TextReader, Texts};
 pub use watch::Watching;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::files::{FileSource, Held, Texts};
+use super::files::FileSource;
 use super::read::{self, Found, ReadError};
+use super::texts::{Held, Texts};
 use crate::resource::{Diagnostic, ParsedFile, World};
 
 /// What was read, with a new world if it is another one.
@@ -17,7 +18,7 @@ impl Held {
     /// Whether the world has all that it holds, as it holds it, and nothing else because of it.
     fn is_plain(&self) -> bool {
         let ParsedFile { refused, unreadable, .. } = &self.parsed;
-        refused.is_empty() && !unreadable && !self.text.trim().is_empty()
+        refused.is_empty() && !unreadable && !self.is_blank
     }
 }
 

@@ -58,6 +58,11 @@ impl Facts {
     }
 }
 
+/// Those of a regular file; `None` for what can't be looked at or is no file.
+pub(super) fn facts(path: &Path) -> Option<Facts> {
+    fs::metadata(path).ok().filter(Metadata::is_file).map(|metadata| Facts::of(&metadata))
+}
+
 /// A file to read; without facts when it can't be looked at (or is standard input).
 pub(super) type Found = (PathBuf, Option<Facts>);
 

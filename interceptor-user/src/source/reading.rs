@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-use super::files::{FileSource, Held, Texts};
+use super::files::FileSource;
 use super::read::{self, ReadError};
+use super::texts::{Held, Texts};
 use crate::resource::{Diagnostic, Level, Origin, ParsedFile, Refused, Resource, Resources, code};
 
 /// What reading everything brings together.
@@ -45,7 +46,7 @@ impl FileSource {
     ) -> Option<ReadError> {
         match held {
             // Most likely about to be written: whoever means it says so by removing the file.
-            Ok(held) if held.text.trim().is_empty() && self.held_resources(&file) => {
+            Ok(held) if held.is_blank && self.held_resources(&file) => {
                 let message = "is empty: what it held goes on acting until the file is written or removed";
                 reading.diagnostics.push(about(&file, Level::Warning, message.to_owned()));
                 reading.unreadable.insert(file);

@@ -14,8 +14,9 @@ use notify::{
     event::ModifyKind,
 };
 
-use super::files::{Error, FileSource, Texts, Touched};
+use super::files::{Error, FileSource, Touched};
 use super::read;
+use super::texts::Texts;
 use crate::resource::{Diagnostic, World};
 
 /// Writes that follow each other within this are one change.

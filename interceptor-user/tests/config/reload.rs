@@ -91,7 +91,7 @@ fn findings_show_their_line() {
     let path = directory.path().join("a.yaml");
     fs::write(&path, entry("a", "a.example.com").replace("HTTP", "HTPP")).unwrap();
     let (source, _, findings) = FileSource::open(vec![path], None).unwrap();
-    let rendered = findings[0].render(source.texts().of(&findings[0]), false);
+    let rendered = findings[0].render(source.texts().reader().of(&findings[0]), false);
     assert!(
         rendered.ends_with(
             "\n 6 |   ports: [{number: 80, name: http, protocol: HTPP}]\n   |                                              ^^^^"
