@@ -23,7 +23,7 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for rule in mesh.world.destination_rules() {
         each_block(rule, &mut |blocks, port, field| {
             if let Some(tls) = &blocks.tls {
-                check_tls((rule, files), tls, port, &format!("{field}.tls"), findings);
+                check_tls((rule, files), tls, port, &|| format!("{}.tls", field()), findings);
             }
         });
         if mesh.matching(&rule.host).next().is_none() {
@@ -49,10 +49,10 @@ pub fn unusable_files(
             let Some(problem) = origination.as_ref().and_then(&problem) else { return };
             let (field, mend) = match tls.mode {
                 TlsMode::IstioMutual => {
-                    (format!("{field}.tls.mode"), "put a valid identity there, or name another directory")
+                    (format!("{}.tls.mode", field()), "put a valid identity there, or name another directory")
                 }
                 TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual => {
-                    (format!("{field}.tls.credentialName"), "put the files there, or name another secret")
+                    (format!("{}.tls.credentialName", field()), "put the files there, or name another secret")
                 }
             };
             findings.push(at(&code::EGR0104, &rule.meta, tls.position, field, problem).mend(mend));
@@ -61,17 +61,20 @@ pub fn unusable_files(
     findings.into_sorted()
 }
 
+/// Takes settings, the port that they are for, and how their field is written.
+type Visit<'a> = dyn FnMut(&Blocks, Option<u16>, &dyn Fn() -> String) + 'a;
+
 /// Each set of settings of a rule, with the port that it is for and its field.
-fn each_block(rule: &DestinationRule, visit: &mut dyn FnMut(&Blocks, Option<u16>, &str)) {
-    let mut policy = |policy: &TrafficPolicy, field: &str| {
+fn each_block(rule: &DestinationRule, visit: &mut Visit<'_>) {
+    let mut policy = |policy: &TrafficPolicy, field: &dyn Fn() -> String| {
         visit(&policy.blocks, None, field);
         for (port, blocks) in &policy.ports {
-            visit(blocks, Some(*port), &format!("{field}.portLevelSettings[port {port}]"));
+            visit(blocks, Some(*port), &|| format!("{}.portLevelSettings[port {port}]", field()));
         }
     };
-    policy(&rule.policy, "spec.trafficPolicy");
+    policy(&rule.policy, &|| "spec.trafficPolicy".to_owned());
     for (index, subset) in rule.subsets.iter().enumerate() {
-        policy(&subset.policy, &format!("spec.subsets[{index}].trafficPolicy"));
+        policy(&subset.policy, &|| format!("spec.subsets[{index}].trafficPolicy"));
     }
 }
 
@@ -79,11 +82,11 @@ fn check_tls(
     (rule, files): (&DestinationRule, Files<'_>),
     tls: &ClientTls,
     port: Option<u16>,
-    field: &str,
+    field: &dyn Fn() -> String,
     findings: &mut Findings,
 ) {
     if let Some(problem) = tls::problem(tls, files) {
-        let finding = at(&code::EGR0104, &rule.meta, tls.position, field, problem);
+        let finding = at(&code::EGR0104, &rule.meta, tls.position, field(), problem);
         findings.push(match tls.mode {
             TlsMode::IstioMutual => finding.mend("start exec or the agent with --identity-dir, or use SIMPLE, or MUTUAL with certificates as files"),
             TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual if files.refused(tls).is_some() => finding.mend(
@@ -99,7 +102,7 @@ fn check_tls(
             let message = format!(
                 "no server name is sent with ISTIO_MUTUAL: Istio's, as {name}, is no DNS name (it has a wildcard, or is too long)"
             );
-            let finding = at(&code::EGR0119, &rule.meta, tls.position, field, message);
+            let finding = at(&code::EGR0119, &rule.meta, tls.position, field(), message);
             findings.push(
                 finding
                     .effect("a gateway that tells its servers apart by SNI does not know which one is meant")
@@ -113,7 +116,7 @@ fn check_tls(
             Some(port) => (&code::IST0129, format!(" at port {port}")),
         };
         let message = format!("insecureSkipVerify: the certificate of {}{place} is not verified", rule.host);
-        let field = format!("{field}.insecureSkipVerify");
+        let field = format!("{}.insecureSkipVerify", field());
         findings.push(at(code, &rule.meta, tls.position, field, message));
     }
 }
@@ -179,7 +182,7 @@ fn field_of(rule: &DestinationRule, tls: &ClientTls) -> String {
     let mut found = String::new();
     each_block(rule, &mut |blocks, _, field| {
         if blocks.tls.as_ref().is_some_and(|own| own.position == tls.position) {
-            found = format!("{field}.tls");
+            found = format!("{}.tls", field());
         }
     });
     found

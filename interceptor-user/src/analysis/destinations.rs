@@ -243,7 +243,7 @@ fn check_subset(
         }
         return;
     }
-    let used = mesh.rules.for_client(client, host, destination.meta.namespace());
+    let used = mesh.rules().for_client(client, host, destination.meta.namespace());
     if used.is_some_and(|rule| rule.subsets.iter().any(|known| &*known.name == subset)) {
         return;
     }

@@ -12,7 +12,8 @@ use crate::resource::destination_rule::{Blocks, DestinationRule, Subset, Traffic
 use crate::resource::{Diagnostic, Level, Position, code};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
-    let merged = merge(mesh.world, mesh.world.destination_rules());
+    let shares_host = |rule: &&Arc<DestinationRule>| mesh.rules_of_host(&rule.host).nth(1).is_some();
+    let merged = merge(mesh.world, mesh.world.destination_rules().filter(shares_host));
     for whole in merged.values().flatten().filter(|merged| merged.rules.len() > 1) {
         for rule in &whole.rules {
             check_rule(whole, rule, findings);

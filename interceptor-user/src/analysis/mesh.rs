@@ -1,6 +1,7 @@
 //! The world as rules ask about it: which services have a host, who sees what, which rule holds for whom.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use super::findings::{Findings, about};
 use super::workloads::{self, Workload};
 use crate::compile::Client;
 use crate::compile::destination_rules::DestinationRules;
+use crate::compile::registry::{backwards, by_backwards};
+use crate::hash::HashMap;
 use crate::resource::service_entry::{Protocol, Resolution};
 use crate::resource::{
     DestinationRule, ExportTo, Meta, Position, Resource, Service as KubernetesService, ServiceEntry,
@@ -62,6 +65,27 @@ impl<'a> Service<'a> {
     }
 }
 
+/// How long the suffixes are that wildcards have.
+#[derive(Debug, Default)]
+struct Wildcards(Vec<usize>);
+
+impl Wildcards {
+    fn add(&mut self, host: &str) {
+        let Some(suffix) = host.strip_prefix('*').filter(|suffix| !suffix.is_empty()) else { return };
+        // The longest first.
+        if let Err(place) = self.0.binary_search_by(|known| suffix.len().cmp(known)) {
+            self.0.insert(place, suffix.len());
+        }
+    }
+
+    /// The wildcards that may be there and stand for a name, less at least its first bytes; the longest first.
+    fn covering(&self, name: &str, from: usize) -> impl Iterator<Item = String> {
+        let starts = self.0.iter().filter_map(|length| name.len().checked_sub(*length));
+        let suffixes = starts.filter(move |start| *start >= from).filter_map(|start| name.get(start..));
+        suffixes.map(|suffix| format!("*{suffix}"))
+    }
+}
+
 /// Everything that rules look things up in. Services and VirtualServices by age.
 #[derive(Debug)]
 pub(super) struct Mesh<'a> {
@@ -69,13 +93,16 @@ pub(super) struct Mesh<'a> {
     pub(super) audience: Audience<'a>,
     pub(super) services: Vec<Service<'a>>,
     by_host: HashMap<Arc<str>, Vec<usize>>,
-    /// Hosts spelled backwards, so that those with a common end stand together.
-    backwards: BTreeMap<String, Vec<usize>>,
+    wildcards: Wildcards,
+    /// Hosts spelled backwards, so that those with a common end stand together. Made when a wildcard asks.
+    backwards: OnceCell<BTreeMap<String, Vec<usize>>>,
     /// Those bound to mesh.
     pub(super) virtual_services: Vec<&'a VirtualService>,
     virtual_services_by_host: HashMap<&'a str, Vec<usize>>,
-    virtual_services_backwards: BTreeMap<String, Vec<usize>>,
-    pub(super) rules: DestinationRules,
+    virtual_service_wildcards: Wildcards,
+    virtual_services_backwards: OnceCell<BTreeMap<String, Vec<usize>>>,
+    client: Client,
+    rules: OnceCell<DestinationRules>,
     rules_by_host: HashMap<&'a str, Vec<&'a DestinationRule>>,
     pub(super) workloads: Vec<Workload<'a>>,
 }
@@ -99,12 +126,12 @@ impl<'a> Mesh<'a> {
             })
             .collect();
         virtual_services.sort_by_key(|service| service.meta.age_order());
-        let mut virtual_services_by_host: HashMap<&str, Vec<usize>> = HashMap::new();
-        let mut virtual_services_backwards: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let mut virtual_services_by_host: HashMap<&str, Vec<usize>> = HashMap::default();
+        let mut virtual_service_wildcards = Wildcards::default();
         for (index, service) in virtual_services.iter().enumerate() {
             for host in &service.hosts {
                 virtual_services_by_host.entry(&host.value).or_default().push(index);
-                virtual_services_backwards.entry(backwards(&host.value)).or_default().push(index);
+                virtual_service_wildcards.add(&host.value);
             }
         }
         let client = match audience {
@@ -115,13 +142,16 @@ impl<'a> Mesh<'a> {
             world,
             audience,
             services: Vec::new(),
-            by_host: HashMap::new(),
-            backwards: BTreeMap::new(),
+            by_host: HashMap::default(),
+            wildcards: Wildcards::default(),
+            backwards: OnceCell::new(),
             virtual_services,
             virtual_services_by_host,
-            virtual_services_backwards,
-            rules: DestinationRules::new(world, &client),
-            rules_by_host: HashMap::new(),
+            virtual_service_wildcards,
+            virtual_services_backwards: OnceCell::new(),
+            client,
+            rules: OnceCell::new(),
+            rules_by_host: HashMap::default(),
             workloads: workloads::of(world),
         };
         for rule in world.destination_rules() {
@@ -163,7 +193,7 @@ impl<'a> Mesh<'a> {
     fn add(&mut self, service: Service<'a>) {
         let index = self.services.len();
         self.by_host.entry(Arc::clone(&service.host)).or_default().push(index);
-        self.backwards.entry(backwards(&service.host)).or_default().push(index);
+        self.wildcards.add(&service.host);
         self.services.push(service);
     }
 
@@ -191,7 +221,8 @@ impl<'a> Mesh<'a> {
         let exact = if pattern.starts_with('*') { None } else { self.by_host.get(pattern) };
         let wildcard = pattern.strip_prefix('*').map(|suffix| {
             let end = backwards(suffix);
-            let from = self.backwards.range(end.clone()..);
+            let hosts = || self.services.iter().map(|service| [&*service.host]);
+            let from = self.backwards.get_or_init(|| by_backwards(hosts())).range(end.clone()..);
             from.take_while(move |(host, _)| host.starts_with(&*end)).flat_map(|(_, indices)| indices)
         });
         let indices = exact.into_iter().flatten().chain(wildcard.into_iter().flatten());
@@ -201,8 +232,8 @@ impl<'a> Mesh<'a> {
 
     /// The services whose wildcard covers a name.
     pub(super) fn covering(&self, name: &str) -> impl Iterator<Item = &Service<'a>> {
-        let suffixes = name.char_indices().skip(1).filter_map(|(start, _)| name.get(start..));
-        suffixes.flat_map(|suffix| self.of_host(&format!("*{suffix}")).collect::<Vec<_>>())
+        let wildcards = self.wildcards.covering(name, 1);
+        wildcards.flat_map(|wildcard| self.of_host(&wildcard).collect::<Vec<_>>())
     }
 
     /// A declared host that begins with this label.
@@ -223,9 +254,9 @@ impl<'a> Mesh<'a> {
     /// The VirtualServices bound to mesh whose host, perhaps with a wildcard, covers this one.
     pub(super) fn virtual_services_covering(&self, name: &str) -> Vec<&'a VirtualService> {
         let from = usize::from(name.starts_with('*'));
-        let suffixes = name.char_indices().skip(1 + from).filter_map(|(start, _)| name.get(start..));
+        let wildcards = self.virtual_service_wildcards.covering(name, 1 + from);
         let wildcards =
-            suffixes.flat_map(|suffix| self.virtual_services_of(&format!("*{suffix}")).collect::<Vec<_>>());
+            wildcards.flat_map(|wildcard| self.virtual_services_of(&wildcard).collect::<Vec<_>>());
         distinct(self.virtual_services_of(name).chain(wildcards))
     }
 
@@ -234,12 +265,20 @@ impl<'a> Mesh<'a> {
     pub(super) fn virtual_services_matching(&self, name: &str) -> Vec<&'a VirtualService> {
         let covered = name.strip_prefix('*').map(|suffix| {
             let end = backwards(suffix);
-            let from = self.virtual_services_backwards.range(end.clone()..);
+            let hosts =
+                || self.virtual_services.iter().map(|service| service.hosts.iter().map(|host| &*host.value));
+            let from =
+                self.virtual_services_backwards.get_or_init(|| by_backwards(hosts())).range(end.clone()..);
             from.take_while(move |(host, _)| host.starts_with(&*end)).flat_map(|(_, indices)| indices)
         });
         let covered =
             covered.into_iter().flatten().filter_map(|index| self.virtual_services.get(*index).copied());
         distinct(self.virtual_services_covering(name).into_iter().chain(covered))
+    }
+
+    /// Which rule each service gets.
+    pub(super) fn rules(&self) -> &DestinationRules {
+        self.rules.get_or_init(|| DestinationRules::new(self.world, &self.client))
     }
 
     /// The DestinationRules with exactly this host, of any namespace.
@@ -290,10 +329,6 @@ fn kubernetes<'a>(service: &'a KubernetesService, export_to: &'a ExportTo) -> Se
         ports: ports.collect(),
         source: Source::Kubernetes(service),
     }
-}
-
-fn backwards(text: &str) -> String {
-    text.chars().rev().collect()
 }
 
 /// Whether some namespace sees both.

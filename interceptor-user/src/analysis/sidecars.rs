@@ -63,7 +63,7 @@ fn check_subset(
 ) {
     let Some(subset) = &proxy.subset else { return };
     let host = &proxy.host;
-    let used = mesh.rules.for_client(sidecar.meta.namespace(), host, service.meta.namespace());
+    let used = mesh.rules().for_client(sidecar.meta.namespace(), host, service.meta.namespace());
     if used.is_some_and(|rule| rule.subsets.iter().any(|known| known.name == *subset)) {
         return;
     }

@@ -10,7 +10,7 @@ use crate::resource::{Position, VirtualService, code, host};
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for service in mesh.world.virtual_services() {
         for (index, host) in service.hosts.iter().enumerate() {
-            let place = (host.position, format!("spec.hosts[{index}]"));
+            let place = (host.position, index);
             if service.binds_mesh() {
                 check_acts(mesh, service, &host.value, &place, findings);
                 check_first(mesh, service, &host.value, &place, findings);
@@ -21,13 +21,18 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     }
 }
 
-type Place = (Position, String);
+/// Of a host: where it is written, and which it is.
+type Place = (Position, usize);
+
+fn field(index: usize) -> String {
+    format!("spec.hosts[{index}]")
+}
 
 fn check_bound_to_gateways(
     mesh: &Mesh<'_>,
     service: &VirtualService,
     host: &str,
-    (position, field): &Place,
+    (position, index): &Place,
     findings: &mut Findings,
 ) {
     let known = mesh.matching(host).next().is_some();
@@ -37,7 +42,7 @@ fn check_bound_to_gateways(
     let message =
         format!("bound only to gateways ({}), while {host} is registered", service.gateways.join(", "));
     findings.push(
-        at(&code::EGR0106, &service.meta, *position, field, message)
+        at(&code::EGR0106, &service.meta, *position, field(*index), message)
             .effect(format!("applications' own requests to {host} don't follow it"))
             .mend("add `mesh` to gateways, or leave gateways out"),
     );
@@ -47,7 +52,7 @@ fn check_acts(
     mesh: &Mesh<'_>,
     service: &VirtualService,
     host: &str,
-    (position, field): &Place,
+    (position, index): &Place,
     findings: &mut Findings,
 ) {
     if service.http.is_empty() || mesh.matching(host).next().is_some() || mesh.may_be_elsewhere(host) {
@@ -57,7 +62,7 @@ fn check_acts(
     if mesh.covering(host).next().is_none() {
         let message = format!("{nobody} has host {host}");
         let effect = "the routes act on port 80 only, and only when a ServiceEntry has HTTP there";
-        findings.push(at(&code::EGR0107, &service.meta, *position, field, message).effect(effect));
+        findings.push(at(&code::EGR0107, &service.meta, *position, field(*index), message).effect(effect));
         return;
     }
     let ports = mesh.covering(host).flat_map(|service| service.ports.iter());
@@ -69,7 +74,7 @@ fn check_acts(
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     let message = format!("{nobody} has host {host}, only a wildcard covers it");
     findings.push(
-        at(&code::EGR0107, &service.meta, *position, field, message)
+        at(&code::EGR0107, &service.meta, *position, field(*index), message)
             .effect(format!("the http routes act on port 80, and not on {}", ports.join(", ")))
             .mend(format!("declare {host} itself to have them there, too")),
     );
@@ -80,7 +85,7 @@ fn check_first(
     mesh: &Mesh<'_>,
     service: &VirtualService,
     host: &str,
-    (position, field): &Place,
+    (position, index): &Place,
     findings: &mut Findings,
 ) {
     let mut earlier =
@@ -96,7 +101,7 @@ fn check_first(
         service.meta.name(),
     );
     findings.push(
-        at(&code::IST0109, &service.meta, *position, field, message)
+        at(&code::IST0109, &service.meta, *position, field(*index), message)
             .effect(format!(
                 "{} comes first by age and name: for HTTP this one is not asked",
                 named(&first.meta)

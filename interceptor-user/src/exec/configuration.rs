@@ -39,8 +39,14 @@ impl Configuration {
             tls_files: NodePaths::Any,
         });
         let mut told = Findings::default();
-        let (snapshot, findings) = compiler.compile(&world);
-        tell(&world, compiler.settings(), [diagnostics, findings], source.texts(), &mut told);
+        // Both take long, and neither needs the other.
+        let client = Audience::Client(&settings.client);
+        let (analysed, (snapshot, findings)) = thread::scope(|scope| {
+            let analysing = scope.spawn(|| analysis::find(&world, client));
+            let compiled = compiler.compile(&world);
+            (analysing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
+        });
+        told.tell([diagnostics, findings, analysed].concat(), source.texts());
         datapath::release_free_memory();
         Ok(Self { source, compiler, snapshot, told })
     }

@@ -11,6 +11,8 @@ use super::documents::Document;
 
 pub(super) const DEPTH_MAX: usize = 64;
 pub(super) const NODES_MAX: usize = 1_000_000;
+/// Keys of one mapping that are compared with each other sooner than hashed.
+const FEW_KEYS: usize = 16;
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -201,6 +203,13 @@ impl Builder<'_> {
 
     /// The first of each key stays.
     fn without_duplicates(&mut self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        if entries.len() <= FEW_KEYS {
+            let repeats =
+                |(index, entry): (usize, &Entry)| entries[..index].iter().any(|other| other.key == entry.key);
+            if !entries.iter().enumerate().any(repeats) {
+                return entries;
+            }
+        }
         let mut seen = HashSet::with_capacity(entries.len());
         let keep: Vec<bool> = entries.iter().map(|entry| seen.insert(&*entry.key)).collect();
         if keep.iter().any(|keep| !keep) {
