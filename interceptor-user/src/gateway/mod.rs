@@ -37,6 +37,9 @@ use shown::Shown;
 /// How long a start waits for what the API server tells, which says where the access log goes.
 const FIRST_WORLD_WAIT_MAX: Duration = Duration::from_secs(15);
 
+/// Changes of pods that are taken up at a time: everything else has its turn in between.
+const CHANGES_MAX: usize = 1024;
+
 /// How often ports that could not be had are tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -118,7 +121,7 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
             }
             change = inputs.told.nodes.recv(), if inputs.source.tells_nodes() => match change {
                 Some(change) => {
-                    let waiting = std::iter::from_fn(|| inputs.told.nodes.try_recv().ok());
+                    let waiting = std::iter::from_fn(|| inputs.told.nodes.try_recv().ok()).take(CHANGES_MAX);
                     std::iter::once(change).chain(waiting).for_each(|change| pods.take_change(&change));
                 }
                 None => bail!("nobody follows the API server any more: a thread has ended by a panic"),
