@@ -15,7 +15,7 @@ use crate::enroll::{NetworkChanges, within};
 use crate::workload::{InterfaceRanges, RedirectPolicy};
 
 /// What changes so soon after another change is taken up together.
-const BURST: Duration = Duration::from_millis(100);
+const BURST: Duration = Duration::from_millis(250);
 
 /// As it was read.
 #[derive(Debug)]

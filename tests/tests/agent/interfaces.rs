@@ -203,3 +203,28 @@ fn more_ranges_than_can_be_followed_exclude_nothing() -> anyhow::Result<()> {
     assert_eq!(said.matches(note).count(), 1, "{said}");
     agent.stop()
 }
+
+/// Whatever table they are in; and changes that come faster than they are told are not missed.
+#[test]
+fn more_routes_than_are_read_exclude_nothing() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    node.apply("httpbin", HTTPBIN)?;
+    let pod = node.pod("web", &exclude("net1"))?;
+    let net1 = second_interface(&pod)?;
+    route(&pod, &format!("add 10.10.0.0/24 via {} dev net1", net1.gateway))?;
+    let agent = node.agent(BLOCKING)?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    pod.wait_enrolled(&agent)?;
+    assert_eq!(status(&pod, EXCLUDED)?, 200);
+    let routes = |third: u32| -> String {
+        (0..256).map(|n| format!("route add 10.100.{third}.{n}/32 dev net1 table 100\n")).collect()
+    };
+    pod.pod.netns.ip(&(0..256).map(routes).collect::<String>())?;
+    let note = "excludeInterfaces does nothing: there are more than 65536 routes";
+    agent.wait_said(note)?;
+    wait_for_status(&pod, &agent, EXCLUDED, 502)?;
+    route(&pod, "flush table 100")?;
+    wait_for_status(&pod, &agent, EXCLUDED, 200)?;
+    agent.stop()
+}
