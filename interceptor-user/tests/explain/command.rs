@@ -26,6 +26,12 @@ fn exit_codes() {
         (&["explain", "-c", &seed, "google.com"], 2, "has no port"),
         (&["explain", "-c", &seed, "--header", "x", "http://google.com"], 2, "NAME: VALUE"),
         (&["explain", "-c", &seed, "--port", "80", "http://google.com"], 2, "--gateway"),
+        (&["explain", "-c", &seed, "--peer", "spiffe://td/x", "http://google.com"], 2, "--gateway"),
+        (
+            &["explain", "-c", &seed, "--gateway", "--peer", "shop/cart", "http://a.com"],
+            2,
+            "/ns/shop/sa/cart",
+        ),
         (
             &["explain", "-c", &seed, "--gateway", "--port", "0", "http://google.com"],
             2,
