@@ -222,13 +222,13 @@ async fn carry_bytes(
     let idle_timeout = ends.upstream.idle_timeout;
     let OpaqueUpstream { io, peer, .. } = &mut ends.upstream.opened;
     let stream = match &mut *ends.stream {
-        ClientIo::Plain(stream) => &*stream,
+        ClientIo::Plain(stream) => stream,
         ClientIo::Tls(client) => return carry_out_of_tls(client, io, idle_timeout, transferred).await,
     };
     match (io, learned.zip(peer.as_ip())) {
         (OpaqueIo::Plain(upstream), Some(((learned, names), server))) => {
             let tap = DnsTap::new(upstream, server, names, learned);
-            let end = copy::copy_bidirectional_io(stream, tap, idle_timeout, transferred).await;
+            let end = copy::copy_bidirectional_io(&*stream, tap, idle_timeout, transferred).await;
             if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
                 reset(upstream);
             }
@@ -238,7 +238,7 @@ async fn carry_bytes(
             copy::splice_bidirectional(stream, upstream, idle_timeout, transferred).await
         }
         (OpaqueIo::Tls(upstream), _) => {
-            let end = copy::copy_bidirectional_io(stream, &mut **upstream, idle_timeout, transferred).await;
+            let end = copy::copy_bidirectional_io(&*stream, &mut **upstream, idle_timeout, transferred).await;
             if matches!(end, CopyEnd::DownstreamReset | CopyEnd::DownstreamFailed(_)) {
                 reset(upstream.get_ref().get_ref().0);
             }
@@ -246,7 +246,7 @@ async fn carry_bytes(
         }
         // A request that breaks off is its reset.
         (OpaqueIo::Post(upstream), _) => {
-            copy::copy_bidirectional_io(stream, &mut **upstream, idle_timeout, transferred).await
+            copy::copy_bidirectional_io(&*stream, &mut **upstream, idle_timeout, transferred).await
         }
     }
 }

@@ -44,16 +44,19 @@ pub enum CopyEnd {
     UpstreamFailed(io::Error),
 }
 
-/// Copies with splice(2): the bytes stay in the kernel. An `idle_timeout` of zero is none.
+/// Copies, many bytes with splice(2): they stay in the kernel. An `idle_timeout` of zero is none.
 pub async fn splice_bidirectional(
-    downstream: &TcpStream,
-    upstream: &TcpStream,
+    downstream: &mut TcpStream,
+    upstream: &mut TcpStream,
     idle_timeout: Duration,
     progress: &Transferred,
 ) -> CopyEnd {
     let activity = Activity::start(idle_timeout);
-    let mut receiving = std::pin::pin!(pipe::carry(downstream, upstream, &progress.received, &activity));
-    let mut sending = std::pin::pin!(pipe::carry(upstream, downstream, &progress.sent, &activity));
+    let (from_downstream, downstream) = downstream.split();
+    let (from_upstream, upstream) = upstream.split();
+    let (downstream, upstream) = (downstream.as_ref(), upstream.as_ref());
+    let mut receiving = std::pin::pin!(pipe::carry(from_downstream, upstream, &progress.received, &activity));
+    let mut sending = std::pin::pin!(pipe::carry(from_upstream, downstream, &progress.sent, &activity));
     let mut idle = std::pin::pin!(activity.idle());
 
     // A socket whose bytes have all been read is watched: it can still be reset.
