@@ -1,4 +1,4 @@
-//! The one accept loop. It runs at its workload's home; whoever carries the fewest connections gets the next one.
+//! The one accept loop. It runs at its workload's home, or hands over to whoever carries fewer connections.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,6 @@
 //! The proxy's threads: one single-threaded runtime each. A workload has its home on one of them, which accepts for
-//! it; a connection is carried by the thread that carries the fewest, and stays there.
+//! it; a connection is carried there, or by the thread that carries the fewest where those are fewer by an eighth, and
+//! stays there.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -28,6 +29,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// After so many connections have let go of their buffers, the allocator is to let go of them, too: some megabytes.
 const RESTED_MANY: usize = 128;
+
+/// A thread may carry an eighth more than another one before it hands connections over.
+const BEARABLE_PART: usize = 8;
 
 /// What a thread is told.
 #[derive(Debug)]
@@ -125,14 +129,16 @@ impl Threads {
         self.tell(home, Command::Serve(workload, listeners));
     }
 
-    /// The thread that carries the fewest connections, and one more from now on; `own` rather than another
-    /// one that has as many.
+    /// The thread for one more connection, which counts from now on: the one that carries the fewest, or `own` where it
+    /// carries hardly more. Handing a connection over wakes a thread and costs four system calls.
     pub(super) fn place(&self, own: usize, workload: &Workload, share: Option<Share>) -> (usize, Load) {
         let open =
             |number: usize| self.0.get(number).map_or(usize::MAX, |it| it.open.load(Ordering::Relaxed));
         let fewest =
             (0..self.0.len()).fold(own, |best, other| if open(other) < open(best) { other } else { best });
-        (fewest, Load::new([&self.0[fewest].open, &workload.open], share))
+        let bearable = open(fewest).saturating_add(open(fewest) / BEARABLE_PART);
+        let place = if open(own) <= bearable { own } else { fewest };
+        (place, Load::new([&self.0[place].open, &workload.open], share))
     }
 
     pub(super) fn carry(&self, number: usize, accepted: Accepted) {

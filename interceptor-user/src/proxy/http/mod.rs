@@ -102,9 +102,6 @@ impl Connection {
 /// Serves the requests of one intercepted connection until it ends. Never fails: what becomes of each
 /// request is in its record.
 pub(super) async fn serve(worker: &Rc<Worker>, stream: ClientIo, downstream: Downstream, version: Version) {
-    if let Err(error) = stream.socket().set_nodelay(true) {
-        tracing::debug!(%error, "downstream connection without TCP_NODELAY");
-    }
     let tap = HeadTap::default();
     let (worker, first_request) = (Rc::clone(worker), FirstRequest::default());
     let misdirected = Notify::new();
