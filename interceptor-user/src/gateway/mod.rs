@@ -96,7 +96,6 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
         Proxy::start(ProxyOptions { resolver, access_log, threads }).context("can't start the proxy")?;
     let (mut shown, mut pods) = (Shown::new(settings), Pods::default());
     start_admin(settings, &proxy, (&shown, &pods), log_filter)?;
-    inputs.configurations.clients(HashMap::from([(settings.client.clone(), ())]));
     // What is there at the start counts as a change.
     inputs.told.worlds.mark_changed();
     let mut listeners = Listeners::new(proxy, settings, Arc::clone(pods.peers()));
@@ -116,7 +115,10 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
                         pods.take_world(&world);
                     }
                     inputs.configurations.world(world);
-                    shown.is_configured = true;
+                    // Not before: a gateway without resources would be taken for ready.
+                    if !std::mem::replace(&mut shown.is_configured, true) {
+                        inputs.configurations.clients(HashMap::from([(settings.client.clone(), ())]));
+                    }
                 }
             }
             change = inputs.told.nodes.recv(), if inputs.source.tells_nodes() => match change {
@@ -127,9 +129,7 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
                 None => bail!("nobody follows the API server any more: a thread has ended by a panic"),
             },
             told = inputs.snapshots.recv() => match told {
-                // The first one is of the world before there was any.
-                Some(Told::Compiled(compiled)) if shown.is_configured => listeners.configure(compiled.snapshot),
-                Some(Told::Compiled(_)) => {}
+                Some(Told::Compiled(compiled)) => listeners.configure(compiled.snapshot),
                 Some(Told::Findings(findings)) => shown.diagnostics = findings,
                 None => bail!("nobody compiles any more: a thread has ended by a panic"),
             },
