@@ -1,6 +1,7 @@
 //! What many services cost: starting, memory, a change until it is in effect, and each request.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -38,28 +39,11 @@ pub(crate) fn measure(lab: &Lab, places: &Places, count: usize, effort: Effort) 
 
     // The last file, so that whoever reads them in order reads all others first.
     let file = count.div_ceil(PER_FILE) - 1;
-    let changed = file * PER_FILE;
-    let window = Window::begin([&running])?;
-    let mut change_ms = 0.0;
-    for change in 1..=CHANGES {
-        let status = STATUS + change;
-        let next = path.join("next");
-        std::fs::write(&next, services(file, count, status)).context("cannot write a file")?;
-        let began = Instant::now();
-        std::fs::rename(&next, path.join(file_name(file))).context("cannot rename a file")?;
-        let (address, host) = (Job::Plain.address(Row::Interceptor), host(changed));
-        match running.client.order(&Order::Until { address, host, status })? {
-            Answer::Held => change_ms += began.elapsed().as_secs_f64() * 1e3 / f64::from(CHANGES),
-            other @ (Answer::Ready { .. }
-            | Answer::Connected { .. }
-            | Answer::Timed { .. }
-            | Answer::Loaded(_)
-            | Answer::Downloaded { .. }
-            | Answer::Failed(_)) => bail!("the client answered {other:?}"),
-        }
-    }
-    let seen = window.end([&running])?;
-    let change_cpu_ms = seen.proxy.total_us() / 1e3 / f64::from(CHANGES);
+    let changed = path.join(file_name(file));
+    let route = |change| (services(file, count, STATUS + change), host(file * PER_FILE), STATUS + change);
+    let (change_ms, change_cpu_ms) = changes(&mut running, &changed, route)?;
+    let added = |change| (services(file, count, STATUS) + &added(change), added_host(change), STATUS);
+    let (added_ms, added_cpu_ms) = changes(&mut running, &changed, added)?;
 
     let mut measured = carry::requests(running, Row::Interceptor, Job::Plain, Keep::Open, effort)?;
     measured.figures.extend([
@@ -68,8 +52,40 @@ pub(crate) fn measure(lab: &Lab, places: &Places, count: usize, effort: Effort) 
         ("pss_mib", memory.pss_kib / 1024.0),
         ("change_ms", change_ms),
         ("change_cpu_ms", change_cpu_ms),
+        ("added_ms", added_ms),
+        ("added_cpu_ms", added_cpu_ms),
     ]);
     Ok(measured)
+}
+
+/// Changes a file to what `change` gives, until the host that it gives too answers with the status that it gives; several
+/// times. Returns milliseconds of time and of the proxy's CPU for each.
+fn changes(
+    running: &mut Running<'_>,
+    file: &Path,
+    change: impl Fn(u16) -> (String, String, u16),
+) -> anyhow::Result<(f64, f64)> {
+    let next = file.with_extension("next");
+    let window = Window::begin([&*running])?;
+    let mut milliseconds = 0.0;
+    for number in 1..=CHANGES {
+        let (text, host, status) = change(number);
+        std::fs::write(&next, text).context("cannot write a file")?;
+        let began = Instant::now();
+        std::fs::rename(&next, file).context("cannot rename a file")?;
+        let address = Job::Plain.address(Row::Interceptor);
+        match running.client.order(&Order::Until { address, host, status })? {
+            Answer::Held => milliseconds += began.elapsed().as_secs_f64() * 1e3 / f64::from(CHANGES),
+            other @ (Answer::Ready { .. }
+            | Answer::Connected { .. }
+            | Answer::Timed { .. }
+            | Answer::Loaded(_)
+            | Answer::Downloaded { .. }
+            | Answer::Failed(_)) => bail!("the client answered {other:?}"),
+        }
+    }
+    let seen = window.end([&*running])?;
+    Ok((milliseconds, seen.proxy.total_us() / 1e3 / f64::from(CHANGES)))
 }
 
 fn file_name(file: usize) -> String {
@@ -78,6 +94,22 @@ fn file_name(file: usize) -> String {
 
 fn host(number: usize) -> String {
     format!("service-{number}.example.com")
+}
+
+fn added_host(change: u16) -> String {
+    format!("added-{change}.example.com")
+}
+
+/// One more service, with an endpoint that answers.
+fn added(change: u16) -> String {
+    let (host, address) = (added_host(change), Job::Plain.address(Row::Interceptor));
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: added-{change}\nspec:\n  hosts:\n  - \
+         {host}\n  ports:\n  - number: {}\n    name: http\n    protocol: HTTP\n  resolution: STATIC\n  endpoints:\n  - \
+         address: {}\n",
+        address.port(),
+        address.ip()
+    )
 }
 
 /// The resources of one file's services; the first of them answers with `status` itself.
