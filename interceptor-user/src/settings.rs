@@ -36,6 +36,8 @@ pub struct ExecSettings {
     pub external_proxy: Option<ExternalProxy>,
     /// Where counters are written on exit.
     pub stats: Option<PathBuf>,
+    /// Threads that carry connections; `None`: one for each core.
+    pub workers: Option<usize>,
     /// The program and its arguments; never empty.
     pub command: Vec<OsString>,
 }

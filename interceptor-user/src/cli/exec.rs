@@ -104,6 +104,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     strict: bool,
 
+    /// Threads that carry connections [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256).map(usize::from))]
+    workers: Option<usize>,
+
     /// Where the access log goes: a file (appended to), or - for standard output
     ///
     /// Off unless given here or by the mesh configuration's accessLogFile.
@@ -212,6 +216,7 @@ impl Arguments {
                 .zip(self.external_proxy_cgroup)
                 .map(|(port, cgroup)| ExternalProxy { port, cgroup }),
             stats: self.stats,
+            workers: self.workers,
             command: self.command,
         }
     }
@@ -245,7 +250,7 @@ mod tests {
              --exclude-ip-ranges 10.0.0.0/8,::/0 --include-ip-ranges 1.0.0.0/8 --exclude-ports 1,2 --include-ports 3 \
              --namespace shop --labels app=a --annotations traffic.sidecar.istio.io/excludeOutboundPorts=9 \
              --annotations egress.interceptor.io/policy=strict --spiffe-socket unix:///run/agent.sock \
-             --capture-dns --access-log - --access-log-format json --user me:5 --stats s.json -- curl -c --user x",
+             --capture-dns --access-log - --access-log-format json --user me:5 --stats s.json --workers 2 -- curl -c --user x",
         );
         let expected = ExecSettings {
             config: vec!["a.yaml".into(), "-".into()],
@@ -270,6 +275,7 @@ mod tests {
             user: Some(parse_user("me:5").unwrap()),
             external_proxy: None,
             stats: Some("s.json".into()),
+            workers: Some(2),
             command: ["curl", "-c", "--user", "x"].map(OsString::from).to_vec(),
         };
         assert_eq!(given, Ok(expected));

@@ -67,7 +67,8 @@ impl Carrier {
             &configuration.snapshot.mesh,
         )?;
         let (snapshot, changes) = configuration.follow()?;
-        let threads = thread::available_parallelism().map_or(1, Into::into);
+        let threads =
+            settings.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
         let proxy =
             Proxy::start(ProxyOptions { resolver, access_log, threads }).context("can't start the proxy")?;
         let configured = proxy.configure(snapshot);

@@ -17,6 +17,8 @@ pub(crate) enum Row {
     /// No proxy: the client itself speaks what a proxy would.
     Direct,
     Interceptor,
+    /// With one thread, as the peers have.
+    OneWorker,
     Envoy,
     Nginx,
     Haproxy,
@@ -27,6 +29,7 @@ impl fmt::Display for Row {
         match self {
             Self::Direct => f.write_str("direct"),
             Self::Interceptor => f.write_str("interceptor"),
+            Self::OneWorker => f.write_str("interceptor, 1 worker"),
             Self::Envoy => f.write_str("envoy"),
             Self::Nginx => f.write_str("nginx"),
             Self::Haproxy => f.write_str("haproxy"),
@@ -65,7 +68,7 @@ impl Places {
 
     pub(crate) fn of(&self, row: Row) -> &Place {
         match row {
-            Row::Direct | Row::Interceptor => &self.plain,
+            Row::Direct | Row::Interceptor | Row::OneWorker => &self.plain,
             Row::Envoy | Row::Nginx | Row::Haproxy => &self.istio,
         }
     }
@@ -78,20 +81,23 @@ impl<'lab> Running<'lab> {
         place.flush()?;
         let dir = Dir::new()?;
         let daemon = match row {
-            Row::Direct | Row::Interceptor => None,
+            Row::Direct | Row::Interceptor | Row::OneWorker => None,
             Row::Envoy => Some(peers::envoy(lab, place, &dir, job)?),
             Row::Nginx => Some(peers::nginx(lab, place, &dir, job)?),
             Row::Haproxy => Some(peers::haproxy(lab, place, &dir, job)?),
         };
-        let command =
-            if row == Row::Interceptor { intercepted(lab, place, &dir, job)? } else { client(place)? };
+        let command = match row {
+            Row::Interceptor => intercepted(lab, place, &dir, job, &[])?,
+            Row::OneWorker => intercepted(lab, place, &dir, job, &["--workers", "1"])?,
+            Row::Direct | Row::Envoy | Row::Nginx | Row::Haproxy => client(place)?,
+        };
         Self::start(command, lab, place, daemon, None, dir)
     }
 
     /// Starts the interceptor with its resources and whatever else is in `dir`.
     pub(crate) fn configured(lab: &'lab Lab, places: &'lab Places, dir: Dir) -> anyhow::Result<Self> {
         let place = places.of(Row::Interceptor);
-        Self::start(intercepted(lab, place, &dir, Job::Plain)?, lab, place, None, None, dir)
+        Self::start(intercepted(lab, place, &dir, Job::Plain, &[])?, lab, place, None, None, dir)
     }
 
     /// Starts the client with `command`; its proxy is `daemon`, or what the command puts around the client.
@@ -115,11 +121,11 @@ impl<'lab> Running<'lab> {
 }
 
 /// The client below `interceptor exec`, by the resources in `dir`, to which this adds the server's.
-fn intercepted(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Command> {
+fn intercepted(lab: &Lab, place: &Place, dir: &Dir, job: Job, flags: &[&str]) -> anyhow::Result<Command> {
     dir.write("resources.yaml", resources(lab, job))?;
     let mut command = place.netns.command(&interceptor()?);
     command.args(["exec", "--outbound-traffic-policy", "REGISTRY_ONLY", "-c"]);
-    command.arg(dir.path());
+    command.arg(dir.path()).args(flags);
     if job == Job::Logged {
         command.arg("--access-log").arg(dir.join(ACCESS_LOG));
     }

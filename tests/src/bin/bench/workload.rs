@@ -221,12 +221,14 @@ impl Workload {
             // wrk speaks no HTTP/2, and nginx none to servers.
             Self::OriginateH2 => row != Row::Direct && row != Row::Nginx,
             // Without a proxy there is nothing to tell.
-            Self::Memory | Self::Log | Self::HandshakeFull | Self::HandshakeResumed => row != Row::Direct,
+            Self::HandshakeFull => row != Row::Direct,
+            Self::Memory | Self::Log | Self::HandshakeResumed => row != Row::Direct && row != Row::OneWorker,
+            // One connection keeps one thread busy.
+            Self::Paced => row != Row::OneWorker,
             Self::Connect
             | Self::Keepalive
             | Self::Close
             | Self::Originate
-            | Self::Paced
             | Self::Exchange
             | Self::Download
             | Self::Pods
@@ -243,7 +245,8 @@ impl Workload {
     ) -> Vec<(String, anyhow::Result<Measured>)> {
         let direct = [Row::Direct].into_iter().filter(|row| against.contains(row));
         let peers = against.iter().copied().filter(|row| *row != Row::Direct);
-        let rows = direct.chain([Row::Interceptor]).chain(peers).filter(|row| self.includes(*row));
+        let rows =
+            direct.chain([Row::Interceptor, Row::OneWorker]).chain(peers).filter(|row| self.includes(*row));
         let each = |measure: &dyn Fn(Row) -> anyhow::Result<Measured>| {
             rows.map(|row| (row.to_string(), measure(row))).collect()
         };
