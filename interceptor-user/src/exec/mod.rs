@@ -23,6 +23,7 @@ pub(crate) mod watcher;
 
 use std::process::ExitCode;
 
+use crate::datapath;
 use crate::settings::ExecSettings;
 use crate::workload_api;
 
@@ -50,6 +51,7 @@ pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     }
 
     let mut command = command::Command::start(settings, &tree, identity.as_ref(), open_files)?;
+    datapath::release_startup_code();
     let ended = command.watch(&signals, &watcher, &mut interception, &carrier);
 
     // Whatever happened: first nothing of the command runs any more, then the proxy and the hooks go.

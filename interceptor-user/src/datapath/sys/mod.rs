@@ -96,6 +96,30 @@ pub fn release_free_memory() {
     let _released = unsafe { libc::malloc_trim(0) };
 }
 
+/// Lets go of the pages of this executable's code: much of what starting takes is never needed again, and what is comes back
+/// from the page cache, some pages at a time.
+pub fn release_startup_code() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let Ok(exe) = std::fs::read_link("/proc/self/exe") else { return };
+    let exe = exe.display().to_string();
+    for line in maps.lines().filter(|line| line.contains(" r-xp ") && line.ends_with(&exe)) {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let hex = |text| usize::from_str_radix(text, 16).ok();
+        let Some((Some(start), Some(end))) = range.map(|(start, end)| (hex(start), hex(end))) else {
+            continue;
+        };
+        // SAFETY: the range is a mapping of a file that nobody can write to through it, as the kernel has just said: its
+        // pages are the file's whenever they are looked at.
+        let _released = unsafe {
+            libc::madvise(
+                std::ptr::with_exposed_provenance_mut(start),
+                end.saturating_sub(start),
+                libc::MADV_DONTNEED,
+            )
+        };
+    }
+}
+
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
