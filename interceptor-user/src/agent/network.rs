@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::control::Control;
 use crate::datapath::{self, InterfaceNote, InterfaceRoutes};
@@ -16,6 +17,9 @@ use crate::workload::{InterfaceRanges, RedirectPolicy};
 
 /// What changes so soon after another change is taken up together.
 const BURST: Duration = Duration::from_millis(250);
+
+/// The same of a namespace that changes all the time: it must not cost the others.
+const BURST_MAX: Duration = Duration::from_secs(4);
 
 /// As it was read.
 #[derive(Debug)]
@@ -71,7 +75,10 @@ fn follow(
     let changes = within(netns, || NetworkChanges::subscribe(with_routes))??;
     let changes = datapath::readable(changes.into())?;
     let task = tokio::spawn(async move {
+        let (mut burst, mut looked) = (BURST, None::<Instant>);
         while let Ok(mut ready) = changes.readable().await {
+            let goes_on = looked.is_some_and(|looked| looked.elapsed() < burst);
+            burst = if goes_on { (burst * 2).min(BURST_MAX) } else { BURST };
             match NetworkChanges::happened_on(ready.get_inner()) {
                 Ok(true) => changed(),
                 Ok(false) => {}
@@ -81,7 +88,8 @@ fn follow(
                 }
             }
             ready.clear_ready();
-            tokio::time::sleep(BURST).await;
+            tokio::time::sleep(burst).await;
+            looked = Some(Instant::now());
         }
     });
     Ok(Following { task, with_routes })

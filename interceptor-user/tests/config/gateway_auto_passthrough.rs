@@ -11,7 +11,7 @@ apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: sites, namespace: shop}
 spec:
-  hosts: [a.example.com, b.example.com, other.org]
+  hosts: [a.example.com, b.example.com, tunnelled.example.com, other.org]
   ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]
   resolution: DNS
 ---
@@ -39,6 +39,13 @@ spec:
   host: a.example.com
   subsets: [{name: v1}]
   trafficPolicy: {tls: {mode: SIMPLE}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: tunnelled, namespace: shop}
+spec:
+  host: tunnelled.example.com
+  trafficPolicy: {tls: {mode: SIMPLE}, tunnel: {protocol: CONNECT, targetHost: secret.example.org, targetPort: 443}}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -88,6 +95,8 @@ fn a_server_name_is_a_clusters() {
         ("outbound_.443_._.c.example.com", CLOSED),
         ("outbound_.443_._.other.org", CLOSED),
         ("outbound_.443_._.hidden.example.com", CLOSED),
+        // The cluster's TLS is the one to the proxy, and the tunnel leads where its rule says.
+        ("outbound_.443_._.tunnelled.example.com", CLOSED),
         ("outbound_.443_._.x.wild.example.com", CLOSED),
         ("outbound_.443_._.*.wild.example.com", CLOSED),
         // None of its form, whatever a VirtualService has.

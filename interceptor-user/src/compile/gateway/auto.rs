@@ -26,7 +26,8 @@ pub(super) fn chains(inputs: Inputs<'_>, of: Of<'_>) -> Vec<(String, Arc<TcpRout
     taken.map(chain).collect()
 }
 
-/// Whoever names a cluster names its host, too: of a wildcard, or of what is wherever a name leads, there is none.
+/// Whoever names a cluster names its host, too: of a wildcard, or of what is wherever a name leads, there is none. A tunnel
+/// leads where no address of the cluster says, and its request would go to the proxy without the TLS that it is to be in.
 fn takes(of: Of<'_>, cluster: &Cluster) -> bool {
     let service = cluster.source.as_ref().map(|source| &source.service);
     let is_of = |own: &&ServerHost| match (&own.namespace, service) {
@@ -38,6 +39,7 @@ fn takes(of: Of<'_>, cluster: &Cluster) -> bool {
     };
     !cluster.leads_by_name()
         && !cluster.is_original_dst()
+        && cluster.tunnel.is_none()
         && of.server.hosts.iter().filter(is_of).any(|own| host::matches(&own.host, &cluster.host))
 }
 

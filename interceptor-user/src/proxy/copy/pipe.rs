@@ -16,6 +16,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_siz
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
+use tokio::task::unconstrained;
 
 use super::{Activity, Broken, Turn, end_direction, was_reset};
 
@@ -129,11 +130,12 @@ impl Burst {
             Self::Small { buffer, start, end } => {
                 let mut room = ReadBuf::new(buffer);
                 // Unlike the stream's try_read, this takes a buffer that is not full for the end of what there is, and
-                // does not ask once more.
-                poll_fn(|cx| match Pin::new(&mut *source).poll_read(cx, &mut room) {
+                // does not ask once more. Whose turn it is, Turn says: that the runtime would rather have another task
+                // go on must not look like a source that has nothing.
+                unconstrained(poll_fn(|cx| match Pin::new(&mut *source).poll_read(cx, &mut room) {
                     Poll::Ready(read) => Poll::Ready(read),
                     Poll::Pending => Poll::Ready(Err(io::ErrorKind::WouldBlock.into())),
-                })
+                }))
                 .await?;
                 (*start, *end) = (0, room.filled().len());
                 (*end, *end == BUFFER_BYTES)

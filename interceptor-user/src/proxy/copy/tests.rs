@@ -301,6 +301,28 @@ async fn it_sleeps_while_nothing_can_be_done() {
     .await;
 }
 
+/// A client, an origin, and what is to be copied between: all bytes and both ends are there before it begins.
+async fn all_queued(to_origin: usize, to_client: usize) -> (TcpStream, TcpStream, TcpStream, TcpStream) {
+    let roomy = || async {
+        let (outer, inner) = connected().await;
+        for socket in [&outer, &inner] {
+            rustix::net::sockopt::set_socket_send_buffer_size_force(socket, 8 << 20).unwrap();
+            rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, 8 << 20).unwrap();
+        }
+        (outer, inner)
+    };
+    let ((mut client, downstream), (mut origin, upstream)) = (roomy().await, roomy().await);
+    client.write_all(&vec![1; to_origin]).await.unwrap();
+    client.shutdown().await.unwrap();
+    origin.write_all(&vec![2; to_client]).await.unwrap();
+    origin.shutdown().await.unwrap();
+    // The runtime has heard of all of it.
+    for socket in [&downstream, &upstream] {
+        socket.readable().await.unwrap();
+    }
+    (client, origin, downstream, upstream)
+}
+
 /// Descriptors are limited for a process: this runs itself in another one.
 #[tokio::test]
 async fn without_descriptors_bytes_take_a_buffer() {
@@ -332,10 +354,24 @@ async fn without_descriptors_bytes_take_a_buffer() {
                 let limits = rustix::process::Rlimit { current, maximum: limits.maximum };
                 rustix::process::setrlimit(rustix::process::Resource::Nofile, limits).unwrap();
             };
+            let mut queued = Vec::new();
+            for _ in 0..20 {
+                queued.push(all_queued(1 << 20, 2 << 20).await);
+            }
             limit(Some(3));
             std::fs::File::open("/dev/null").unwrap_err();
             exchange().await;
             assert_eq!(super::pipe::pooled(), 0);
+            for (mut client, mut origin, mut downstream, mut upstream) in queued {
+                let progress = Transferred::default();
+                let end = splice_bidirectional(&mut downstream, &mut upstream, NEVER, &progress).await;
+                assert!(matches!(end, CopyEnd::Closed), "{end:?}");
+                drop((downstream, upstream));
+                let (mut received, mut sent) = (Vec::new(), Vec::new());
+                origin.read_to_end(&mut received).await.unwrap();
+                client.read_to_end(&mut sent).await.unwrap();
+                assert!(received == vec![1; 1 << 20] && sent == vec![2; 2 << 20]);
+            }
             limit(limits.current);
             exchange().await;
             assert_eq!(super::pipe::pooled(), 1);

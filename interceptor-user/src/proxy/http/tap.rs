@@ -238,11 +238,36 @@ fn has_content_length(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Framing, HeadTap};
+    use super::{Activity, Framing, HeadTap};
 
     fn is_refused(tap: &HeadTap, bytes: &[u8], framing: Framing) -> bool {
         tap.lock().record(bytes);
         !tap.begin(framing).0
+    }
+
+    #[test]
+    fn nothing_is_idle_that_is_under_way() {
+        let tap = HeadTap::default();
+        let mut heads = 0;
+        assert_eq!(tap.activity(&mut heads), Activity::Idle);
+        tap.record(b"GET / HTTP/1.1\r\n");
+        assert_eq!(tap.activity(&mut heads), Activity::Waiting, "a head has begun");
+        tap.record(b"\r\n");
+        tap.begin(Framing::NoBody);
+        assert_eq!(tap.activity(&mut heads), Activity::Busy, "one has come");
+        let answering = tap.answering();
+        assert_eq!(tap.activity(&mut heads), Activity::Busy, "it is being answered");
+        drop(answering);
+        tap.set_unflushed(true);
+        assert_eq!(tap.activity(&mut heads), Activity::Waiting, "something is not out");
+        tap.set_unflushed(false);
+        assert_eq!(tap.activity(&mut heads), Activity::Idle);
+        tap.record(b"POST / HTTP/1.1\r\n\r\n");
+        let (_, body) = tap.begin(Framing::Length(3));
+        assert_eq!(tap.activity(&mut heads), Activity::Busy);
+        assert_eq!(tap.activity(&mut heads), Activity::Waiting, "a body is to come");
+        drop(body);
+        assert_eq!(tap.activity(&mut heads), Activity::Waiting, "what came of it is not known");
     }
 
     #[test]

@@ -134,6 +134,9 @@ impl AsyncWrite for TappedStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().stream()?.poll_shutdown(cx)
+        let this = self.get_mut();
+        // The end of TLS is written, too: until it is, the connection is not idle.
+        this.tap.set_unflushed(true);
+        this.stream()?.poll_shutdown(cx)
     }
 }
