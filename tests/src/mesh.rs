@@ -44,8 +44,7 @@ impl Mesh {
     }
 }
 
-/// What `openssl x509 -serial` prints, without zeros before it.
+/// What `openssl x509 -serial` prints.
 pub fn serial(printed: &str) -> String {
-    let digits = printed.trim().trim_start_matches("serial=");
-    digits.trim_start_matches('0').to_ascii_lowercase()
+    printed.trim().trim_start_matches("serial=").to_ascii_lowercase()
 }

@@ -32,11 +32,33 @@ impl CertificateFacts {
         Self {
             subject: distinguished_name::text(parsed.subject()),
             issuer: distinguished_name::text(parsed.issuer()),
-            serial: hex(parsed.serial()),
+            serial: hex(magnitude(parsed.serial())),
             fingerprint: hex(&sha256(certificate)),
             uri_names: parsed.valid_uri_names().map(owned).collect(),
             dns_names: parsed.valid_dns_names().map(owned).collect(),
             identity: spiffe::identity(certificate).ok().map(Arc::new),
+        }
+    }
+}
+
+/// Without the byte that tells a number with a leading one from a negative one; OpenSSL and Envoy don't show it.
+fn magnitude(integer: &[u8]) -> &[u8] {
+    match integer {
+        [0, rest @ ..] if !rest.is_empty() => rest,
+        _ => integer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::magnitude;
+
+    #[test]
+    fn a_serial_number_is_shown_as_openssl_does() {
+        for (integer, shown) in
+            [(&[0, 0xff, 1][..], &[0xff, 1][..]), (&[4, 0x3d], &[4, 0x3d]), (&[0], &[0]), (&[], &[])]
+        {
+            assert_eq!(magnitude(integer), shown);
         }
     }
 }
