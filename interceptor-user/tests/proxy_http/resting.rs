@@ -1,6 +1,6 @@
 //! A client's connection that has been idle for a while rests: it holds no buffers, and nobody can tell.
 
-use crate::support::{Config, HOST, Proxy, Upstream, eventually, get};
+use crate::support::{Client, Config, HOST, Proxy, Upstream, eventually, get};
 use crate::termination;
 use crate::tls::Authority;
 
@@ -8,6 +8,15 @@ const REST: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 fn eventually_resting(proxy: &Proxy, count: u64) {
     eventually("so many rest", || proxy.counters().connections_resting == count);
+}
+
+/// The only connection, after one request.
+fn resting(proxy: &Proxy) -> Client {
+    let mut client = proxy.client();
+    client.send(get(HOST, "/"));
+    assert_eq!(client.reply().status(), 200);
+    eventually_resting(proxy, 1);
+    client
 }
 
 #[test]
@@ -59,11 +68,7 @@ fn what_is_under_way_does_not_rest() {
 fn a_resting_connections_end_is_seen() {
     let upstream = Upstream::answering(REST);
     let proxy = Config::new(&[upstream.address]).start();
-    let mut client = proxy.client();
-    client.send(get(HOST, "/"));
-    assert_eq!(client.reply().status(), 200);
-    eventually_resting(&proxy, 1);
-    drop(client);
+    drop(resting(&proxy));
     eventually("it is closed", || proxy.counters().connections_open == 0);
     assert_eq!(proxy.counters().connections_resting, 0);
 }
@@ -72,10 +77,7 @@ fn a_resting_connections_end_is_seen() {
 fn a_resting_connection_ends_with_its_workload() {
     let upstream = Upstream::answering(REST);
     let proxy = Config::new(&[upstream.address]).start();
-    let mut client = proxy.client();
-    client.send(get(HOST, "/"));
-    assert_eq!(client.reply().status(), 200);
-    eventually_resting(&proxy, 1);
+    let mut client = resting(&proxy);
     proxy.start_draining();
     assert!(client.is_closed());
 }
