@@ -302,7 +302,10 @@ async fn it_sleeps_while_nothing_can_be_done() {
 }
 
 /// A client, an origin, and what is to be copied between: all bytes and both ends are there before it begins.
-async fn all_queued(to_origin: usize, to_client: usize) -> (TcpStream, TcpStream, TcpStream, TcpStream) {
+pub(super) async fn all_queued(
+    to_origin: usize,
+    to_client: usize,
+) -> (TcpStream, TcpStream, TcpStream, TcpStream) {
     let roomy = || async {
         let (outer, inner) = connected().await;
         for socket in [&outer, &inner] {
