@@ -57,6 +57,8 @@ pub(super) struct Control {
     pub(super) has_world: bool,
     /// Every pod that was there at the start is carried.
     pub(super) is_settled: bool,
+    /// The code that only starting takes is let go of.
+    pub(super) is_at_rest: bool,
     /// A pod waits for what its client gets.
     pub(super) lacks_configurations: bool,
     /// Mistakes of pods that Events tell of.
@@ -115,6 +117,7 @@ impl Control {
             waiting_for_namespaces: Vec::new(),
             has_world: false,
             is_settled: false,
+            is_at_rest: false,
             lacks_configurations: false,
             reported: Vec::new(),
             gated: false,

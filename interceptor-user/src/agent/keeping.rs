@@ -8,12 +8,16 @@ use anyhow::Context;
 
 use super::control::Control;
 use super::pod::{Pod, PodDirectory};
-use crate::datapath::CgroupId;
+use crate::datapath::{self, CgroupId};
 
 impl Control {
     /// What has to be done from time to time: says that we live, holds what is undecided, and removes what nobody has any
     /// more.
     pub(super) fn keep_kernel(&mut self) {
+        // Since the last look: what is still done in that moment (findings, for one) has had its time.
+        if self.is_started() && !std::mem::replace(&mut self.is_at_rest, true) {
+            datapath::release_startup_code();
+        }
         let kept = self.datapath.beat().map_err(anyhow::Error::from).and_then(|()| self.gate_and_collect());
         let problem = kept.err().map(|error| format!("{error:#}"));
         if let Some(problem) = problem.as_ref().filter(|problem| self.hooks.as_ref() != Some(problem)) {

@@ -103,6 +103,7 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
         datapath::readable(inputs.address_changes.into()).context("can't follow this host's addresses")?;
     let mut again = tokio::time::interval(TRY_AGAIN);
     again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut was_configured, mut is_at_rest) = (false, false);
     loop {
         tokio::select! {
             _ = terminated.recv() => break,
@@ -140,7 +141,14 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
                 }
                 ready.clear_ready();
             }
-            _ = again.tick() => listeners.reconcile(),
+            _ = again.tick() => {
+                // Configured since the last look: what is still done in that moment (findings, for one) has had its time.
+                if !is_at_rest && std::mem::replace(&mut was_configured, listeners.configured().is_some()) {
+                    datapath::release_startup_code();
+                    is_at_rest = true;
+                }
+                listeners.reconcile();
+            }
         }
         if listeners.proxy.failed() {
             bail!("a thread of the proxy has ended by a panic");
