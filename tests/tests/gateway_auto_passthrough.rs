@@ -129,6 +129,28 @@ fn what_is_no_name_of_a_cluster_is_closed() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whatever chance would choose.
+#[test]
+fn endpoints_that_are_off_limits_leave_the_others() -> anyhow::Result<()> {
+    const CONNECTIONS: usize = 12;
+    let world = World::shared()?;
+    let (app, host) = (world.joined_pod()?, world.joined_pod()?);
+    let mixed = fixed("metadata.test", "169.254.169.254")
+        .replace("endpoints: [", "endpoints: [{address: 127.0.0.1}, {address: 203.0.113.20}, ");
+    let gateway = Gateway::start(&host, &format!("{RESOURCES}{mixed}"))?;
+    let name = "outbound_.443_._.metadata.test";
+    let (to, url) = (format!("{name}:443:{}:443", host.address), format!("https://{name}/"));
+    for _ in 0..CONNECTIONS {
+        let args = ["-sk", "--connect-to", &to, "-H", "host: www.google.com", &url];
+        let output = interceptor_tests::output(app.command("curl").args(args))?;
+        assert_eq!(String::from_utf8(output.stdout)?, "www.google.com says hello over https\n");
+    }
+    for line in gateway.lines(CONNECTIONS)? {
+        assert_eq!((&*line.upstream_host, &*line.flags), ("203.0.113.20:443", "-"), "{}", line.line);
+    }
+    Ok(())
+}
+
 /// As services come and go.
 #[test]
 fn a_service_can_be_named_as_soon_as_it_is_declared() -> anyhow::Result<()> {

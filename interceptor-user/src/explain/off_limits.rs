@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Context;
 use crate::proxy::upstream::UpstreamError;
-use crate::snapshot::{Cluster, Discovery, DnsTarget};
+use crate::snapshot::{Cluster, Discovery, DnsTarget, EndpointAddress};
 
 /// What is sent where.
 #[derive(Clone, Copy)]
@@ -24,7 +24,7 @@ pub(super) fn refusal(context: Context<'_>, way: Way<'_>) -> Option<UpstreamErro
         return Some(UpstreamError::DnsResolution(why.into()));
     }
     let (known, refused) = known(context, way)?;
-    // Where one endpoint is not refused, connections go there sooner or later.
+    // Where one endpoint is not refused, connections go there: at once if the client chose, else sooner or later.
     let first = refused.first().filter(|_| refused.len() == known)?;
     Some(UpstreamError::NoHealthyUpstream(Some(first.as_str().into())))
 }
@@ -56,19 +56,25 @@ fn known(context: Context<'_>, way: Way<'_>) -> Option<(usize, Vec<String>)> {
         let addresses = addresses(context, &target.host)?;
         Some(addresses.into_iter().map(|address| SocketAddr::new(address, target.port)).collect())
     };
-    let known: Vec<SocketAddr> = match &way.cluster.discovery {
-        Discovery::Static(endpoints) => {
-            endpoints.iter().map(|endpoint| endpoint.address.as_ip()).collect::<Option<_>>()?
+    let known: Vec<EndpointAddress> = match &way.cluster.discovery {
+        Discovery::Static(endpoints) => endpoints.iter().map(|endpoint| endpoint.address.clone()).collect(),
+        Discovery::StrictDns(targets) => {
+            let known = targets.iter().map(of_target).collect::<Option<Vec<_>>>()?.concat();
+            known.into_iter().map(Into::into).collect()
         }
-        Discovery::StrictDns(targets) => targets.iter().map(of_target).collect::<Option<Vec<_>>>()?.concat(),
-        Discovery::LogicalDns(target) => of_target(target)?,
+        Discovery::LogicalDns(target) => {
+            let known = of_target(target)?;
+            // The proxy knows the first of each family.
+            let first = |v6| known.iter().find(|address| address.is_ipv6() == v6).copied();
+            [first(false), first(true)].into_iter().flatten().map(Into::into).collect()
+        }
         Discovery::DynamicDns { .. } | Discovery::OriginalDst { .. } => return None,
     };
-    let why = |address: &SocketAddr| {
-        if way.client_chose && off_limits.has(address.ip()) {
-            return Some(format!("{address} is where this gateway sends nothing"));
-        }
-        off_limits.leads_back(*address).then(|| format!("{address} leads back to this gateway"))
+    let why = |endpoint: &EndpointAddress| {
+        let chosen = way.client_chose.then(|| off_limits.refusal(endpoint)).flatten();
+        let leads_back = |address: &SocketAddr| off_limits.leads_back(*address);
+        let back = || endpoint.as_ip().filter(leads_back);
+        chosen.or_else(|| Some(format!("{} leads back to this gateway", back()?)))
     };
     let refused: Vec<String> = known.iter().filter_map(why).collect();
     Some((known.len(), refused))

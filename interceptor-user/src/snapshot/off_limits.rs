@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::EndpointAddress;
+
 /// Addresses that a name which a client brings (DYNAMIC_DNS) must not lead to at a gateway: those that lead back to it, and
 /// always those that only its own host reaches: loopback, link-local (where clouds keep their credentials), multicast and
 /// unspecified ones, and where else clouds keep what they tell their machines.
@@ -37,6 +39,18 @@ impl OffLimits {
         let ip = address.ip().to_canonical();
         let is_here = ip.is_loopback() || ip.is_unspecified() || self.leading_back.contains(&ip);
         is_here && self.ports.contains(&address.port())
+    }
+
+    /// Why an endpoint is not sent to where the client itself has named the cluster: that must not lead where only the
+    /// gateway's own host comes to.
+    pub fn refusal(&self, endpoint: &EndpointAddress) -> Option<String> {
+        match endpoint.as_ip() {
+            None => Some("a unix socket is nothing that a client chooses".to_owned()),
+            Some(address) if self.has(address.ip()) => {
+                Some(format!("{address} is where this gateway sends nothing"))
+            }
+            Some(_) => None,
+        }
     }
 
     pub fn has(&self, address: IpAddr) -> bool {

@@ -107,6 +107,8 @@ fn clusters_that_clients_choose() {
         ("outbound_.80_._.own.test", "10.0.0.9", "outbound|80||own.test - UH - refused"),
         ("outbound_.80_._.own.test", "10.0.0.8", "outbound|80||own.test - - -"),
         ("outbound_.80_._.named.test", "10.0.0.9", "outbound|80||named.test - - -"),
+        // The other of its endpoints is chosen.
+        ("outbound_.80_._.some.test", "10.0.0.9", "outbound|80||some.test - - -"),
         ("outbound_.80_._.lost.test", "10.0.0.9", "- - NR filter_chain_not_found refused"),
         ("own.test", "10.0.0.9", "- - NR filter_chain_not_found refused"),
     ] {
@@ -119,6 +121,14 @@ fn clusters_that_clients_choose() {
         (
             ask("outbound_.80_._.own.test"),
             "tls           the client's own passes as it is, and none is added\n",
+        ),
+        (
+            Case::new(&yaml)
+                .at_gateway(&["10.0.0.9"])
+                .named("outbound_.80_._.some.test")
+                .ask("https://any.test")
+                .to_string(),
+            "nothing is sent there: 10.0.0.9:80 is where this gateway sends nothing\n",
         ),
         (
             ask("outbound_.80_._.lost.test"),

@@ -188,6 +188,7 @@ impl<'a> Tries<'a> {
             name: Some(name),
             avoid: if avoid_tried(forward) { &self.tried } else { &[] },
             hash: self.hash,
+            client_chose: false,
         };
         self.watched = Watched::default();
         let mut pick = runtime.choose(selection).await?;

@@ -48,6 +48,8 @@ pub(crate) struct Selection<'a> {
     pub(crate) avoid: &'a [EndpointAddress],
     /// What the cluster hashes of it.
     pub(crate) hash: Option<u64>,
+    /// See [`crate::snapshot::TcpRoute::client_chose`].
+    pub(crate) client_chose: bool,
 }
 
 /// Where the endpoints come from.
@@ -63,13 +65,14 @@ enum Source {
     Dynamic {
         resolver: Resolver,
         port: Option<u16>,
-        off_limits: Option<Arc<OffLimits>>,
     },
 }
 
 #[derive(Debug)]
 pub(super) struct Endpoints {
     source: Source,
+    /// Of a gateway's cluster.
+    off_limits: Option<Arc<OffLimits>>,
     load_balancer: LoadBalancer,
     warmup: Option<Warmup>,
     detector: Option<Detector>,
@@ -104,13 +107,11 @@ impl Endpoints {
             }
             Discovery::StrictDns(targets) => names(targets, false),
             Discovery::LogicalDns(target) => names(std::slice::from_ref(target), true),
-            Discovery::DynamicDns { port } => {
-                let off_limits = cluster.off_limits.clone();
-                Source::Dynamic { resolver: resolver.clone(), port: *port, off_limits }
-            }
+            Discovery::DynamicDns { port } => Source::Dynamic { resolver: resolver.clone(), port: *port },
         };
         Self {
             source,
+            off_limits: cluster.off_limits.clone(),
             load_balancer: cluster.load_balancer,
             warmup: cluster.warmup,
             detector,
@@ -121,16 +122,29 @@ impl Endpoints {
     }
 
     pub(super) async fn choose(&self, selection: Selection<'_>) -> Result<Pick, UpstreamError> {
+        let off_limits = match (selection.client_chose, &self.off_limits) {
+            (false, _) => None,
+            (true, Some(off_limits)) => Some(&**off_limits),
+            // Only a gateway lets clients choose.
+            (true, None) => return Err(UpstreamError::NoHealthyUpstream(None)),
+        };
         match &self.source {
             Source::OriginalDst { port } => {
                 let mut address = selection.original_dst;
                 if let Some(port) = port {
                     address.set_port(*port);
                 }
-                Ok(Pick::of(address, None))
+                let refused = off_limits.and_then(|off_limits| off_limits.refusal(&address.into()));
+                match refused {
+                    Some(why) => Err(UpstreamError::NoHealthyUpstream(Some(why.into()))),
+                    None => Ok(Pick::of(address, None)),
+                }
             }
             Source::Static(hosts) => {
-                let host = self.choose_of(hosts, selection).ok_or(UpstreamError::NoHealthyUpstream(None))?;
+                let within = hosts.within(off_limits);
+                let host = self
+                    .choose_of(&within, selection)
+                    .ok_or_else(|| nobody(hosts.iter(), off_limits, None))?;
                 Ok(self.pick(host, None))
             }
             Source::Names(names) => {
@@ -139,20 +153,20 @@ impl Endpoints {
                     Some(hosts) => hosts,
                     None => names.first_answer(self.patience).await,
                 };
-                let (preferred, other) = hosts.by_family(self.prefer_v6.load(Ordering::Relaxed));
+                let (preferred, other) = hosts.by_family(self.prefer_v6.load(Ordering::Relaxed), off_limits);
                 let host = self
-                    .choose_of(preferred, selection)
-                    .ok_or_else(|| UpstreamError::NoHealthyUpstream(hosts.failure()))?;
+                    .choose_of(&preferred, selection)
+                    .ok_or_else(|| nobody(hosts.iter(), off_limits, hosts.failure()))?;
                 Ok(self.pick(host, other.iter().next().and_then(|host| host.address.as_ip())))
             }
-            Source::Dynamic { resolver, port, off_limits } => {
+            Source::Dynamic { resolver, port } => {
                 let name = selection.name.ok_or(UpstreamError::NoHealthyUpstream(None))?;
                 let port = port.unwrap_or(selection.original_dst.port());
                 let answer = tokio::time::timeout(self.patience, resolver.resolve(name))
                     .await
                     .map_err(|_elapsed| UpstreamError::DnsResolution(format!("{name}: no answer").into()))?
                     .map_err(|error| UpstreamError::DnsResolution(error.to_string().into()))?;
-                if let Some(off_limits) = off_limits {
+                if let Some(off_limits) = &self.off_limits {
                     // Where the connection came in is ours, too, whatever is known of our addresses.
                     let leads_back = |address: &IpAddr| {
                         off_limits.has(*address) || *address == selection.original_dst.ip()
@@ -271,6 +285,16 @@ impl Endpoints {
             self.prefer_v6.store(peer.is_ipv6(), Ordering::Relaxed);
         }
     }
+}
+
+/// None of the hosts can be chosen: because of what is off limits, or for another reason.
+fn nobody<'a>(
+    mut hosts: impl Iterator<Item = &'a Arc<Host>>,
+    off_limits: Option<&OffLimits>,
+    why: Option<Arc<str>>,
+) -> UpstreamError {
+    let refusal = off_limits.and_then(|off_limits| hosts.find_map(|host| off_limits.refusal(&host.address)));
+    UpstreamError::NoHealthyUpstream(refusal.map(Into::into).or(why))
 }
 
 /// One for each endpoint, in their order.

@@ -1,6 +1,7 @@
 //! The hosts of a cluster at one time, and the choice of one: by distance first, then by policy. Tables for
 //! hashing are made once for a list of hosts, when the first request needs one.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use twox_hash::XxHash64;
@@ -11,16 +12,16 @@ use super::host::Host;
 use super::maglev::Maglev;
 use super::outlier::Detector;
 use super::ring_hash::Ring;
-use crate::snapshot::{EndpointAddress, LoadBalancer, Placement};
+use crate::snapshot::{EndpointAddress, LoadBalancer, OffLimits, Placement};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct HostSet {
     /// The nearest first.
     groups: Vec<Group>,
 }
 
 /// Hosts of one place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Group {
     placement: Placement,
     hosts: Vec<Arc<Host>>,
@@ -110,6 +111,19 @@ impl HostSet {
                 group.table.clone_from(&before.table);
             }
         }
+    }
+
+    /// Without those that are refused to clients that choose. Mostly all may stay: a set without some is made for one
+    /// choice.
+    pub(super) fn within(&self, off_limits: Option<&OffLimits>) -> Cow<'_, Self> {
+        let Some(off_limits) = off_limits else { return Cow::Borrowed(self) };
+        let stays = |host: &Arc<Host>| off_limits.refusal(&host.address).is_none();
+        if self.iter().all(stays) {
+            return Cow::Borrowed(self);
+        }
+        let all = self.groups.iter().flat_map(|group| group.hosts.iter().map(|host| (host, group.placement)));
+        let left = all.filter(|(host, _)| stays(host));
+        Cow::Owned(Self::new(left.map(|(host, placement)| (Arc::clone(host), placement))))
     }
 
     pub(super) fn choose(&self, terms: Terms<'_>) -> Option<&Arc<Host>> {

@@ -224,20 +224,6 @@ impl ClusterRuntime {
         }
     }
 
-    /// What a client chooses must not lead where only the gateway's own host comes to.
-    fn refuse_off_limits(&self, pick: &Pick) -> Result<(), UpstreamError> {
-        let mut addresses = pick.address.as_ip().into_iter().chain(pick.alternate);
-        let is_refused = |address: &SocketAddr| {
-            self.cluster.off_limits.as_ref().is_none_or(|off_limits| off_limits.has(address.ip()))
-        };
-        let why = match (pick.address.as_ip(), addresses.find(is_refused)) {
-            (None, _) => "a unix socket is nothing that a client chooses".to_owned(),
-            (Some(_), Some(address)) => format!("{address} is where this gateway sends nothing"),
-            (Some(_), None) => return Ok(()),
-        };
-        Err(UpstreamError::NoHealthyUpstream(Some(why.into())))
-    }
-
     async fn dial(
         &self,
         pick: &Pick,

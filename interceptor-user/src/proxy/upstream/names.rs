@@ -1,5 +1,6 @@
 //! Hosts that are known by name: the addresses of this moment, with the load of those that stay.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::clock::Moment;
 use super::host::Host;
 use super::host_set::HostSet;
 use crate::dns::{Answer, AnswerState, NameWatch, Resolver};
-use crate::snapshot::{DnsTarget, EndpointAddress, Placement};
+use crate::snapshot::{DnsTarget, EndpointAddress, OffLimits, Placement};
 
 /// The names of a cluster. Asked for from the first request on, so that names which nobody uses cost
 /// no lookups; after a reload of a cluster in use at once.
@@ -147,9 +148,14 @@ impl Hosts {
         self.is_empty() && self.answers.iter().any(|answer| answer.state == AnswerState::Pending)
     }
 
-    /// The family to choose from, and the other one.
-    pub(super) fn by_family(&self, prefer_v6: bool) -> (&HostSet, &HostSet) {
-        let (first, second) = (self.family(prefer_v6), self.family(!prefer_v6));
+    /// The family to choose from, and the other one, without what is off limits.
+    pub(super) fn by_family(
+        &self,
+        prefer_v6: bool,
+        off_limits: Option<&OffLimits>,
+    ) -> (Cow<'_, HostSet>, Cow<'_, HostSet>) {
+        let within = |v6| self.family(v6).within(off_limits);
+        let (first, second) = (within(prefer_v6), within(!prefer_v6));
         if first.is_empty() { (second, first) } else { (first, second) }
     }
 

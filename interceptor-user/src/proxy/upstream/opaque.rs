@@ -94,10 +94,7 @@ impl ClusterRuntime {
         client_chose: bool,
     ) -> Result<OpaqueUpstream, ConnectError> {
         let slot = self.slot(downstream)?;
-        let pick = self.choose_opaque(downstream).await?;
-        if client_chose {
-            self.refuse_off_limits(&pick)?;
-        }
+        let pick = self.choose_opaque(downstream, client_chose).await?;
         let tls = self.tls.as_deref().filter(|_| !client_chose);
         let connected = self.in_time(self.open_opaque(tls, &pick, downstream)).await;
         self.report_connection(&pick.watched, connected.as_ref().err());
@@ -155,11 +152,16 @@ impl ClusterRuntime {
         tls.server_name(host.unwrap_or_default())
     }
 
-    async fn choose_opaque(&self, downstream: &Downstream) -> Result<Pick, UpstreamError> {
+    async fn choose_opaque(
+        &self,
+        downstream: &Downstream,
+        client_chose: bool,
+    ) -> Result<Pick, UpstreamError> {
         self.choose(Selection {
             original_dst: downstream.original_dst,
             name: downstream.requested_server_name.as_deref(),
             avoid: &[],
+            client_chose,
             hash: hash::of_connection(self.cluster.hash_key.as_ref(), downstream.remote_address.ip()),
         })
         .await

@@ -1,5 +1,6 @@
 //! Whom a cluster's hosts, their places and their health make a request go to.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::proxy::upstream::host::Host;
 use crate::proxy::upstream::outlier::Detector;
 use crate::proxy::upstream::ring_hash::Ring;
 use crate::resource::UnixPath;
-use crate::snapshot::{EndpointAddress, LoadBalancer, OutlierDetection, Placement};
+use crate::snapshot::{EndpointAddress, LoadBalancer, OffLimits, OutlierDetection, Placement};
 
 const NOW: Moment = Moment(1000);
 const HASHING: [LoadBalancer; 2] =
@@ -263,6 +264,37 @@ proptest! {
             let after = chosen(hash);
             prop_assert!(after.is_some() && after != Some(ejected));
             prop_assert!(before == Some(ejected) || after == before);
+        }
+    }
+}
+
+/// Clients that choose a cluster are led to what is left of it, near or far.
+#[test]
+fn what_is_off_limits_is_not_there() {
+    let nearest = Placement { priority: 0, ..Placement::default() };
+    let next = Placement { priority: 1, ..Placement::default() };
+    let cluster = Cluster::new(&[(nearest, 2), (next, 3)], OutlierDetection::default());
+    let addresses = |hosts: &HostSet| -> Vec<SocketAddr> {
+        hosts.iter().map(|host| host.address.as_ip().unwrap()).collect()
+    };
+    let all = addresses(&cluster.hosts);
+    let without =
+        |refused: &[SocketAddr]| OffLimits::new(refused.iter().map(SocketAddr::ip), std::iter::empty());
+    for (refused, left) in
+        [(&all[..0], &all[..]), (&all[..1], &all[1..]), (&all[..3], &all[3..]), (&all, &[])]
+    {
+        let off_limits = without(refused);
+        let within = cluster.hosts.within(Some(&off_limits));
+        assert_eq!(addresses(&within), left);
+        assert_eq!(matches!(within, Cow::Borrowed(_)), refused.is_empty(), "made only where it has to be");
+        let choice = Choice { everybody: true, avoid: &[], warmup: None, cursor: &cluster.cursor, now: NOW };
+        for load_balancer in ALL {
+            for hash in 0..20 {
+                let terms = Terms { load_balancer, detector: None, hash: Some(hash), choice };
+                let chosen = within.choose(terms).map(|host| host.address.as_ip().unwrap());
+                assert_eq!(chosen.is_some(), !left.is_empty());
+                assert!(chosen.is_none_or(|chosen| left.contains(&chosen)), "{load_balancer:?}: {chosen:?}");
+            }
         }
     }
 }
