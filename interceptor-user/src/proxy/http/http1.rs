@@ -24,10 +24,10 @@ const HEAD_MAX: usize = 60 * 1024;
 const READ_BUFFER_MAX: usize = 64 * 1024;
 /// How long a request's head may take, and how long a connection may be idle between two requests (Istio's idle timeout
 /// of connections).
-const SILENCE_MAX: Duration = Duration::from_secs(3600);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3600);
 /// How long a head may take that has begun, where many clients share what there is. With Envoy it is off unless
 /// request_headers_timeout is set, which Envoy's page for edge proxies advises.
-const SHARED_HEAD_READ_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const SHARED_HEAD_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether a connection is idle: after so long, or twice that, its buffers go.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

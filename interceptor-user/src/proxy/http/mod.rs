@@ -11,10 +11,12 @@ mod deadline;
 mod failure;
 mod fault;
 mod forward;
+mod frame_tap;
 pub(crate) mod grpc;
 mod head_limit;
 mod headers;
 mod http1;
+mod http2;
 mod log;
 mod mirror;
 pub(crate) mod peer;
@@ -28,27 +30,15 @@ mod upgrade;
 pub(crate) mod upload;
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::rc::Rc;
 
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
 
 use super::downstream::Downstream;
 use super::maybe_tls::ClientIo;
-use super::upstream::pool::LocalExecutor;
 use super::worker::Worker;
 pub(crate) use crate::snapshot::HttpVersion as Version;
-use log::RequestLog;
 use tap::HeadTap;
-
-const HTTP2_STREAMS_MAX: u32 = 256;
-const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-const HTTP2_SEND_BUFFER_MAX: usize = 64 * 1024;
-const HTTP2_HEADER_LIST_MAX: u32 = 60 * 1024;
 
 /// One client's connection.
 #[derive(Debug)]
@@ -108,38 +98,10 @@ pub(super) async fn serve(worker: &Rc<Worker>, stream: ClientIo, downstream: Dow
     let connection = Rc::new(Connection { worker, downstream, version, tap, first_request, misdirected });
     let ended = match version {
         Version::Http1 => http1::serve(stream, &connection).await,
-        Version::Http2 => Box::pin(serve_http2(TokioIo::new(stream), &connection)).await,
+        Version::Http2 => Box::pin(http2::serve(stream, &connection)).await,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "downstream connection ended");
         log::unreadable(&connection, &error);
     }
-}
-
-async fn serve_http2(io: TokioIo<ClientIo>, connection: &Rc<Connection>) -> Result<(), hyper::Error> {
-    let worker = Rc::clone(&connection.worker);
-    let service = service_fn(|mut request| {
-        let connection = Rc::clone(connection);
-        worker.current().snapshot.mesh.path_normalization.apply(request.uri_mut());
-        connection.first_request.is_there();
-        // Begun before the answer is first worked on: a client may be gone by then.
-        let log = RequestLog::new(&connection, &request);
-        async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
-    });
-    let server = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-        .max_send_buf_size(HTTP2_SEND_BUFFER_MAX)
-        .max_header_list_size(HTTP2_HEADER_LIST_MAX)
-        .serve_connection(io, service);
-    tokio::pin!(server);
-    tokio::select! {
-        biased;
-        ended = server.as_mut() => return ended,
-        () = connection.ending() => {}
-    }
-    server.as_mut().graceful_shutdown();
-    server.await
 }
