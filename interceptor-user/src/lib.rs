@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod report;
 pub mod resource;
 pub mod settings;
+pub mod shared_map;
 pub mod snapshot;
 pub mod source;
 pub mod tables;

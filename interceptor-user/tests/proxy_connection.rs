@@ -201,7 +201,7 @@ fn tls_goes_where_its_sni_says() {
     let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
     listener.tls.insert("www.example.com", Arc::new(route));
     snapshot.by_port.insert(443, Arc::new(listener));
-    Arc::make_mut(&mut snapshot.clusters).insert(cluster.name.clone(), Arc::clone(&cluster));
+    snapshot.clusters.insert(cluster.name.clone(), Arc::clone(&cluster));
     let running = Running::start(snapshot, Some("192.0.2.1:443".parse().unwrap()));
 
     let mut client = running.connect();
@@ -341,7 +341,7 @@ fn carried_in_tls(says_so: bool) {
     let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
     listener.tcp = Some(Arc::new(route));
     snapshot.by_port.insert(3306, Arc::new(listener));
-    Arc::make_mut(&mut snapshot.clusters).insert(cluster.name.clone(), Arc::clone(&cluster));
+    snapshot.clusters.insert(cluster.name.clone(), Arc::clone(&cluster));
     let running = Running::start(snapshot, Some("192.0.2.1:3306".parse().unwrap()));
 
     let mut client = running.connect();
@@ -453,7 +453,7 @@ fn to_endpoints(endpoints: &[SocketAddr], change: impl FnOnce(&mut Cluster)) -> 
     let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
     listener.tcp = Some(Arc::new(route));
     snapshot.by_port.insert(3306, Arc::new(listener));
-    Arc::make_mut(&mut snapshot.clusters).insert(cluster.name.clone(), cluster);
+    snapshot.clusters.insert(cluster.name.clone(), cluster);
     Running::start(snapshot, Some("192.0.2.1:3306".parse().unwrap()))
 }
 
@@ -502,7 +502,7 @@ fn with_tcp_port(cluster: Cluster) -> Snapshot {
     let route = TcpRoute::to(ClusterRef { name: cluster.name.clone(), cluster: Some(Arc::clone(&cluster)) });
     listener.tcp = Some(Arc::new(route));
     snapshot.by_port.insert(7000, Arc::new(listener));
-    Arc::make_mut(&mut snapshot.clusters).insert(cluster.name.clone(), cluster);
+    snapshot.clusters.insert(cluster.name.clone(), cluster);
     snapshot
 }
 

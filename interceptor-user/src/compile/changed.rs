@@ -3,17 +3,24 @@
 use std::sync::Arc;
 
 use crate::resource::virtual_service::HttpAction;
-use crate::resource::{Kind, Resource, VirtualService, World};
+use crate::resource::{DestinationRule, Kind, Resource, ServiceEntry, VirtualService, World};
 
 /// What has to be looked at again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changed {
+    pub(super) entries: Vec<Turned<ServiceEntry>>,
+    pub(super) destination_rules: Vec<Turned<DestinationRule>>,
+    /// Something else than these and routes.
+    pub(super) others: bool,
     pub(super) registry: bool,
     pub(super) rules: bool,
     pub(super) virtual_services: VirtualServiceChanges,
     /// A VirtualService with tls or tcp routes came, went or changed.
     pub(super) l4_routes: bool,
 }
+
+/// A resource as it was, and as it is.
+pub(super) type Turned<T> = (Option<Arc<T>>, Option<Arc<T>>);
 
 /// What has become of VirtualServices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +44,15 @@ impl Default for VirtualServiceChanges {
 }
 
 impl Changed {
-    pub(super) const ALL: Self =
-        Self { registry: true, rules: true, virtual_services: VirtualServiceChanges::Any, l4_routes: true };
+    pub(super) const ALL: Self = Self {
+        entries: Vec::new(),
+        destination_rules: Vec::new(),
+        others: true,
+        registry: true,
+        rules: true,
+        virtual_services: VirtualServiceChanges::Any,
+        l4_routes: true,
+    };
 
     /// What is different between two worlds.
     pub(super) fn between(before: &World, after: &World) -> Self {
@@ -50,9 +64,38 @@ impl Changed {
                 replaced.push(of_routes);
                 return;
             }
+            if changed.turned(gone, come) {
+                return;
+            }
             gone.into_iter().chain(come).for_each(|resource| changed.note(resource));
         });
         changed
+    }
+
+    /// Takes up what has become of an entry or a rule.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "one kind each")]
+    fn turned(&mut self, gone: Option<&Resource>, come: Option<&Resource>) -> bool {
+        let entry = |resource: &Resource| match resource {
+            Resource::ServiceEntry(entry) => Some(Arc::clone(entry)),
+            _ => None,
+        };
+        let rule = |resource: &Resource| match resource {
+            Resource::DestinationRule(rule) => Some(Arc::clone(rule)),
+            _ => None,
+        };
+        match gone.or(come) {
+            Some(Resource::ServiceEntry(_)) => {
+                self.registry = true;
+                self.entries.push((gone.and_then(entry), come.and_then(entry)));
+                true
+            }
+            Some(Resource::DestinationRule(_)) => {
+                self.rules = true;
+                self.destination_rules.push((gone.and_then(rule), come.and_then(rule)));
+                true
+            }
+            _ => false,
+        }
     }
 
     fn note(&mut self, resource: &Resource) {
@@ -60,8 +103,12 @@ impl Changed {
             self.l4_routes |= !service.tls.is_empty() || !service.tcp.is_empty();
         }
         match resource.meta().key.kind {
-            Kind::VirtualService => self.virtual_services = VirtualServiceChanges::Any,
-            Kind::DestinationRule => self.rules = true,
+            Kind::VirtualService => {
+                self.others = true;
+                self.virtual_services = VirtualServiceChanges::Any;
+            }
+            // What has become of one is known.
+            Kind::ServiceEntry | Kind::DestinationRule => {}
             Kind::Gateway
             | Kind::Secret
             | Kind::Deployment
@@ -71,8 +118,7 @@ impl Changed {
             | Kind::Job
             | Kind::CronJob => {}
             // They say who is seen by whom, and where it is.
-            Kind::ServiceEntry
-            | Kind::Sidecar
+            Kind::Sidecar
             | Kind::WorkloadEntry
             | Kind::WorkloadGroup
             | Kind::Service

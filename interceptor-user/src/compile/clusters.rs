@@ -13,10 +13,11 @@ use super::registry::{Registry, Service};
 use super::shared::Shared;
 use super::tls;
 use super::{CompileSettings, Role, gateway};
-use crate::hash::{HashMap, HashSet};
+use crate::hash::HashSet;
 use crate::resource::destination_rule::Subset;
 use crate::resource::service_entry::{ServicePort, WorkloadEntry};
 use crate::resource::{DestinationRule, MeshConfig, ServiceEntry};
+use crate::shared_map::SharedMap;
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, ClusterSource, Discovery, OffLimits, OutboundTrafficPolicy, Traffic,
 };
@@ -43,8 +44,8 @@ impl Common<'_> {
 /// Every cluster by name, and what each was made from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Clusters {
-    by_name: Arc<HashMap<ClusterName, Arc<Cluster>>>,
-    by_host: Arc<HashMap<Arc<str>, Vec<ServiceClusters>>>,
+    by_name: SharedMap<ClusterName, Arc<Cluster>>,
+    by_host: SharedMap<Arc<str>, Arc<[ServiceClusters]>>,
     /// Those that were left out.
     around_gateway: Arc<HashSet<ClusterName>>,
     /// Hosts whose services or clusters are not those of the compile before.
@@ -67,56 +68,88 @@ impl Clusters {
         rules: &DestinationRules,
         previous: Option<&Self>,
     ) -> Self {
-        let ports = registry.services.iter().map(|service| service.entry.ports.len()).sum();
-        let clusters = previous.map_or(ports, |previous| previous.by_name.len());
-        let mut by_name = HashMap::with_capacity_and_hasher(clusters, Default::default());
-        let mut by_host: HashMap<Arc<str>, Vec<ServiceClusters>> =
-            HashMap::with_capacity_and_hasher(registry.services.len(), Default::default());
-        let (mut changed_hosts, mut around_gateway) = (HashSet::default(), HashSet::default());
-        let traffics = Shared::default();
-        for service in &registry.services {
-            let rule = rules.of(&service.host, service.entry.meta.namespace()).or(rules.default_rule());
-            let of_host = by_host.entry(Arc::clone(&service.host)).or_insert_with(|| Vec::with_capacity(1));
-            let before =
-                previous.and_then(|previous| previous.by_host.get(&service.host)?.get(of_host.len()));
-            let made = match before.filter(|before| before.is_of(service, rule)) {
-                Some(before) => before.clone(),
-                None => {
-                    changed_hosts.insert(Arc::clone(&service.host));
-                    ServiceClusters::new(common, service, rule, &traffics)
-                }
-            };
-            for cluster in &*made.clusters {
-                let is_left_out = common.leaves_out(cluster, &service.entry);
-                let was = previous.map(|previous| previous.around_gateway.contains(&cluster.name));
-                if was.is_some_and(|was| was != is_left_out) {
-                    // An EndpointSlice came or went: routes to the host lead elsewhere.
-                    changed_hosts.insert(Arc::clone(&service.host));
-                }
-                if is_left_out {
-                    around_gateway.insert(cluster.name.clone());
-                    continue;
-                }
-                // The first cluster of a name stays.
-                by_name.entry(cluster.name.clone()).or_insert_with(|| Arc::clone(cluster));
-            }
-            of_host.push(made);
-        }
+        let mut clusters = previous.map(Self::unchanged).unwrap_or_default();
+        clusters.take_up_all(common, registry, rules, registry.hosts());
+        let gone = previous.into_iter().flat_map(|previous| previous.by_host.keys());
+        let gone = gone.filter(|host| registry.of_host(host).next().is_none());
+        clusters.take_up_all(common, registry, rules, gone);
+        let any_host = Cluster::allow_any_dynamic_dns();
         if policy == OutboundTrafficPolicy::AllowAnyDynamicDns {
-            let cluster = Cluster::allow_any_dynamic_dns();
-            by_name.insert(cluster.name.clone(), Arc::new(cluster));
+            clusters.by_name.insert_new(any_host.name.clone(), Arc::new(any_host));
+        } else {
+            clusters.by_name.remove(&any_host.name);
         }
-        for (host, before) in previous.into_iter().flat_map(|previous| &*previous.by_host) {
-            if by_host.get(host).map_or(0, Vec::len) != before.len() {
-                changed_hosts.insert(Arc::clone(host));
+        clusters
+    }
+
+    /// Makes those of these hosts anew, as far as services or rules have changed.
+    pub(super) fn take_up_all<'h>(
+        &mut self,
+        common: Common<'_>,
+        registry: &Registry,
+        rules: &DestinationRules,
+        hosts: impl Iterator<Item = &'h Arc<str>>,
+    ) {
+        let traffics = Shared::default();
+        for host in hosts {
+            let before = self.by_host.get(host).cloned().unwrap_or_default();
+            let rule = |service: &Service| {
+                rules.of(&service.host, service.entry.meta.namespace()).or(rules.default_rule())
+            };
+            let known = |(index, service): (usize, &Service)| {
+                before.get(index).filter(|before| before.is_of(service, rule(service)))
+            };
+            let services = || registry.of_host(host).enumerate();
+            let is_same = services().count() == before.len()
+                && services().all(|service| known(service).is_some())
+                && before.iter().all(|service| self.is_kept(common, service));
+            if is_same {
+                continue;
+            }
+            let made = services().map(|(index, service)| match known((index, service)) {
+                Some(known) => known.clone(),
+                None => ServiceClusters::new(common, service, rule(service), &traffics),
+            });
+            let made = made.collect();
+            self.replace(common, host, (&before, made));
+        }
+    }
+
+    /// Whether what the egress gateway leaves of a service's clusters is what it left.
+    fn is_kept(&self, common: Common<'_>, service: &ServiceClusters) -> bool {
+        let was_left_out = |cluster: &Cluster| self.around_gateway.contains(&cluster.name);
+        let mut clusters = service.clusters.iter();
+        clusters.all(|cluster| common.leaves_out(cluster, &service.entry) == was_left_out(cluster))
+    }
+
+    fn replace(
+        &mut self,
+        common: Common<'_>,
+        host: &Arc<str>,
+        (before, made): (&[ServiceClusters], Arc<[ServiceClusters]>),
+    ) {
+        for cluster in before.iter().flat_map(|service| &*service.clusters) {
+            self.by_name.remove(&cluster.name);
+            if self.around_gateway.contains(&cluster.name) {
+                Arc::make_mut(&mut self.around_gateway).remove(&cluster.name);
             }
         }
-        Self {
-            by_name: Arc::new(by_name),
-            by_host: Arc::new(by_host),
-            around_gateway: Arc::new(around_gateway),
-            changed_hosts: Arc::new(changed_hosts),
+        for service in &*made {
+            for cluster in &*service.clusters {
+                if common.leaves_out(cluster, &service.entry) {
+                    Arc::make_mut(&mut self.around_gateway).insert(cluster.name.clone());
+                } else {
+                    // The first cluster of a name stays.
+                    self.by_name.insert_new(cluster.name.clone(), Arc::clone(cluster));
+                }
+            }
         }
+        if made.is_empty() {
+            self.by_host.remove(host);
+        } else {
+            self.by_host.insert(Arc::clone(host), made);
+        }
+        Arc::make_mut(&mut self.changed_hosts).insert(Arc::clone(host));
     }
 
     /// Whether the services and clusters of a host are those of the compile before.
@@ -133,7 +166,12 @@ impl Clusters {
         }
     }
 
-    /// The same, for a compile of the same services and rules.
+    /// The hosts of which that is not so.
+    pub(super) fn changed_hosts(&self) -> &HashSet<Arc<str>> {
+        &self.changed_hosts
+    }
+
+    /// The same, as those of the compile before.
     pub(super) fn unchanged(&self) -> Self {
         Self { changed_hosts: Arc::default(), ..self.clone() }
     }
@@ -143,8 +181,8 @@ impl Clusters {
         Arc::clone(&self.around_gateway)
     }
 
-    pub(super) fn by_name(&self) -> Arc<HashMap<ClusterName, Arc<Cluster>>> {
-        Arc::clone(&self.by_name)
+    pub(super) fn by_name(&self) -> SharedMap<ClusterName, Arc<Cluster>> {
+        self.by_name.clone()
     }
 }
 

@@ -117,6 +117,22 @@ pub(crate) fn merge<'a>(
     merged
 }
 
+fn is_for_client(rule: &DestinationRule, client: &Client) -> bool {
+    rule.workload_selector
+        .as_ref()
+        .is_none_or(|labels| client.has_labels(labels) && *rule.meta.namespace() == client.namespace)
+}
+
+/// Those of one place, on top of MeshConfig.defaultTrafficPolicy.
+fn in_order_of_precedence(mut rules: Vec<MergedRule>, base: &TrafficPolicy) -> Vec<MergedRule> {
+    // The sort is stable: within each the oldest stays first.
+    rules.sort_by_key(|rule| !rule.is_selected);
+    for rule in rules.iter_mut().filter(|_| *base != TrafficPolicy::default()) {
+        rule.policy = Arc::new(rule.policy.over(base));
+    }
+    rules
+}
+
 type ByHost = HostMap<Vec<MergedRule>>;
 
 #[derive(Debug)]
@@ -130,26 +146,37 @@ pub(crate) struct DestinationRules {
 
 impl DestinationRules {
     pub(crate) fn new(world: &World, client: &Client) -> Self {
-        let is_for_client = |rule: &&Arc<DestinationRule>| {
-            rule.workload_selector
-                .as_ref()
-                .is_none_or(|labels| client.has_labels(labels) && *rule.meta.namespace() == client.namespace)
-        };
-        let merged = merge(world, world.destination_rules().filter(is_for_client));
         let base = &world.mesh.default_traffic_policy;
-        let has_base = *base != TrafficPolicy::default();
         let mut by_namespace: HashMap<Arc<str>, ByHost> = HashMap::default();
-        for ((namespace, host), mut rules) in merged {
-            // The sort is stable: within each the oldest stays first.
-            rules.sort_by_key(|rule| !rule.is_selected);
-            for rule in rules.iter_mut().filter(|_| has_base) {
-                rule.policy = Arc::new(rule.policy.over(base));
-            }
+        let of_client = world.destination_rules().filter(|rule| is_for_client(rule, client));
+        for ((namespace, host), rules) in merge(world, of_client) {
+            let rules = in_order_of_precedence(rules, base);
             by_namespace.entry(Arc::clone(namespace)).or_default().insert(Arc::clone(host), rules);
         }
         let root_namespace = Arc::clone(&world.mesh.root_namespace);
-        let default = has_base.then(|| MergedRule::of_nobody(base));
+        let default = (*base != TrafficPolicy::default()).then(|| MergedRule::of_nobody(base));
         Self { by_namespace, client_namespace: Arc::clone(&client.namespace), root_namespace, default }
+    }
+
+    /// Takes out one rule and puts in another. The hosts of both have no wildcard.
+    pub(super) fn replace(
+        &mut self,
+        (old, new): (Option<&Arc<DestinationRule>>, Option<&Arc<DestinationRule>>),
+        world: &World,
+        client: &Client,
+    ) {
+        let key = old.or(new).map(|rule| &rule.meta.key);
+        let new = new.filter(|rule| is_for_client(rule, client));
+        for place in [old, new].into_iter().flatten() {
+            let rules = self.by_namespace.entry(Arc::clone(place.meta.namespace())).or_default();
+            let known = rules.own(&place.host).into_iter().flatten().flat_map(|merged| &merged.rules);
+            let kept: Vec<_> = known.filter(|rule| Some(&rule.meta.key) != key).cloned().collect();
+            let now = kept.iter().chain(new.filter(|new| new.host == place.host));
+            let merged = merge(world, now).into_values().next();
+            let merged =
+                merged.map(|rules| in_order_of_precedence(rules, &world.mesh.default_traffic_policy));
+            rules.set_exact(&place.host, merged);
+        }
     }
 
     /// What holds for a service that no rule is about.

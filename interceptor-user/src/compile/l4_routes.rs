@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::clusters::Clusters;
 use super::http_routes::Translator;
 use super::registry::{Bind, Service};
 use super::virtual_services::VirtualServices;
@@ -33,11 +34,7 @@ impl L4Routes<'_> {
             Bind::Range(range) => Some(range),
             Bind::Any | Bind::Address(_) => None,
         };
-        let default = || {
-            let cluster = self.translator.clusters.named(port.number, "", &service.host);
-            let source = Some(Arc::clone(&service.source));
-            Arc::new(TcpRoute { source, ..TcpRoute::to(cluster) })
-        };
+        let default = || default_route(self.translator.clusters, service, port);
         if port.protocol.is_tls() {
             let chains = self.tls(service, port, range);
             if !chains.is_empty() {
@@ -168,6 +165,13 @@ impl L4Routes<'_> {
             && self.translator.entrance.is_named(&condition.source.gateways, service.meta.namespace())
             && self.translator.client_matches(&condition.source)
     }
+}
+
+/// Where a service's connections go without a VirtualService.
+pub(super) fn default_route(clusters: &Clusters, service: &Service, port: &ServicePort) -> Arc<TcpRoute> {
+    let cluster = clusters.named(port.number, "", &service.host);
+    let source = Some(Arc::clone(&service.source));
+    Arc::new(TcpRoute { source, ..TcpRoute::to(cluster) })
 }
 
 /// A match's own subnets go before the service's range.

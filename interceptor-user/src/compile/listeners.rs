@@ -50,7 +50,7 @@ struct Draft {
 /// One port of one service.
 #[derive(Clone)]
 struct Owner {
-    service: Service,
+    service: Arc<Service>,
     port: ServicePort,
 }
 
@@ -77,7 +77,7 @@ impl<'a> Listeners<'a> {
     pub(super) fn add_all(&mut self, registry: &Registry) {
         for service in &registry.services {
             for port in service.entry.ports.iter().filter(|port| service.is_listed_on(port)) {
-                let owner = Owner { service: service.clone(), port: port.clone() };
+                let owner = Owner { service: Arc::clone(service), port: port.clone() };
                 if port.protocol.is_http() {
                     self.add_http(&owner);
                 } else if port.protocol != Protocol::Udp {
@@ -95,15 +95,6 @@ impl<'a> Listeners<'a> {
             None => (*port, Arc::clone(listener)),
         };
         previous.iter().map(with_routes).collect()
-    }
-
-    /// The same where only these tables are others.
-    pub(super) fn with_tables(previous: &ByPort, tables: &HashMap<u16, Arc<RouteTable>>) -> ByPort {
-        let with_table = |(port, listener): (&u16, &Arc<Listener>)| match tables.get(port) {
-            Some(table) => (*port, with_table(listener, Arc::clone(table))),
-            None => (*port, Arc::clone(listener)),
-        };
-        previous.iter().map(with_table).collect()
     }
 
     fn add_http(&mut self, owner: &Owner) {

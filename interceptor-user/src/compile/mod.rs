@@ -22,6 +22,7 @@ mod load_balancing;
 mod locality;
 mod node_paths;
 mod outbound;
+mod patch;
 mod policy;
 pub(crate) mod registry;
 mod retries;
@@ -202,6 +203,12 @@ impl Compiler {
         });
         let changed =
             previous.as_ref().map_or(Changed::ALL, |previous| Changed::between(&previous.world, world));
+        let inputs = patch::Inputs { world, settings, scope: &scope, policy };
+        let patched = previous.as_mut().and_then(|previous| previous.patch(&changed, inputs, &findings));
+        if let Some(snapshot) = patched {
+            self.previous = previous;
+            return (snapshot, findings.into_sorted());
+        }
         let virtual_services = match (&mut previous, &changed.virtual_services) {
             (Some(previous), VirtualServiceChanges::Routes(replaced)) => {
                 previous.virtual_services.replace(replaced);
@@ -209,7 +216,6 @@ impl Compiler {
             }
             (Some(_) | None, _) => VirtualServices::new(world, &settings.role, &scope),
         };
-        let translations = previous.as_mut().map(|previous| std::mem::take(&mut previous.translations));
         let previous = previous.as_ref();
         let no_virtual_service_changed = changed.virtual_services == VirtualServiceChanges::default();
         // A Sidecar lets in what its VirtualServices lead to.
@@ -257,17 +263,11 @@ impl Compiler {
                 virtual_services: &virtual_services,
                 policy,
                 settings,
-                before: previous.zip(translations).map(|(previous, translations)| outbound::Before {
+                before: previous.map(|previous| outbound::Before {
                     snapshot: &previous.snapshot,
-                    translations,
+                    translations: &previous.translations,
                     l4_findings: &previous.l4_findings,
                     is_l4_same: !registry_changed && !changed.rules && !changed.l4_routes,
-                    replaced: match &changed.virtual_services {
-                        VirtualServiceChanges::Routes(replaced) if !registry_changed && !changed.rules => {
-                            Some(replaced)
-                        }
-                        VirtualServiceChanges::Routes(_) | VirtualServiceChanges::Any => None,
-                    },
                 }),
             }),
             Role::Gateway { .. } => gateway::listeners(gateway::Inputs {
@@ -302,7 +302,7 @@ impl Compiler {
             registry,
             rules,
             virtual_services,
-            clusters,
+            clusters: clusters.unchanged(),
             off_limits,
             translations,
             snapshot: snapshot.clone(),

@@ -1,13 +1,12 @@
 //! The listeners of a workload's own connections, as far as possible those of the compile before.
 
 use super::CompileSettings;
-use super::changed::Replaced;
 use super::findings::Findings;
 use super::http_routes::Translator;
 use super::l4_routes::L4Routes;
 use super::listeners::{ByAddress, ByPort, Listeners};
 use super::policy::Policy;
-use super::routes::{Routes, Translations};
+use super::routes::{Made, Routes, Translations};
 use super::virtual_services::VirtualServices;
 use crate::resource::Diagnostic;
 use crate::snapshot::{CatchAll, Snapshot};
@@ -24,12 +23,10 @@ pub(super) struct Inputs<'a> {
 /// What the compile before made.
 pub(super) struct Before<'a> {
     pub(super) snapshot: &'a Snapshot,
-    pub(super) translations: Translations,
+    pub(super) translations: &'a Translations,
     pub(super) l4_findings: &'a [Diagnostic],
     /// Nothing that routes of TLS and TCP depend on has changed since then.
     pub(super) is_l4_same: bool,
-    /// Nothing at all has changed but these.
-    pub(super) replaced: Option<&'a [Replaced]>,
 }
 
 /// Listeners, and what the next compile may keep.
@@ -43,23 +40,12 @@ pub(super) struct Listening {
 }
 
 pub(super) fn listeners(inputs: Inputs<'_>) -> Listening {
-    let Inputs { translator, virtual_services, policy, settings, mut before } = inputs;
+    let Inputs { translator, virtual_services, policy, settings, before } = inputs;
     let catch_all = policy.catch_all(translator.clusters, translator.findings);
-    if let Some(before) = &mut before
-        && let Some(by_port) = before.patched(translator)
-    {
-        let Before { snapshot, translations, l4_findings, .. } = before;
-        translator.findings.extend(l4_findings.iter().cloned());
-        return Listening {
-            by_address: snapshot.by_address.clone(),
-            by_port,
-            catch_all,
-            translations: std::mem::take(translations),
-            l4_findings: l4_findings.to_vec(),
-        };
-    }
-    let translations = before.as_ref().map(|before| &before.translations);
-    let routes = Routes::new(&catch_all, translator, virtual_services, translations);
+    let made = before
+        .as_ref()
+        .map(|before| Made { translations: before.translations, by_port: &before.snapshot.by_port });
+    let routes = Routes::new(&catch_all, translator, virtual_services, made);
     let (by_address, by_port, l4_findings) = match before.as_ref().filter(|before| before.has_same_l4()) {
         Some(before) => {
             let by_port = Listeners::with_routes(&before.snapshot.by_port, &routes);
@@ -85,15 +71,11 @@ pub(super) fn listeners(inputs: Inputs<'_>) -> Listening {
 impl Before<'_> {
     /// Routes of one address are those of one service, which its listener does not tell.
     fn has_same_l4(&self) -> bool {
-        self.is_l4_same && self.snapshot.by_address.values().all(|listener| listener.http.is_none())
+        self.is_l4_same && !has_own_tables(self.snapshot)
     }
+}
 
-    /// The listeners of ports, where nothing but some of their routes are others.
-    fn patched(&mut self, translator: &Translator<'_>) -> Option<ByPort> {
-        let replaced = self.replaced.filter(|_| self.has_same_l4())?;
-        let by_port = &self.snapshot.by_port;
-        let tables = by_port.iter().filter_map(|(port, listener)| Some((*port, listener.http.as_ref()?)));
-        let tables = self.translations.patch(translator, &tables.collect(), replaced)?;
-        Some(Listeners::with_tables(by_port, &tables))
-    }
+/// Whether an address has routes of its own.
+pub(super) fn has_own_tables(snapshot: &Snapshot) -> bool {
+    snapshot.by_address.values().any(|listener| listener.http.is_some())
 }

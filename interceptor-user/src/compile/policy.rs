@@ -23,7 +23,7 @@ pub(super) struct Policy<'a> {
     /// Nothing outside is reached but through the egress gateway.
     pub(super) enforced: bool,
     /// Where a Sidecar sends what nobody declared, if it is what decides.
-    egress_proxy: Option<(&'a Sidecar, &'a Destination)>,
+    pub(super) egress_proxy: Option<(&'a Sidecar, &'a Destination)>,
 }
 
 impl<'a> Policy<'a> {

@@ -1,6 +1,7 @@
 //! The services that a client sees: one for each host of each visible ServiceEntry and Kubernetes Service.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +12,7 @@ use super::unix_endpoints;
 use super::virtual_services::VirtualServices;
 use super::workloads::Workloads;
 use crate::hash::HashMap;
-use crate::resource::service_entry::{AddressRange, Resolution, ServicePort};
+use crate::resource::service_entry::{AddressRange, Protocol, Resolution, ServicePort};
 use crate::resource::{Diagnostic, ServiceEntry, VirtualService, World};
 use crate::snapshot::Source;
 
@@ -87,6 +88,48 @@ impl Service {
         })
     }
 
+    /// Whether changes of it reach no further than [`super::patch`] follows them, when its hosts, ports and addresses stay:
+    /// HTTP is found by name, and so is TLS without an address.
+    pub(super) fn is_found_by_name(&self) -> bool {
+        let binds = self.binds();
+        self.entry.ports.iter().all(|port| {
+            port.protocol.is_http()
+                || port.protocol == Protocol::Udp
+                || (port.protocol.is_tls() && binds == [Bind::Any])
+        })
+    }
+
+    /// Whether connections to it are found as those to another form of it.
+    pub(super) fn is_found_like(&self, other: &Self) -> bool {
+        let (own, others) = (&*self.entry, &*other.entry);
+        let protocols = |entry: &ServiceEntry| -> Vec<(u16, Protocol)> {
+            entry.ports.iter().map(|port| (port.number, port.protocol)).collect()
+        };
+        let addresses = |entry: &ServiceEntry| -> Vec<AddressRange> {
+            entry.addresses.iter().map(|range| range.value).collect()
+        };
+        own.meta.key == others.meta.key
+            && own.meta.creation_timestamp == others.meta.creation_timestamp
+            && protocols(own) == protocols(others)
+            && addresses(own) == addresses(others)
+            && own.allocated_addresses == others.allocated_addresses
+            && (&self.listed, self.bind, self.takes_ports) == (&other.listed, other.bind, other.takes_ports)
+    }
+
+    pub(super) fn is_kubernetes(&self) -> bool {
+        kubernetes::is_kubernetes(&self.entry)
+    }
+
+    /// The same when they don't.
+    pub(super) fn is_plain(&self) -> bool {
+        self.is_found_by_name()
+            && !self.is_kubernetes()
+            && self.entry.addresses.is_empty()
+            && self.entry.allocated_addresses.is_empty()
+            && self.listed == Listed::All
+            && self.bind.is_none()
+    }
+
     /// What a client in `namespace` may write instead of the host.
     pub(super) fn other_names(&self, namespace: &str) -> Vec<String> {
         let declared = self.entry.addresses.iter().map(|range| range.value);
@@ -106,11 +149,21 @@ pub(super) enum Bind {
     Range(AddressRange),
 }
 
+/// The ports of services that share a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) all: usize,
+    pub(super) http: usize,
+    pub(super) server_first: usize,
+}
+
 /// All visible services, those of the client's namespace first, then by age.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    pub(super) services: Vec<Service>,
-    by_host: HashMap<Arc<str>, Vec<usize>>,
+    pub(super) services: Vec<Arc<Service>>,
+    by_host: HashMap<Arc<str>, Vec<Arc<Service>>>,
+    /// How many take connections of each port, whatever the address.
+    census: HashMap<u16, Census>,
     /// Hosts spelled backwards, so that those with a common end stand together. Made when a wildcard asks.
     backwards: OnceLock<BTreeMap<String, Vec<usize>>>,
     /// Endpoints that are left out of their services.
@@ -128,50 +181,12 @@ impl Registry {
             unix_endpoints::findings(&settings.unix_endpoints, world, |entry| scope.is_exported(entry));
         let mut registry = Self { refused, ..Self::default() };
         for entry in &entries {
-            registry.import(entry, world, scope);
+            imported(entry, world, scope).into_iter().for_each(|service| registry.add(service));
         }
         if scope.narrows() {
             registry.add_destinations(&entries, virtual_services);
         }
         registry
-    }
-
-    /// The hosts of an entry that the scope brings in, each as it does.
-    fn import(&mut self, entry: &Arc<ServiceEntry>, world: &World, scope: &Scope<'_>) {
-        // Hosts that come in through the same listener share one entry.
-        let mut trimmed: Vec<(u16, Option<Arc<ServiceEntry>>)> = Vec::new();
-        let source = Source::whole(&entry.meta.key);
-        for host in &entry.hosts {
-            for import in scope.imports(entry.meta.namespace(), &host.value) {
-                let (entry, listed) = match import.port() {
-                    None => {
-                        let elsewhere = scope.ports_with_listeners();
-                        let listed =
-                            if elsewhere.is_empty() { Listed::All } else { Listed::HttpNotOn(elsewhere) };
-                        (Some(Arc::clone(entry)), listed)
-                    }
-                    Some(port) => {
-                        let known = trimmed.iter().find(|(known, _)| *known == port);
-                        let of_port = known.map(|(_, entry)| entry.clone()).unwrap_or_else(|| {
-                            let of_port = on_port(entry, &import, port);
-                            trimmed.push((port, of_port.clone()));
-                            of_port
-                        });
-                        (of_port, Listed::All)
-                    }
-                };
-                let Some(entry) = entry else { continue };
-                let takes_ports = takes_ports(&entry, world);
-                self.add(Service {
-                    host: Arc::clone(&host.value),
-                    entry,
-                    source: Arc::clone(&source),
-                    listed,
-                    bind: import.bind(),
-                    takes_ports,
-                });
-            }
-        }
     }
 
     /// What VirtualServices lead to has clusters, also when the Sidecar does not name it.
@@ -201,14 +216,89 @@ impl Registry {
     }
 
     fn add(&mut self, service: Service) {
-        let index = self.services.len();
-        self.by_host.entry(Arc::clone(&service.host)).or_insert_with(|| Vec::with_capacity(1)).push(index);
+        let service = Arc::new(service);
+        self.count(&service, |count| *count += 1);
+        let of_host = self.by_host.entry(Arc::clone(&service.host)).or_insert_with(|| Vec::with_capacity(1));
+        of_host.push(Arc::clone(&service));
         self.services.push(service);
+    }
+
+    /// Puts an exported entry in the place of an older form of it, where no Sidecar narrows what is seen and neither selects
+    /// workloads. Hosts of Kubernetes Services and `refused` are not looked at.
+    pub(super) fn replace(
+        &mut self,
+        (old, new): (Option<&Arc<ServiceEntry>>, Option<&Arc<ServiceEntry>>),
+        world: &World,
+        scope: &Scope<'_>,
+    ) {
+        let place = |services: &[Arc<Service>], entry: &ServiceEntry| {
+            services.partition_point(|known| order(&known.entry, scope) < order(entry, scope))
+        };
+        if let Some(old) = old {
+            let is_old = |service: &Arc<Service>| service.entry.meta.key == old.meta.key;
+            let first = place(&self.services, old);
+            let others = self.services.iter().skip(first);
+            let last = first + others.take_while(|service| is_old(service)).count();
+            for service in self.services.splice(first..last, []).collect::<Vec<_>>() {
+                self.count(&service, |count| *count -= 1);
+                if let Entry::Occupied(mut of_host) = self.by_host.entry(Arc::clone(&service.host)) {
+                    of_host.get_mut().retain(|service| !is_old(service));
+                    if of_host.get().is_empty() {
+                        of_host.remove();
+                    }
+                }
+            }
+        }
+        if let Some(new) = new {
+            let services: Vec<_> = imported(new, world, scope).into_iter().map(Arc::new).collect();
+            for service in &services {
+                self.count(service, |count| *count += 1);
+                let of_host = self.by_host.entry(Arc::clone(&service.host)).or_default();
+                let after = of_host.partition_point(|known| order(&known.entry, scope) <= order(new, scope));
+                of_host.insert(after, Arc::clone(service));
+            }
+            let first = place(&self.services, new);
+            self.services.splice(first..first, services);
+        }
+        self.backwards.take();
+    }
+
+    fn count(&mut self, service: &Service, mut note: impl FnMut(&mut usize)) {
+        let is_any = |bind: &Bind| matches!(bind, Bind::Any | Bind::Range(_));
+        let takes_any = service.bind.is_none() && service.binds().iter().any(is_any);
+        for port in service.entry.ports.iter().filter(|port| service.is_listed_on(port)) {
+            let is_http = port.protocol.is_http() && service.bind.is_none();
+            let is_opaque = !port.protocol.is_http() && port.protocol != Protocol::Udp && takes_any;
+            if !is_http && !is_opaque {
+                continue;
+            }
+            let census = self.census.entry(port.number).or_default();
+            note(&mut census.all);
+            if is_http || port.protocol == Protocol::Auto {
+                note(&mut census.http);
+            }
+            if port.protocol.is_server_first() {
+                note(&mut census.server_first);
+            }
+        }
+    }
+
+    pub(super) fn census(&self, port: u16) -> Census {
+        self.census.get(&port).copied().unwrap_or_default()
+    }
+
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_host.keys()
     }
 
     /// The services of a host, the first having precedence.
     pub(super) fn of_host(&self, host: &str) -> impl Iterator<Item = &Service> {
-        self.by_host.get(host).into_iter().flatten().filter_map(|index| self.services.get(*index))
+        self.all_of_host(host).iter().map(|service| &**service)
+    }
+
+    /// The same.
+    pub(super) fn all_of_host(&self, host: &str) -> &[Arc<Service>] {
+        self.by_host.get(host).map_or(&[], |services| services)
     }
 
     /// The services whose host `pattern` (`*.example.com`) matches.
@@ -219,7 +309,7 @@ impl Registry {
             .range(from..)
             .take_while(move |(host, _)| host.starts_with(&*end))
             .flat_map(|(_, indices)| indices)
-            .filter_map(|index| self.services.get(*index))
+            .filter_map(|index| self.services.get(*index).map(|service| &**service))
             .filter(|service| crate::resource::host::matches(pattern, &service.host))
     }
 
@@ -266,6 +356,46 @@ fn entries(world: &World, scope: &Scope<'_>) -> Vec<Arc<ServiceEntry>> {
     entries.extend(of_kubernetes.into_iter().map(Arc::new));
     entries.sort_by(|a, b| order(a, scope).cmp(&order(b, scope)));
     entries
+}
+
+/// The hosts of an entry that the scope brings in, each as it does.
+fn imported(entry: &Arc<ServiceEntry>, world: &World, scope: &Scope<'_>) -> Vec<Service> {
+    let mut services = Vec::with_capacity(entry.hosts.len());
+    // Hosts that come in through the same listener share one entry.
+    let mut trimmed: Vec<(u16, Option<Arc<ServiceEntry>>)> = Vec::new();
+    let source = Source::whole(&entry.meta.key);
+    for host in &entry.hosts {
+        for import in scope.imports(entry.meta.namespace(), &host.value) {
+            let (entry, listed) = match import.port() {
+                None => {
+                    let elsewhere = scope.ports_with_listeners();
+                    let listed =
+                        if elsewhere.is_empty() { Listed::All } else { Listed::HttpNotOn(elsewhere) };
+                    (Some(Arc::clone(entry)), listed)
+                }
+                Some(port) => {
+                    let known = trimmed.iter().find(|(known, _)| *known == port);
+                    let of_port = known.map(|(_, entry)| entry.clone()).unwrap_or_else(|| {
+                        let of_port = on_port(entry, &import, port);
+                        trimmed.push((port, of_port.clone()));
+                        of_port
+                    });
+                    (of_port, Listed::All)
+                }
+            };
+            let Some(entry) = entry else { continue };
+            let takes_ports = takes_ports(&entry, world);
+            services.push(Service {
+                host: Arc::clone(&host.value),
+                entry,
+                source: Arc::clone(&source),
+                listed,
+                bind: import.bind(),
+                takes_ports,
+            });
+        }
+    }
+    services
 }
 
 /// The client's namespace first, then by age.

@@ -4,114 +4,53 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::changed::Replaced;
 use super::http_routes::Translator;
+use super::listeners::ByPort;
 use super::registry::Service;
 use super::virtual_services::VirtualServices;
 use crate::hash::HashMap;
 use crate::resource::service_entry::Protocol;
 use crate::resource::{Diagnostic, ResourceKey, VirtualService};
+use crate::shared_map::SharedMap;
 use crate::snapshot::{
     CatchAll, Forward, Route, RouteAction, RouteTable, Source, VirtualHost, WeightedCluster,
 };
 
 /// The port on which a VirtualService acts on hosts that nobody declared.
-const PORT_OF_UNKNOWN_HOSTS: u16 = 80;
+pub(super) const PORT_OF_UNKNOWN_HOSTS: u16 = 80;
 
 pub(super) struct Routes<'a> {
     catch_all: &'a CatchAll,
     translator: &'a Translator<'a>,
     virtual_services: &'a VirtualServices,
     /// The services of each port, whatever its protocol.
-    by_port: HashMap<u16, Vec<&'a Service>>,
+    by_port: HashMap<u16, Vec<&'a Arc<Service>>>,
     tables: RefCell<HashMap<u16, Arc<RouteTable>>>,
-    previous: Option<&'a Translations>,
+    previous: Option<Made<'a>>,
     translations: RefCell<Translations>,
 }
 
-/// What was made of VirtualServices and services, kept for the next compile from the same MeshConfig.
-#[derive(Debug, Default)]
-pub(super) struct Translations {
-    /// By VirtualService and port.
-    routes: HashMap<(ResourceKey, u16), Translation>,
-    /// By host and port.
-    virtual_hosts: HashMap<(Arc<str>, u16), Arc<VirtualHost>>,
+/// What was made of VirtualServices, by VirtualService and port, kept for the next compile from the same MeshConfig.
+pub(super) type Translations = SharedMap<(ResourceKey, u16), Translation>;
+
+/// What the compile before made.
+#[derive(Clone, Copy)]
+pub(super) struct Made<'a> {
+    pub(super) translations: &'a Translations,
+    pub(super) by_port: &'a ByPort,
 }
 
 /// The routes of a VirtualService on a port.
 #[derive(Clone, Debug)]
-struct Translation {
+pub(super) struct Translation {
     service: Arc<VirtualService>,
-    routes: Arc<[Route]>,
+    pub(super) routes: Arc<[Route]>,
     /// What was found out on the way.
-    findings: Vec<Diagnostic>,
-}
-
-impl Translations {
-    /// The tables that are others when nothing but these routes is, by port. `None` when that concerns who has routes at
-    /// all; then nothing has changed here.
-    pub(super) fn patch(
-        &mut self,
-        translator: &Translator<'_>,
-        tables: &HashMap<u16, &Arc<RouteTable>>,
-        replaced: &[Replaced],
-    ) -> Option<HashMap<u16, Arc<RouteTable>>> {
-        let mut new = Vec::new();
-        for service in replaced.iter().map(|replaced| &replaced.new) {
-            for port in tables.keys() {
-                let key = (service.meta.key.clone(), *port);
-                let Some(before) = self.routes.get(&key) else { continue };
-                let translation = Translation::of(translator, service, *port);
-                if before.routes.is_empty() != translation.routes.is_empty() {
-                    return None;
-                }
-                new.push((key, translation));
-            }
-        }
-        let mut routes: HashMap<u16, HashMap<*const Route, Arc<[Route]>>> = HashMap::default();
-        for (key, translation) in new {
-            let (port, now) = (key.1, Arc::clone(&translation.routes));
-            if let Some(before) =
-                self.routes.insert(key, translation).filter(|before| !before.routes.is_empty())
-            {
-                routes.entry(port).or_default().insert(before.routes.as_ptr(), now);
-            }
-        }
-        // What stays is as it was found to be.
-        let findings = self.routes.values().flat_map(|translation| &translation.findings);
-        translator.findings.extend(findings.cloned());
-        let patch = |(port, routes)| Some((port, self.patch_table(port, tables.get(&port)?, &routes)));
-        Some(routes.into_iter().filter_map(patch).collect())
-    }
-
-    /// A table with other routes in the place of some.
-    fn patch_table(
-        &mut self,
-        port: u16,
-        table: &RouteTable,
-        routes: &HashMap<*const Route, Arc<[Route]>>,
-    ) -> Arc<RouteTable> {
-        let mut table = table.clone();
-        let mut others: HashMap<*const VirtualHost, Arc<VirtualHost>> = HashMap::default();
-        for host in table.hosts.values_mut() {
-            let Some(routes) = routes.get(&host.routes.as_ptr()) else { continue };
-            let new = || Arc::new(VirtualHost { routes: Arc::clone(routes), ..(**host).clone() });
-            let other = Arc::clone(others.entry(Arc::as_ptr(host)).or_insert_with(new));
-            *host = other;
-        }
-        for ((_, of_port), host) in &mut self.virtual_hosts {
-            if *of_port == port
-                && let Some(other) = others.get(&Arc::as_ptr(host))
-            {
-                *host = Arc::clone(other);
-            }
-        }
-        Arc::new(table)
-    }
+    pub(super) findings: Vec<Diagnostic>,
 }
 
 impl Translation {
-    fn of(translator: &Translator<'_>, service: &Arc<VirtualService>, port: u16) -> Self {
+    pub(super) fn of(translator: &Translator<'_>, service: &Arc<VirtualService>, port: u16) -> Self {
         let (routes, findings) = translator.findings.capture(|| translator.routes(service, port));
         Self { service: Arc::clone(service), routes: routes.into(), findings }
     }
@@ -122,7 +61,7 @@ impl<'a> Routes<'a> {
         catch_all: &'a CatchAll,
         translator: &'a Translator<'a>,
         virtual_services: &'a VirtualServices,
-        previous: Option<&'a Translations>,
+        previous: Option<Made<'a>>,
     ) -> Self {
         let mut by_port: HashMap<u16, Vec<_>> = HashMap::default();
         for service in &translator.registry.services {
@@ -175,10 +114,8 @@ impl<'a> Routes<'a> {
             for host in service.hosts.iter().filter(|host| !self.is_on_port(&host.value, port)) {
                 let routes = self.routes_of(index, port);
                 if !routes.is_empty() {
-                    let name = format!("{}:{port}", host.value).into();
-                    let source = Some(Source::whole(&service.meta.key));
-                    let host_routes = VirtualHost { name, routes, source };
-                    table.hosts.insert(Arc::clone(&host.value), Arc::new(host_routes));
+                    let unknown = unknown_host(service, (&host.value, port), routes);
+                    table.hosts.insert(Arc::clone(&host.value), unknown);
                 }
             }
         }
@@ -206,10 +143,9 @@ impl<'a> Routes<'a> {
             let routes = self.routes_of(index, port);
             (!routes.is_empty()).then_some((index, routes))
         });
-        let key = (Arc::clone(&service.host), port);
-        let before = self.previous.and_then(|previous| previous.virtual_hosts.get(&key)).filter(|before| {
-            let is_of_service =
-                before.source.as_ref().is_some_and(|source| source.resource == service.entry.meta.key);
+        let before = self.host_before(service, port).filter(|before| {
+            let is_of_service = before.source.as_ref() == Some(&service.source)
+                && *before.name == *format!("{}:{port}", service.host);
             is_of_service
                 && match &of_rule {
                     Some((_, routes)) => Arc::ptr_eq(routes, &before.routes),
@@ -220,33 +156,31 @@ impl<'a> Routes<'a> {
             Some((index, routes)) => (Some(index), Some(routes)),
             None => (None, None),
         };
-        let virtual_host = before.cloned().unwrap_or_else(|| {
-            Arc::new(VirtualHost {
-                name: format!("{}:{port}", service.host).into(),
-                routes: routes.unwrap_or_else(|| [self.default_route(service, port)].into()),
-                source: Some(Arc::clone(&service.source)),
-            })
-        });
-        self.translations.borrow_mut().virtual_hosts.insert(key, Arc::clone(&virtual_host));
+        let virtual_host =
+            before.cloned().unwrap_or_else(|| known_host(self.translator, (service, port), routes));
         (virtual_host, index)
+    }
+
+    fn host_before(&self, service: &Service, port: u16) -> Option<&'a Arc<VirtualHost>> {
+        self.previous?.by_port.get(&port)?.http.as_ref()?.hosts.own(&service.host)
     }
 
     fn routes_of(&self, index: usize, port: u16) -> Arc<[Route]> {
         let service = &self.virtual_services.all[index];
         let key = (service.meta.key.clone(), port);
-        if let Some(translation) = self.translations.borrow().routes.get(&key) {
+        if let Some(translation) = self.translations.borrow().get(&key) {
             return Arc::clone(&translation.routes);
         }
         let translation =
             self.kept(&key, service).unwrap_or_else(|| Translation::of(self.translator, service, port));
         let routes = Arc::clone(&translation.routes);
-        self.translations.borrow_mut().routes.insert(key, translation);
+        self.translations.borrow_mut().insert(key, translation);
         routes
     }
 
     /// What the compile before made of a VirtualService, when nothing that it depends on has changed.
     fn kept(&self, key: &(ResourceKey, u16), service: &Arc<VirtualService>) -> Option<Translation> {
-        let before = self.previous?.routes.get(key)?;
+        let before = self.previous?.translations.get(key)?;
         let clusters = self.translator.clusters;
         let same =
             before.service == *service && service.destination_hosts().all(|host| clusters.is_unchanged(host));
@@ -254,27 +188,50 @@ impl<'a> Routes<'a> {
         before.findings.iter().for_each(|finding| self.translator.findings.push(finding.clone()));
         Some(before)
     }
+}
 
-    fn default_route(&self, service: &Service, port: u16) -> Route {
-        let cluster = self.translator.clusters.named(port, "", &service.host);
-        let clusters = vec![WeightedCluster::new(cluster, 1)];
-        let retries = super::retries::policy(self.translator.default_retries, None);
-        let forward = Forward {
-            retries: retries.map(|policy| self.translator.retries.get(policy)),
-            ..Forward::to(clusters, format!("{}:{port}/*", service.host).into())
-        };
-        Route {
-            source: Some(Arc::clone(&service.source)),
-            ..Route::new("default".into(), RouteAction::Forward(Arc::new(forward)))
-        }
+/// A host of a VirtualService that no service has.
+pub(super) fn unknown_host(
+    service: &VirtualService,
+    (host, port): (&Arc<str>, u16),
+    routes: Arc<[Route]>,
+) -> Arc<VirtualHost> {
+    let source = Some(Source::whole(&service.meta.key));
+    Arc::new(VirtualHost { name: format!("{host}:{port}").into(), routes, source })
+}
+
+/// A service's, with the routes of its VirtualService, if it has one.
+pub(super) fn known_host(
+    translator: &Translator<'_>,
+    (service, port): (&Service, u16),
+    routes: Option<Arc<[Route]>>,
+) -> Arc<VirtualHost> {
+    Arc::new(VirtualHost {
+        name: format!("{}:{port}", service.host).into(),
+        routes: routes.unwrap_or_else(|| [default_route(translator, service, port)].into()),
+        source: Some(Arc::clone(&service.source)),
+    })
+}
+
+fn default_route(translator: &Translator<'_>, service: &Service, port: u16) -> Route {
+    let cluster = translator.clusters.named(port, "", &service.host);
+    let clusters = vec![WeightedCluster::new(cluster, 1)];
+    let retries = super::retries::policy(translator.default_retries, None);
+    let forward = Forward {
+        retries: retries.map(|policy| translator.retries.get(policy)),
+        ..Forward::to(clusters, format!("{}:{port}/*", service.host).into())
+    };
+    Route {
+        source: Some(Arc::clone(&service.source)),
+        ..Route::new("default".into(), RouteAction::Forward(Arc::new(forward)))
     }
 }
 
 /// The routes of a host that no VirtualService speaks of.
-fn is_default(host: &VirtualHost) -> bool {
+pub(super) fn is_default(host: &VirtualHost) -> bool {
     matches!(&*host.routes, [only] if only.source == host.source)
 }
 
-fn has_http(service: &Service, port: u16) -> bool {
+pub(super) fn has_http(service: &Service, port: u16) -> bool {
     service.port(port).is_some_and(|port| port.protocol.is_http() || port.protocol == Protocol::Auto)
 }

@@ -112,6 +112,11 @@ impl<'a> Scope<'a> {
         self.sidecars().any(|sidecar| !sidecar.egress.is_empty())
     }
 
+    /// Whether everything that is exported is seen.
+    pub(super) fn is_open(&self) -> bool {
+        self.doubtful.is_empty() && !self.narrows()
+    }
+
     fn sidecars(&self) -> impl Iterator<Item = &Sidecar> {
         self.doubtful.iter().chain(&self.sidecar).map(|sidecar| &**sidecar)
     }

@@ -2,7 +2,10 @@
 //! gateways.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::sync::{Arc, OnceLock};
+
+use foldhash::fast::FixedState;
 
 use super::Role;
 use super::changed::Replaced;
@@ -10,14 +13,18 @@ use super::delegates::{self, Delegates};
 use super::findings::Findings;
 use super::registry::{backwards, by_backwards};
 use super::scope::Scope;
-use crate::hash::HashMap;
-use crate::resource::{Diagnostic, VirtualService, World};
+use crate::hash::{HashMap, HashSet};
+use crate::resource::{Diagnostic, VirtualService, World, host};
 
 /// VirtualServices by age; indices into `all` are in that order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct VirtualServices {
     pub(super) all: Vec<Arc<VirtualService>>,
     by_host: Arc<ByHost>,
+    /// Those with routes of TLS or TCP.
+    with_l4: Arc<[usize]>,
+    /// The hashes of hosts that http routes lead to, in order, and who leads there. Made when somebody asks.
+    destinations: OnceLock<Vec<(u64, usize)>>,
     /// What was wrong with delegates.
     findings: Arc<[Diagnostic]>,
 }
@@ -67,7 +74,16 @@ impl VirtualServices {
         index.lengths.sort_unstable_by(|a, b| b.cmp(a));
         index.lengths.dedup();
         delegates::report_unused(world, &findings);
-        Self { all, by_host: Arc::new(index), findings: findings.into_sorted().into() }
+        let has_l4 = |service: &VirtualService| !service.tls.is_empty() || !service.tcp.is_empty();
+        let with_l4 = all.iter().enumerate().filter(|(_, service)| has_l4(service));
+        let with_l4 = with_l4.map(|(position, _)| position).collect();
+        Self {
+            all,
+            by_host: Arc::new(index),
+            with_l4,
+            destinations: OnceLock::new(),
+            findings: findings.into_sorted().into(),
+        }
     }
 
     /// With those that are otherwise now.
@@ -75,10 +91,42 @@ impl VirtualServices {
         for Replaced { old, new } in changes {
             let place = self.all.binary_search_by(|known| known.meta.age_order().cmp(&old.meta.age_order()));
             // Those that are not seen or not bound are not among them.
-            if let Some(known) = place.ok().and_then(|place| self.all.get_mut(place)) {
+            let Ok(place) = place else { continue };
+            if let Some(destinations) = self.destinations.get_mut() {
+                destinations.retain(|(_, known)| *known != place);
+                for destination in destinations_of(place, new) {
+                    destinations
+                        .insert(destinations.partition_point(|known| *known < destination), destination);
+                }
+            }
+            if let Some(known) = self.all.get_mut(place) {
                 *known = Arc::clone(new);
             }
         }
+    }
+
+    /// Those whose http routes lead to one of these hosts.
+    pub(super) fn leading_to(&self, hosts: &HashSet<Arc<str>>) -> Vec<&Arc<VirtualService>> {
+        if hosts.is_empty() {
+            return Vec::new();
+        }
+        let all = self.destinations.get_or_init(|| {
+            let each = self.all.iter().enumerate();
+            let mut all: Vec<_> = each.flat_map(|(place, service)| destinations_of(place, service)).collect();
+            all.sort_unstable();
+            all
+        });
+        let mut places = Vec::new();
+        for host in hosts {
+            let hash = HOSTS.hash_one(host);
+            let from = all.partition_point(|(known, _)| *known < hash);
+            let same = all.iter().skip(from).take_while(|(known, _)| *known == hash);
+            places.extend(same.map(|(_, place)| *place));
+        }
+        places.sort_unstable();
+        places.dedup();
+        let found = places.into_iter().filter_map(|place| self.all.get(place));
+        found.filter(|service| service.destination_hosts().any(|host| hosts.contains(host))).collect()
     }
 
     /// Tells what was found out when this was made.
@@ -105,12 +153,47 @@ impl VirtualServices {
         matching
     }
 
+    /// Whether routes of TLS or TCP have to do with a host without wildcard: they are the host's, lead to it, or take its name.
+    pub(super) fn concern_l4(&self, host: &str) -> bool {
+        let is_host = |name: &Arc<str>| **name == *host;
+        self.with_l4.iter().filter_map(|position| self.all.get(*position)).any(|service| {
+            let tls = service.tls.iter().map(|route| &route.destinations);
+            let mut destinations = tls.chain(service.tcp.iter().map(|route| &route.destinations)).flatten();
+            let mut names = service.tls.iter().flat_map(|route| &route.matches);
+            service.hosts.iter().any(|own| host::matches(&own.value, host))
+                || destinations.any(|destination| is_host(&destination.host))
+                || names.any(|condition| condition.sni_hosts.iter().any(is_host))
+        })
+    }
+
+    /// The one that is about a host without wildcard, when it is about no other host and none with a wildcard covers it;
+    /// `Err` when it is more complicated.
+    pub(super) fn alone_with(&self, host: &str) -> Result<Option<&Arc<VirtualService>>, ()> {
+        if self.by_host.matching_wildcards(host).next().is_some() {
+            return Err(());
+        }
+        match self.by_host.exact.get(host).map(|services| &services[..]) {
+            None => Ok(None),
+            Some([only]) => match self.all.get(*only).filter(|service| service.hosts.len() == 1) {
+                Some(service) => Ok(Some(service)),
+                None => Err(()),
+            },
+            Some(_) => Err(()),
+        }
+    }
+
     fn ending_with(&self, suffix: &str) -> impl Iterator<Item = &usize> {
         let end = backwards(suffix);
         let hosts = || self.all.iter().map(|service| service.hosts.iter().map(|host| &*host.value));
         let from = self.by_host.backwards.get_or_init(|| by_backwards(hosts())).range(end.clone()..);
         from.take_while(move |(host, _)| host.starts_with(&*end)).flat_map(|(_, services)| services)
     }
+}
+
+const HOSTS: FixedState = FixedState::with_seed(0);
+
+fn destinations_of(place: usize, service: &VirtualService) -> impl Iterator<Item = (u64, usize)> {
+    service.destination_hosts().map(move |host| (HOSTS.hash_one(host), place))
 }
 
 impl ByHost {

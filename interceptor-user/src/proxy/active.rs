@@ -10,6 +10,7 @@ use super::termination::TlsServer;
 use super::upstream::{BoundsId, ClusterRuntime, RuntimeId, TlsClient, random};
 use crate::dns::Resolver;
 use crate::hash::{HashMap, HashSet};
+use crate::shared_map::SharedMap;
 use crate::snapshot::{
     Cluster, ClusterName, ClusterRef, Discovery, Listener, Snapshot, TlsOrigination, TlsTermination,
     WeightedCluster,
@@ -21,10 +22,10 @@ const PASSTHROUGH_HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Active {
     pub snapshot: Arc<Snapshot>,
-    clusters: Arc<HashMap<ClusterName, Arc<Slot>>>,
+    clusters: SharedMap<ClusterName, Arc<Slot>>,
     /// Made where a configuration is taken up, not where a request waits: it reads files. Clusters that
     /// originate the same TLS share it.
-    tls: Arc<TlsClients>,
+    tls: TlsClients,
     /// What ends TLS. Chains with the same settings share it, and so does a configuration with the one before.
     tls_servers: TlsServers,
     /// PassthroughCluster: connections and requests to the destination that they asked for.
@@ -39,8 +40,15 @@ pub(crate) struct Live {
     pub(crate) bounds: HashSet<BoundsId>,
 }
 
-type TlsClients = HashMap<TlsOrigination, Arc<TlsClient>>;
+type TlsClients = SharedMap<TlsOrigination, Originated>;
 type TlsServers = HashMap<Arc<TlsTermination>, Arc<TlsServer>>;
+
+/// What originates a certain TLS, and how many clusters have it.
+#[derive(Clone, Debug)]
+struct Originated {
+    client: Arc<TlsClient>,
+    clusters: usize,
+}
 
 /// A cluster, and its runtime once somebody uses it.
 #[derive(Debug)]
@@ -73,35 +81,26 @@ impl Active {
             || Arc::new(ClusterRuntime::new(Arc::new(passthrough()), None, resolver, None)),
             |previous| Arc::clone(&previous.passthrough),
         );
-        let (clusters, tls) = match previous {
-            Some(previous) if Arc::ptr_eq(&previous.snapshot.clusters, &snapshot.clusters) => {
-                (Arc::clone(&previous.clusters), Arc::clone(&previous.tls))
+        let mut clusters = previous.map_or_else(
+            || SharedMap::with_capacity(snapshot.clusters.len()),
+            |previous| previous.clusters.clone(),
+        );
+        let mut tls = previous.map(|previous| previous.tls.clone()).unwrap_or_default();
+        let nothing = SharedMap::default();
+        let known = previous.map_or(&nothing, |previous| &previous.snapshot.clusters);
+        known.changes(&snapshot.clusters, |name, was, cluster| {
+            match cluster {
+                Some(cluster) => {
+                    let client = cluster.tls.as_ref().map(|tls_of| begin(&mut tls, tls_of, previous));
+                    let slot = Slot::new(cluster, client, clusters.get(name), resolver);
+                    clusters.insert(name.clone(), Arc::new(slot));
+                }
+                None => drop(clusters.remove(name)),
             }
-            Some(_) | None => {
-                let mut tls = TlsClients::default();
-                let mut client = |origination: &TlsOrigination| {
-                    let known = tls.get(origination).or_else(|| previous?.tls.get(origination)).cloned();
-                    let client = known.unwrap_or_else(|| Arc::new(TlsClient::new(origination)));
-                    Arc::clone(tls.entry(origination.clone()).or_insert(client))
-                };
-                let slot = |(name, cluster): (&ClusterName, &Arc<Cluster>)| {
-                    let before = previous.and_then(|previous| previous.clusters.get(name));
-                    let slot = match before {
-                        Some(before) if before.cluster == *cluster => {
-                            cluster.tls.as_ref().map(&mut client);
-                            Arc::clone(before)
-                        }
-                        Some(_) | None => {
-                            let tls = cluster.tls.as_ref().map(&mut client);
-                            Arc::new(Slot::new(cluster, tls, before, resolver))
-                        }
-                    };
-                    (name.clone(), slot)
-                };
-                let clusters = snapshot.clusters.iter().map(slot).collect();
-                (Arc::new(clusters), Arc::new(tls))
+            if let Some(origination) = was.and_then(|was| was.tls.as_ref()) {
+                end(&mut tls, origination);
             }
-        };
+        });
         let tls_servers = tls_servers(&snapshot, previous);
         Self { snapshot, clusters, tls, tls_servers, passthrough, resolver: resolver.clone() }
     }
@@ -139,13 +138,13 @@ impl Active {
 
     /// Looks after certificates that are shown.
     pub(super) fn tend_certificates(&self) {
-        self.tls.values().for_each(|client| client.tend());
+        self.tls.values().for_each(|originated| originated.client.tend());
         self.tls_servers.values().for_each(|server| server.tend());
     }
 
     /// When certificates that are shown end.
     pub(super) fn expiries(&self) -> impl Iterator<Item = Expiry> {
-        let of_clients = self.tls.values().filter_map(|client| client.expiry());
+        let of_clients = self.tls.values().filter_map(|originated| originated.client.expiry());
         of_clients.chain(self.tls_servers.values().flat_map(|server| server.expiries()))
     }
 
@@ -158,6 +157,26 @@ impl Active {
             live.bounds.extend(runtime.bounds());
         }
         live
+    }
+}
+
+/// What originates such TLS, for one more cluster; if it was there before, the same.
+fn begin(tls: &mut TlsClients, origination: &TlsOrigination, previous: Option<&Active>) -> Arc<TlsClient> {
+    let clusters = tls.get(origination).map_or(0, |known| known.clusters);
+    let known = tls.get(origination).or_else(|| previous?.tls.get(origination));
+    let client =
+        known.map_or_else(|| Arc::new(TlsClient::new(origination)), |known| Arc::clone(&known.client));
+    let originated = Originated { client: Arc::clone(&client), clusters: clusters + 1 };
+    tls.insert(origination.clone(), originated);
+    client
+}
+
+/// The same for one cluster less.
+fn end(tls: &mut TlsClients, origination: &TlsOrigination) {
+    let Some(known) = tls.get(origination).cloned() else { return };
+    match known.clusters.saturating_sub(1) {
+        0 => drop(tls.remove(origination)),
+        clusters => drop(tls.insert(origination.clone(), Originated { clusters, ..known })),
     }
 }
 

@@ -1,17 +1,17 @@
 //! Host names to values, with exact names before wildcards and longer wildcards before shorter ones.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use crate::hash::HashMap;
+use crate::shared_map::SharedMap;
 
 /// Values by host: `www.example.com`, `*.example.com` or `*`. Names are compared in lower case.
 /// A lookup costs one hash for the whole name and one for each length that wildcards here have.
+/// A copy shares what neither side changes afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostMap<T> {
-    exact: HashMap<Arc<str>, T>,
+    exact: SharedMap<Arc<str>, T>,
     /// By suffix, without its `*` (`.example.com`; `` for `*`).
-    suffixes: HashMap<Arc<str>, T>,
+    suffixes: SharedMap<Arc<str>, T>,
     /// The lengths of the suffixes in bytes, longest first.
     suffix_lengths: Vec<usize>,
 }
@@ -26,11 +26,11 @@ pub enum Specificity {
 
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), suffixes: HashMap::default(), suffix_lengths: Vec::new() }
+        Self { exact: SharedMap::default(), suffixes: SharedMap::default(), suffix_lengths: Vec::new() }
     }
 }
 
-impl<T> HostMap<T> {
+impl<T: Clone> HostMap<T> {
     /// Adds `value` under `host`. The first value of a name stays: returns false when there is one.
     pub fn insert(&mut self, host: impl Into<Arc<str>>, value: T) -> bool {
         let mut host: Arc<str> = host.into();
@@ -43,14 +43,43 @@ impl<T> HostMap<T> {
             Some(suffix) => (&mut self.suffixes, suffix),
             None => (&mut self.exact, host),
         };
-        let Entry::Vacant(slot) = names.entry(name) else { return false };
-        slot.insert(value);
+        if !names.insert_new(name, value) {
+            return false;
+        }
         if let Some(length) = length
             && let Err(position) = self.suffix_lengths.binary_search_by(|other| length.cmp(other))
         {
             self.suffix_lengths.insert(position, length);
         }
         true
+    }
+
+    /// Puts others in the place of values for which there is another.
+    pub fn replace_values(&mut self, mut other: impl FnMut(&T) -> Option<T>) {
+        for names in [&mut self.exact, &mut self.suffixes] {
+            let replaced = names.iter().filter_map(|(name, value)| Some((Arc::clone(name), other(value)?)));
+            for (name, value) in replaced.collect::<Vec<_>>() {
+                names.insert(name, value);
+            }
+        }
+    }
+
+    /// Gives a name without wildcard, in lower case, this value, or none.
+    pub fn set_exact(&mut self, host: &Arc<str>, value: Option<T>) {
+        match value {
+            Some(value) => self.exact.insert(Arc::clone(host), value),
+            None => self.exact.remove(host),
+        };
+    }
+}
+
+impl<T> HostMap<T> {
+    /// The value of this name itself, in lower case, and of no other that matches it.
+    pub fn own(&self, name: &str) -> Option<&T> {
+        match name.strip_prefix('*') {
+            Some(suffix) => self.suffixes.get(suffix),
+            None => self.exact.get(name),
+        }
     }
 
     /// The value of the most specific name that matches. `host` has no port. `*.a.b` does not match
@@ -75,11 +104,6 @@ impl<T> HostMap<T> {
         };
         let exact = self.exact.get(host).map(|value| (value, Specificity::Exact));
         exact.or_else(|| self.suffix_lengths.iter().find_map(wildcard))
-    }
-
-    /// All values, in no order.
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.exact.values_mut().chain(self.suffixes.values_mut())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -147,6 +171,13 @@ mod tests {
             }
             prop_assert_eq!(map.get(&host), model(&names, &host));
             prop_assert_eq!(map.is_empty(), names.is_empty());
+
+            let exact: std::sync::Arc<str> = host.as_str().into();
+            map.set_exact(&exact, None);
+            let without: Vec<String> = names.iter().filter(|name| **name != host).cloned().collect();
+            prop_assert_eq!(map.get(&host), model(&without, &host));
+            map.set_exact(&exact, Some(host.clone()));
+            prop_assert_eq!((map.get(&host), map.own(&host)), (Some(&host), Some(&host)));
         }
     }
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 use crate::hash::{HashMap, HashSet};
 pub use crate::resource::AllowFrom;
 pub use crate::resource::log_format::{self, LogFormat};
+use crate::shared_map::SharedMap;
 pub use catch_all::CatchAll;
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
 pub use cluster::{
@@ -184,7 +185,7 @@ pub struct Snapshot {
     /// Of route tables: for hosts that nobody declared.
     pub catch_all: Arc<VirtualHost>,
     /// Every cluster by name, PassthroughCluster and BlackHoleCluster not among them.
-    pub clusters: Arc<HashMap<ClusterName, Arc<Cluster>>>,
+    pub clusters: SharedMap<ClusterName, Arc<Cluster>>,
     /// Of a gateway, by host: who may go there through clusters that lead wherever a request says (see
     /// [`Cluster::leads_by_name`]); whoever all of the rules let through.
     pub allow_from: Arc<HostMap<Vec<AllowFrom>>>,
@@ -203,7 +204,7 @@ impl Snapshot {
             by_port: HashMap::default(),
             virtual_outbound: Arc::new(Listener::virtual_outbound(policy)),
             catch_all: CatchAll::from(policy).virtual_host,
-            clusters: Arc::default(),
+            clusters: SharedMap::default(),
             allow_from: Arc::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! Compiling one change after another gives what compiling everything afresh gives.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use interceptor_user::compile::{Client, CompileSettings, Compiler, compile};
 use interceptor_user::resource::{Resource, World, mesh_config, parse};
@@ -10,6 +11,18 @@ use proptest::prelude::*;
 const HOSTS: [&str; 4] = ["a.example.com", "b.example.com", "*.example.com", "x.other.org"];
 const DESTINATIONS: [&str; 4] = ["a.example.com", "b.example.com", "gone.example.com", "x.other.org"];
 const NAMESPACES: [&str; 3] = ["default", "other", "istio-system"];
+
+/// Those of entries that are found by their names, one of them also a Service's name for short.
+const NAMES: [&str; 8] = [
+    "a.example.com",
+    "b.example.com",
+    "c.example.com",
+    "a.example.com",
+    "web.default.svc.cluster.local",
+    "web.other",
+    "10.0.0.1",
+    "*.example.com",
+];
 
 /// One resource, out of so few that they meet: `shape` chooses what it says.
 #[derive(Clone, Debug)]
@@ -25,6 +38,40 @@ impl Written {
         let [one, two, three, four] = self.shape;
         let (host, destination) = (HOSTS[one % 4], DESTINATIONS[two % 4]);
         let spec = match self.kind {
+            "Named" => {
+                let has_one = [7, 11, 12].contains(&(three % 13));
+                let hosts = if one / 16 % 4 > 0 || has_one { "{1}" } else { "{1}, {2}" };
+                let hosts = hosts.replace("{1}", &format!("'{}'", NAMES[one % 8]));
+                let hosts = hosts.replace("{2}", &format!("'{}'", NAMES[two % 8]));
+                let resolution = match two / 8 % 4 {
+                    0 => "NONE",
+                    3 => "STATIC, workloadSelector: {labels: {v: two}}",
+                    1 | 2 if hosts.contains('*') => "NONE",
+                    1 => "DNS",
+                    _ => "STATIC, endpoints: [{address: 192.0.2.1, labels: {v: two}}, {address: 192.0.2.2}]",
+                };
+                let ports = [
+                    "{number: 80, name: http, protocol: HTTP}",
+                    "{number: 80, name: http, protocol: HTTP}",
+                    "{number: 443, name: tls, protocol: TLS}",
+                    "{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}",
+                    "{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}",
+                    "{number: 8080, name: http2, protocol: HTTP2}, {number: 443, name: https, protocol: HTTPS}",
+                    "{number: 80, name: http, protocol: HTTP}, {number: 8080, name: http-8080, protocol: HTTP}",
+                    "{number: 8080, name: http-8080, protocol: HTTP}, {number: 80, name: udp, protocol: UDP}",
+                    "{number: 8080, name: http-8080, protocol: HTTP}",
+                    "{number: 443, name: http, protocol: HTTP}",
+                    "{number: 80, name: http, protocol: HTTP}, {number: 9090, name: http-9090, protocol: HTTP}",
+                    "{number: 80, name: mysql, protocol: MYSQL}",
+                    "{number: 8080, name: auto}",
+                ][three % 13];
+                let addresses = ["", "", "", "", "addresses: [10.0.0.1], "][three / 13 % 5];
+                let addresses = if hosts.contains('*') { "" } else { addresses };
+                let export_to = ["", "", "", "exportTo: ['.'], ", "exportTo: [default], "][four % 5];
+                format!(
+                    "{{hosts: [{hosts}], {export_to}{addresses}ports: [{ports}], resolution: {resolution}}}"
+                )
+            }
             "ServiceEntry" => {
                 let resolution = ["DNS", "NONE", "STATIC"][two % 3];
                 let resolution =
@@ -58,13 +105,18 @@ impl Written {
                     "mirror: {host: x.other.org}",
                     "mirrors: [{destination: {host: b.example.com, subset: s}}, {destination: {host: gone.example.com}}]",
                 ][four % 9];
+                let hosts = if one / 64 == 3 && one % 4 < 3 {
+                    format!("'{host}', 'x.other.org'")
+                } else {
+                    format!("'{host}'")
+                };
                 let route = format!("route: [{{destination: {{host: {destination}{subset}}}}}]");
                 let only = ["", ", sourceLabels: {app: cart}", ", sourceLabels: {app: other}"][four % 3];
                 // Those of a name are delegated to, or not.
                 let delegate =
                     format!("delegate: {{name: n{}, namespace: {}}}", two % 3, NAMESPACES[four % 3]);
                 match three % 6 {
-                    0 => format!("{{hosts: ['{host}'], http: [{{{rest}, {route}}}]}}"),
+                    0 => format!("{{hosts: [{hosts}], http: [{{{rest}, {route}}}]}}"),
                     1 => format!(
                         "{{hosts: ['{host}'], tls: [{{match: [{{sniHosts: ['{host}']{only}}}], {route}}}]}}"
                     ),
@@ -91,8 +143,14 @@ impl Written {
             "Sidecar" => {
                 let hosts = ["'*/*'", "./*", "'*/a.example.com'", "other/*"][one % 4];
                 let selector = ["", "workloadSelector: {labels: {app: cart}}, "][two % 2];
-                let policy = ["", ", outboundTrafficPolicy: {mode: REGISTRY_ONLY}"][three % 2];
-                format!("{{{selector}egress: [{{hosts: [{hosts}]}}]{policy}}}")
+                let policy = [
+                    "",
+                    "outboundTrafficPolicy: {mode: REGISTRY_ONLY}, ",
+                    "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: a.example.com, port: {number: 80}}}, ",
+                ][three % 3];
+                let egress =
+                    if four % 3 == 0 { String::new() } else { format!("egress: [{{hosts: [{hosts}]}}]") };
+                format!("{{{selector}{policy}{egress}}}")
             }
             "Namespace" => {
                 let policy = ["REGISTRY_ONLY", "strict", "ALLOW_ANY,strict", "nonsense"][one % 4];
@@ -101,12 +159,25 @@ impl Written {
                     NAMESPACES[self.namespace % 3]
                 );
             }
+            "WorkloadEntry" => format!("{{address: 192.0.2.{}, labels: {{v: two}}}}", one % 8),
+            "Service" => {
+                let ports =
+                    ["{port: 80, name: http}", "{port: 8080, name: http}, {port: 9000, name: tcp}"][one % 2];
+                return format!(
+                    "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: {}}}\nspec: {{clusterIP: 10.1.0.{}, \
+                     ports: [{ports}]}}\n",
+                    NAMESPACES[self.namespace % 3],
+                    two % 3,
+                );
+            }
             kind => panic!("{kind}"),
         };
         let (name, namespace) = (self.name, NAMESPACES[self.namespace % 3]);
+        let kind = if self.kind == "Named" { "ServiceEntry" } else { self.kind };
+        let created = ["", "", ", creationTimestamp: '2024-01-01T00:00:00Z'"][four / 8 % 3];
         format!(
-            "apiVersion: networking.istio.io/v1\nkind: {}\nmetadata: {{name: n{name}, namespace: {namespace}}}\nspec: {spec}\n",
-            self.kind
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: n{name}, namespace: {namespace}{created}}}\n\
+             spec: {spec}\n",
         )
     }
 
@@ -127,6 +198,34 @@ fn written() -> impl Strategy<Value = Written> {
         namespace,
         shape: shape.map(usize::from),
     })
+}
+
+/// Mostly what is followed without looking at all the rest: entries that are found by name, http routes that stay with their
+/// hosts, and rules.
+fn named() -> impl Strategy<Value = Written> {
+    let kind = prop_oneof![6 => Just("Named"), 3 => Just("VirtualService"), 4 => Just("DestinationRule")];
+    let named =
+        (kind, 0..4_usize, 0..2_usize, any::<[u8; 4]>()).prop_map(|(kind, name, namespace, shape)| {
+            let mut shape = shape.map(usize::from);
+            match kind {
+                // Each has its own host, and http routes alone.
+                "VirtualService" => {
+                    (shape[0], shape[2]) = (name + shape[0] / 64 * 64, shape[2] / 6 * 6);
+                    return Written { kind, name: name + 10 * namespace, namespace: 0, shape };
+                }
+                "DestinationRule" if shape[0] % 4 == 2 && shape[1] > 50 => shape[0] += 1,
+                _ => {}
+            }
+            Written { kind, name, namespace, shape }
+        });
+    let kind = prop_oneof![2 => Just("Service"), 1 => Just("WorkloadEntry"), 1 => Just("Sidecar")];
+    let services = (kind, 0..2_usize, any::<[u8; 4]>()).prop_map(|(kind, namespace, shape)| Written {
+        kind,
+        name: 0,
+        namespace,
+        shape: shape.map(usize::from),
+    });
+    prop_oneof![24 => named, 2 => services, 1 => written()]
 }
 
 /// What a change is.
@@ -219,6 +318,75 @@ proptest! {
             prop_assert_eq!(findings, expected_findings);
         }
     }
+}
+
+/// Changes that were followed without compiling everything, and all.
+static FOLLOWED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 384, failure_persistence: None, ..ProptestConfig::default() })]
+    /// Where mostly what is found by name changes, one at a time.
+    fn named_ones_are_the_same_as_all_afresh(
+        at_first in proptest::collection::vec(named(), 0..6),
+        sidecar in proptest::option::weighted(0.15, any::<[u8; 4]>()),
+        changes in proptest::collection::vec((named(), 0..8_u8), 1..16),
+        is_cart in any::<bool>(),
+        enforced in prop_oneof![9 => Just(false), 1 => Just(true)],
+        mesh in prop_oneof![6 => Just("{}"), 1 => proptest::sample::select(&MESHES)],
+    ) {
+        let labels = is_cart.then(|| ("app".into(), "cart".into()));
+        let client = Client { labels: labels.into_iter().collect(), enforced, ..Client::default() };
+        let settings = CompileSettings { client, ..CompileSettings::default() };
+        let mut compiler = Compiler::new(settings.clone());
+        let mut world = world(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: always, \
+             creationTimestamp: '2025-01-01T00:00:00Z'}\nspec: {hosts: \
+             [always.example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: \
+             tls, protocol: TLS}, {number: 8080, name: http-8080, protocol: HTTP}]}\n",
+        );
+        world.mesh = mesh_config::parse(&"mesh.yaml".into(), mesh).0.unwrap();
+        world.resources.extend(at_first.iter().map(Written::resource));
+        let sidecar = sidecar.map(|[one, _, three, four]| [usize::from(one), 0, usize::from(three), usize::from(four)]);
+        let sidecar = sidecar.map(|shape| Written { kind: "Sidecar", name: 0, namespace: 0, shape });
+        world.resources.extend(sidecar.iter().map(Written::resource));
+        let mut last = at_first.into_iter().last();
+        let (mut before, _) = compiler.compile(&Arc::new(world.clone()));
+        for (written, what) in changes {
+            let shape = written.shape;
+            // Often it is the one before, with something of it changed.
+            let written = match last {
+                Some(last) if what > 4 => {
+                    let mut again = last.shape;
+                    again[usize::from(what) - 4] = shape[usize::from(what) - 4];
+                    Written { shape: again, ..last }
+                }
+                Some(_) | None => written,
+            };
+            let resource = written.resource();
+            if what == 0 {
+                world.resources.remove(&resource.meta().key);
+            } else {
+                world.resources.insert(resource);
+            }
+            last = Some(written.clone());
+            let (snapshot, findings) = compiler.compile(&Arc::new(world.clone()));
+            let (expected, expected_findings) = compile(&world, &settings);
+            prop_assert_eq!(&snapshot, &expected, "{:?} {:#?}", written, world.resources.keys().collect::<Vec<_>>());
+            prop_assert_eq!(findings, expected_findings);
+            let is_followed = Arc::ptr_eq(&snapshot.virtual_outbound, &before.virtual_outbound);
+            FOLLOWED[0].fetch_add(usize::from(is_followed), Ordering::Relaxed);
+            FOLLOWED[1].fetch_add(1, Ordering::Relaxed);
+            before = snapshot;
+        }
+    }
+}
+
+/// Most changes are followed: else the test above would say nothing.
+#[test]
+fn what_is_followed_is_the_same_as_all_afresh() {
+    named_ones_are_the_same_as_all_afresh();
+    let [followed, all] = [&FOLLOWED[0], &FOLLOWED[1]].map(|count| count.load(Ordering::Relaxed));
+    assert!(all > 500 && followed * 3 > all, "{followed} of {all}");
 }
 
 fn world(yaml: &str) -> World {

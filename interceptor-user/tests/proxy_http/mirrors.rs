@@ -59,7 +59,7 @@ fn mirror(config: &mut Config, discovery: Discovery, share: Share) {
     let host = format!("mirror-{}.test", config.forward.mirrors.len());
     let name = ClusterName::outbound(80, "", &host);
     let cluster = Arc::new(Cluster::new(name.clone(), host.as_str().into(), 80, discovery));
-    Arc::make_mut(&mut config.snapshot.clusters).insert(name.clone(), Arc::clone(&cluster));
+    config.snapshot.clusters.insert(name.clone(), Arc::clone(&cluster));
     let cluster = ClusterRef { name, cluster: Some(cluster) };
     config.forward.mirrors.push(Mirror { cluster, share });
 }

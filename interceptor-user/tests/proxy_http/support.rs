@@ -498,7 +498,7 @@ impl Config {
         listener.http = Some(Arc::new(table));
         let mut snapshot = self.snapshot;
         snapshot.by_port.insert(port, Arc::new(listener));
-        Arc::make_mut(&mut snapshot.clusters).insert(cluster.name.clone(), cluster);
+        snapshot.clusters.insert(cluster.name.clone(), cluster);
         snapshot
     }
 

@@ -44,6 +44,11 @@ pub(crate) fn measure(lab: &Lab, places: &Places, count: usize, effort: Effort) 
     let (change_ms, change_cpu_ms) = changes(&mut running, &changed, route)?;
     let added = |change| (services(file, count, STATUS) + &added(change), added_host(change), STATUS);
     let (added_ms, added_cpu_ms) = changes(&mut running, &changed, added)?;
+    let ruled = |change| {
+        let (rule, status) = ruled(change);
+        (services(file, count, STATUS) + &self::added(CHANGES) + &rule, added_host(CHANGES), status)
+    };
+    let (ruled_ms, ruled_cpu_ms) = changes(&mut running, &changed, ruled)?;
 
     let mut measured = carry::requests(running, Row::Interceptor, Job::Plain, Keep::Open, effort)?;
     measured.figures.extend([
@@ -54,6 +59,8 @@ pub(crate) fn measure(lab: &Lab, places: &Places, count: usize, effort: Effort) 
         ("change_cpu_ms", change_cpu_ms),
         ("added_ms", added_ms),
         ("added_cpu_ms", added_cpu_ms),
+        ("ruled_ms", ruled_ms),
+        ("ruled_cpu_ms", ruled_cpu_ms),
     ]);
     Ok(measured)
 }
@@ -110,6 +117,17 @@ fn added(change: u16) -> String {
         address.port(),
         address.ip()
     )
+}
+
+/// A rule of the last of them, and what it answers by it: every other time TLS is asked for, which the server does not speak.
+fn ruled(change: u16) -> (String, u16) {
+    let (mode, status) = if change.is_multiple_of(2) { ("DISABLE", STATUS) } else { ("SIMPLE", 503) };
+    let rule = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: added\nspec:\n  host: {}\n  \
+         trafficPolicy:\n    tls:\n      mode: {mode}\n",
+        added_host(CHANGES)
+    );
+    (rule, status)
 }
 
 /// The resources of one file's services; the first of them answers with `status` itself.

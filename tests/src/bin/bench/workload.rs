@@ -190,6 +190,8 @@ impl Workload {
                 ("change_cpu_ms", "CPU ms/change", 0),
                 ("added_ms", "an added service in effect after ms", 0),
                 ("added_cpu_ms", "CPU ms/addition", 0),
+                ("ruled_ms", "a changed DestinationRule in effect after ms", 0),
+                ("ruled_cpu_ms", "CPU ms/DestinationRule", 0),
                 ("requests_per_s", "requests/s", 0),
                 ("cpu_us", "CPU µs/request", 1),
                 ("cpu_user_us", "user", 1),
