@@ -63,6 +63,25 @@ fn http_text_line_to_the_byte() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The file has one offset for all who write to it: none overwrites another.
+#[test]
+fn lines_on_standard_error_stay_beside_what_the_command_says() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let command = "for i in 1 2 3 4; do curl -sS http://httpbin.org/get?$i >&2; echo command-$i >&2; done";
+    for name in ["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"] {
+        let interceptor = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.no_access_log();
+        let run = interceptor.flags(&["--access-log", name]).run(&["sh", "-c", command])?;
+        run.expect_code(0)?;
+        for request in 1..=4 {
+            let line = format!(" \"GET /get?{request} HTTP/1.1\" 200 ");
+            let said = format!("command-{request}\n");
+            assert!(run.stderr.contains(&line) && run.stderr.contains(&said), "{name}: {}", run.stderr);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn tls_text_line_to_the_byte() -> anyhow::Result<()> {
     let world = World::shared()?;

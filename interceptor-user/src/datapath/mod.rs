@@ -64,7 +64,7 @@ pub use preflight::{KERNEL_MIN, kernel_version, preflight};
 pub use query_sockets::QuerySockets;
 pub use redirected::Redirected;
 pub use routes::{InterfaceNote, InterfaceRoutes};
-pub use sys::{readable, release_free_memory, release_startup_code};
+pub use sys::{duplicate_inherited, readable, release_free_memory, release_startup_code};
 pub use workloads::Listener;
 
 use counters::Counters;

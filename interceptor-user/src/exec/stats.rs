@@ -11,6 +11,7 @@ use interceptor_common::verdict::Effect;
 use serde::Serialize;
 
 use crate::datapath::Counter;
+use crate::telemetry::own_descriptor;
 
 type ByReason = BTreeMap<&'static str, u64>;
 
@@ -64,8 +65,11 @@ pub(super) struct StatsFile {
 impl StatsFile {
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
         let file = match path.to_str() {
-            Some("-" | "/dev/stdout") => None,
-            _ => Some(File::create(path).with_context(|| cannot_write(path))?),
+            Some("-") => None,
+            _ => {
+                let file = own_descriptor::open(path).unwrap_or_else(|| File::create(path));
+                Some(file.with_context(|| cannot_write(path))?)
+            }
         };
         Ok(Self { path: path.to_owned(), file })
     }

@@ -5,6 +5,7 @@ pub mod exposition;
 pub mod flows;
 pub mod logging;
 pub(crate) mod metrics;
+pub(crate) mod own_descriptor;
 pub mod record;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogTarget};

@@ -5,7 +5,11 @@
 mod bpf;
 mod net;
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+};
 
 use aya::maps::{MapData, RingBuf};
 use interceptor_common::{
@@ -118,6 +122,21 @@ pub fn release_startup_code() {
             )
         };
     }
+}
+
+/// A second descriptor for what this process was started with as descriptor `number`. What it has opened itself is closed on
+/// exec, and is none.
+pub fn duplicate_inherited(number: RawFd) -> io::Result<File> {
+    // SAFETY: it reads a flag; a number that is no descriptor gives EBADF.
+    let flags = check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into());
+    if !flags.is_ok_and(|flags| flags & libc::c_long::from(libc::FD_CLOEXEC) == 0) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no such descriptor was passed"));
+    }
+    // SAFETY: it makes a descriptor, of whatever there is by now.
+    let duplicate = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())?;
+    let duplicate = RawFd::try_from(duplicate).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it, nobody else has it.
+    Ok(unsafe { File::from_raw_fd(duplicate) })
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {

@@ -32,12 +32,11 @@ pub enum AccessLogTarget {
 }
 
 impl AccessLogTarget {
-    /// MeshConfig.accessLogFile and `--access-log`: nothing is off, `-` and `/dev/stdout` are standard
-    /// output.
+    /// MeshConfig.accessLogFile and `--access-log`: nothing is off, `-` is standard output.
     pub fn new(file: &str) -> Self {
         match file {
             "" => Self::Off,
-            "-" | "/dev/stdout" => Self::Stdout,
+            "-" => Self::Stdout,
             path => Self::File(path.into()),
         }
     }

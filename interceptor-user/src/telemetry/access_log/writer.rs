@@ -13,44 +13,53 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::{AccessLogError, AccessLogTarget, Message, State};
+use crate::telemetry::own_descriptor;
 
 /// How long lines gather after a batch was written: with more to come, workers needn't wake this thread
 /// for each of them. A line after a quiet time is written at once.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// A pipe takes so much in one piece (PIPE_BUF): lines of others who write to the same standard output
+/// A pipe takes so much in one piece (PIPE_BUF): lines of others who write to the same descriptor
 /// come between ours, never into one.
-const STDOUT_BATCH_BYTES: usize = 4096;
+const SHARED_BATCH_BYTES: usize = 4096;
 const FILE_BATCH_BYTES: usize = 64 << 10;
 
 pub(super) enum Destination {
-    Stdout(io::Stdout),
-    File { path: PathBuf, file: File },
+    /// Standard output, or what else this process was started with: others write there, too.
+    Shared(File),
+    File {
+        path: PathBuf,
+        file: File,
+    },
 }
 
 impl Destination {
     pub(super) fn open(target: AccessLogTarget) -> Result<Option<Self>, AccessLogError> {
         match target {
             AccessLogTarget::Off => Ok(None),
-            AccessLogTarget::Stdout => Ok(Some(Self::Stdout(io::stdout()))),
-            AccessLogTarget::File(path) => match open(&path) {
-                Ok(file) => Ok(Some(Self::File { path, file })),
-                Err(source) => Err(AccessLogError::Open { path, source }),
-            },
+            AccessLogTarget::Stdout => Self::open_path("/dev/stdout".into()).map(Some),
+            AccessLogTarget::File(path) => Self::open_path(path).map(Some),
         }
+    }
+
+    fn open_path(path: PathBuf) -> Result<Self, AccessLogError> {
+        let opened = match own_descriptor::open(&path) {
+            Some(duplicate) => duplicate.map(Self::Shared),
+            None => open(&path).map(|file| Self::File { path: path.clone(), file }),
+        };
+        opened.map_err(|source| AccessLogError::Open { path, source })
     }
 
     fn batch_bytes(&self) -> usize {
         match self {
-            Self::Stdout(_) => STDOUT_BATCH_BYTES,
+            Self::Shared(_) => SHARED_BATCH_BYTES,
             Self::File { .. } => FILE_BATCH_BYTES,
         }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Stdout(stdout) => stdout.as_fd(),
-            Self::File { file, .. } => file.as_fd(),
+            Self::Shared(file) | Self::File { file, .. } => file.as_fd(),
         }
     }
 
