@@ -105,6 +105,27 @@ fn a_port_that_is_taken_is_told_and_had_later() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Who comes by IPv4 would get the other program's answers.
+#[test]
+fn a_port_in_one_family_alone_is_not_ready() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let host = world.joined_pod()?;
+    let taken = host.netns.enter(|| std::net::TcpListener::bind(("0.0.0.0", 8081)))??;
+    let gateway = Gateway::start(&host, &answering(&[8082], "here"))?;
+    gateway.reconfigure(&answering(&[8081], "here"))?;
+    eventually("it is not ready", || gateway.ask("/readyz").is_ok_and(|(status, _)| status == 503))?;
+    let (_, why) = gateway.ask("/readyz")?;
+    assert!(why.contains("can't listen on 0.0.0.0:8081"), "{why}");
+    let (_, metrics) = gateway.ask("/metrics")?;
+    for (address, is_open) in [("0.0.0.0", 0), ("::", 1)] {
+        let sample =
+            format!("interceptor_gateway_port_open{{address=\"{address}\",port=\"8081\"}} {is_open}");
+        assert!(metrics.contains(&sample), "{metrics}");
+    }
+    drop(taken);
+    eventually("it is ready", || gateway.ask("/readyz").is_ok_and(|(status, _)| status == 200))
+}
+
 #[test]
 fn without_privileges_it_says_what_low_ports_need() -> anyhow::Result<()> {
     let world = World::shared()?;

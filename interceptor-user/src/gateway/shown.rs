@@ -1,5 +1,6 @@
 //! What a gateway shows of itself: it is the one pod of its view.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,14 +82,19 @@ impl Shown {
         }
     }
 
-    /// A port that can't be had is no reason to keep others from being used.
+    /// A port that can't be had is no reason to keep others from being used. One counts as had where it is open at every
+    /// address: who comes by IPv4 must not find another program when IPv6 is ours.
     fn checks(&self, listeners: &Listeners) -> Vec<Check> {
         let start = match self.is_configured && listeners.configured().is_some() {
             true => Check::holds("start"),
             false => Check::fails("start", "what is configured is not known yet"),
         };
         let failures: Vec<&str> = listeners.ports().filter_map(|(_, failure)| failure).collect();
-        let is_any_open = listeners.ports().any(|(_, failure)| failure.is_none());
+        let mut is_open_everywhere = BTreeMap::new();
+        for (address, failure) in listeners.ports() {
+            *is_open_everywhere.entry(address.port()).or_insert(true) &= failure.is_none();
+        }
+        let is_any_open = is_open_everywhere.into_values().any(|is_open| is_open);
         let ports = match failures.is_empty() || is_any_open {
             true => Check::holds("ports"),
             false => Check::fails("ports", failures.join("; ")),
