@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use super::output;
 use crate::analysis::{self, Audience, Flags};
 use crate::compile::NodePaths;
 use crate::proxy::upstream::look_at_files;
@@ -26,7 +27,7 @@ const FINDINGS: u8 = 79;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Exit codes:\n  \
         0 when nothing was found at --failure-threshold or above, 79 when something was (as istioctl)\n  \
-        1 when a path can't be read, 2 when the command line is wrong\n\n\
+        1 when a path can't be read, or what was found can't be written; 2 when the command line is wrong\n\n\
         A resource suppresses findings about itself with an annotation:\n  \
         galley.istio.io/analyze-suppress: IST0109,EGR0105   # or \"*\" for all\n\n\
         Examples:\n  \
@@ -111,7 +112,7 @@ fn levels() -> impl TypedValueParser<Value = Level> {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.list_codes {
-        print(&report::codes(arguments.output));
+        output::print(&report::codes(arguments.output))?;
         return Ok(ExitCode::SUCCESS);
     }
     let namespace = Arc::clone(&arguments.namespace);
@@ -147,7 +148,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // An empty list would say that all is well.
     if failed_to_read.is_empty() || !findings.is_empty() {
-        print(&report::render(&findings, arguments.output, colours));
+        output::print(&report::render(&findings, arguments.output, colours))?;
     }
     let failed = diagnostics.iter().any(|finding| finding.level <= arguments.failure_threshold);
     let closing = closing_line(&diagnostics, &arguments.paths, failed);
@@ -165,12 +166,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(if failed { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })
-}
-
-/// Whoever closed standard output has read enough.
-fn print(text: &str) {
-    let mut stdout = io::stdout().lock();
-    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
 }
 
 fn closing_line(findings: &[Diagnostic], paths: &[PathBuf], failed: bool) -> String {

@@ -1,9 +1,10 @@
 //! `interceptor completion`: the shell's completion script on stdout.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap_complete::Shell;
+
+use super::output;
 
 /// Print the completion script of a shell
 #[derive(Debug, clap::Args)]
@@ -18,6 +19,6 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, mut command: clap::Command) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "interceptor", &mut script);
-    io::stdout().write_all(&script)?;
+    output::print(&String::from_utf8(script)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,12 @@
 //! `interceptor man`: the manual pages, made from the same definitions as `--help`.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap_mangen::Man;
+
+use super::output;
 
 /// Print the manual page, or write the pages of all commands into a directory
 #[derive(Debug, clap::Args)]
@@ -24,7 +25,7 @@ pub(super) fn run(arguments: &Arguments, command: clap::Command) -> anyhow::Resu
     } else {
         let mut page = Vec::new();
         Man::new(command).render(&mut page)?;
-        io::stdout().write_all(&page)?;
+        output::print(&String::from_utf8(page)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -49,6 +49,47 @@ fn directory(files: &[(&str, &str)]) -> TempDir {
     directory
 }
 
+/// An empty report must not pass for one without findings.
+#[test]
+fn what_cannot_be_written_is_no_success() {
+    let directory = directory(&[("a.yaml", &host("a", "a.com"))]);
+    let to_full = |command: &[&str]| {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a full disk");
+        let output = Command::new(env!("CARGO_BIN_EXE_interceptor"))
+            .args(command)
+            .current_dir(directory.path())
+            .stdout(full)
+            .output()
+            .expect("the command");
+        (output.status.code(), text(&output.stderr))
+    };
+    for command in [
+        &["analyze", "-o", "sarif", "a.yaml"][..],
+        &["analyze", "-o", "json", "a.yaml"],
+        &["analyze", "--list-codes"],
+        &["completion", "bash"],
+        &["man"],
+    ] {
+        let (code, said) = to_full(command);
+        let why = "interceptor: can't write to standard output: No space left on device (os error 28)\n";
+        assert_eq!((code, said.as_str()), (Some(1), why), "{command:?}");
+    }
+}
+
+/// The script of a shell is more than a pipe holds.
+#[test]
+fn a_completion_that_nobody_reads_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_interceptor"))
+        .args(["completion", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("an end");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
 #[test]
 fn unix_sockets_are_errors_where_it_is_known_what_the_agent_is_allowed() {
     let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";
