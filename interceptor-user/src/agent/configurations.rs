@@ -170,6 +170,7 @@ impl Compile {
             self.keep_those_of_servers(found);
             self.publish(client, snapshot);
         }
+        self.compilers.values_mut().for_each(Compiler::let_go);
     }
 
     fn keep_those_of_servers(&mut self, mut found: Vec<Diagnostic>) {

@@ -165,6 +165,8 @@ pub fn compile(world: &World, settings: &CompileSettings) -> (Snapshot, Vec<Diag
 pub struct Compiler {
     settings: CompileSettings,
     previous: Option<Previous>,
+    /// Of the compile before that.
+    outdated: Option<Previous>,
 }
 
 /// What the compile before leaves.
@@ -184,7 +186,7 @@ struct Previous {
 
 impl Compiler {
     pub fn new(settings: CompileSettings) -> Self {
-        Self { settings, previous: None }
+        Self { settings, previous: None, outdated: None }
     }
 
     pub fn settings(&self) -> &CompileSettings {
@@ -192,6 +194,8 @@ impl Compiler {
     }
 
     pub fn compile(&mut self, world: &Arc<World>) -> (Snapshot, Vec<Diagnostic>) {
+        // What is shared with it can't be changed in place.
+        self.let_go();
         let settings = &self.settings;
         let client = &settings.client;
         let findings = Findings::default();
@@ -216,7 +220,8 @@ impl Compiler {
             }
             (Some(_) | None, _) => VirtualServices::new(world, &settings.role, &scope),
         };
-        let previous = previous.as_ref();
+        let outdated = previous;
+        let previous = outdated.as_ref();
         let no_virtual_service_changed = changed.virtual_services == VirtualServiceChanges::default();
         // A Sidecar lets in what its VirtualServices lead to.
         let registry_changed = changed.registry || (scope.narrows() && !no_virtual_service_changed);
@@ -308,7 +313,13 @@ impl Compiler {
             snapshot: snapshot.clone(),
             l4_findings,
         });
+        self.outdated = outdated;
         (snapshot, findings.into_sorted())
+    }
+
+    /// Lets go of what nothing needs any more. With many services that takes a while, for which a new snapshot need not wait.
+    pub fn let_go(&mut self) {
+        self.outdated = None;
     }
 }
 

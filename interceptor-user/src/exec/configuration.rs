@@ -64,6 +64,7 @@ impl Configuration {
             // An error is the other side gone, or woken already.
             let _told =
                 sender.send(snapshot).is_ok() && rustix::io::write(&wake, &1_u64.to_ne_bytes()).is_ok();
+            compiler.let_go();
             // An error is that thread gone, which ends with this one.
             let _telling = telling.send((Arc::clone(world), [diagnostics, findings], texts.clone())).is_ok();
         })?;

@@ -25,30 +25,40 @@ const PER_FILE: usize = 100;
 const CHANGES: u16 = 5;
 /// What the changed service answers at first; each change adds one.
 const STATUS: u16 = 200;
+/// The service whose rule is changed.
+const RULED: &str = "ruled.example.com";
+/// What it answers while its route leads to a subset that its rule does not have.
+const WITHOUT_SUBSET: u16 = 503;
 
 pub(crate) fn measure(lab: &Lab, places: &Places, count: usize, effort: Effort) -> anyhow::Result<Measured> {
     let dir = Dir::new()?;
-    for file in 0..count.div_ceil(PER_FILE) {
+    // The last file, so that whoever reads them in order reads all others first.
+    let last = count.div_ceil(PER_FILE) - 1;
+    for file in 0..last {
         dir.write(&file_name(file), services(file, count, STATUS))?;
     }
+    dir.write(&file_name(last), services(last, count, STATUS) + &ruled(true))?;
     let path = dir.path().to_owned();
     let started = Instant::now();
     let mut running = Running::configured(lab, places, dir)?;
     let start_ms = started.elapsed().as_secs_f64() * 1e3;
     let memory = cpu::memory(&running.proxy)?;
 
-    // The last file, so that whoever reads them in order reads all others first.
-    let file = count.div_ceil(PER_FILE) - 1;
-    let changed = path.join(file_name(file));
-    let route = |change| (services(file, count, STATUS + change), host(file * PER_FILE), STATUS + change);
-    let (change_ms, change_cpu_ms) = changes(&mut running, &changed, route)?;
-    let added = |change| (services(file, count, STATUS) + &added(change), added_host(change), STATUS);
-    let (added_ms, added_cpu_ms) = changes(&mut running, &changed, added)?;
-    let ruled = |change| {
-        let (rule, status) = ruled(change);
-        (services(file, count, STATUS) + &self::added(CHANGES) + &rule, added_host(CHANGES), status)
+    let file = path.join(file_name(last));
+    let route = |change| {
+        let status = STATUS + change;
+        (services(last, count, status) + &ruled(true), host(last * PER_FILE), status)
     };
-    let (ruled_ms, ruled_cpu_ms) = changes(&mut running, &changed, ruled)?;
+    let (change_ms, change_cpu_ms) = changes(&mut running, &file, route)?;
+    let added =
+        |change| (services(last, count, STATUS) + &ruled(true) + &added(change), added_host(change), STATUS);
+    let (added_ms, added_cpu_ms) = changes(&mut running, &file, added)?;
+    let rule = |change: u16| {
+        let has_subset = change.is_multiple_of(2);
+        let status = if has_subset { STATUS } else { WITHOUT_SUBSET };
+        (services(last, count, STATUS) + &ruled(has_subset) + &self::added(CHANGES), RULED.to_owned(), status)
+    };
+    let (ruled_ms, ruled_cpu_ms) = changes(&mut running, &file, rule)?;
 
     let mut measured = carry::requests(running, Row::Interceptor, Job::Plain, Keep::Open, effort)?;
     measured.figures.extend([
@@ -107,11 +117,16 @@ fn added_host(change: u16) -> String {
     format!("added-{change}.example.com")
 }
 
-/// One more service, with an endpoint that answers.
+/// One more service.
 fn added(change: u16) -> String {
-    let (host, address) = (added_host(change), Job::Plain.address(Row::Interceptor));
+    entry(&format!("added-{change}"), &added_host(change))
+}
+
+/// With an endpoint that answers.
+fn entry(name: &str, host: &str) -> String {
+    let address = Job::Plain.address(Row::Interceptor);
     format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: added-{change}\nspec:\n  hosts:\n  - \
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  name: {name}\nspec:\n  hosts:\n  - \
          {host}\n  ports:\n  - number: {}\n    name: http\n    protocol: HTTP\n  resolution: STATIC\n  endpoints:\n  - \
          address: {}\n",
         address.port(),
@@ -119,15 +134,16 @@ fn added(change: u16) -> String {
     )
 }
 
-/// A rule of the last of them, and what it answers by it: every other time TLS is asked for, which the server does not speak.
-fn ruled(change: u16) -> (String, u16) {
-    let (mode, status) = if change.is_multiple_of(2) { ("DISABLE", STATUS) } else { ("SIMPLE", 503) };
-    let rule = format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: added\nspec:\n  host: {}\n  \
-         trafficPolicy:\n    tls:\n      mode: {mode}\n",
-        added_host(CHANGES)
-    );
-    (rule, status)
+/// A service whose route leads to a subset, and the rule that has it or not.
+fn ruled(has_subset: bool) -> String {
+    let subsets = if has_subset { "\n  - name: chosen" } else { " []" };
+    let entry = entry("ruled", RULED);
+    format!(
+        "{entry}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: ruled\nspec:\n  hosts:\n  - \
+         {RULED}\n  http:\n  - route:\n    - destination:\n        host: {RULED}\n        subset: chosen\n---\napiVersion: \
+         networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: ruled\nspec:\n  host: {RULED}\n  \
+         subsets:{subsets}\n"
+    )
 }
 
 /// The resources of one file's services; the first of them answers with `status` itself.
