@@ -234,7 +234,7 @@ async fn first_bytes(
     let connected = tokio::select! {
         biased;
         result = &mut inspection => return client(result, None),
-        connected = Box::pin(tcp::connect(&active, downstream, &target)) => connected,
+        connected = Box::pin(tcp::connect(&active, downstream, &target, false)) => connected,
     };
     drop(active);
     let Ok(mut upstream) = connected else {

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, acceptfrom_with};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::SockRef;
+use tokio::net::TcpStream;
 
 use super::connection;
 use super::downstream::Downstream;
@@ -17,6 +19,7 @@ use super::tcp;
 use super::threads::{Load, Threads};
 use super::worker::Worker;
 use super::workload::Workload;
+use crate::datapath;
 
 /// What the kernel half knows of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,29 +95,25 @@ async fn accept_all(
     threads: &Threads,
     number: usize,
 ) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let mut draining = false;
+    // What connects from now on has it, too. Small writes go out as they come: what is carried was paced by its sender.
+    SockRef::from(&listener).set_tcp_nodelay(true)?;
+    let mut has_nodelay = false;
+    let listener = datapath::readable(listener.into())?;
     loop {
-        let accepted = if draining {
-            accept_waiting(&listener)
-        } else {
-            tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = worker.draining() => {
-                    draining = true;
-                    continue;
-                }
-            }
+        let ready = tokio::select! {
+            biased;
+            () = worker.draining() => None,
+            ready = listener.readable() => Some(ready?),
         };
-        match accepted {
+        match accept_one(listener.get_ref()) {
             Ok((stream, peer)) => {
+                let _has_nodelay = has_nodelay || stream.set_nodelay(true).is_ok();
                 intercept(worker, threads, number, stream, peer);
-                // What is carried has its turn before the next one is taken.
-                tokio::task::yield_now().await;
             }
             Err(error) => match classify(&error) {
                 AcceptError::Connection => {}
-                AcceptError::Nobody => return Ok(()),
+                AcceptError::Nobody if ready.is_none() => return Ok(()),
+                AcceptError::Nobody => {}
                 AcceptError::Exhausted => {
                     worker.stats().accept_exhausted();
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -122,11 +121,24 @@ async fn accept_all(
                 AcceptError::Fatal => return Err(error),
             },
         }
+        let Some(mut ready) = ready else { continue };
+        if is_awaited(listener.get_ref()) {
+            // What is carried has its turn before the next one is taken.
+            tokio::task::yield_now().await;
+        } else {
+            ready.clear_ready();
+            has_nodelay = true;
+        }
     }
 }
 
-/// Accepts what the kernel has, which the runtime may not have heard of yet.
-fn accept_waiting(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+/// Whether a connection waits to be accepted. An accept(2) in vain makes a socket and takes it apart again: ten times this.
+fn is_awaited(listener: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
+}
+
+fn accept_one(listener: &OwnedFd) -> io::Result<(TcpStream, SocketAddr)> {
     let (socket, peer) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
     let peer = peer.ok_or_else(|| io::Error::other("a connection from nowhere"))?;
@@ -199,8 +211,6 @@ fn carry(
     load: Load,
 ) -> impl Future<Output = ()> + use<> {
     let open = worker.opened(load);
-    // Small writes go out as they come: what is carried was paced by its sender.
-    let _nodelay = stream.set_nodelay(true).is_ok();
     let origin = Rc::clone(worker.origin());
     let downstream = Downstream::new(remote_address, original_dst, origin, Some(open));
     connection::serve(Rc::clone(worker), stream, downstream)

@@ -15,7 +15,7 @@ use super::copy::{self, CopyEnd, Transferred};
 use super::counting::CountedConnection;
 use super::dns_tap::DnsTap;
 use super::downstream::Downstream;
-use super::inspect::{self, Protocol};
+use super::inspect::{self, Heard, Protocol};
 use super::maybe_tls::ClientIo;
 use super::names::{Claim, MISMATCH_DETAILS, NameKnowledge};
 use super::outcome::{ResponseFlag, ResponseFlags};
@@ -111,11 +111,12 @@ impl ConnectFailure {
     }
 }
 
-/// Connects to what `target` names for this connection.
+/// Connects to what `target` names for this connection. `has_spoken`: bytes of the client wait for it.
 pub(super) async fn connect(
     active: &Active,
     downstream: &Downstream,
     target: &OpaqueTarget,
+    has_spoken: bool,
 ) -> Result<Upstream, ConnectFailure> {
     let client_chose = matches!(target, OpaqueTarget::Route(route) if route.client_chose);
     let (cluster, runtime) = match target {
@@ -137,7 +138,7 @@ pub(super) async fn connect(
     if !downstream.may_use(&active.snapshot, runtime.cluster(), name) {
         return Err(ConnectFailure { error: NotConnected::NotAllowed, cluster });
     }
-    let connected = runtime.connect_opaque(downstream, client_chose).await;
+    let connected = runtime.connect_opaque(downstream, client_chose, has_spoken).await;
     let Traffic { tcp_idle_timeout: idle_timeout, tcp_max_connection_duration: max_duration, .. } =
         *runtime.cluster().traffic;
     match connected {
@@ -157,9 +158,15 @@ pub(super) async fn carry(
     opened: Option<Upstream>,
 ) {
     let mut record = OpenRecord::new(worker, &downstream);
+    // Its name is not known before it is connected where it decides nothing, but whether there are bytes is.
+    let heard = match &stream {
+        ClientIo::Plain(client) if downstream.requested_server_name.is_none() => inspect::hear(client),
+        ClientIo::Plain(_) => Heard::Something,
+        ClientIo::Tls(_) => Heard::Nothing,
+    };
     let connected = match opened {
         Some(upstream) => Ok(upstream),
-        None => connect(&active, &downstream, &target).await,
+        None => connect(&active, &downstream, &target, !matches!(heard, Heard::Nothing)).await,
     };
     drop((active, target));
     let mut upstream = match connected {
@@ -174,7 +181,10 @@ pub(super) async fn carry(
     if let ClientIo::Plain(client) = &*ends.stream
         && downstream.requested_server_name.is_none()
     {
-        downstream.requested_server_name = server_name(client, ends.upstream).await;
+        downstream.requested_server_name = match heard {
+            Heard::Enough(protocol) => protocol.server_name(),
+            Heard::Something | Heard::Nothing => server_name(client, ends.upstream).await,
+        };
         record.entry.requested_server_name.clone_from(&downstream.requested_server_name);
         count_name(worker, &downstream).await;
     }
@@ -188,6 +198,7 @@ pub(super) async fn carry(
         Some(lives_until) => tokio::time::timeout_at(lives_until.into(), carried).await.ok(),
     };
     ends.are_done = true;
+    record.has_local(ends.upstream);
     match end {
         Some(end) => record.ended(&end),
         None => record.entry.response_flags.insert(ResponseFlag::DurationTimeout),
@@ -300,8 +311,8 @@ async fn server_name(stream: &TcpStream, upstream: &mut Upstream) -> Option<Arc<
     tokio::select! {
         biased;
         inspected = inspection => match inspected {
-            Ok(Ok(Some(Protocol::Tls(hello)))) => hello.sni,
-            Ok(Ok(Some(Protocol::Http1 { .. } | Protocol::Http2 | Protocol::Opaque) | None) | Err(_)) | Err(_) => None,
+            Ok(Ok(protocol)) => protocol.and_then(Protocol::server_name),
+            Ok(Err(_)) | Err(_) => None,
         },
         () = upstream.opened.io.spoke() => None,
     }
@@ -420,7 +431,14 @@ impl OpenRecord {
     fn connected(&mut self, upstream: &Upstream) {
         self.entry.upstream_cluster = Some(upstream.cluster.clone());
         self.entry.upstream_host = Some(upstream.opened.peer.clone());
-        self.entry.upstream_local_address = upstream.opened.local;
+        self.has_local(upstream);
+    }
+
+    /// Asked for where somebody wants to know.
+    fn has_local(&mut self, upstream: &Upstream) {
+        if self.entry.upstream_local_address.is_none() && self.worker.wants_records() {
+            self.entry.upstream_local_address = upstream.opened.local();
+        }
     }
 
     /// All is known by which it is counted.

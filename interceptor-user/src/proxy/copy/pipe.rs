@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::Poll;
 
+use rustix::net::{SendFlags, send};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -44,22 +45,18 @@ pub(super) async fn carry(
     let mut is_bulk = false;
     let mut is_behind = true;
     loop {
-        source.readable().await.map_err(Broken::Source)?;
+        let ready = source.ready(Interest::READABLE).await.map_err(Broken::Source)?;
         let mut burst = if is_bulk { Burst::bulk() } else { Burst::small() };
         let before = moved.get();
         loop {
-            let more = match burst.fill(&mut source, is_behind).await {
-                Ok(Filled::End) => {
-                    burst.rest();
-                    return end_direction(sink);
-                }
-                Ok(Filled::Some { more }) => more,
+            let next = match burst.fill(&mut source, ready.is_read_closed(), is_behind).await {
+                Ok(next) => next,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(Broken::Source(error)),
             };
             is_behind = false;
             while !burst.is_empty() {
-                match burst.drain(sink) {
+                match burst.drain(sink, &next) {
                     Ok(0) => return Err(Broken::Sink(io::ErrorKind::WriteZero.into())),
                     Ok(bytes) => {
                         activity.delivered(moved, bytes);
@@ -76,12 +73,19 @@ pub(super) async fn carry(
                     Err(error) => return Err(Broken::Sink(error)),
                 }
             }
-            if !more {
-                break;
-            }
-            if let Burst::Small { .. } = burst {
-                burst.rest();
-                burst = Burst::bulk();
+            match next {
+                Next::Later => break,
+                Next::More => {
+                    if let Burst::Small { .. } = burst {
+                        burst.rest();
+                        burst = Burst::bulk();
+                    }
+                }
+                Next::End => {
+                    burst.rest();
+                    return end_direction(sink);
+                }
+                Next::Broken(error) => return Err(Broken::Source(error)),
             }
         }
         burst.rest();
@@ -89,13 +93,15 @@ pub(super) async fn carry(
     }
 }
 
-/// What came from a source.
-enum Filled {
+/// What follows the bytes that were taken from a source.
+enum Next {
+    /// Nothing that is there yet.
+    Later,
+    /// More bytes, maybe.
+    More,
+    /// The end.
     End,
-    Some {
-        /// There may be more at once.
-        more: bool,
-    },
+    Broken(io::Error),
 }
 
 /// Bytes on their way. Never filled before it is drained, so that a source that is ahead waits.
@@ -128,32 +134,46 @@ impl Burst {
         }
     }
 
-    /// Takes what the source has, as far as there is room, and less of it when the sink `is_behind`.
-    async fn fill(&mut self, source: &mut ReadHalf<'_>, is_behind: bool) -> io::Result<Filled> {
-        let (bytes, more) = match self {
+    /// Takes what the source has, as far as there is room, and less of it when the sink `is_behind`. `ends`: the source's
+    /// end is there, behind what there is.
+    async fn fill(&mut self, source: &mut ReadHalf<'_>, ends: bool, is_behind: bool) -> io::Result<Next> {
+        match self {
             Self::Small { buffer, start, end } => {
-                let mut room = ReadBuf::new(buffer);
-                // Unlike the stream's try_read, this takes a buffer that is not full for the end of what there is, and
-                // does not ask once more. Whose turn it is, Turn says: that the runtime would rather have another task
-                // go on must not look like a source that has nothing.
-                unconstrained(poll_fn(|cx| match Pin::new(&mut *source).poll_read(cx, &mut room) {
-                    Poll::Ready(read) => Poll::Ready(read),
-                    Poll::Pending => Poll::Ready(Err(io::ErrorKind::WouldBlock.into())),
-                }))
-                .await?;
-                (*start, *end) = (0, room.filled().len());
-                (*end, *end == BUFFER_BYTES)
+                (*start, *end) = (0, take(source, buffer).await?);
+                if *end == 0 {
+                    return Ok(Next::End);
+                }
+                if *end < BUFFER_BYTES && ends {
+                    return Ok(match take(source, &mut buffer[*end..]).await {
+                        Ok(0) => Next::End,
+                        Ok(bytes) => {
+                            *end += bytes;
+                            Next::More
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Next::Later,
+                        Err(error) => Next::Broken(error),
+                    });
+                }
+                Ok(if *end == BUFFER_BYTES { Next::More } else { Next::Later })
             }
-            Self::Bulk(pipe) => (pipe.fill(source.as_ref(), is_behind)?, true),
-        };
-        Ok(if bytes == 0 { Filled::End } else { Filled::Some { more } })
+            Self::Bulk(pipe) => {
+                let bytes = pipe.fill(source.as_ref(), is_behind)?;
+                Ok(if bytes == 0 { Next::End } else { Next::More })
+            }
+        }
     }
 
     /// Hands the sink what it has room for.
-    fn drain(&mut self, sink: &TcpStream) -> io::Result<usize> {
+    fn drain(&mut self, sink: &TcpStream, next: &Next) -> io::Result<usize> {
         match self {
             Self::Small { buffer, start, end } => {
-                let written = sink.try_write(&buffer[*start..*end])?;
+                let mut flags = SendFlags::NOSIGNAL;
+                if let Next::End = next {
+                    // The last bytes and the end go out in one segment, and wake the other side once.
+                    flags |= SendFlags::MORE;
+                }
+                let bytes = &buffer[*start..*end];
+                let written = sink.try_io(Interest::WRITABLE, || Ok(send(sink, bytes, flags)?))?;
                 *start += written;
                 Ok(written)
             }
@@ -169,6 +189,19 @@ impl Burst {
             Self::Bulk(_) => {}
         }
     }
+}
+
+/// Unlike the stream's try_read, this takes a buffer that is not full for the end of what there is, and does not ask once
+/// more. Whose turn it is, [`Turn`] says: that the runtime would rather have another task go on must not look like a
+/// source that has nothing.
+async fn take(source: &mut ReadHalf<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut room = ReadBuf::new(buffer);
+    unconstrained(poll_fn(|cx| match Pin::new(&mut *source).poll_read(cx, &mut room) {
+        Poll::Ready(read) => Poll::Ready(read),
+        Poll::Pending => Poll::Ready(Err(io::ErrorKind::WouldBlock.into())),
+    }))
+    .await?;
+    Ok(room.filled().len())
 }
 
 fn give_back<T>(pool: &'static std::thread::LocalKey<RefCell<Vec<T>>>, item: T) {

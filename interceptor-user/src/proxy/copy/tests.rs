@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet};
 
@@ -324,6 +324,36 @@ pub(super) async fn all_queued(
         socket.readable().await.unwrap();
     }
     (client, origin, downstream, upstream)
+}
+
+#[tokio::test]
+async fn the_end_behind_the_last_bytes() {
+    const BUFFER: usize = 16 << 10;
+    for bytes in [1, BUFFER - 1, BUFFER, BUFFER + 1, MANY] {
+        let (mut client, mut origin, mut downstream, mut upstream) = all_queued(bytes, bytes).await;
+        let progress = Transferred::default();
+        let end = splice_bidirectional(&mut downstream, &mut upstream, NEVER, &progress).await;
+        assert!(matches!(end, CopyEnd::Closed), "{bytes} bytes: {end:?}");
+        let (mut question, mut answer) = (Vec::new(), Vec::new());
+        origin.read_to_end(&mut question).await.unwrap();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(question == vec![1; bytes] && answer == vec![2; bytes], "{bytes} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_behind_the_last_bytes() {
+    let (mut client, mut downstream) = connected().await;
+    let (mut upstream, mut origin) = connected().await;
+    origin.write_all(b"x").await.unwrap();
+    drop_with_reset(origin);
+    // The runtime has heard of both.
+    upstream.ready(Interest::ERROR).await.unwrap();
+    let end = splice_bidirectional(&mut downstream, &mut upstream, NEVER, &Transferred::default()).await;
+    assert!(matches!(end, CopyEnd::UpstreamReset), "{end:?}");
+    drop(downstream);
+    let mut answer = Vec::new();
+    assert!(is_reset(client.read_to_end(&mut answer).await), "{answer:?}");
 }
 
 /// Descriptors are limited for a process: this runs itself in another one.

@@ -11,6 +11,7 @@ mod http;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{Interest, Ready};
@@ -33,6 +34,16 @@ pub enum Protocol {
     Http2,
     /// Anything else, HTTP/0.9 and broken TLS included.
     Opaque,
+}
+
+impl Protocol {
+    /// The SNI.
+    pub(crate) fn server_name(self) -> Option<Arc<str>> {
+        match self {
+            Self::Tls(hello) => hello.sni,
+            Self::Http1 { .. } | Self::Http2 | Self::Opaque => None,
+        }
+    }
 }
 
 /// What a parser knows from the bytes it was given. More bytes change `Incomplete` only.
@@ -73,6 +84,25 @@ pub async fn inspect(stream: &TcpStream) -> io::Result<Option<Protocol>> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             decided => return decided,
         }
+    }
+}
+
+/// What a client has said so far.
+#[derive(Debug)]
+pub enum Heard {
+    Nothing,
+    /// Not enough to tell what it speaks.
+    Something,
+    Enough(Protocol),
+}
+
+/// As [`inspect`], without waiting for anything.
+pub fn hear(stream: &TcpStream) -> Heard {
+    match look(stream, Ready::EMPTY) {
+        Ok(Look::Decided(Some(protocol))) => Heard::Enough(protocol),
+        Ok(Look::Undecided) => Heard::Something,
+        // An error is met again by whoever reads.
+        Ok(Look::Decided(None)) | Err(_) => Heard::Nothing,
     }
 }
 

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::net::sockopt::set_tcp_quickack;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, ipproto, socket_with};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::endpoints::Pick;
@@ -26,11 +28,14 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 ///
 /// A unix socket is carried as a `TcpStream`, too: reading, writing, splicing, shutting down and polling are
 /// the same system calls for every stream socket, and what is TCP's alone is done here.
+///
+/// `bytes_follow`: something is written as soon as it is connected, whatever the server says.
 pub(super) async fn connect(
     pick: &Pick,
     netns: &Netns,
     connect_timeout: Duration,
     keepalive: snapshot::TcpKeepalive,
+    bytes_follow: bool,
 ) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
     let address = match &pick.address {
         EndpointAddress::Ip(address) => *address,
@@ -40,10 +45,10 @@ pub(super) async fn connect(
         }
     };
     let deadline = Instant::now() + connect_timeout;
-    let keepalive = &probes(keepalive);
+    let dial = Dial { netns, keepalive: probes(keepalive), bytes_follow };
     let connected = match pick.alternate {
-        None => timeout_at(deadline, connect_one(address, netns, keepalive)).await,
-        Some(alternate) => timeout_at(deadline, race([address, alternate], netns, keepalive)).await,
+        None => timeout_at(deadline, dial.one(address)).await,
+        Some(alternate) => timeout_at(deadline, dial.race([address, alternate])).await,
     };
     match connected {
         Ok(Ok((stream, peer))) => Ok((stream, peer.into())),
@@ -64,19 +69,68 @@ fn probes(keepalive: snapshot::TcpKeepalive) -> TcpKeepalive {
         .with_retries(keepalive.probes.clamp(1, 127))
 }
 
-async fn connect_one(
-    address: SocketAddr,
-    netns: &Netns,
-    keepalive: &TcpKeepalive,
-) -> io::Result<(TcpStream, SocketAddr)> {
-    let socket = netns.inside(|| match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    })??;
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_tcp_keepalive(keepalive)?;
-    Ok((stream, address))
+/// What connections by TCP have in common.
+struct Dial<'a> {
+    netns: &'a Netns,
+    keepalive: TcpKeepalive,
+    bytes_follow: bool,
+}
+
+impl Dial<'_> {
+    async fn one(&self, address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket =
+            self.netns.inside(|| socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP)))??;
+        if self.bytes_follow {
+            // The handshake's last acknowledgement waits for them, a fifth of a second at most: a segment less.
+            set_tcp_quickack(&socket, false)?;
+        }
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stream = TcpStream::from_std(socket.into())?;
+        let ready = stream.ready(Interest::WRITABLE.add(Interest::ERROR)).await?;
+        if ready.is_error()
+            && let Some(error) = stream.take_error()?
+        {
+            return Err(error);
+        }
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&self.keepalive)?;
+        Ok((stream, address))
+    }
+
+    /// `first` with a head start, then both; the error is that of `first`.
+    async fn race(&self, [first, second]: [SocketAddr; 2]) -> io::Result<(TcpStream, SocketAddr)> {
+        let head_start = Instant::now() + ATTEMPT_DELAY;
+        let attempt = self.one(first);
+        tokio::pin!(attempt);
+        tokio::select! {
+            biased;
+            connected = &mut attempt => return match connected {
+                Ok(connected) => Ok(connected),
+                Err(error) => self.one(second).await.map_err(|_second| error),
+            },
+            () = sleep_until(head_start) => {}
+        }
+        let other = self.one(second);
+        tokio::pin!(other);
+        tokio::select! {
+            connected = &mut attempt => match connected {
+                Ok(connected) => Ok(connected),
+                Err(error) => other.await.map_err(|_second| error),
+            },
+            connected = &mut other => match connected {
+                Ok(connected) => Ok(connected),
+                Err(_second) => attempt.await,
+            },
+        }
+    }
 }
 
 /// Connected when it returns: unix sockets have no handshake. A server whose backlog is full is EAGAIN. Abstract names
@@ -110,37 +164,6 @@ fn without_links(path: &UnixPath) -> io::Result<OwnedFd> {
     )
 }
 
-/// `first` with a head start, then both; the error is that of `first`.
-async fn race(
-    [first, second]: [SocketAddr; 2],
-    netns: &Netns,
-    keepalive: &TcpKeepalive,
-) -> io::Result<(TcpStream, SocketAddr)> {
-    let head_start = Instant::now() + ATTEMPT_DELAY;
-    let attempt = connect_one(first, netns, keepalive);
-    tokio::pin!(attempt);
-    tokio::select! {
-        biased;
-        connected = &mut attempt => return match connected {
-            Ok(connected) => Ok(connected),
-            Err(error) => connect_one(second, netns, keepalive).await.map_err(|_second| error),
-        },
-        () = sleep_until(head_start) => {}
-    }
-    let other = connect_one(second, netns, keepalive);
-    tokio::pin!(other);
-    tokio::select! {
-        connected = &mut attempt => match connected {
-            Ok(connected) => Ok(connected),
-            Err(error) => other.await.map_err(|_second| error),
-        },
-        connected = &mut other => match connected {
-            Ok(connected) => Ok(connected),
-            Err(_second) => attempt.await,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -164,7 +187,7 @@ mod tests {
         ] {
             let pick = Pick::of(address, None);
             let (stream, _) =
-                connect(&pick, &Netns::default(), Duration::from_secs(10), keepalive).await.unwrap();
+                connect(&pick, &Netns::default(), Duration::from_secs(10), keepalive, false).await.unwrap();
             let socket = SockRef::from(&stream);
             assert!(socket.keepalive().unwrap());
             let found = (

@@ -173,7 +173,7 @@ impl ClusterRuntime {
     /// A new connection to `pick`, with TLS when the cluster originates it.
     async fn open(&self, pick: &Pick, wanted: &Wanted<'_>) -> Result<Connected, UpstreamError> {
         let Some(tls) = &self.tls else {
-            let (stream, peer) = self.dial(pick, wanted.downstream).await?;
+            let (stream, peer) = self.dial(pick, wanted.downstream, true).await?;
             return Ok(Connected { local: stream.local_addr().ok(), io: UpstreamIo::Plain(stream), peer });
         };
         let server_name = wanted.server_name.unwrap_or_default();
@@ -197,7 +197,7 @@ impl ClusterRuntime {
         downstream: &Downstream,
     ) -> Result<(TlsStream<TcpStream>, EndpointAddress), UpstreamError> {
         let config = tls.config(purpose)?;
-        let (stream, peer) = self.dial(pick, downstream).await?;
+        let (stream, peer) = self.dial(pick, downstream, true).await?;
         let stream = TlsClient::handshake(config, stream, server_name, peer.ip()).await?;
         Ok((stream, peer))
     }
@@ -224,15 +224,18 @@ impl ClusterRuntime {
         }
     }
 
+    /// `bytes_follow`: whoever wants the connection is about to write.
     async fn dial(
         &self,
         pick: &Pick,
         downstream: &Downstream,
+        bytes_follow: bool,
     ) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
         self.refuse_way_back(pick)?;
         let Traffic { connect_timeout, tcp_keepalive, .. } = *self.cluster.traffic;
-        let mut connected =
-            dial::connect(pick, &downstream.origin.netns, connect_timeout, tcp_keepalive).await?;
+        let bytes_follow = bytes_follow || self.cluster.proxy_protocol.is_some();
+        let netns = &downstream.origin.netns;
+        let mut connected = dial::connect(pick, netns, connect_timeout, tcp_keepalive, bytes_follow).await?;
         if pick.alternate.is_some() {
             self.endpoints.reached(&connected.1);
         }

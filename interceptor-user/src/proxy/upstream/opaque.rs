@@ -26,8 +26,8 @@ const FIRST_BYTES_MAX: usize = 64;
 pub(crate) struct OpaqueUpstream {
     pub(crate) io: OpaqueIo,
     pub(crate) peer: EndpointAddress,
-    /// `None` of a unix socket, as in Envoy.
-    pub(crate) local: Option<SocketAddr>,
+    /// Of a socket that is out of reach.
+    local: Option<SocketAddr>,
     _active: Option<host::ActiveRequest>,
     _slot: Option<ConnectionSlot>,
 }
@@ -85,18 +85,26 @@ impl OpaqueIo {
     }
 }
 
+impl OpaqueUpstream {
+    /// Our end of it; `None` of a unix socket, as in Envoy.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        self.io.socket().map_or(self.local, |socket| socket.local_addr().ok())
+    }
+}
+
 impl ClusterRuntime {
     /// Opens a connection for opaque bytes, inside TLS and through a tunnel as the cluster has it. `client_chose`: see
-    /// [`crate::snapshot::TcpRoute::client_chose`].
+    /// [`crate::snapshot::TcpRoute::client_chose`]. `has_spoken`: bytes of the client wait for it.
     pub(crate) async fn connect_opaque(
         &self,
         downstream: &Downstream,
         client_chose: bool,
+        has_spoken: bool,
     ) -> Result<OpaqueUpstream, ConnectError> {
         let slot = self.slot(downstream)?;
         let pick = self.choose_opaque(downstream, client_chose).await?;
         let tls = self.tls.as_deref().filter(|_| !client_chose);
-        let connected = self.in_time(self.open_opaque(tls, &pick, downstream)).await;
+        let connected = self.in_time(self.open_opaque(tls, &pick, downstream, has_spoken)).await;
         self.report_connection(&pick.watched, connected.as_ref().err());
         let (io, peer, local) = connected.map_err(|error| error.at(pick.address))?;
         Ok(OpaqueUpstream { io, peer, local, _active: pick.active, _slot: slot })
@@ -107,22 +115,23 @@ impl ClusterRuntime {
         tls: Option<&TlsClient>,
         pick: &Pick,
         downstream: &Downstream,
+        has_spoken: bool,
     ) -> Result<(OpaqueIo, EndpointAddress, Option<SocketAddr>), UpstreamError> {
         let tunnel = self.cluster.tunnel.as_ref().map(|tunnel| (tunnel.method, &*tunnel.target));
         let Some(tls) = tls else {
-            let (mut stream, peer) = self.dial(pick, downstream).await?;
-            let local = stream.local_addr().ok();
-            let io = match tunnel {
-                None => OpaqueIo::Plain(stream),
+            let (mut stream, peer) = self.dial(pick, downstream, has_spoken || tunnel.is_some()).await?;
+            return Ok(match tunnel {
+                None => (OpaqueIo::Plain(stream), peer, None),
                 Some((TunnelMethod::Connect, target)) => {
                     tunnel::connect(&mut stream, target).await?;
-                    OpaqueIo::Plain(stream)
+                    (OpaqueIo::Plain(stream), peer, None)
                 }
                 Some((TunnelMethod::Post, target)) => {
-                    OpaqueIo::post(tunnel::post(UpstreamIo::Plain(stream), target).await?)
+                    let local = stream.local_addr().ok();
+                    let tunnel = tunnel::post(UpstreamIo::Plain(stream), target).await?;
+                    (OpaqueIo::post(tunnel), peer, local)
                 }
-            };
-            return Ok((io, peer, local));
+            });
         };
         let purpose = match (self.cluster.protocol, tunnel) {
             // The proxy is asked with HTTP/1.1.
@@ -131,18 +140,18 @@ impl ClusterRuntime {
         };
         let (mut stream, peer) =
             self.dial_tls(tls, pick, self.host_in_tls(tls, downstream), purpose, downstream).await?;
-        let local = stream.get_ref().0.local_addr().ok();
-        let io = match tunnel {
-            None => OpaqueIo::tls(stream),
+        Ok(match tunnel {
+            None => (OpaqueIo::tls(stream), peer, None),
             Some((TunnelMethod::Connect, target)) => {
                 tunnel::connect(&mut stream, target).await?;
-                OpaqueIo::tls(stream)
+                (OpaqueIo::tls(stream), peer, None)
             }
             Some((TunnelMethod::Post, target)) => {
-                OpaqueIo::post(tunnel::post(UpstreamIo::Tls(Box::new(stream)), target).await?)
+                let local = stream.get_ref().0.local_addr().ok();
+                let tunnel = tunnel::post(UpstreamIo::Tls(Box::new(stream)), target).await?;
+                (OpaqueIo::post(tunnel), peer, local)
             }
-        };
-        Ok((io, peer, local))
+        })
     }
 
     /// A wildcard host is whoever the client said that it means, when it said so.
