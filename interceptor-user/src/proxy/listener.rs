@@ -1,4 +1,4 @@
-//! The one accept loop. It runs at its workload's home, or hands over to whoever carries fewer connections.
+//! The one accept loop. It runs at its workload's home, and hands over what another thread is to carry.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 
 use super::connection;
 use super::downstream::Downstream;
+use super::placement::{Load, Placement};
 use super::tcp;
-use super::threads::{Load, Threads};
+use super::threads::Threads;
 use super::worker::Worker;
 use super::workload::Workload;
 use crate::datapath;
@@ -74,13 +75,13 @@ pub(super) fn accept(
     worker: Rc<Worker>,
     listener: std::net::TcpListener,
     threads: Threads,
-    number: usize,
+    placement: Rc<Placement>,
 ) -> impl Future<Output = ()> {
     // From now on, not from when it is first looked at.
     let busy = worker.busy();
     async move {
         let _busy = busy;
-        if let Err(error) = accept_all(&worker, listener, &threads, number).await {
+        if let Err(error) = accept_all(&worker, listener, &threads, &placement).await {
             let workload = worker.workload();
             tracing::error!(source = ?workload.source, %error, "a listening socket of a workload failed");
             // The first one is told.
@@ -93,7 +94,7 @@ async fn accept_all(
     worker: &Rc<Worker>,
     listener: std::net::TcpListener,
     threads: &Threads,
-    number: usize,
+    placement: &Placement,
 ) -> io::Result<()> {
     // What connects from now on has it, too. Small writes go out as they come: what is carried was paced by its sender.
     SockRef::from(&listener).set_tcp_nodelay(true)?;
@@ -108,7 +109,7 @@ async fn accept_all(
         match accept_one(listener.get_ref()) {
             Ok((stream, peer)) => {
                 let _has_nodelay = has_nodelay || stream.set_nodelay(true).is_ok();
-                intercept(worker, threads, number, stream, peer);
+                intercept(worker, threads, placement, stream, peer);
             }
             Err(error) => match classify(&error) {
                 AcceptError::Connection => {}
@@ -147,7 +148,13 @@ fn accept_one(listener: &OwnedFd) -> io::Result<(TcpStream, SocketAddr)> {
 
 /// Begins one connection's story, here or on another thread. Without an original destination there is none: it is
 /// closed, and counted, never guessed.
-fn intercept(worker: &Rc<Worker>, threads: &Threads, number: usize, stream: TcpStream, peer: SocketAddr) {
+fn intercept(
+    worker: &Rc<Worker>,
+    threads: &Threads,
+    placement: &Placement,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let workload = worker.workload();
     let intercepted = match (workload.intercepted)(stream.as_fd()) {
         Ok(Some(intercepted)) => intercepted,
@@ -163,7 +170,7 @@ fn intercept(worker: &Rc<Worker>, threads: &Threads, number: usize, stream: TcpS
     let share = workload.shares.as_ref().map(|shares| shares.take(source));
     let surplus = workload.open.load(Ordering::Relaxed) >= workload.connections_max
         || share.as_ref().is_some_and(Option::is_none);
-    let (carrier, load) = threads.place(number, workload, share.flatten());
+    let (other, load) = placement.place(workload, share.flatten());
     if surplus {
         let open = worker.opened(load);
         let downstream =
@@ -171,14 +178,14 @@ fn intercept(worker: &Rc<Worker>, threads: &Threads, number: usize, stream: TcpS
         worker.stats().surplus();
         return tcp::refuse_surplus(worker, stream, &downstream);
     }
-    if carrier == number {
+    let Some(other) = other else {
         tokio::task::spawn_local(carry(worker, stream, remote_address, original_dst, load));
         return;
-    }
+    };
     match stream.into_std() {
         Ok(stream) => {
             let workload = Arc::clone(workload);
-            threads.carry(carrier, Accepted { workload, stream, remote_address, original_dst, load });
+            threads.carry(other, Accepted { workload, stream, remote_address, original_dst, load });
         }
         Err(error) => not_carried(remote_address, &error),
     }

@@ -21,6 +21,7 @@ pub mod names;
 mod netns;
 pub mod outcome;
 mod peers;
+mod placement;
 mod shares;
 pub mod stats;
 mod tcp;

@@ -1,6 +1,5 @@
 //! The proxy's threads: one single-threaded runtime each. A workload has its home on one of them, which accepts for
-//! it; a connection is carried there, or by the thread that carries the fewest where those are fewer by an eighth, and
-//! stays there.
+//! it; a connection is carried there or where [`Placement`] has it, and stays there.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -8,7 +7,6 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,7 +16,7 @@ use tokio::task::LocalSet;
 
 use super::active::{Active, Live};
 use super::listener::{self, Accepted};
-use super::shares::Share;
+use super::placement::{Placement, Vitals};
 use super::worker::{Shared, Worker};
 use super::workload::{Workload, WorkloadId};
 use crate::datapath;
@@ -29,9 +27,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// After so many connections have let go of their buffers, the allocator is to let go of them, too: some megabytes.
 const RESTED_MANY: usize = 128;
-
-/// A thread may carry an eighth more than another one before it hands connections over.
-const BEARABLE_PART: usize = 8;
 
 /// What a thread is told.
 #[derive(Debug)]
@@ -45,41 +40,10 @@ pub(super) enum Command {
 }
 
 /// All threads, as seen from anywhere. What is sent to one that has ended is dropped.
+///
+/// Bounded by who sends: a command for each workload, and connections that are counted as a thread's.
 #[derive(Clone, Debug)]
-pub(super) struct Threads(Arc<[Handle]>);
-
-#[derive(Debug)]
-struct Handle {
-    /// Bounded by who sends: a command for each workload, and connections that are counted in `open`.
-    commands: UnboundedSender<Command>,
-    open: Arc<AtomicUsize>,
-}
-
-/// Counts a connection as one of a thread's and of a workload's for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Load {
-    counts: [Arc<AtomicUsize>; 2],
-    /// Of what a gateway's clients share.
-    _share: Option<Share>,
-}
-
-impl Load {
-    fn new(counts: [&Arc<AtomicUsize>; 2], share: Option<Share>) -> Self {
-        let counts = counts.map(|count| {
-            count.fetch_add(1, Ordering::Relaxed);
-            Arc::clone(count)
-        });
-        Self { counts, _share: share }
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        for count in &self.counts {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
+pub(super) struct Threads(Arc<[UnboundedSender<Command>]>);
 
 impl Threads {
     /// Starts `count` threads.
@@ -87,24 +51,21 @@ impl Threads {
     /// # Errors
     /// When a thread or a runtime cannot be made; those that were end.
     pub(super) fn start(count: usize, shared: &Shared) -> io::Result<(Self, Vec<JoinHandle<()>>)> {
-        let (handles, receivers): (Vec<_>, Vec<_>) = (0..count.max(1))
-            .map(|_| {
-                let (commands, received) = unbounded_channel();
-                (Handle { commands, open: Arc::default() }, received)
-            })
-            .unzip();
-        let threads = Self(handles.into());
+        let (commands, receivers): (Vec<_>, Vec<_>) = (0..count.max(1)).map(|_| unbounded_channel()).unzip();
+        let threads = Self(commands.into());
+        let vitals: Arc<[_]> = receivers.iter().map(|_| Arc::<Vitals>::default()).collect();
         let started: io::Result<Vec<_>> = receivers
             .into_iter()
             .enumerate()
             .map(|(number, commands)| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let (threads, shared) = (threads.clone(), shared.clone());
+                let (threads, shared, vitals) = (threads.clone(), shared.clone(), Arc::clone(&vitals));
                 std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                    vitals[number].are_of_this_thread();
                     LocalSet::new().block_on(&runtime, async move {
-                        let workers = RefCell::default();
-                        let thread =
-                            Rc::new(Thread { number, threads, shared, workers, rested: Cell::default() });
+                        let placement = Rc::new(Placement::new(number, vitals));
+                        let (workers, rested) = (RefCell::default(), Cell::default());
+                        let thread = Rc::new(Thread { placement, threads, shared, workers, rested });
                         // A task of its own: what is blocked on is looked at whenever anything happens.
                         let ended = tokio::task::spawn_local(run(thread, commands)).await;
                         if let Err(error) = ended {
@@ -129,26 +90,14 @@ impl Threads {
         self.tell(home, Command::Serve(workload, listeners));
     }
 
-    /// The thread for one more connection, which counts from now on: the one that carries the fewest, or `own` where it
-    /// carries hardly more. Handing a connection over wakes a thread and costs four system calls.
-    pub(super) fn place(&self, own: usize, workload: &Workload, share: Option<Share>) -> (usize, Load) {
-        let open =
-            |number: usize| self.0.get(number).map_or(usize::MAX, |it| it.open.load(Ordering::Relaxed));
-        let fewest =
-            (0..self.0.len()).fold(own, |best, other| if open(other) < open(best) { other } else { best });
-        let bearable = open(fewest).saturating_add(open(fewest) / BEARABLE_PART);
-        let place = if open(own) <= bearable { own } else { fewest };
-        (place, Load::new([&self.0[place].open, &workload.open], share))
-    }
-
     pub(super) fn carry(&self, number: usize, accepted: Accepted) {
         self.tell(number, Command::Carry(Box::new(accepted)));
     }
 
     fn tell(&self, number: usize, command: Command) {
-        if let Some(thread) = self.0.get(number) {
+        if let Some(commands) = self.0.get(number) {
             // One that has ended takes the process with it.
-            drop(thread.commands.send(command));
+            drop(commands.send(command));
         }
     }
 }
@@ -156,7 +105,7 @@ impl Threads {
 /// One thread, seen from inside.
 #[derive(Debug)]
 struct Thread {
-    number: usize,
+    placement: Rc<Placement>,
     threads: Threads,
     shared: Shared,
     workers: RefCell<HashMap<WorkloadId, Carried>>,
@@ -192,7 +141,8 @@ impl Thread {
     fn serve(self: &Rc<Self>, workload: &Arc<Workload>, listeners: Vec<TcpListener>) {
         let Carried { worker, tasks } = self.carried(workload);
         for listener in listeners {
-            let accepting = listener::accept(Rc::clone(&worker), listener, self.threads.clone(), self.number);
+            let (threads, placement) = (self.threads.clone(), Rc::clone(&self.placement));
+            let accepting = listener::accept(Rc::clone(&worker), listener, threads, placement);
             drop(tasks.spawn_local(accepting));
         }
     }
