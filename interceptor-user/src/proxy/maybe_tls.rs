@@ -2,9 +2,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
@@ -27,6 +28,27 @@ impl ClientIo {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Writes what is followed by the end of the direction at once: both go out in one segment, and wake the client once.
+    pub(super) fn poll_write_last(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let stream = match self {
+            Self::Plain(stream) => &*stream,
+            Self::Tls(stream) => return Pin::new(stream).poll_write_vectored(cx, slices),
+        };
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let nothing = &mut SendAncillaryBuffer::default();
+            match stream.try_io(Interest::WRITABLE, || Ok(sendmsg(stream, slices, nothing, flags)?)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
 
 use super::body::ResponseBody;
@@ -28,6 +28,9 @@ pub(super) async fn answer(
     let is_http1 = connection.version == super::Version::Http1;
     let framing = framing(&request);
     let (is_plain, reading) = if is_http1 { connection.tap.begin(framing) } else { (true, None) };
+    if framing == Framing::NoBody && is_last(&request) {
+        connection.tap.set_last();
+    }
     // A head that says in two ways where its body ends is refused; hyper has chosen one of them.
     let is_ambiguous = framing == Framing::Chunked && !is_plain;
     let expects_continue = forward::expects_continue(&request);
@@ -40,6 +43,13 @@ pub(super) async fn answer(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Whether hyper closes after the answer, by the plainest of the ways to ask for that.
+fn is_last(request: &Request<Incoming>) -> bool {
+    let mut connection = request.headers().get_all(CONNECTION).iter();
+    let closes = connection.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+    closes && connection.next().is_none() && request.version() == Version::HTTP_11
 }
 
 /// Where the request ends, as hyper reads it.

@@ -21,6 +21,8 @@ struct Tap {
     seen: Mutex<Seen>,
     /// Something was written since the last flush: hyper may hold more of it.
     is_unflushed: AtomicBool,
+    /// The client ends the connection with the request that has come.
+    is_last: AtomicBool,
 }
 
 /// Lives as long as a request is being answered.
@@ -140,6 +142,16 @@ impl HeadTap {
 
     pub(super) fn set_unflushed(&self, is_unflushed: bool) {
         self.0.is_unflushed.store(is_unflushed, Ordering::Relaxed);
+    }
+
+    /// The request that has come is the client's last, and hyper closes once it is answered.
+    pub(super) fn set_last(&self) {
+        self.0.is_last.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is written after what hyper has: the last answer is whole.
+    pub(super) fn ends_with_what_is_written(&self) -> bool {
+        self.0.is_last.load(Ordering::Relaxed) && !self.is_answering()
     }
 
     pub(super) fn give_back(&self, stream: ClientIo) {
@@ -268,6 +280,17 @@ mod tests {
         assert_eq!(tap.activity(&mut heads), Activity::Waiting, "a body is to come");
         drop(body);
         assert_eq!(tap.activity(&mut heads), Activity::Waiting, "what came of it is not known");
+    }
+
+    #[test]
+    fn the_end_follows_the_last_answer_once_that_is_whole() {
+        let tap = HeadTap::default();
+        assert!(!tap.ends_with_what_is_written());
+        let answering = tap.answering();
+        tap.set_last();
+        assert!(!tap.ends_with_what_is_written());
+        drop(answering);
+        assert!(tap.ends_with_what_is_written());
     }
 
     #[test]

@@ -106,6 +106,9 @@ impl AsyncWrite for TappedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.tap.set_unflushed(true);
+        if this.tap.ends_with_what_is_written() {
+            return this.stream()?.get_mut().poll_write_last(cx, &[io::IoSlice::new(bytes)]);
+        }
         this.stream()?.poll_write(cx, bytes)
     }
 
@@ -116,6 +119,9 @@ impl AsyncWrite for TappedStream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.tap.set_unflushed(true);
+        if this.tap.ends_with_what_is_written() {
+            return this.stream()?.get_mut().poll_write_last(cx, slices);
+        }
         this.stream()?.poll_write_vectored(cx, slices)
     }
 
