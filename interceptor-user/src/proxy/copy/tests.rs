@@ -331,8 +331,7 @@ async fn the_end_behind_the_last_bytes() {
     const BUFFER: usize = 16 << 10;
     for bytes in [1, BUFFER - 1, BUFFER, BUFFER + 1, MANY] {
         let (mut client, mut origin, mut downstream, mut upstream) = all_queued(bytes, bytes).await;
-        let progress = Transferred::default();
-        let end = splice_bidirectional(&mut downstream, &mut upstream, NEVER, &progress).await;
+        let end = splice_bidirectional(&mut downstream, &mut upstream, NEVER, &Transferred::default()).await;
         assert!(matches!(end, CopyEnd::Closed), "{bytes} bytes: {end:?}");
         let (mut question, mut answer) = (Vec::new(), Vec::new());
         origin.read_to_end(&mut question).await.unwrap();
