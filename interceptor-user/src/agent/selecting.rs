@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::control::Control;
 use super::pod::Pod;
+use crate::analysis;
 use crate::enroll::{LeftAlone, Mistake, Selection, service_account};
-use crate::resource::{Diagnostic, Level, Pod as ApiPod, Position, World};
+use crate::resource::{Diagnostic, Level, Meta, Pod as ApiPod, Position, World};
 use crate::source::kubernetes::NodeChange;
 
 impl Control {
@@ -106,6 +107,10 @@ impl Control {
             let of_namespace = |directory: &PathBuf| directory.join(&**namespace);
             wanted.client.credentials_dir = settings.credentials_dir.as_ref().map(of_namespace);
             wanted.client.identity_dir = settings.identity_of(namespace, service_account(api));
+            // Of pods in files the analysis tells.
+            if self.source.tells_nodes() {
+                wanted.mistakes.extend(misnamed(&api.meta));
+            }
         }
         tell_mistakes(known.as_deref(), &selection, &api.meta.key.to_string());
         match known {
@@ -152,6 +157,16 @@ impl Control {
             self.reported = mistakes;
         }
     }
+}
+
+/// Names that look as if they should have been one of those that are read here; more are Istio's own affair.
+fn misnamed(meta: &Meta) -> impl Iterator<Item = Mistake> {
+    let is_meant_for_us = |finding: &Diagnostic| {
+        finding.level == Level::Error || finding.field.contains("[traffic.sidecar.istio.io/")
+    };
+    let findings =
+        analysis::misnamed(meta, &meta.annotations, &meta.labels).into_iter().filter(is_meant_for_us);
+    findings.map(|finding| Mistake::Misnamed(format!("{}: {}", finding.message, finding.mend)))
 }
 
 /// An annotation that can't be used is told once, when it comes.

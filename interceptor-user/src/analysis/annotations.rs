@@ -25,12 +25,33 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
         let labels = &meta.labels;
         check_each(&On { meta, place: "", kind: meta.key.kind }, &meta.annotations, labels, findings);
         if let Resource::PodTemplate(template) = resource {
-            let in_job = meta.key.kind == Kind::CronJob;
-            let place = if in_job { "spec.jobTemplate.spec.template." } else { "spec.template." };
-            let on = On { meta, place, kind: Kind::Pod };
+            let on = On { meta, place: place_of_pod(meta), kind: Kind::Pod };
             check_each(&on, &template.annotations, &template.labels, findings);
         }
     }
+}
+
+/// Where a pod is described in what it is itself, or is made by.
+fn place_of_pod(meta: &Meta) -> &'static str {
+    if meta.key.kind == Kind::Pod {
+        ""
+    } else if meta.key.kind == Kind::CronJob {
+        "spec.jobTemplate.spec.template."
+    } else {
+        "spec.template."
+    }
+}
+
+/// What the annotations and labels of a pod, which `meta` is or makes, say by names that nothing reads there.
+pub fn misnamed(meta: &Meta, annotations: &Annotations, labels: &Labels) -> Vec<Diagnostic> {
+    let mut findings = Findings::default();
+    check_each(&On { meta, place: place_of_pod(meta), kind: Kind::Pod }, annotations, labels, &mut findings);
+    let is_of_name = |finding: &Diagnostic| {
+        [&code::IST0107, &code::IST0108, &code::EGR0119].iter().any(|code| finding.code == Some(code.id))
+    };
+    let mut findings = findings.into_sorted();
+    findings.retain(is_of_name);
+    findings
 }
 
 /// Whose annotations: of a resource, or of the pods that it makes.

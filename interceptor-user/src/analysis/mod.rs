@@ -37,6 +37,7 @@ use crate::compile::{Client, NodePaths};
 use crate::resource::{Diagnostic, World};
 use crate::snapshot::Svid;
 
+pub use annotations::misnamed;
 pub use destination_rules::unusable_files;
 
 /// For whom the resources are looked at.

@@ -1,11 +1,18 @@
 //! Who the client is: flags that every command shares which compiles resources for one.
 
 use std::collections::BTreeMap;
+use std::iter::once;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::analysis;
 use crate::compile::Client;
-use crate::resource::{CAPTURE_DNS, ClientPolicy, ENFORCE, POLICY, parse_capture_dns, parse_enforce};
+use crate::exec::findings::Findings;
+use crate::resource::{
+    Annotation, CAPTURE_DNS, ClientPolicy, Diagnostic, ENFORCE, Kind, Level, Meta, Origin, POLICY, Position,
+    ResourceKey, parse_capture_dns, parse_enforce,
+};
+use crate::source::Texts;
 use crate::workload::{AnnotationError, RedirectPolicy};
 use crate::workload_api::parse_socket;
 
@@ -19,7 +26,7 @@ pub(super) struct ClientFlags {
     namespace: Option<Arc<str>>,
 
     /// The client's labels, which sourceLabels and workloadSelector look at; may be repeated
-    #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',', value_parser = parse_label, help_heading = CLIENT)]
+    #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',', value_parser = parse_own_label, help_heading = CLIENT)]
     labels: Vec<Pair>,
 
     /// An annotation of the client, such as traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.0/8; may be repeated
@@ -89,6 +96,19 @@ impl ClientFlags {
         self.annotations.iter().map(|Pair(name, value)| (Arc::clone(name), Arc::clone(value))).collect()
     }
 
+    /// Tells on stderr of annotations that nothing reads; where it is certain that ours was meant, the flag was refused.
+    pub(super) fn tell_misnamed(&self) {
+        let annotations = self.annotations();
+        let findings = misnamed(annotations.iter().map(|(name, value)| (&**name, &**value)), &[]);
+        let told = |finding: Diagnostic| Diagnostic {
+            origin: None,
+            resource: "--annotations".into(),
+            field: String::new(),
+            ..finding
+        };
+        Findings::default().tell(findings.into_iter().map(told).collect(), &Texts::default());
+    }
+
     /// What the annotations say about which connections are redirected.
     pub(super) fn redirect_policy(&self) -> Result<RedirectPolicy, AnnotationError> {
         RedirectPolicy::from_annotations(self.annotations.iter().map(|Pair(name, value)| (&**name, &**value)))
@@ -113,10 +133,42 @@ pub(super) fn parse_label(text: &str) -> Result<Pair, String> {
     }
 }
 
+/// What is wrong with the names of a pod's annotations and labels.
+fn misnamed<'a>(annotations: impl Iterator<Item = (&'a str, &'a str)>, labels: &[&Pair]) -> Vec<Diagnostic> {
+    let nowhere = Position::default();
+    let annotations = annotations.map(|(name, value)| {
+        (name.into(), Annotation { value: value.into(), key_position: nowhere, position: nowhere })
+    });
+    let labels = labels.iter().map(|Pair(name, value)| (Arc::clone(name), Arc::clone(value)));
+    let unwritten = Meta {
+        key: ResourceKey { kind: Kind::Pod, namespace: "".into(), name: "".into() },
+        creation_timestamp: None,
+        labels: labels.collect(),
+        annotations: annotations.collect(),
+        origin: Origin::of_file(&"".into()),
+    };
+    analysis::misnamed(&unwritten, &unwritten.annotations, &unwritten.labels)
+}
+
+/// Fails at the first that is certainly a mistake.
+fn refuse(findings: &[Diagnostic]) -> Result<(), String> {
+    match findings.iter().find(|finding| finding.level == Level::Error) {
+        Some(Diagnostic { message, mend, .. }) => Err(format!("{message}: {mend}")),
+        None => Ok(()),
+    }
+}
+
+fn parse_own_label(text: &str) -> Result<Pair, String> {
+    let label = parse_label(text)?;
+    refuse(&misnamed(std::iter::empty(), &[&label]))?;
+    Ok(label)
+}
+
 fn parse_annotation(text: &str) -> Result<Pair, String> {
     let Some((name, value)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
         return Err("expected NAME=VALUE".into());
     };
+    refuse(&misnamed(once((name, value)), &[]))?;
     if name == POLICY {
         ClientPolicy::parse(value).map_err(|error| error.to_string())?;
     }
@@ -180,6 +232,12 @@ mod tests {
             (["--labels", "app"], "NAME=VALUE"),
             (["--labels", "a=b,"], "NAME=VALUE"),
             (["--annotations", "=x"], "NAME=VALUE"),
+            (
+                ["--annotations", "egress.interceptor.io/polcy=strict"],
+                "did you mean egress.interceptor.io/policy?",
+            ),
+            (["--annotations", "egress.interceptor.io/enroll=enabled"], "is a label"),
+            (["--labels", "egress.interceptor.io/policy=strict"], "is an annotation"),
             (["--annotations", "egress.interceptor.io/policy=STRICT"], "did you mean `strict`?"),
             (["--annotations", "egress.interceptor.io/enforce=true"], "expected gateway"),
             (["--annotations", "traffic.sidecar.istio.io/excludeOutboundIPRanges=10.0.0.1"], "10.0.0.1/32"),

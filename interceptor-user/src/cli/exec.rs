@@ -188,6 +188,10 @@ pub(super) fn formats() -> impl TypedValueParser<Value = AccessLogEncoding> {
 }
 
 impl Arguments {
+    pub(super) fn tell_misnamed(&self) {
+        self.client.tell_misnamed();
+    }
+
     /// Annotations say what is redirected where no flag does.
     pub(super) fn into_settings(self) -> ExecSettings {
         // A value that can't be read was refused with the flag.

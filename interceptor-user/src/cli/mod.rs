@@ -108,7 +108,9 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Exec(arguments) => {
-            logging::start(cli.verbose).and_then(|()| crate::exec::run(&arguments.into_settings()))
+            logging::start(cli.verbose)?;
+            arguments.tell_misnamed();
+            crate::exec::run(&arguments.into_settings())
         }
         Command::Agent(arguments) => logging::start_steered(cli.verbose)
             .and_then(|filter| crate::agent::run(&arguments.into_settings()?, filter)),

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use super::agent_socket::{PodFlags, PodOfAgent};
 use super::client::ClientFlags;
 use super::exec::policies;
+use crate::analysis::misnamed;
 use crate::compile::{Client, CompileSettings, NodePaths, Role, compile};
 use crate::exec::findings::Findings;
 use crate::explain::{Place, Subject, redirect_places};
@@ -123,7 +124,8 @@ impl FileFlags {
     pub(super) fn compile(&self, address: Option<IpAddr>) -> anyhow::Result<Resources> {
         let (source, world, mut diagnostics) =
             FileSource::open(self.config.clone(), self.mesh_config.clone())?;
-        let (client, redirect, redirect_by) = self.client_in(&world)?;
+        self.client.tell_misnamed();
+        let (client, redirect, redirect_by) = self.client_in(&world, &mut diagnostics)?;
         let settings = CompileSettings {
             client,
             role: if self.gateway {
@@ -138,9 +140,12 @@ impl FileFlags {
         let (snapshot, found) = compile(&world, &settings);
         let redirect = RedirectPolicy { enforced: snapshot.enforced.then(Enforced::default), ..redirect };
         diagnostics.extend(found);
+        let is_of_name = |finding: &Diagnostic| finding.code == Some(code::IST0108.id);
         // What the resources do is told in full; what of them can't be used would be missed there.
         diagnostics.retain(|finding| {
-            let is_told = finding.level == Level::Error || tracing::enabled!(tracing::Level::INFO);
+            let is_told = finding.level == Level::Error
+                || is_of_name(finding)
+                || tracing::enabled!(tracing::Level::INFO);
             is_told && !(self.gateway && self.is_of_certificates(finding))
         });
         Findings::default().tell(diagnostics, source.texts());
@@ -154,7 +159,12 @@ impl FileFlags {
             && finding.resource.starts_with("Gateway ")
     }
 
-    fn client_in(&self, world: &World) -> anyhow::Result<(Client, RedirectPolicy, Vec<Place>)> {
+    /// `found`: with what is wrong about the names of the pod's annotations.
+    fn client_in(
+        &self,
+        world: &World,
+        found: &mut Vec<Diagnostic>,
+    ) -> anyhow::Result<(Client, RedirectPolicy, Vec<Place>)> {
         let mut client = self.client.client();
         client.policy.strict |= self.strict;
         client.learned_names |= self.capture_dns;
@@ -162,6 +172,7 @@ impl FileFlags {
         let mut by: Vec<Place> = Vec::new();
         if let Some((namespace, name)) = &self.from {
             let (meta, labels, of_pod) = pod(world, namespace, name)?;
+            found.extend(misnamed(meta, of_pod, labels));
             client.namespace = namespace.as_str().into();
             if let Some(annotation) = of_pod.get(POLICY) {
                 let own = ClientPolicy::parse(&annotation.value)

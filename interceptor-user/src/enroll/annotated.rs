@@ -26,6 +26,8 @@ pub enum Mistake {
          {ENFORCE}, and it would go around the gateway"
     )]
     NotLeftAlone,
+    #[error("{0}")]
+    Misnamed(String),
 }
 
 impl Mistake {
@@ -35,6 +37,7 @@ impl Mistake {
             Self::Redirect(_) | Self::Overridden(_) | Self::CaptureDns(_) | Self::NotLeftAlone => {
                 "it changes nothing".into()
             }
+            Self::Misnamed(_) => "nothing reads it".into(),
             Self::Enforce(_) => {
                 "what the pod had before goes on acting; where it had nothing, the gateway is enforced".into()
             }

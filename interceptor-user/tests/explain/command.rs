@@ -38,6 +38,18 @@ fn exit_codes() {
             "0 is not in 1..=65535",
         ),
         (&["explain", "-c", &seed, "--gateway", "--labels", "a=b", "http://google.com"], 3, ""),
+        (
+            &[
+                "explain",
+                "-c",
+                &seed,
+                "--annotations",
+                "egress.interceptor.io/polcy=REGISTRY_ONLY",
+                "http://a.com",
+            ],
+            2,
+            "did you mean egress.interceptor.io/policy?",
+        ),
         (&["explain", "http://google.com"], 2, "--config"),
         (&["explain", "-c", "/nowhere.yaml", "http://google.com"], 1, "/nowhere.yaml"),
         (&["explain", "-c", &seed, "--from", "a/b", "http://google.com"], 1, "hold no Pod"),
@@ -53,6 +65,39 @@ fn exit_codes() {
         let has_answer = matches!(code, 0 | 3);
         assert_eq!(!output.stdout.is_empty(), has_answer, "{words:?}: data is on stdout, complaints are not");
         assert_eq!(stderr.is_empty(), has_answer, "{words:?}: {stderr}");
+    }
+}
+
+#[test]
+fn an_annotation_that_nothing_reads_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let pod = directory.path().join("pod.yaml");
+    let misspelt = "traffic.sidecar.istio.io/excludeOutboundIPRange";
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: cart\n  namespace: shop\n  annotations:\n    \
+         {misspelt}: 10.0.0.0/8\n    egress.interceptor.io/polcy: strict\nspec: {{containers: [{{name: app}}]}}\n"
+    );
+    std::fs::write(&pod, text).unwrap();
+    let pod = pod.display().to_string();
+    let given = format!("{misspelt}=10.0.0.0/8");
+    let meant = format!("did you mean {misspelt}s?");
+    let of_pod = format!("{pod}:7:5: warning: [IST0108] Pod shop/cart: ");
+    let own = format!("{pod}:8:5: error: [IST0108] Pod shop/cart: ");
+    let rows: [(&[&str], &[&str]); 2] = [
+        (
+            &["explain", "-c", &seed("000-01"), "--annotations", &given, "http://google.com"],
+            &["warning: [IST0108] --annotations: Unknown annotation: ", &meant],
+        ),
+        (
+            &["explain", "-c", &pod, "--from", "shop/cart", "http://google.com"],
+            &[&of_pod, &meant, &own, "did you mean egress.interceptor.io/policy?"],
+        ),
+    ];
+    for (words, expected) in rows {
+        let output = run(words);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        expected.iter().for_each(|part| assert!(stderr.contains(part), "{part}: {stderr}"));
     }
 }
 

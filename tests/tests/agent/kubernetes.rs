@@ -37,6 +37,13 @@ fn an_api_servers_pods_and_resources_take_effect() -> anyhow::Result<()> {
     interceptor_tests::eventually("an Event on the pod", || {
         api.objects("events").iter().any(|event| event.to_string().contains("10.10.0.4/32"))
     })?;
+    pod.describe("  annotations: {egress.interceptor.io/polcy: strict}\n")?;
+    agent.wait_said(
+        "Unknown annotation: egress.interceptor.io/polcy: did you mean egress.interceptor.io/policy?",
+    )?;
+    interceptor_tests::eventually("an Event on the pod", || {
+        api.objects("events").iter().any(|event| event.to_string().contains("egress.interceptor.io/policy?"))
+    })?;
     // The last good state goes on while the server is away.
     api.kill();
     assert_eq!(pod.curl(&["http://httpbin.org/get"])?.http()?.status, 200);
