@@ -178,7 +178,10 @@ fn a_server_without_an_identity_of_the_mesh_is_refused() {
         params.subject_alt_names.push(SanType::URI("https://elsewhere.example".try_into().unwrap()));
     };
     for (issued, reason) in [
-        (identity(&other, SERVER, |_| {}), "unknown issuer"),
+        (
+            identity(&other, SERVER, |_| {}),
+            "unknown issuer: the CA that signed it has to be in root-cert.pem",
+        ),
         (identity(&authority, elsewhere, |_| {}), "is of trust domain elsewhere, ours of cluster.local"),
         (identity(&authority, "https://cluster.local/ns/a/sa/b", |_| {}), "it has no identity"),
         (identity(&authority, "spiffe://cluster.local", |_| {}), "it has no identity"),

@@ -198,7 +198,7 @@ impl ClusterRuntime {
     ) -> Result<(TlsStream<TcpStream>, EndpointAddress), UpstreamError> {
         let config = tls.config(purpose)?;
         let (stream, peer) = self.dial(pick, downstream, true).await?;
-        let stream = TlsClient::handshake(config, stream, server_name, peer.ip()).await?;
+        let stream = tls.handshake(config, stream, server_name, peer.ip()).await?;
         Ok((stream, peer))
     }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use crate::snapshot::Credential;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
 /// BoringSSL's library number of SSL, in the upper byte of its error codes.
@@ -12,10 +13,10 @@ const WRONG_VERSION_NUMBER: (u32, &str) = (247, "WRONG_VERSION_NUMBER");
 /// The reason of a received alert is this and the alert's number.
 const ALERT_BASE: u32 = 1000;
 
-/// What a failed handshake is told as.
-pub(super) fn of_handshake(error: &io::Error) -> String {
+/// What a failed handshake is told as; `credential`: where the CAs come from that it was made with, if not from the rule.
+pub(super) fn of_handshake(error: &io::Error, credential: Option<&Credential>) -> String {
     match rustls_error(error) {
-        Some(error) => of_rustls(error),
+        Some(error) => of_rustls(error, credential),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             "the server closed the connection during the TLS handshake".to_owned()
         }
@@ -26,20 +27,22 @@ pub(super) fn of_handshake(error: &io::Error) -> String {
 /// What rustls found wrong with an established connection, if it was rustls: with TLS 1.3 a server
 /// refuses a client's certificate only after the client believes the handshake to be over.
 pub(crate) fn of_io_error(error: &io::Error) -> Option<String> {
-    rustls_error(error).map(of_rustls)
+    rustls_error(error).map(|error| of_rustls(error, None))
 }
 
 fn rustls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-fn of_rustls(error: &Error) -> String {
+fn of_rustls(error: &Error, credential: Option<&Credential>) -> String {
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "rustls's errors are open-ended; the rest has no class"
     )]
     match error {
-        Error::InvalidCertificate(reason) => classed(CERTIFICATE_VERIFY_FAILED, &of_certificate(reason)),
+        Error::InvalidCertificate(reason) => {
+            classed(CERTIFICATE_VERIFY_FAILED, &of_certificate(reason, credential))
+        }
         Error::NoCertificatesPresented => {
             classed(CERTIFICATE_VERIFY_FAILED, "the server presented no certificate")
         }
@@ -59,18 +62,34 @@ fn classed((number, class): (u32, &str), reason: &str) -> String {
     format!("TLS_error:|{number}:SSL routines:OPENSSL_internal:{class}:TLS_error_end: {reason}")
 }
 
-fn of_certificate(error: &CertificateError) -> String {
+fn of_certificate(error: &CertificateError, credential: Option<&Credential>) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's own words serve for the rest")]
     match error {
         CertificateError::UnknownIssuer => {
-            "certificate signed by an unknown issuer: set caCertificates to the CA that signed it".to_owned()
+            format!("certificate signed by an unknown issuer: {}", mend(credential))
         }
         CertificateError::BadSignature => {
-            "certificate not signed by the CA whose name it bears: set caCertificates to the CA that signed it"
-                .to_owned()
+            format!("certificate not signed by the CA whose name it bears: {}", mend(credential))
         }
         CertificateError::Other(reason) => reason.to_string(),
         other => other.to_string(),
+    }
+}
+
+/// Where the CA has to be that signed the server's certificate.
+fn mend(credential: Option<&Credential>) -> String {
+    match credential {
+        None => "set caCertificates to the CA that signed it".into(),
+        Some(Credential::Secret { name, .. }) => {
+            format!("put the CA that signed it into the ca.crt of credentialName {name}")
+        }
+        Some(Credential::MeshIdentity { directory }) => format!(
+            "the CA that signed it has to be in root-cert.pem (or ca.crt) of the identity in {}",
+            directory.display()
+        ),
+        Some(Credential::Svid(_)) => {
+            "the CA that signed it has to be in the trust bundle that the Workload API gives".into()
+        }
     }
 }
 
@@ -120,7 +139,7 @@ mod tests {
                 "TLS_error:|268436496:SSL routines:OPENSSL_internal:SSLV3_ALERT_HANDSHAKE_FAILURE:TLS_error_end: ",
             ),
         ] {
-            let told = of_rustls(&error);
+            let told = of_rustls(&error, None);
             assert!(told.starts_with(start) && told.len() > start.len(), "{told}");
         }
     }

@@ -105,13 +105,15 @@ impl TlsClient {
     /// The handshake. `name` comes from [`Self::server_name`]; as an address it is not sent as SNI. A unix
     /// socket has no `peer`.
     pub(super) async fn handshake(
+        &self,
         config: Arc<ClientConfig>,
         stream: TcpStream,
         name: &str,
         peer: Option<IpAddr>,
     ) -> Result<TlsStream<TcpStream>, UpstreamError> {
         let connecting = TlsConnector::from(config).connect(server_name(name, peer), stream);
-        connecting.await.map_err(|error| UpstreamError::Tls(failure::of_handshake(&error).into()))
+        let credential = self.origination.credential.as_ref();
+        connecting.await.map_err(|error| UpstreamError::Tls(failure::of_handshake(&error, credential).into()))
     }
 
     /// Where a certificate is shown: looks at the files where no handshake does, and tells of one that ends soon.
