@@ -125,6 +125,7 @@ fn istios_recipe_for_the_egress_gateway() -> anyhow::Result<()> {
     install(&dir.join("own"), &own, &mesh)?;
     install(&dir.join("expired"), &mesh.expired_mesh_identity("own-expired", OURS)?, &mesh)?;
     install(&dir.join("foreign"), &other.mesh_identity("own", OURS)?, &mesh)?;
+    fs::create_dir(dir.join("empty"))?;
     let run = |port: u16, identity: Option<&str>| {
         let pod = world.pod()?;
         let mut interceptor = pod.interceptor()?.config(&gateways.recipe(port)?)?.registry_only();
@@ -144,7 +145,12 @@ fn istios_recipe_for_the_egress_gateway() -> anyhow::Result<()> {
     let none = run(80, None)?;
     assert_refused(&none, "mode ISTIO_MUTUAL needs an identity of the mesh: give --identity-dir DIR")?;
     assert!(none.stderr.contains("[EGR0104]"), "{}", none.stderr);
-    assert_refused(&run(80, Some("expired"))?, "can't be used: it expired at 2020-01-01T00:00:00Z")?;
+    let expired = run(80, Some("expired"))?;
+    assert_refused(&expired, "can't be used: it expired at 2020-01-01T00:00:00Z")?;
+    assert!(expired.stderr.contains("[EGR0104]"), "{}", expired.stderr);
+    let empty = run(80, Some("empty"))?;
+    assert_refused(&empty, "no cert-chain.pem and key.pem")?;
+    assert!(empty.stderr.contains("[EGR0104]"), "{}", empty.stderr);
     // nginx takes its handshake, and refuses the request: nothing of the mesh's is shown to it.
     assert_eq!(run(80, Some("foreign"))?.http()?.status, 400);
 

@@ -85,6 +85,8 @@ fn an_authority_that_is_not_there_fails_closed() -> anyhow::Result<()> {
     ] {
         let run = get("hbchen.com", 443, tls)?;
         assert_eq!(run.http()?.status, 503, "{tls}: {}", run.text());
+        // Told before the first request, too.
+        assert_eq!(run.stderr.matches("[EGR0104]").count(), 1, "{tls}: {}", run.stderr);
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ pub(super) fn answer(view: &View, mut query: Query, request: &Bytes) -> Result<R
         redirect: &pod.redirect,
         redirect_by: &pod.redirect_by,
     };
-    let outside = Outside { look_up: dns::look_up, look_at_server, look_at_files };
+    let outside = Outside { look_up: dns::look_up, look_at_server, look_at_files, is_proxy_here: true };
     let explanation = asked.answer(subject, outside);
     let text = output.render(&explanation, ToString::to_string)?;
     let mut response = body::rendered(text, output);

@@ -14,6 +14,7 @@ use crate::compile::gateway::concern;
 use crate::compile::{Client, CompileSettings, Compiler, Role};
 use crate::datapath;
 use crate::exec::findings::Findings;
+use crate::proxy::upstream::look_at_files;
 use crate::resource::{Diagnostic, World};
 use crate::snapshot::Snapshot;
 use crate::source::Texts;
@@ -188,15 +189,10 @@ impl Compile {
     /// What is wrong, once snapshots are on their way: nothing waits for it.
     fn report(&mut self) {
         let mut findings: BTreeSet<Diagnostic> = self.known.iter().cloned().collect();
-        let flags = Flags {
-            credentials_dir: self.settings.client.credentials_dir.as_deref(),
-            identity_dir: self.settings.client.identity_dir.as_deref(),
-            svid: self.settings.client.svid.as_ref(),
-            unix_endpoints: Some(&self.settings.unix_endpoints),
-            tls_files: Some(&self.settings.tls_files),
-        };
+        let flags = Flags::of(&self.settings);
         findings.extend(analysis::find(&self.world, Audience::Mesh(flags)));
         if let Role::Gateway { .. } = self.settings.role {
+            findings.extend(analysis::unusable_files(&self.world, flags, |tls| look_at_files(tls).err()));
             findings.extend(self.of_servers.iter().cloned());
             let others = concern::of_others(&self.world, &self.settings.client);
             findings.retain(|finding| !others.contains(&*finding.resource));

@@ -1,5 +1,7 @@
 //! Rules about DestinationRules: hosts, TLS that can't be or should not be, subsets without endpoints.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::findings::{Findings, about, at};
@@ -23,7 +25,7 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for rule in mesh.world.destination_rules() {
         each_block(rule, &mut |blocks, port, field| {
             if let Some(tls) = &blocks.tls {
-                check_tls((rule, files), tls, port, &|| format!("{}.tls", field()), findings);
+                check_tls((rule, mesh.audience, files), tls, port, &|| format!("{}.tls", field()), findings);
             }
         });
         if mesh.matching(&rule.host).next().is_none() {
@@ -35,30 +37,49 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     }
 }
 
-/// Rules whose files, found by their names, can't be used: `problem` looks at them and says why.
+/// Rules whose files can't be used: `problem` looks at them and says why. Those that rules name by their paths count where it
+/// is known which of them are allowed: there the proxy is on this machine.
 pub fn unusable_files(
     world: &World,
     flags: Flags<'_>,
     problem: impl Fn(&TlsOrigination) -> Option<String>,
 ) -> Vec<Diagnostic> {
     let mut findings = Findings::default();
+    // Many rules may have the same.
+    let mut known: HashMap<TlsOrigination, Option<String>> = HashMap::new();
     for rule in world.destination_rules() {
         each_block(rule, &mut |blocks, _, field| {
             let Some(tls) = &blocks.tls else { return };
-            let origination = tls::of_found_files(tls, flags.files());
-            let Some(problem) = origination.as_ref().and_then(&problem) else { return };
-            let (field, mend) = match tls.mode {
-                TlsMode::IstioMutual => {
-                    (format!("{}.tls.mode", field()), "put a valid identity there, or name another directory")
+            let Some(files) = tls::of_files(tls, flags.files(), flags.tls_files.is_some()) else { return };
+            let problem = known.entry(files).or_insert_with_key(&problem);
+            let Some(problem) = problem.clone() else { return };
+            let (of_tls, mend) = match tls.mode {
+                TlsMode::IstioMutual => ("mode", "put a valid identity there, or name another directory"),
+                TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual if tls.credential_name.is_some() => {
+                    ("credentialName", "put the files there, or name another secret")
                 }
                 TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual => {
-                    (format!("{}.tls.credentialName", field()), "put the files there, or name another secret")
+                    (file_meant(tls, &problem), "put a file there that can be used, or name another")
                 }
             };
+            let field = format!("{}.tls{}{of_tls}", field(), if of_tls.is_empty() { "" } else { "." });
             findings.push(at(&code::EGR0104, &rule.meta, tls.position, field, problem).mend(mend));
         });
     }
     findings.into_sorted()
+}
+
+/// The field with the file that a problem is about; empty where that is not clear.
+fn file_meant(tls: &ClientTls, problem: &str) -> &'static str {
+    let named = [
+        ("caCertificates", &tls.ca_certificates),
+        ("caCrl", &tls.ca_crl),
+        ("clientCertificate", &tls.client_certificate),
+        ("privateKey", &tls.private_key),
+    ];
+    let is_meant =
+        |path: &Option<PathBuf>| path.as_ref().is_some_and(|path| problem.contains(&*path.to_string_lossy()));
+    named.into_iter().find(|(_, path)| is_meant(path)).map_or("", |(field, _)| field)
 }
 
 /// Takes settings, the port that they are for, and how their field is written.
@@ -79,7 +100,7 @@ fn each_block(rule: &DestinationRule, visit: &mut Visit<'_>) {
 }
 
 fn check_tls(
-    (rule, files): (&DestinationRule, Files<'_>),
+    (rule, audience, files): (&DestinationRule, Audience<'_>, Files<'_>),
     tls: &ClientTls,
     port: Option<u16>,
     field: &dyn Fn() -> String,
@@ -88,7 +109,16 @@ fn check_tls(
     if let Some(problem) = tls::problem(tls, files) {
         let finding = at(&code::EGR0104, &rule.meta, tls.position, field(), problem);
         findings.push(match tls.mode {
-            TlsMode::IstioMutual => finding.mend("start exec or the agent with --identity-dir, or use SIMPLE, or MUTUAL with certificates as files"),
+            TlsMode::IstioMutual => {
+                let lacks_it = match audience {
+                    Audience::Client(_) => "exec",
+                    Audience::Mesh(flags) if flags.is_gateway => "the gateway",
+                    Audience::Mesh(_) => "exec or the agent",
+                };
+                finding.mend(format!(
+                    "start {lacks_it} with --identity-dir, or use SIMPLE, or MUTUAL with certificates as files"
+                ))
+            }
             TlsMode::Disable | TlsMode::Simple | TlsMode::Mutual if files.refused(tls).is_some() => finding.mend(
                 "start the agent with --allow-tls-files and the files' directory, if pods may use all keys in it on \
                  behalf of all who write resources; or use credentialName",

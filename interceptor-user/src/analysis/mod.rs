@@ -33,7 +33,7 @@ use findings::Findings;
 use mesh::Mesh;
 
 use crate::compile::tls::Files;
-use crate::compile::{Client, NodePaths};
+use crate::compile::{Client, CompileSettings, NodePaths, Role};
 use crate::resource::{Diagnostic, World};
 use crate::snapshot::Svid;
 
@@ -63,9 +63,24 @@ pub struct Flags<'a> {
     pub unix_endpoints: Option<&'a NodePaths>,
     /// The same of certificates and keys.
     pub tls_files: Option<&'a NodePaths>,
+    /// Whether it is an egress gateway.
+    pub is_gateway: bool,
 }
 
 impl<'a> Flags<'a> {
+    /// Those of a proxy on this machine.
+    pub fn of(settings: &'a CompileSettings) -> Self {
+        let client = &settings.client;
+        Self {
+            credentials_dir: client.credentials_dir.as_deref(),
+            identity_dir: client.identity_dir.as_deref(),
+            svid: client.svid.as_ref(),
+            unix_endpoints: Some(&settings.unix_endpoints),
+            tls_files: Some(&settings.tls_files),
+            is_gateway: matches!(settings.role, Role::Gateway { .. }),
+        }
+    }
+
     /// What is known of the files that TLS is made of: those that rules name may be anywhere.
     fn files(self) -> Files<'a> {
         let Self { credentials_dir, identity_dir, svid, tls_files, .. } = self;

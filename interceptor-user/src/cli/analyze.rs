@@ -127,6 +127,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         svid: None,
         unix_endpoints: unix_endpoints.as_ref(),
         tls_files: None,
+        is_gateway: false,
     };
     let mut found = analysis::find(&world, Audience::Mesh(flags));
     found.extend(analysis::unusable_files(&world, flags, |tls| look_at_files(tls).err()));

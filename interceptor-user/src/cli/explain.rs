@@ -142,7 +142,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (text, is_carried) = match arguments.resources.of() {
         Of::Files(files) => {
             let resources = files.compile(asked.address)?;
-            let outside = Outside { look_up: dns::look_up, look_at_server, look_at_files };
+            let outside =
+                Outside { look_up: dns::look_up, look_at_server, look_at_files, is_proxy_here: false };
             let explanation = asked.answer(resources.subject(), outside);
             (output.render(&explanation, ToString::to_string)?, explanation.is_carried())
         }

@@ -73,17 +73,6 @@ pub(super) fn origination(
     let mode = mode(tls)?;
     let is_of_mesh = mode == TlsOriginationMode::IstioMutual;
     let verifies = is_of_mesh || !tls.insecure_skip_verify;
-    let ca = match &tls.ca_certificates {
-        _ if !verifies => CaSource::Unverified,
-        Some(path) => CaSource::File(path.clone()),
-        None => CaSource::System,
-    };
-    let identity = match (&tls.client_certificate, &tls.private_key) {
-        (Some(certificate), Some(private_key)) if tls.mode == TlsMode::Mutual => {
-            Some(ClientIdentity { certificate: certificate.clone(), private_key: private_key.clone() })
-        }
-        _ => None,
-    };
     let named = &tls.subject_alt_names;
     let subject_alt_names = if named.is_empty() { &service.entry.subject_alt_names } else { named };
     let subject_alt_names = if verifies { subject_alt_names.clone() } else { Vec::new() };
@@ -99,9 +88,9 @@ pub(super) fn origination(
         sni: tls.sni.clone().or_else(of_mesh),
         subject_alt_names,
         verify_host,
-        ca,
+        ca: ca(tls),
         ca_crl: tls.ca_crl.clone(),
-        identity,
+        identity: identity(tls),
         credential,
         // tlsDefaults is for all but ISTIO_MUTUAL.
         tls_1_3_only: mesh.tls_1_3_only && !is_of_mesh,
@@ -119,12 +108,38 @@ fn mode(tls: &ClientTls) -> Option<TlsOriginationMode> {
     }
 }
 
-/// TLS with the files that are found by their names and nothing else, to see whether they can be used; `None` where there are
-/// none to look for.
-pub(crate) fn of_found_files(tls: &ClientTls, files: Files<'_>) -> Option<TlsOrigination> {
-    let credential = credential(tls, files).ok().flatten()?;
-    let ca = if tls.insecure_skip_verify { CaSource::Unverified } else { CaSource::System };
-    Some(TlsOrigination { mode: mode(tls)?, ca, credential: Some(credential), ..TlsOrigination::simple() })
+fn ca(tls: &ClientTls) -> CaSource {
+    let verifies = tls.mode == TlsMode::IstioMutual || !tls.insecure_skip_verify;
+    match &tls.ca_certificates {
+        _ if !verifies => CaSource::Unverified,
+        Some(path) => CaSource::File(path.clone()),
+        None => CaSource::System,
+    }
+}
+
+fn identity(tls: &ClientTls) -> Option<ClientIdentity> {
+    match (&tls.client_certificate, &tls.private_key) {
+        (Some(certificate), Some(private_key)) if tls.mode == TlsMode::Mutual => {
+            Some(ClientIdentity { certificate: certificate.clone(), private_key: private_key.clone() })
+        }
+        _ => None,
+    }
+}
+
+/// TLS with its files and nothing else, to see whether they can be used: those that are found by their names, and with `own`
+/// those that the rule names by their paths; `None` where there are none to look for.
+pub(crate) fn of_files(tls: &ClientTls, files: Files<'_>, own: bool) -> Option<TlsOrigination> {
+    let mode = mode(tls)?;
+    let credential = credential(tls, files).ok()?;
+    if credential.is_none() && !own {
+        return None;
+    }
+    let found = TlsOrigination { mode, ca: ca(tls), credential, ..TlsOrigination::simple() };
+    Some(match (own, &found.ca) {
+        (true, _) => TlsOrigination { ca_crl: tls.ca_crl.clone(), identity: identity(tls), ..found },
+        (false, CaSource::File(_)) => TlsOrigination { ca: CaSource::System, ..found },
+        (false, CaSource::System | CaSource::Unverified) => found,
+    })
 }
 
 /// Why TLS can't be made as asked, before any file is looked at.

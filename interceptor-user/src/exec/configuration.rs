@@ -9,9 +9,10 @@ use anyhow::Context;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::findings::Findings;
-use crate::analysis::{self, Audience};
+use crate::analysis::{self, Audience, Flags};
 use crate::compile::{CompileSettings, Compiler, NodePaths, Role};
 use crate::datapath;
+use crate::proxy::upstream::look_at_files;
 use crate::resource::{Diagnostic, World};
 use crate::settings::ExecSettings;
 use crate::snapshot::Snapshot;
@@ -40,9 +41,9 @@ impl Configuration {
         });
         let mut told = Findings::default();
         // Both take long, and neither needs the other.
-        let client = Audience::Client(&settings.client);
+        let own = compiler.settings().clone();
         let (analysed, (snapshot, findings)) = thread::scope(|scope| {
-            let analysing = scope.spawn(|| analysis::find(&world, client));
+            let analysing = scope.spawn(|| analyse(&world, &own));
             let compiled = compiler.compile(&world);
             (analysing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
         });
@@ -123,8 +124,14 @@ fn tell(
     texts: &Texts,
     told: &mut Findings,
 ) {
-    let client = Audience::Client(&settings.client);
     let mut diagnostics = known.concat();
-    diagnostics.extend(analysis::find(world, client));
+    diagnostics.extend(analyse(world, settings));
     told.tell(diagnostics, texts);
+}
+
+/// What is wrong with resources and with the files that they name: the proxy is on this machine.
+fn analyse(world: &World, settings: &CompileSettings) -> Vec<Diagnostic> {
+    let mut found = analysis::find(world, Audience::Client(&settings.client));
+    found.extend(analysis::unusable_files(world, Flags::of(settings), |tls| look_at_files(tls).err()));
+    found
 }

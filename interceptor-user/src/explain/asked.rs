@@ -66,6 +66,8 @@ pub struct Outside {
     pub look_at_server: fn(&TlsTermination) -> ServerFiles,
     /// See [`Question::look_at_files`].
     pub look_at_files: fn(&TlsOrigination) -> Result<TlsOrigination, String>,
+    /// See [`Question::is_proxy_here`].
+    pub is_proxy_here: bool,
 }
 
 impl Asked {
@@ -104,6 +106,7 @@ impl Asked {
             redirect: of.redirect.clone(),
             redirect_by: of.redirect_by.to_vec(),
             look_at_files: outside.look_at_files,
+            is_proxy_here: outside.is_proxy_here,
         };
         let mut explanation = explain(of.world, of.snapshot, of.settings, &question);
         if self.resolve {

@@ -4,6 +4,7 @@ use super::destinations::subset_of;
 use super::explanation::{Place, Step};
 use super::{Context, merged, places, words};
 use crate::compile::tls::is_server_name;
+use crate::proxy::upstream::UpstreamError;
 use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
 use crate::snapshot::{CaSource, Cluster, TlsOrigination, TlsOriginationMode};
@@ -82,8 +83,18 @@ fn files(context: Context<'_>, tls: &TlsOrigination) -> Vec<String> {
             let here = format!("the files are here and can be used; {HERE}");
             [verification(&found)].into_iter().chain(identity).chain([here]).collect()
         }
-        Err(reason) if tls.credential.is_some() => vec![format!("the files can't be used: {reason}; {HERE}")],
-        Err(reason) => vec![verification(tls), format!("the files can't be used here: {reason}; {HERE}")],
+        Err(reason) if tls.credential.is_some() || context.question.is_proxy_here => {
+            vec![format!("the files can't be used: {reason}; {HERE}")]
+        }
+        Err(reason) => {
+            let failure = UpstreamError::TlsUnavailable(reason.as_str().into());
+            let here = format!(
+                "a proxy on this machine, as that of exec, answers {} with the body {:?}",
+                failure.status(),
+                failure.body(false)
+            );
+            vec![verification(tls), format!("the files can't be used here: {reason}; {HERE}"), here]
+        }
     }
 }
 

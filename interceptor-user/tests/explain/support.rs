@@ -23,6 +23,7 @@ pub(crate) struct Case {
     resolved: Option<Vec<IpAddr>>,
     method: Method,
     headers: HeaderMap,
+    is_proxy_here: bool,
 }
 
 impl Case {
@@ -67,7 +68,14 @@ impl Case {
             resolved: None,
             method: Method::GET,
             headers: HeaderMap::new(),
+            is_proxy_here: false,
         }
+    }
+
+    /// Asked of a proxy that runs.
+    pub(crate) fn of_proxy(mut self) -> Self {
+        self.is_proxy_here = true;
+        self
     }
 
     pub(crate) fn registry_only(mut self) -> Self {
@@ -169,6 +177,7 @@ impl Case {
             sni: self.sni.clone(),
             redirect: self.redirect.clone(),
             redirect_by: Vec::new(),
+            is_proxy_here: self.is_proxy_here,
             look_at_files: |tls| match tls.ca {
                 CaSource::System => Ok(tls.clone()),
                 CaSource::File(_) | CaSource::Unverified => Err("no such file".into()),

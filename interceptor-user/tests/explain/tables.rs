@@ -311,6 +311,21 @@ fn certificate_files_are_said_to_be_there_or_not() {
         // A rule's own files may be elsewhere where the proxy runs.
         assert!(explanation.is_carried(), "{text}");
     }
+    let unusable = || case("SIMPLE, caCertificates: /etc/own.pem");
+    let body = "remote connection failure, transport failure reason: no such file";
+    for (case, is_carried, answer) in [
+        (
+            unusable(),
+            true,
+            "a proxy on this machine, as that of exec, answers 503 Service Unavailable with the body",
+        ),
+        (unusable().of_proxy(), false, "client sees   503 Service Unavailable from the proxy, with the body"),
+    ] {
+        let explanation = case.ask("http://httpbin.org/");
+        let text = explanation.to_string();
+        assert!(text.lines().any(|line| line.contains(answer) && line.contains(body)), "{text}");
+        assert_eq!(explanation.is_carried(), is_carried, "{text}");
+    }
 }
 
 #[test]
