@@ -66,6 +66,7 @@ pub(crate) fn requests(
         );
     }
     check_redirected(row, &seen, connections)?;
+    ensure!((job == Job::Gateway) == (seen.gateway.total_us() > 0.0), "the requests went another way");
     if keep == Keep::Open {
         // wrk makes one more, to try.
         check_kept(&seen, connections + 1)?;

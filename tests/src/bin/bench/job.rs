@@ -23,6 +23,8 @@ pub(crate) enum Job {
     HandshakeResumed,
     /// HTTP/1.1 in, HTTP/2 over TLS out.
     Http2,
+    /// The same to an egress gateway, which sends it on in clear.
+    Gateway,
     Opaque,
 }
 
@@ -32,11 +34,11 @@ impl Job {
         if self.is_tls() && row != Row::Direct { ORIGINATED } else { self.server_port() }
     }
 
-    /// The server's port that a proxy connects to.
+    /// The server's port that a proxy connects to, or the gateway's.
     pub(crate) fn server_port(self) -> u16 {
         match self {
             Self::Plain | Self::Logged => PLAIN,
-            Self::Originate => TLS,
+            Self::Originate | Self::Gateway => TLS,
             Self::HandshakeFull => TLS_FULL,
             Self::HandshakeResumed => TLS_TICKETS,
             Self::Http2 => TLS_HTTP2,
@@ -47,7 +49,9 @@ impl Job {
     /// Whether TLS is spoken there.
     pub(crate) fn is_tls(self) -> bool {
         match self {
-            Self::Originate | Self::HandshakeFull | Self::HandshakeResumed | Self::Http2 => true,
+            Self::Originate | Self::HandshakeFull | Self::HandshakeResumed | Self::Http2 | Self::Gateway => {
+                true
+            }
             Self::Plain | Self::Logged | Self::Opaque => false,
         }
     }
@@ -56,7 +60,7 @@ impl Job {
     pub(crate) fn is_seen(self) -> bool {
         match self {
             Self::HandshakeFull | Self::HandshakeResumed | Self::Http2 => true,
-            Self::Plain | Self::Logged | Self::Originate | Self::Opaque => false,
+            Self::Plain | Self::Logged | Self::Originate | Self::Gateway | Self::Opaque => false,
         }
     }
 
@@ -74,7 +78,7 @@ impl Job {
     pub(crate) fn check(self, saw: &Saw, figures: &mut Figures) -> anyhow::Result<()> {
         let resumed_percent = saw.resumed / saw.handshakes * 100.0;
         match self {
-            Self::Plain | Self::Logged | Self::Originate | Self::Opaque => return Ok(()),
+            Self::Plain | Self::Logged | Self::Originate | Self::Gateway | Self::Opaque => return Ok(()),
             Self::Http2 => {
                 ensure!(saw.http2 == saw.requests, "the server saw other requests than HTTP/2: {saw:?}");
                 return Ok(());

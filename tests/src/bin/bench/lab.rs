@@ -41,6 +41,7 @@ pub(crate) enum Rules {
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) netns: Netns,
+    pub(crate) address: Ipv4Addr,
     rules: Rules,
     _cable: Veth,
 }
@@ -59,6 +60,8 @@ impl Lab {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let outside = Netns::new()?;
         tune(&outside)?;
+        // From place to place, too.
+        outside.sysctl("net/ipv4/ip_forward", "1")?;
         outside.ip(&format!("route add local {SERVER}/32 dev lo\n"))?;
         let ca = Ca::new("throw-away root")?;
         let web = Web::start(&outside, &ca)?;
@@ -73,13 +76,15 @@ impl Lab {
         tune(&netns)?;
         let cable = Veth::new(&netns, "eth0", &self.outside, &format!("place{number}"))?;
         // Below the ranges that are excluded somewhere: enough for some thousands.
-        let subnet = format!("10.{}.{}", 66 + (number >> 8), number & 0xff);
+        let [high, low] = number.to_be_bytes();
+        let subnet = format!("10.{}.{low}", 66 + high);
         self.outside.ip(&format!("addr add {subnet}.1/24 dev place{number}\n"))?;
         netns.ip(&format!("addr add {subnet}.2/24 dev eth0\nroute add default via {subnet}.1\n"))?;
         if let Some(text) = rules.text() {
             restore(&netns, &text)?;
         }
-        Ok(Place { netns, rules, _cable: cable })
+        let address = Ipv4Addr::new(10, 66 + high, low, 2);
+        Ok(Place { netns, address, rules, _cable: cable })
     }
 }
 

@@ -7,6 +7,7 @@ mod carry;
 mod client;
 mod connect;
 mod cpu;
+mod gateway;
 mod job;
 mod lab;
 mod machine;

@@ -6,32 +6,41 @@ use std::process::Command;
 
 use interceptor_tests::{Daemon, Dir};
 
+use crate::gateway::Hop;
 use crate::job::Job;
 use crate::lab::{self, HOST, Lab, PROXY, Place, SERVER};
 use crate::row::ACCESS_LOG;
 
 const ENVOY: &str = include_str!("envoy.yaml");
 
-pub(crate) fn envoy(lab: &Lab, place: &Place, dir: &Dir, job: Job) -> anyhow::Result<Daemon> {
+/// One worker, and a log that is flushed each second, as Istio has it.
+pub(crate) const ENVOY_FLAGS: [&str; 7] = [
+    "--concurrency",
+    "1",
+    "--disable-hot-restart",
+    "--log-level",
+    "error",
+    "--file-flush-interval-msec",
+    "1000",
+];
+
+pub(crate) fn envoy(lab: &Lab, place: &Place, dir: &Dir, job: Job, gateway: &Hop) -> anyhow::Result<Daemon> {
     let mut config = ENVOY
         .replace("CA_FILE", &lab.ca.root().display().to_string())
         .replace("TLS_PORT", &job.server_port().to_string());
+    let server = if job == Job::Gateway { gateway.place.address } else { SERVER };
+    config = config.replace("TLS_ADDRESS", &server.to_string());
     match job {
         Job::Http2 => config = config.replace("# HTTP2 ", ""),
+        Job::Gateway => {
+            config = gateway.fill(&config.replace("# HTTP2 ", "").replace("# GATEWAY ", ""), lab);
+        }
         Job::Logged => config = config.replace("# LOG ", ""),
         Job::Plain | Job::Originate | Job::HandshakeFull | Job::HandshakeResumed | Job::Opaque => {}
     }
     let config = dir.write("envoy.yaml", config)?;
     let mut command = lab::exempt(place, &interceptor_tests::envoy_binary()?.display().to_string());
-    command.arg("-c").arg(config).args([
-        "--concurrency",
-        "1",
-        "--disable-hot-restart",
-        "--log-level",
-        "error",
-        "--file-flush-interval-msec",
-        "1000",
-    ]);
+    command.arg("-c").arg(config).args(ENVOY_FLAGS);
     ready(command, "envoy", place, dir)
 }
 

@@ -247,7 +247,7 @@ mod tests {
     use crate::window::Seen;
 
     fn measured(cpu_us: f64, others: f64) -> anyhow::Result<Measured> {
-        let seen = Seen { proxy: CpuTime::default(), others, redirected: 0.0 };
+        let seen = Seen { proxy: CpuTime::default(), gateway: CpuTime::default(), others, redirected: 0.0 };
         Ok(Measured { seen, figures: Figures::from([("cpu_us", cpu_us)]) })
     }
 

@@ -8,6 +8,7 @@ use anyhow::Context;
 use interceptor_tests::{Cgroup, Daemon, Dir};
 
 use crate::client::Client;
+use crate::gateway::Hop;
 use crate::job::Job;
 use crate::lab::{self, Lab, Place};
 use crate::peers;
@@ -43,6 +44,8 @@ pub(crate) struct Running<'lab> {
     pub(crate) client: Client,
     /// The proxy's processes, without those that stand for the client.
     pub(crate) proxy: Vec<u32>,
+    /// The egress gateway behind it.
+    pub(crate) gateway: Option<Daemon>,
     pub(crate) lab: &'lab Lab,
     pub(crate) place: &'lab Place,
     _daemon: Option<Daemon>,
@@ -50,6 +53,8 @@ pub(crate) struct Running<'lab> {
     /// The proxy's, if it has one.
     pub(crate) cgroup: Option<Cgroup>,
 }
+
+pub(crate) const ONE_WORKER: [&str; 2] = ["--workers", "1"];
 
 /// The access log in a row's directory; haproxy's is on its standard output.
 pub(crate) const ACCESS_LOG: &str = "access.log";
@@ -59,11 +64,16 @@ pub(crate) const ACCESS_LOG: &str = "access.log";
 pub(crate) struct Places {
     plain: Place,
     istio: Place,
+    gateway: Hop,
 }
 
 impl Places {
     pub(crate) fn new(lab: &Lab) -> anyhow::Result<Self> {
-        Ok(Self { plain: lab.place(lab::Rules::None)?, istio: lab.place(lab::Rules::Istio)? })
+        Ok(Self {
+            plain: lab.place(lab::Rules::None)?,
+            istio: lab.place(lab::Rules::Istio)?,
+            gateway: Hop::new(lab)?,
+        })
     }
 
     pub(crate) fn of(&self, row: Row) -> &Place {
@@ -82,16 +92,17 @@ impl<'lab> Running<'lab> {
         let dir = Dir::new()?;
         let daemon = match row {
             Row::Direct | Row::Interceptor | Row::OneWorker => None,
-            Row::Envoy => Some(peers::envoy(lab, place, &dir, job)?),
+            Row::Envoy => Some(peers::envoy(lab, place, &dir, job, &places.gateway)?),
             Row::Nginx => Some(peers::nginx(lab, place, &dir, job)?),
             Row::Haproxy => Some(peers::haproxy(lab, place, &dir, job)?),
         };
         let command = match row {
             Row::Interceptor => intercepted(lab, place, &dir, job, &[])?,
-            Row::OneWorker => intercepted(lab, place, &dir, job, &["--workers", "1"])?,
+            Row::OneWorker => intercepted(lab, place, &dir, job, &ONE_WORKER)?,
             Row::Direct | Row::Envoy | Row::Nginx | Row::Haproxy => client(place)?,
         };
-        Self::start(command, lab, place, daemon, None, dir)
+        let gateway = (job == Job::Gateway).then(|| places.gateway.start(lab, &dir, row)).transpose()?;
+        Ok(Self { gateway, ..Self::start(command, lab, place, daemon, None, dir)? })
     }
 
     /// Starts the interceptor with its resources and whatever else is in `dir`.
@@ -116,7 +127,7 @@ impl<'lab> Running<'lab> {
             None if client.started_pid() == client.pid() => Vec::new(),
             None => crate::cpu::tree(client.started_pid(), Some(client.pid()))?,
         };
-        Ok(Self { client, proxy, lab, place, _daemon: daemon, dir, cgroup })
+        Ok(Self { client, proxy, gateway: None, lab, place, _daemon: daemon, dir, cgroup })
     }
 }
 

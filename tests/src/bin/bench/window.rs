@@ -18,6 +18,7 @@ pub(crate) struct Window {
 #[derive(Debug)]
 struct Moment {
     proxy: CpuTime,
+    gateway: CpuTime,
     ours_us: f64,
     machine_us: f64,
     accepted: f64,
@@ -26,7 +27,9 @@ struct Moment {
 /// What a window saw.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen {
+    /// With its gateway.
     pub(crate) proxy: CpuTime,
+    pub(crate) gateway: CpuTime,
     /// CPUs that others kept busy.
     pub(crate) others: f64,
     /// Connections that reached the proxy.
@@ -48,6 +51,7 @@ impl Window {
         let others_us = after.machine_us - self.before.machine_us - ours_us;
         Ok(Seen {
             proxy: after.proxy - self.before.proxy,
+            gateway: after.gateway - self.before.gateway,
             others: (others_us / elapsed_us).max(0.0),
             redirected: after.accepted - self.before.accepted,
         })
@@ -57,9 +61,13 @@ impl Window {
 impl Moment {
     fn now<'a>(running: impl IntoIterator<Item = &'a Running<'a>>) -> anyhow::Result<Self> {
         let bench = cpu::of_process(std::process::id(), true)?;
-        let (mut proxy, mut others, mut accepted, mut web) = (CpuTime::default(), bench, 0.0, None);
+        let (mut proxy, mut gateway) = (CpuTime::default(), CpuTime::default());
+        let (mut others, mut accepted, mut web) = (bench, 0.0, None);
         for row in running {
             proxy = proxy + cpu::of_processes(&row.proxy)?;
+            if let Some(daemon) = &row.gateway {
+                gateway = gateway + cpu::of_process(daemon.pid(), false)?;
+            }
             others = others + cpu::of_process(row.client.pid(), true)?;
             accepted += row.place.accepted()?;
             web = Some(row.lab.web.pid());
@@ -67,8 +75,9 @@ impl Moment {
         if let Some(pid) = web {
             others = others + cpu::of_process(pid, false)?;
         }
+        let proxy = proxy + gateway;
         let ours_us = (proxy + others).total_us();
-        Ok(Self { proxy, ours_us, machine_us: cpu::of_machine()?, accepted })
+        Ok(Self { proxy, gateway, ours_us, machine_us: cpu::of_machine()?, accepted })
     }
 }
 
@@ -83,6 +92,7 @@ impl Seen {
             figures.insert("cpu_us", self.proxy.total_us() / operations);
             figures.insert("cpu_user_us", self.proxy.user_us / operations);
             figures.insert("cpu_system_us", self.proxy.system_us / operations);
+            figures.insert("gateway_cpu_us", self.gateway.total_us() / operations);
         }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Workload {
     HandshakeResumed,
     /// HTTP/1.1 from the client, HTTP/2 over TLS to the server
     OriginateH2,
+    /// The same to an egress gateway, which ends the TLS: two proxies
+    Gateway,
     /// HTTP/1.1, a thousand requests a second on one connection
     Paced,
     /// Opaque TCP connections of 64 bytes, one after the other
@@ -57,7 +59,7 @@ pub(crate) type Column = (&'static str, &'static str, usize);
 const RATIO: Column = ("ratio", "interceptor ÷ row", 2);
 
 impl Workload {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Connect,
         Self::Keepalive,
         Self::Log,
@@ -66,6 +68,7 @@ impl Workload {
         Self::HandshakeFull,
         Self::HandshakeResumed,
         Self::OriginateH2,
+        Self::Gateway,
         Self::Paced,
         Self::Exchange,
         Self::Download,
@@ -84,6 +87,7 @@ impl Workload {
             Self::HandshakeFull => "handshake-full",
             Self::HandshakeResumed => "handshake-resumed",
             Self::OriginateH2 => "originate-h2",
+            Self::Gateway => "gateway",
             Self::Paced => "paced",
             Self::Exchange => "exchange",
             Self::Download => "download",
@@ -109,6 +113,9 @@ impl Workload {
             Self::OriginateH2 => {
                 "TLS origination: HTTP/1.1 in, HTTP/2 over TLS out, 32 connections kept open"
             }
+            Self::Gateway => {
+                "Two hops: HTTP/1.1 in, HTTP/2 in mutual TLS to an egress gateway, HTTP/1.1 out, 32 connections kept open"
+            }
             Self::Paced => "HTTP/1.1, 1,000 requests a second on one connection",
             Self::Exchange => "Opaque TCP: connect, 64 bytes from the server, close; one after the other",
             Self::Download => "Opaque TCP, one stream from the server",
@@ -132,6 +139,17 @@ impl Workload {
                 ("p50_us", "p50 µs", 0),
                 ("p99_us", "p99 µs", 0),
                 ("cpu_us", "proxy CPU µs/request", 1),
+                ("cpu_user_us", "user", 1),
+                ("cpu_system_us", "system", 1),
+                RATIO,
+                ("redirected", "redirected", 0),
+            ],
+            Self::Gateway => &[
+                ("requests_per_s", "requests/s", 0),
+                ("p50_us", "p50 µs", 0),
+                ("p99_us", "p99 µs", 0),
+                ("cpu_us", "both proxies' CPU µs/request", 1),
+                ("gateway_cpu_us", "the gateway's", 1),
                 ("cpu_user_us", "user", 1),
                 ("cpu_system_us", "system", 1),
                 RATIO,
@@ -210,6 +228,7 @@ impl Workload {
             | Self::HandshakeFull
             | Self::HandshakeResumed
             | Self::OriginateH2
+            | Self::Gateway
             | Self::Paced
             | Self::Exchange
             | Self::Pods => Some("cpu_us"),
@@ -222,6 +241,7 @@ impl Workload {
         match self {
             // wrk speaks no HTTP/2, and nginx none to servers.
             Self::OriginateH2 => row != Row::Direct && row != Row::Nginx,
+            Self::Gateway => matches!(row, Row::Interceptor | Row::OneWorker | Row::Envoy),
             // Without a proxy there is nothing to tell.
             Self::HandshakeFull => row != Row::Direct,
             Self::Memory | Self::Log | Self::HandshakeResumed => row != Row::Direct && row != Row::OneWorker,
@@ -263,6 +283,7 @@ impl Workload {
             Self::HandshakeFull => each(&|row| requests(row, Job::HandshakeFull, Keep::Open)),
             Self::HandshakeResumed => each(&|row| requests(row, Job::HandshakeResumed, Keep::Open)),
             Self::OriginateH2 => each(&|row| requests(row, Job::Http2, Keep::Open)),
+            Self::Gateway => each(&|row| requests(row, Job::Gateway, Keep::Open)),
             Self::Paced => each(&|row| carry::paced(start(row, Job::Plain)?, row, effort)),
             Self::Exchange => each(&|row| carry::exchanges(start(row, Job::Opaque)?, row, effort)),
             Self::Download => each(&|row| carry::download(start(row, Job::Opaque)?, row, effort)),
