@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,13 +88,10 @@ impl Control {
         };
         let besides =
             Besides { guard: wanted.redirect.enforced.is_some(), capture_dns: wanted.client.learned_names };
-        if pod.attached != Some((cgroup, besides)) {
-            // From here on connections of a pod that is new are refused until it is carried.
-            let opened =
-                File::open(&directory).with_context(|| format!("can't open {}", directory.display()))?;
-            pod.attached = Some((self.datapath.attach_pod(opened, besides)?, besides));
-            self.datapath.decide_again(cgroup)?;
-        }
+        // From here on connections of a pod that is new are refused until it is carried. On one that is served unenforced the
+        // guard comes after the policy: it would drop what that still lets around the proxy, and those connections would hang.
+        let guard = besides.guard && !is_served_unenforced(pod, cgroup);
+        self.attach(pod, cgroup, &directory, Besides { guard, ..besides })?;
         if let Some(carried) = &pod.carried
             && let Some(failure) = self.failure(carried)
         {
@@ -105,6 +103,7 @@ impl Control {
             .context("can't look at its network namespace")?;
         let Some(netns) = found.or_else(|| pod.announced.clone()) else {
             // Between sandboxes; or nothing of it runs yet.
+            self.attach(pod, cgroup, &directory, besides)?;
             pod.has_netns = false;
             if pod.carried.is_none() {
                 pod.retry.later();
@@ -119,9 +118,11 @@ impl Control {
             return Ok(());
         };
         if pod.carried.as_ref().is_some_and(|carried| carried.netns != netns) {
+            self.attach(pod, cgroup, &directory, besides)?;
             self.stop_carrying(pod)?;
         }
         let name = pod.name();
+        let mut done = None;
         match &mut pod.carried {
             Some(carried) if carried.names.is_some() == client.learned_names => {
                 if carried.client != client {
@@ -133,7 +134,7 @@ impl Control {
                     self.change_redirect(uid, carried, wanted)?;
                     tell_note(&name, told.as_ref(), carried.routes.note.as_ref());
                     pod.old_network = None;
-                    tracing::info!("pod {name}: the annotations' policy is in effect");
+                    done = Some("the annotations' policy is in effect");
                 }
             }
             Some(_) | None => {
@@ -142,15 +143,38 @@ impl Control {
                 tell_note(&name, told, carried.routes.note.as_ref());
                 pod.old_network = None;
                 match pod.carried.replace(carried) {
-                    None => tracing::info!("pod {name}: enrolled"),
+                    None => done = Some("enrolled"),
                     // The kernel sends nothing there any more.
                     Some(before) => {
                         self.proxy.remove(before.workload, self.settings.drain);
-                        let begins = if wanted.client.learned_names { "begins" } else { "has ended" };
-                        tracing::info!("pod {name}: the capture of its DNS {begins}");
+                        done = Some(match wanted.client.learned_names {
+                            true => "the capture of its DNS begins",
+                            false => "the capture of its DNS has ended",
+                        });
                     }
                 }
             }
+        }
+        self.attach(pod, cgroup, &directory, besides)?;
+        if let Some(done) = done {
+            tracing::info!("pod {name}: {done}");
+        }
+        Ok(())
+    }
+
+    /// Puts the programs on that are to be there.
+    fn attach(
+        &mut self,
+        pod: &mut Pod,
+        cgroup: CgroupId,
+        directory: &Path,
+        besides: Besides,
+    ) -> anyhow::Result<()> {
+        if pod.attached != Some((cgroup, besides)) {
+            let opened =
+                File::open(directory).with_context(|| format!("can't open {}", directory.display()))?;
+            pod.attached = Some((self.datapath.attach_pod(opened, besides)?, besides));
+            self.datapath.decide_again(cgroup)?;
         }
         Ok(())
     }
@@ -296,6 +320,12 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// Whether its connections are served by a policy that lets some go around the proxy.
+fn is_served_unenforced(pod: &Pod, cgroup: CgroupId) -> bool {
+    pod.attached.is_some_and(|(attached, besides)| attached == cgroup && !besides.guard)
+        && pod.carried.as_ref().is_some_and(|carried| carried.redirect.enforced.is_none())
 }
 
 fn first_of_family(addresses: &[IpAddr], is_v4: bool) -> Option<IpAddr> {

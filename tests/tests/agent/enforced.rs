@@ -1,7 +1,7 @@
 //! Pods that are enforced by an annotation of their own or of their namespace, from the moment it is written.
 
 use anyhow::Context;
-use interceptor_tests::{Node, NodePod, World, eventually};
+use interceptor_tests::{Daemon, Dir, Node, NodePod, Origin, World, eventually};
 use serde_json::json;
 
 const ENFORCE: &str = "  annotations: {egress.interceptor.io/enforce: gateway}\n";
@@ -60,6 +60,68 @@ fn an_annotation_puts_the_guard_on_and_takes_it_off() -> anyhow::Result<()> {
     pod.describe("")?;
     eventually("the guard to be off", || datagrams(&pod, &own).is_ok_and(|said| said == "out\nout\n"))?;
     assert_eq!(dump(&node, "pods")?[0]["guard"], false);
+    agent.stop()
+}
+
+/// Connections that begin while enforcement is switched on and off go around the proxy or through it. One whose first packet the
+/// guard drops would hang.
+#[test]
+fn no_connection_hangs_when_enforcement_begins() -> anyhow::Result<()> {
+    // Each prints how it went and whether it was slow: 1 s is when a dropped packet is sent again.
+    const CONNECT: &str = "
+import socket, sys, time
+while True:
+    began = time.monotonic()
+    client = socket.socket()
+    client.settimeout(5)
+    try:
+        client.connect((sys.argv[1], int(sys.argv[2])))
+        end = 'made'
+    except OSError as error:
+        end = 'failed: ' + str(error)
+    print(end, 'late' if time.monotonic() - began > 0.9 else 'at once', flush=True)
+    client.close()
+    # The server is not to be what is slow.
+    time.sleep(0.001)
+";
+    const EXCLUDED: &str = "  annotations: {traffic.sidecar.istio.io/excludeOutboundIPRanges: 0.0.0.0/0";
+    let world = World::shared()?;
+    let server = Origin::start(&world.outside, "203.0.113.10:9077".parse()?, |_stream| Ok(()))?;
+    let node = Node::new()?;
+    let agent = node.agent(&[])?;
+    let pod = node.pod("web", &format!("{EXCLUDED}}}\n"))?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    pod.wait_enrolled(&agent)?;
+    let dir = Dir::new()?;
+    let (address, port) = (server.address.ip().to_string(), server.address.port().to_string());
+    let mut command = pod.command("python3");
+    command.args(["-c", CONNECT, &address, &port]);
+    let connecting = Daemon::spawn(&mut command, &dir.join("connects"))?
+        .wait_ready("a connection", || {
+            std::fs::read_to_string(dir.join("connects")).is_ok_and(|said| said.contains("made"))
+        })?;
+    for _ in 0..10 {
+        let own = world.dns.address.to_string();
+        for (annotations, expected) in [
+            (
+                format!("{EXCLUDED}, egress.interceptor.io/enforce: gateway}}\n"),
+                "Operation not permitted\nout\n",
+            ),
+            (format!("{EXCLUDED}}}\n"), "out\nout\n"),
+        ] {
+            pod.describe(&annotations)?;
+            eventually("it to be in effect", || datagrams(&pod, &own).is_ok_and(|said| said == expected))?;
+            let before = connecting.said().lines().count();
+            eventually("connections since", || connecting.said().lines().count() > before + 10)?;
+        }
+    }
+    let dropped = dump(&node, "stats")?;
+    let mut rows = dropped.as_array().context("rows")?.iter();
+    let dropped = rows.find(|row| row["reason"] == "enforced_packet");
+    let slow: Vec<String> =
+        connecting.said().lines().filter(|line| *line != "made at once").map(str::to_owned).collect();
+    assert!(slow.is_empty() && dropped.is_none(), "{slow:?}, {dropped:?}");
     agent.stop()
 }
 
