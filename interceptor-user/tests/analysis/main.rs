@@ -10,6 +10,7 @@ mod kubernetes;
 mod mutations;
 mod output;
 mod schema;
+mod secrets;
 mod seeds;
 mod service_entries;
 mod support;
