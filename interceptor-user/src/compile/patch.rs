@@ -105,7 +105,11 @@ impl Previous {
         for (old, new) in entries {
             for entry in old.iter().chain(new) {
                 hosts.extend(entry.hosts.iter().map(|host| Arc::clone(&host.value)));
-                if entry.workload_selector.is_some() {
+                // A Service has its entry's subjectAltNames, too.
+                let is_kubernetes = |host: &Arc<str>| self.registry.of_host(host).any(Service::is_kubernetes);
+                if entry.workload_selector.is_some()
+                    || entry.hosts.iter().any(|host| is_kubernetes(&host.value))
+                {
                     return None;
                 }
             }

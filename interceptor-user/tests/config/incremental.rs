@@ -68,8 +68,9 @@ impl Written {
                 let addresses = ["", "", "", "", "addresses: [10.0.0.1], "][three / 13 % 5];
                 let addresses = if hosts.contains('*') { "" } else { addresses };
                 let export_to = ["", "", "", "exportTo: ['.'], ", "exportTo: [default], "][four % 5];
+                let names = ["", "subjectAltNames: [s.example.com], "][four / 5 % 2];
                 format!(
-                    "{{hosts: [{hosts}], {export_to}{addresses}ports: [{ports}], resolution: {resolution}}}"
+                    "{{hosts: [{hosts}], {export_to}{names}{addresses}ports: [{ports}], resolution: {resolution}}}"
                 )
             }
             "ServiceEntry" => {

@@ -23,7 +23,8 @@ use super::{Activity, Broken, Turn, end_direction, was_reset};
 
 /// As much as users without CAP_SYS_RESOURCE get by default (fs.pipe-max-size).
 const PIPE_BYTES: usize = 1 << 20;
-/// What a pipe takes for a sink that had no room for what came last: a thousand slow clients hold no more than that each.
+/// What a pipe takes for a sink that had no room for what came last. Slow clients hold no more than that each; who reads
+/// fast and then stops at once may hold a whole pipe.
 const BEHIND_BYTES: usize = 128 << 10;
 /// Who fills it at once has more: it takes a pipe from then on.
 const BUFFER_BYTES: usize = 16 << 10;

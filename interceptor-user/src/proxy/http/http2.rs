@@ -83,7 +83,11 @@ where
     tokio::select! {
         biased;
         ended = server.as_mut() => return ended,
-        () = ending => {}
+        () = ending => {
+            server.as_mut().graceful_shutdown();
+            // What is answered may wait for the client's window: whoever ends things says for how long.
+            return server.await;
+        }
         () = idle(&activity) => {}
     }
     server.as_mut().graceful_shutdown();

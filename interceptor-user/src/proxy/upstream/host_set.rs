@@ -2,6 +2,7 @@
 //! hashing are made once for a list of hosts, when the first request needs one.
 
 use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use twox_hash::XxHash64;
@@ -30,6 +31,8 @@ struct Group {
     /// When the last of them came.
     newest: Moment,
     table: OnceLock<Arc<Table>>,
+    /// Made for one choice, which a table would outweigh by far.
+    is_passing: bool,
 }
 
 /// Which table, and its size.
@@ -80,6 +83,7 @@ impl HostSet {
                     uniform: true,
                     newest: Moment(0),
                     table: OnceLock::new(),
+                    is_passing: false,
                 }),
             }
         }
@@ -123,7 +127,11 @@ impl HostSet {
         }
         let all = self.groups.iter().flat_map(|group| group.hosts.iter().map(|host| (host, group.placement)));
         let left = all.filter(|(host, _)| stays(host));
-        Cow::Owned(Self::new(left.map(|(host, placement)| (Arc::clone(host), placement))))
+        let mut left = Self::new(left.map(|(host, placement)| (Arc::clone(host), placement)));
+        for group in &mut left.groups {
+            group.is_passing = true;
+        }
+        Cow::Owned(left)
     }
 
     pub(super) fn choose(&self, terms: Terms<'_>) -> Option<&Arc<Host>> {
@@ -172,10 +180,29 @@ impl Group {
             return Some(only).filter(|host| choice.allows(host));
         }
         let hash = hash.unwrap_or_else(random);
+        if self.is_passing {
+            return self.choose_by_rendezvous(hash, choice);
+        }
         match &**self.table.get_or_init(|| Arc::new(Table::new(&self.hosts, hashing))) {
             Table::Ring(ring) => self.first_of(ring.walk(hash), choice),
             Table::Maglev(maglev) => self.first_of(maglev.walk(hash), choice),
         }
+    }
+
+    /// The host that makes most of the hash and its weight (rendezvous hashing): consistent without a table.
+    fn choose_by_rendezvous(&self, hash: u64, choice: Choice<'_>) -> Option<&Arc<Host>> {
+        const STEPS: f64 = (1_u64 << 53) as f64;
+        let score = |host: &Arc<Host>| {
+            let mut hasher = XxHash64::with_seed(hash);
+            host.address.hash(&mut hasher);
+            let uniform = ((hasher.finish() >> 11) as f64 + 0.5) / STEPS;
+            f64::from(host.weight) / -uniform.ln()
+        };
+        let rank = |host: &Arc<Host>| (!choice.avoid.contains(&host.address), score(host));
+        let allowed = self.hosts.iter().filter(|host| choice.allows(host)).map(|host| (rank(host), host));
+        let best = allowed
+            .max_by(|((a_is_new, a), _), ((b_is_new, b), _)| a_is_new.cmp(b_is_new).then(a.total_cmp(b)));
+        best.map(|(_, host)| host)
     }
 
     fn first_of(&self, walk: impl Iterator<Item = usize>, choice: Choice<'_>) -> Option<&Arc<Host>> {

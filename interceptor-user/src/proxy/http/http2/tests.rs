@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -23,10 +24,17 @@ const HALF_OF_HEADERS: &[u8] = &[0, 0, 40, 1, 5, 0, 0, 0, 1, 0x82];
 /// How long a request's answer takes that asks for it.
 const LONG: Duration = Duration::from_secs(3 * 3600);
 
+/// More than the client of [`an_answer_that_waits_for_its_client_is_not_cut_off`] takes at a time.
+const LARGE: usize = 60_000;
+
 type Served = JoinHandle<Result<(), hyper::Error>>;
 
 /// The client's end of a connection that is served as a gateway does.
 fn connection() -> (DuplexStream, Served) {
+    connection_until(pending())
+}
+
+fn connection_until(ending: impl Future<Output = ()> + 'static) -> (DuplexStream, Served) {
     let (client, server) = tokio::io::duplex(64 * 1024);
     let served = tokio::task::spawn_local(async move {
         let (requests, answering) = (Cell::new(0), Rc::new(Cell::new(false)));
@@ -39,12 +47,13 @@ fn connection() -> (DuplexStream, Served) {
                     tokio::time::sleep(LONG).await;
                 }
                 answering.set(false);
-                Ok::<_, Infallible>(Response::new(String::new()))
+                let length = if request.uri().path() == "/large" { LARGE } else { 0 };
+                Ok::<_, Infallible>(Response::new("a".repeat(length)))
             }
         });
         let activity = || Activity { requests: requests.get(), is_answering: answering.get() };
         let stream = FrameTap::new(server, Some(SHARED_HEAD_READ_TIMEOUT));
-        serve_until_idle(stream, service, pending(), activity).await
+        serve_until_idle(stream, service, ending, activity).await
     });
     (client, served)
 }
@@ -105,4 +114,27 @@ async fn a_connection_in_use_goes_on() {
         assert!(idle_since.elapsed() >= SILENCE_MAX, "{:?}", idle_since.elapsed());
     };
     LocalSet::new().run_until(used).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_waits_for_its_client_is_not_cut_off() {
+    let slow = async {
+        let (client, served) = connection_until(tokio::time::sleep(Duration::from_secs(1)));
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(8 * 1024);
+        let (mut sender, driver) = builder.handshake(TokioIo::new(client)).await.unwrap();
+        let driver = tokio::task::spawn_local(driver);
+        let request = Request::get("http://a/large").body(String::new()).unwrap();
+        let mut body = sender.send_request(request).await.unwrap().into_body();
+        tokio::time::sleep(Duration::from_secs(1) + 3 * GOODBYE).await;
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            length += frame.unwrap().data_ref().map_or(0, bytes::Bytes::len);
+        }
+        assert_eq!(length, LARGE);
+        drop(sender);
+        drop(served.await.unwrap());
+        drop(driver.await.unwrap());
+    };
+    LocalSet::new().run_until(slow).await;
 }

@@ -298,3 +298,33 @@ fn what_is_off_limits_is_not_there() {
         }
     }
 }
+
+/// A service with one endpoint off limits and a table of the largest size must not cost a table for each connection.
+#[test]
+fn hashing_over_what_is_left_needs_no_table() {
+    let hosts: Vec<Arc<Host>> =
+        (1..=4).map(|n| Host::new(SocketAddr::from(([10, 0, 0, n], 80)).into(), u32::from(n), NOW)).collect();
+    let all = HostSet::new(hosts.iter().map(|host| (Arc::clone(host), Placement::default())));
+    let off_limits = OffLimits::new([[10, 0, 0, 4].into()].into_iter(), std::iter::empty());
+    let cursor = Default::default();
+    let choice = Choice { everybody: true, avoid: &[], warmup: None, cursor: &cursor, now: NOW };
+    for load_balancer in HASHING {
+        let left = all.within(Some(&off_limits));
+        let chosen = |hash, choice: Choice<'_>| {
+            let terms = Terms { load_balancer, detector: None, hash: Some(hash), choice };
+            Arc::clone(left.choose(terms).unwrap())
+        };
+        let mut taken = [0_u32; 3];
+        for hash in 0..6000 {
+            let first = chosen(hash, choice);
+            assert!(Arc::ptr_eq(&first, &chosen(hash, choice)), "the same for the same");
+            taken[hosts.iter().position(|host| Arc::ptr_eq(host, &first)).unwrap()] += 1;
+            let avoid = [first.address.clone()];
+            assert!(!Arc::ptr_eq(&first, &chosen(hash, Choice { avoid: &avoid, ..choice })), "another one");
+        }
+        for (weight, taken) in (1..).zip(taken) {
+            assert!(taken.abs_diff(1000 * weight) < 200, "{taken} of 6000 by weight {weight} of 6");
+        }
+        assert!(left.groups.iter().all(|group| group.table.get().is_none()));
+    }
+}
