@@ -122,7 +122,10 @@ async fn accept_all(
                 AcceptError::Fatal => return Err(error),
             },
         }
-        let Some(mut ready) = ready else { continue };
+        let Some(mut ready) = ready else {
+            tokio::task::yield_now().await;
+            continue;
+        };
         if is_awaited(listener.get_ref()) {
             // What is carried has its turn before the next one is taken.
             tokio::task::yield_now().await;

@@ -21,12 +21,14 @@ const BEARABLE_PART: usize = 8;
 /// How long threads are watched before it is judged how they do.
 const WINDOW: Duration = Duration::from_millis(20);
 
-/// A thread may carry as many more than another one as have ended within such a time: those are short.
+/// A thread may carry as many more than another one as short ones have ended within such a time.
 const SHORT: Duration = Duration::from_millis(5);
+/// What is short: how long such a connection lives at most.
+const SHORT_LIFE: Duration = Duration::from_millis(100);
 
-/// A thread has no time left when it uses so much of a CPU, in percent.
+/// A thread has no time left when it runs, or waits for a CPU, for so much of the time, in percent.
 const BUSY: u128 = 85;
-/// Others have when they use so much less.
+/// Others have when they use so much less of a CPU.
 const CLEARLY_LESS: u128 = 25;
 
 /// What is seen of a thread from anywhere.
@@ -36,6 +38,8 @@ pub(super) struct Vitals {
     id: AtomicI32,
     begun: AtomicUsize,
     ended: AtomicUsize,
+    /// Of those that have ended, the short ones.
+    short: AtomicUsize,
 }
 
 impl Vitals {
@@ -46,12 +50,8 @@ impl Vitals {
 
     /// Connections that it carries.
     fn open(&self) -> usize {
-        let ended = self.ended();
+        let ended = self.ended.load(Ordering::Relaxed);
         self.begun.load(Ordering::Relaxed).wrapping_sub(ended)
-    }
-
-    fn ended(&self) -> usize {
-        self.ended.load(Ordering::Relaxed)
     }
 
     /// CPU time that it has used; none when it has ended.
@@ -60,28 +60,44 @@ impl Vitals {
         let clock = ClockId::from_raw(!self.id.load(Ordering::Relaxed) << 3 | 6);
         clock_gettime(clock).map_or(Duration::ZERO, Into::into)
     }
+
+    /// CPU time that it has used, and time that it could have used while others had the CPUs. What a thread waits for on a
+    /// crowded node it has not got.
+    fn cpu_and_waiting(&self) -> Duration {
+        // Documentation/scheduler/sched-stats.rst: time on the CPU, time on a run queue, in ns.
+        let path = format!("/proc/self/task/{}/schedstat", self.id.load(Ordering::Relaxed));
+        let times = std::fs::read_to_string(path).ok().and_then(|text| {
+            let mut times = text.split_ascii_whitespace().map_while(|time| time.parse().ok());
+            Some(Duration::from_nanos(times.next()?).saturating_add(Duration::from_nanos(times.next()?)))
+        });
+        times.unwrap_or_else(|| self.cpu())
+    }
 }
 
 /// Counts a connection as one of a thread's and of a workload's for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Load {
     thread: Arc<Vitals>,
+    begun: Instant,
     of_workload: Arc<AtomicUsize>,
     /// Of what a gateway's clients share.
     _share: Option<Share>,
 }
 
 impl Load {
-    fn new(thread: &Arc<Vitals>, workload: &Workload, share: Option<Share>) -> Self {
+    fn new(thread: &Arc<Vitals>, begun: Instant, workload: &Workload, share: Option<Share>) -> Self {
         thread.begun.fetch_add(1, Ordering::Relaxed);
         workload.open.fetch_add(1, Ordering::Relaxed);
-        Self { thread: Arc::clone(thread), of_workload: Arc::clone(&workload.open), _share: share }
+        Self { thread: Arc::clone(thread), begun, of_workload: Arc::clone(&workload.open), _share: share }
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
         self.thread.ended.fetch_add(1, Ordering::Relaxed);
+        if self.begun.elapsed() < SHORT_LIFE {
+            self.thread.short.fetch_add(1, Ordering::Relaxed);
+        }
         self.of_workload.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -104,11 +120,17 @@ impl Placement {
         let mut lately = self.lately.borrow_mut();
         let now = Instant::now();
         if now.saturating_duration_since(lately.since) >= WINDOW {
-            let cpu = self.threads.iter().map(|thread| thread.cpu()).collect();
-            lately.judge(now, self.own, self.threads[self.own].ended(), cpu);
+            let of_thread = |(number, thread): (usize, &Arc<Vitals>)| {
+                if number == self.own { thread.cpu_and_waiting() } else { thread.cpu() }
+            };
+            let used = self.threads.iter().enumerate().map(of_thread).collect();
+            lately.judge(now, self.own, self.threads[self.own].short.load(Ordering::Relaxed), used);
         }
         let place = lately.choose(self.own, self.threads.len(), |number| self.threads[number].open());
-        (Some(place).filter(|place| *place != self.own), Load::new(&self.threads[place], workload, share))
+        (
+            Some(place).filter(|place| *place != self.own),
+            Load::new(&self.threads[place], now, workload, share),
+        )
     }
 }
 
@@ -116,37 +138,42 @@ impl Placement {
 #[derive(Debug)]
 struct Lately {
     since: Instant,
-    /// Connections that had ended until then on this thread, and what CPU time each had used.
+    /// Short connections that had ended until then on this thread, and what time each thread had used.
     ended: usize,
-    cpu: Vec<Duration>,
+    used: Vec<Duration>,
     /// As many are short.
     short: usize,
     /// Threads that have time left, while this one has none.
     helpers: Vec<usize>,
+    /// Threads that have none, while this one has.
+    saturated: Vec<usize>,
     /// Whose turn it is among these and this thread.
     turn: usize,
 }
 
 impl Lately {
     fn new(now: Instant) -> Self {
-        Self { since: now, ended: 0, cpu: Vec::new(), short: 0, helpers: Vec::new(), turn: 0 }
+        let (helpers, saturated) = (Vec::new(), Vec::new());
+        Self { since: now, ended: 0, used: Vec::new(), short: 0, helpers, saturated, turn: 0 }
     }
 
     /// Judges what has happened until `now`.
-    fn judge(&mut self, now: Instant, own: usize, ended: usize, cpu: Vec<Duration>) {
+    fn judge(&mut self, now: Instant, own: usize, ended: usize, used: Vec<Duration>) {
         let passed = now.saturating_duration_since(self.since).as_nanos().max(1);
         let ended_lately = ended.wrapping_sub(self.ended) as u128;
         self.short = usize::try_from(ended_lately * SHORT.as_nanos() / passed).unwrap_or(usize::MAX);
-        let used: Vec<u128> = cpu
+        let parts: Vec<u128> = used
             .iter()
-            .zip(&self.cpu)
-            .map(|(cpu, before)| cpu.saturating_sub(*before).as_nanos() * 100 / passed)
+            .zip(&self.used)
+            .map(|(used, before)| used.saturating_sub(*before).as_nanos() * 100 / passed)
             .collect();
-        let busy = used.get(own).copied().filter(|used| *used >= BUSY);
-        let has_time = |used: u128| busy.is_some_and(|busy| used + CLEARLY_LESS <= busy);
+        let own = parts.get(own).copied().unwrap_or_default();
+        let is_clearly_less = |some: u128, than: u128| than >= BUSY && some + CLEARLY_LESS <= than;
         self.helpers.clear();
-        self.helpers.extend((0..used.len()).filter(|number| has_time(used[*number])));
-        (self.since, self.ended, self.cpu) = (now, ended, cpu);
+        self.helpers.extend((0..parts.len()).filter(|number| is_clearly_less(parts[*number], own)));
+        self.saturated.clear();
+        self.saturated.extend((0..parts.len()).filter(|number| is_clearly_less(own, parts[*number])));
+        (self.since, self.ended, self.used) = (now, ended, used);
     }
 
     /// `own` or another of `threads`.
@@ -155,8 +182,8 @@ impl Lately {
             self.turn = (self.turn + 1) % (self.helpers.len() + 1);
             return self.helpers.get(self.turn).copied().unwrap_or(own);
         }
-        let fewest =
-            (0..threads).fold(own, |best, other| if open(other) < open(best) { other } else { best });
+        let others = (0..threads).filter(|number| !self.saturated.contains(number));
+        let fewest = others.fold(own, |best, other| if open(other) < open(best) { other } else { best });
         let bearable = open(fewest).saturating_add(open(fewest) / BEARABLE_PART).saturating_add(self.short);
         if open(own) <= bearable { own } else { fewest }
     }
@@ -170,11 +197,11 @@ mod tests {
 
     /// Lets `window` pass, in which connections have ended at home and threads have used these parts of a CPU.
     fn pass(lately: &mut Lately, window: Duration, ended: usize, used: &[u32]) {
-        let cpu = used.iter().enumerate().map(|(number, percent)| {
-            lately.cpu.get(number).copied().unwrap_or_default() + window * *percent / 100
+        let used = used.iter().enumerate().map(|(number, percent)| {
+            lately.used.get(number).copied().unwrap_or_default() + window * *percent / 100
         });
-        let (now, cpu) = (lately.since + window, cpu.collect());
-        lately.judge(now, HOME, lately.ended + ended, cpu);
+        let (now, used) = (lately.since + window, used.collect());
+        lately.judge(now, HOME, lately.ended + ended, used);
     }
 
     /// How many of `count` connections that stay go where, with those that are `open` already.
@@ -231,6 +258,27 @@ mod tests {
         // Nobody has: as if nothing were known.
         pass(&mut lately, WINDOW, 0, &[97, 98, 99, 99]);
         assert_eq!(placed(&mut lately, 40, [0; 4]), [11, 10, 10, 9]);
+    }
+
+    #[test]
+    fn who_has_no_time_left_gets_nothing_from_who_has() {
+        let mut lately = begun::<3>();
+        pass(&mut lately, WINDOW, 0, &[1, 99, 50]);
+        let [own, saturated, other] = placed(&mut lately, 40, [50, 5, 50]);
+        assert!(own > 0 && saturated == 0 && other > 0, "{own} {saturated} {other}");
+        pass(&mut lately, WINDOW, 0, &[80, 99, 99]);
+        assert_eq!(placed(&mut lately, 40, [50, 5, 50]), [0, 40, 0]);
+    }
+
+    #[test]
+    fn what_waits_for_a_cpu_has_no_time() {
+        let vitals = Vitals::default();
+        vitals.are_of_this_thread();
+        let (cpu, with_waiting) = (vitals.cpu(), vitals.cpu_and_waiting());
+        while vitals.cpu() < cpu + Duration::from_millis(20) {}
+        let grown = vitals.cpu_and_waiting() - with_waiting;
+        // The kernel brings what it tells there up to date by its ticks.
+        assert!(grown >= Duration::from_millis(10), "{grown:?}");
     }
 
     #[test]
