@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::findings::{Findings, at, named};
 use super::mesh::{Mesh, Service};
 use crate::resource::service_entry::Protocol;
-use crate::resource::virtual_service::{Destination, HttpAction, SourceMatch, is_for_mesh};
+use crate::resource::virtual_service::{Destination, HttpAction, SourceMatch, is_for_mesh, mend_of_unknown};
 use crate::resource::{DestinationRule, Diagnostic, Level, VirtualService, code};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
@@ -185,13 +185,7 @@ fn host_not_found(mesh: &Mesh<'_>, service: &VirtualService, use_: &Use<'_>) -> 
             named(wildcard.meta)
         ));
     }
-    if host.ends_with(".svc.cluster.local") {
-        return finding.mend(
-            "if the cluster has this Service, give its YAML, too; else correct the name (a short one is completed with \
-             the VirtualService's own namespace)",
-        );
-    }
-    finding.mend("declare it with a ServiceEntry")
+    finding.mend(mend_of_unknown(host))
 }
 
 fn check_port_is_named(

@@ -8,7 +8,7 @@ use super::registry::Registry;
 use super::shared::Shared;
 use super::{Client, changes, http_filters, retries};
 use crate::resource::virtual_service::{
-    Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, gateway_meant, is_for_mesh,
+    Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, gateway_meant, is_for_mesh, mend_of_unknown,
 };
 use crate::resource::{Level, Meta, ResourceKey, Retries, VirtualService, string_match};
 use crate::snapshot::{
@@ -229,7 +229,8 @@ impl Translator<'_> {
             }
             None if self.clusters.around_gateway().contains(&cluster.name) => {}
             None if self.registry.of_host(host).next().is_none() => report(format!(
-                "Referenced host not found: \"{host}\": requests get 503 (NC); declare it with a ServiceEntry"
+                "Referenced host not found: \"{host}\": requests get 503 (NC); {}",
+                mend_of_unknown(host)
             )),
             None if !self.registry.of_host(host).any(|known| known.port(port).is_some()) => report(format!(
                 "Referenced host:port not found: \"{host}:{port}\": requests get 503 (NC); declare the port in its \

@@ -300,3 +300,13 @@ pub(super) fn read_destination(field: &Field<'_>, namespace: &Arc<str>) -> Optio
         position: field.position(),
     })
 }
+
+/// What helps where a destination's host is nobody's.
+pub(crate) fn mend_of_unknown(host: &str) -> &'static str {
+    if host.ends_with(".svc.cluster.local") {
+        "if the cluster has this Service, give its YAML, too; else correct the name (a short one is completed with the \
+         VirtualService's own namespace)"
+    } else {
+        "declare it with a ServiceEntry"
+    }
+}

@@ -251,7 +251,7 @@ fn destinations() {
         (
             "[{destination: {host: short}}]",
             "outbound|80||short.default.svc.cluster.local(missing) n",
-            "Referenced host not found",
+            "requests get 503 (NC); if the cluster has this Service, give its YAML, too",
         ),
     ] {
         let config = with(&route(destinations));
