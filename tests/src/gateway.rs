@@ -46,7 +46,10 @@ impl Gateway {
         let dir = Dir::new()?;
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777))?;
         let config = dir.write("config.yaml", yaml)?;
-        command.arg("--default-signal").arg(binary()?).args(["gateway", "--admin-address", "off"]);
+        command.arg("--default-signal").arg(binary()?).arg("gateway");
+        if !flags.contains(&"--admin-address") {
+            command.args(["--admin-address", "off"]);
+        }
         command.args(["--namespace", "istio-system", "--labels", "istio=egressgateway"]);
         command.arg("-c").arg(config).arg("--access-log").arg(dir.join("access.log"));
         command.arg("--socket").arg(dir.join("admin.sock")).args(flags);

@@ -115,9 +115,12 @@ async fn next(listener: &Listener) -> io::Result<Accepted> {
     }
 }
 
-/// Told once: the agent goes on without it.
+/// Told once: agent and gateway go on without it.
 async fn wait_for(address: SocketAddr) -> io::Result<TcpListener> {
-    tracing::warn!("the admin address {address} is in use: waiting for it; the agent's socket is served");
+    tracing::warn!(
+        "the admin address {address} is in use: it is waited for, and all else goes on; --admin-address gives another one, \
+         or off"
+    );
     loop {
         tokio::time::sleep(TAKEN_PAUSE).await;
         match TcpListener::bind(address).await {

@@ -64,6 +64,7 @@ impl Configurations {
             told: Findings::default(),
             reporter: None,
             of_servers: Vec::new(),
+            unselected: None,
         };
         thread::Builder::new().name("compile".into()).spawn(move || compile.run(&received))?;
         Ok(Self { requests })
@@ -109,6 +110,8 @@ struct Compile {
     reporter: Option<Reporter>,
     /// Of a gateway: what compiling found about its servers, which nobody else can tell.
     of_servers: Vec<Diagnostic>,
+    /// Of a gateway that no Gateway means: what was told of it last.
+    unselected: Option<String>,
 }
 
 impl Compile {
@@ -186,6 +189,18 @@ impl Compile {
         drop(self.compiled.send(Told::Compiled(Box::new(Compiled { client, snapshot }))));
     }
 
+    /// Once per change; before there is a client, nobody knows the Gateways.
+    fn tell_unselected(&mut self) {
+        if self.compilers.is_empty() {
+            return;
+        }
+        let unselected = concern::unselected(&self.world, &self.settings.client);
+        if let Some(why) = unselected.as_ref().filter(|_| unselected != self.unselected) {
+            tracing::warn!("{why}");
+        }
+        self.unselected = unselected;
+    }
+
     /// What is wrong, once snapshots are on their way: nothing waits for it.
     fn report(&mut self) {
         let mut findings: BTreeSet<Diagnostic> = self.known.iter().cloned().collect();
@@ -196,6 +211,7 @@ impl Compile {
             findings.extend(self.of_servers.iter().cloned());
             let others = concern::of_others(&self.world, &self.settings.client);
             findings.retain(|finding| !others.contains(&*finding.resource));
+            self.tell_unselected();
         }
         let findings: Vec<Diagnostic> = findings.into_iter().collect();
         if let Some(reporter) = &self.reporter {

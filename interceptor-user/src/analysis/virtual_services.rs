@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use super::Audience;
 use super::findings::{Findings, at, named};
 use super::mesh::{Mesh, overlap};
 use crate::resource::virtual_service::is_for_mesh;
 use crate::resource::{Position, VirtualService, code, host};
 
 pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
+    let is_of_gateway = matches!(mesh.audience, Audience::Mesh(flags) if flags.is_gateway);
     for service in mesh.world.virtual_services() {
         for (index, host) in service.hosts.iter().enumerate() {
             let place = (host.position, index);
             if service.binds_mesh() {
                 check_acts(mesh, service, &host.value, &place, findings);
                 check_first(mesh, service, &host.value, &place, findings);
-            } else {
+            } else if !is_of_gateway {
+                // What applications follow is no affair of a gateway's.
                 check_bound_to_gateways(mesh, service, &host.value, &place, findings);
             }
         }
@@ -35,7 +38,8 @@ fn check_bound_to_gateways(
     (position, index): &Place,
     findings: &mut Findings,
 ) {
-    let known = mesh.matching(host).next().is_some();
+    // Bound to mesh, `*` can't be.
+    let known = host != "*" && mesh.matching(host).next().is_some();
     if !known || !mesh.virtual_services_covering(host).is_empty() {
         return;
     }

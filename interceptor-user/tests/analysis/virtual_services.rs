@@ -26,6 +26,8 @@ fn egr0106_bound_to_gateways_only() {
         ],
     );
     check(&bound("gw, mesh"), &[]);
+    // Nobody is called `*`, and bound to mesh it would be refused.
+    check(&bound("gw").replace("hosts: [a.com], gateways", "hosts: ['*'], gateways"), &[]);
     let other = vs("w", &format!("hosts: [a.com], http: [{{{}}}]", to("a.com", 80)));
     check(&format!("{}{other}", bound("gw")), &[]);
 }

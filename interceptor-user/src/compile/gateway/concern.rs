@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::ports;
 use crate::compile::Client;
 use crate::resource::virtual_service::{HttpAction, gateway_meant};
-use crate::resource::{Kind, ResourceKey, VirtualService, World, host};
+use crate::resource::{Kind, Labels, ResourceKey, VirtualService, World, host};
 
 /// What has no part in what the gateway that `client` is does: not its Gateways, the VirtualServices that are bound to them
 /// or that those delegate to, their destinations, and its Services.
@@ -41,6 +41,36 @@ pub(crate) fn of_others(world: &World, client: &Client) -> HashSet<String> {
     own.extend(ports::leading_to(world, client).map(|service| &service.meta.key));
     let others = world.resources.keys().filter(|key| !own.contains(key) && key.kind != Kind::EndpointSlice);
     others.map(ToString::to_string).collect()
+}
+
+/// Selectors that are named where none is met.
+const SELECTORS_MAX: usize = 5;
+
+/// Why the gateway that `client` is has no port, where that is because no Gateway means it.
+pub(crate) fn unselected(world: &World, client: &Client) -> Option<String> {
+    if world.gateways().any(|gateway| client.has_labels(&gateway.selector)) {
+        return None;
+    }
+    let labels = match selector(&client.labels) {
+        labels if labels.is_empty() => "it has no labels".to_owned(),
+        labels => format!("its labels are {labels}"),
+    };
+    let there: BTreeSet<String> = world.gateways().map(|gateway| selector(&gateway.selector)).collect();
+    let others = there.len().saturating_sub(SELECTORS_MAX);
+    let mut there: Vec<String> = there.into_iter().take(SELECTORS_MAX).collect();
+    if others > 0 {
+        there.push(format!("{others} more"));
+    }
+    let there = match there.is_empty() {
+        true => "there is no Gateway".to_owned(),
+        false => format!("there are selectors {}: give --labels one of them", there.join("; ")),
+    };
+    Some(format!("no Gateway selects this gateway, so it listens on no port: {labels}, and {there}"))
+}
+
+fn selector(labels: &Labels) -> String {
+    let each: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    each.join(",")
 }
 
 /// The VirtualServices that are bound to one of `gateways`, and those that they delegate to.
