@@ -222,7 +222,7 @@ codes! {
         "add the host to a server of the gateway";
     IST0133 Warning SchemaWarning:
         "a field that does not exist, or a value that hardly means what it says",
-        "the message says what becomes of it; the rest of the resource stands",
+        "the message says what becomes of it; the rest of the resource stands, unless another finding leaves it out",
         "write it as the message says";
     IST0134 Warning ServiceEntryAddressesRequired:
         "a TCP (or unset) port without addresses",

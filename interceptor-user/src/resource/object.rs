@@ -90,18 +90,36 @@ impl<'a> Object<'a> {
         if matches!(entry.value.value, Value::Null) {
             return None;
         }
-        let path =
-            if self.field.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.field.path) };
-        Some(Field { reader: self.field.reader, node: &entry.value, path })
+        Some(Field { reader: self.field.reader, node: &entry.value, path: self.path_of(name) })
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        if self.field.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.field.path) }
     }
 
     /// As [`Self::get`]; its absence is an error.
     pub(super) fn require(&self, name: &'static str) -> Option<Field<'a>> {
         let found = self.get(name);
         if found.is_none() {
-            self.field.error(format!("`{name}` is missing"));
+            match self.written_empty(name) {
+                Some((position, beside)) => self.field.reader.report(
+                    Level::Error,
+                    position,
+                    &self.path_of(name),
+                    format!("nothing is below `{name}`: indent `{beside}` and what else belongs to it"),
+                ),
+                None => self.field.error(format!("`{name}` is missing")),
+            }
         }
         found
+    }
+
+    /// Where a name stands without a value, and what follows it as if it were no part of it.
+    fn written_empty(&self, name: &str) -> Option<(Position, &'a str)> {
+        let index = self.entries.iter().position(|entry| &*entry.key == name)?;
+        let (written, next) = (self.entries.get(index)?, self.entries.get(index + 1)?);
+        let is_of_its_own = ["apiVersion", "kind", "metadata", "spec", "status"].contains(&&*next.key);
+        (!is_of_its_own).then_some((written.position, &*next.key))
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

@@ -150,6 +150,14 @@ fn metadata() {
         false,
         &["ServiceEntry default/x: `spec` is missing"],
     );
+    check(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: x}\nspec:\nhosts: [a.test]\n",
+        false,
+        &[
+            "f.yaml:4:1: error: ServiceEntry default/x: spec: nothing is below `spec`: indent `hosts` and what else",
+            "unknown field `hosts`",
+        ],
+    );
 }
 
 /// What machines write for fields that nobody has set (protobuf's zeros).
