@@ -120,7 +120,7 @@ impl MeshConfig {
 
 /// Reads a MeshConfig file. `None` when it can't be used; the findings say why.
 pub fn parse(file: &Arc<str>, source: &str) -> (Option<MeshConfig>, Vec<Diagnostic>) {
-    let (documents, _) = documents::split(source);
+    let documents = documents::split(file, source).documents;
     let [document] = &documents[..] else {
         let message = format!("expected one document with MeshConfig, found {}", documents.len());
         return (None, vec![whole_file(file, message)]);

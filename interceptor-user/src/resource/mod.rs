@@ -20,6 +20,7 @@ mod duration;
 mod endpoint_slice;
 mod enforce_annotation;
 pub mod fault;
+mod fence;
 pub mod gateway;
 pub mod headers;
 pub mod host;

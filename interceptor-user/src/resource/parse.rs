@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::decode::{Field, Reader};
 use super::diagnostic::{Diagnostic, Level, Position};
-use super::documents::{self, Document};
+use super::documents::{self, Document, Split};
 use super::json::Json;
 use super::meta::ResourceKey;
 use super::parallel;
@@ -80,14 +80,20 @@ pub fn parse_again(
     default_namespace: &Arc<str>,
     previous: &ParsedFile,
 ) -> ParsedFile {
-    let (documents, command_lines) = documents::split(source);
+    let Split { documents, command_lines, is_markdown } = documents::split(file, source);
     let known = KnownDocuments::of(previous);
     let read = parallel::map(&documents, DOCUMENTS_PER_THREAD_MIN, |document| {
         let fingerprint = FINGERPRINTS.hash_one(document);
         let read = || Arc::new(ParsedDocument::read(file, document, fingerprint, default_namespace));
         known.get(fingerprint).unwrap_or_else(read)
     });
-    ParsedFile::of(file, read, command_lines.first().copied())
+    let around = if is_markdown {
+        Some((1, "this is Markdown: its blocks of YAML and its here-documents are read, the rest is not"))
+    } else {
+        let told = "this line is a shell command around YAML: skipped, the YAML inside is read";
+        command_lines.first().map(|line| (*line, told))
+    };
+    ParsedFile::of(file, read, around)
 }
 
 /// Reads one object of the API server's. `origin` is what findings name as its place.
@@ -115,12 +121,12 @@ impl<'a> KnownDocuments<'a> {
 }
 
 impl ParsedFile {
-    fn of(file: &Arc<str>, documents: Vec<Arc<ParsedDocument>>, command_line: Option<u32>) -> Self {
+    /// `around`: what there is to tell of what is no YAML, and on which line.
+    fn of(file: &Arc<str>, documents: Vec<Arc<ParsedDocument>>, around: Option<(u32, &str)>) -> Self {
         let mut whole = Self::default();
         let mut not_kept = 0;
-        if let Some(line) = command_line {
+        if let Some((line, message)) = around {
             let position = Position { line, column: 1, length: 1 };
-            let message = "this line is a shell command around YAML: skipped, the YAML inside is read";
             whole.diagnostics.extend(note(file, Level::Info, position, message.to_owned()));
         }
         for document in &documents {

@@ -14,8 +14,8 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn new(source: &str) -> Self {
-        let (documents, _) = documents::split(source);
+    pub fn new(file: &str, source: &str) -> Self {
+        let documents = documents::split(file, source).documents;
         Self { documents: documents.into_iter().map(|document| (document, OnceCell::new())).collect() }
     }
 
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn fields_are_found_by_their_path() {
         let text = "a: 1\n---\nkind: List\nitems:\n- spec:\n    hosts: [x, yz]\n    none:\n    map: {k.l/m: v}\n    p: [{}, {port: {number: 80}, tls: {}}]\n";
-        let places = Places::new(text);
+        let places = Places::new("a.yaml", text);
         let item = Position { line: 5, column: 3, length: 1 };
         for (path, expected) in [
             ("spec.hosts[1]", Some((6, 16, 2))),

@@ -13,7 +13,7 @@ pub(crate) fn found(yaml: &str, mesh: &str) -> Vec<Diagnostic> {
         world.mesh = config.unwrap_or_else(|| panic!("{more:#?}"));
         findings.extend(more);
     }
-    let places = Places::new(yaml);
+    let places = Places::new("a.yaml", yaml);
     findings.extend(find(&world, Audience::Mesh(Flags::default())).into_iter().map(|mut finding| {
         let origin = finding.origin.as_mut().expect("a place");
         if let Some(place) = places.find(origin.position, &finding.field) {
