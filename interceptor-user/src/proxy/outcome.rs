@@ -140,9 +140,10 @@ impl From<Refusal> for ResponseFlags {
             Refusal::NameMismatch | Refusal::AroundGateway => {
                 ResponseFlag::UnauthorizedExternalService.into()
             }
-            Refusal::LowVersion | Refusal::Ambiguous | Refusal::UnsupportedTransferEncoding => {
-                ResponseFlag::DownstreamProtocolError.into()
-            }
+            Refusal::LowVersion
+            | Refusal::Ambiguous
+            | Refusal::TwoLengths
+            | Refusal::UnsupportedTransferEncoding => ResponseFlag::DownstreamProtocolError.into(),
         }
     }
 }

@@ -12,6 +12,8 @@ pub enum Refusal {
     MissingHost,
     /// Its framing or head can be read in two ways.
     Ambiguous,
+    /// Of two ways to tell where its body ends it has both.
+    TwoLengths,
     /// A transfer coding other than chunked.
     UnsupportedTransferEncoding,
     NoRoute,
@@ -31,7 +33,7 @@ impl Refusal {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::LowVersion => StatusCode::UPGRADE_REQUIRED,
-            Self::MissingHost | Self::Ambiguous => StatusCode::BAD_REQUEST,
+            Self::MissingHost | Self::Ambiguous | Self::TwoLengths => StatusCode::BAD_REQUEST,
             Self::UnsupportedTransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoCluster => StatusCode::SERVICE_UNAVAILABLE,
@@ -46,6 +48,7 @@ impl Refusal {
             Self::LowVersion => "low_version",
             Self::MissingHost => "missing_host_header",
             Self::Ambiguous => "http1.codec_error",
+            Self::TwoLengths => "http1.content_length_and_chunked_not_allowed",
             Self::UnsupportedTransferEncoding => "http1.unsupported_transfer_encoding",
             Self::NoRoute => "route_not_found",
             Self::NoCluster => "cluster_not_found",
@@ -58,7 +61,7 @@ impl Refusal {
 
     pub const fn body(self) -> &'static str {
         match self {
-            Self::Ambiguous => "Bad Request",
+            Self::Ambiguous | Self::TwoLengths => "Bad Request",
             Self::NotAllowed => "RBAC: access denied",
             Self::AroundGateway => "the egress gateway is enforced, and this leads around it",
             Self::LowVersion

@@ -76,6 +76,36 @@ fn what_can_be_read_in_two_ways_is_refused() {
     assert_eq!(upstream.connections(), 0);
 }
 
+/// As Envoy names them.
+#[test]
+fn the_log_says_why_a_head_could_not_be_read() {
+    let upstream = raw_echo();
+    let large = |length| format!("X: {}\r\n", "x".repeat(length));
+    for (lines, status, details) in [
+        ("X-Many: 1\r\n".repeat(101), 431, "http1.too_many_headers"),
+        (large(62_000), 431, "http1.headers_too_large"),
+        (large(50_000) + &"X-Many: 1\r\n".repeat(101), 431, "http1.too_many_headers"),
+        ("Content-Length: abc\r\n".to_owned(), 400, "http1.codec_error"),
+        ("no colon\r\n".to_owned(), 400, "http1.codec_error"),
+        (
+            "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n".to_owned(),
+            400,
+            "http1.content_length_and_chunked_not_allowed",
+        ),
+    ] {
+        let proxy = Config::new(&[upstream.address]).registry_only().start();
+        let mut client = proxy.client();
+        client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{lines}\r\n"));
+        assert_eq!(client.reply().status(), status, "{details}");
+        let record = &proxy.records.wait(1)[0];
+        assert_eq!(
+            (record.number("response_code"), record.text("response_code_details")),
+            (status.into(), details)
+        );
+    }
+    assert_eq!(upstream.connections(), 0);
+}
+
 #[test]
 fn what_follows_a_refused_request_is_not_read() {
     let upstream = raw_echo();

@@ -19,7 +19,7 @@ use super::tapped_stream::TappedStream;
 use crate::proxy::maybe_tls::ClientIo;
 
 /// The largest request head (Envoy's max_request_headers_kb), answered 431 beyond it.
-const HEAD_MAX: usize = 60 * 1024;
+pub(super) const HEAD_MAX: usize = 60 * 1024;
 /// What a connection may buffer while reading; bodies beyond it wait in the kernel.
 const READ_BUFFER_MAX: usize = 64 * 1024;
 /// How long a request's head may take, and how long a connection may be idle between two requests (Istio's idle timeout

@@ -9,6 +9,7 @@ use http::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::uri::Authority;
 use http::{HeaderMap, Request, StatusCode, Version};
 
+use super::http1::HEAD_MAX;
 use super::tap::Answering;
 use super::upload::Upload;
 use super::{Connection, grpc};
@@ -268,10 +269,12 @@ pub(super) fn unreadable(connection: &Connection, error: &hyper::Error) {
     if !error.is_parse() {
         return;
     }
-    let status = if error.is_parse_too_large() {
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    let (status, details) = if !error.is_parse_too_large() {
+        (StatusCode::BAD_REQUEST, "http1.codec_error")
+    } else if connection.tap.is_head_longer_than(HEAD_MAX) {
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.headers_too_large")
     } else {
-        StatusCode::BAD_REQUEST
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "http1.too_many_headers")
     };
     let (response_code, flags) = (status.as_u16(), ResponseFlag::DownstreamProtocolError.into());
     let outcome = Outcome { protocol: RequestProtocol::Http, response_code, flags };
@@ -286,7 +289,7 @@ pub(super) fn unreadable(connection: &Connection, error: &hyper::Error) {
         http: Some(HttpRecord { protocol: "HTTP/1.1", ..HttpRecord::default() }),
         response_code,
         response_flags: flags,
-        response_code_details: Some("http1.codec_error".into()),
+        response_code_details: Some(details.into()),
         ..connection.downstream.record()
     });
 }

@@ -27,14 +27,18 @@ pub(super) async fn answer(
 ) -> Response<ResponseBody> {
     let is_http1 = connection.version == super::Version::Http1;
     let framing = framing(&request);
-    let (is_plain, reading) = if is_http1 { connection.tap.begin(framing) } else { (true, None) };
+    let (has_length, reading) = if is_http1 { connection.tap.begin(framing) } else { (Some(false), None) };
     if framing == Framing::NoBody && is_last(&request) {
         connection.tap.set_last();
     }
-    // A head that says in two ways where its body ends is refused; hyper has chosen one of them.
-    let is_ambiguous = framing == Framing::Chunked && !is_plain;
+    // A head that says in two ways where its body ends is refused, or may do so; hyper has chosen one of them.
+    let refused = match (framing, has_length) {
+        (Framing::NoBody | Framing::Length(_), _) | (Framing::Chunked, Some(false)) => None,
+        (Framing::Chunked, Some(true)) => Some(Refusal::TwoLengths),
+        (Framing::Chunked, None) => Some(Refusal::Ambiguous),
+    };
     let expects_continue = forward::expects_continue(&request);
-    let mut response = route_and_send(&connection, request, is_ambiguous, reading, log).await;
+    let mut response = route_and_send(&connection, request, refused, reading, log).await;
     // After what could not be read in one way only, nothing more is read; nor where the client may send
     // its body or, never told to, its next request.
     let unreadable = response.extensions().get::<ProtocolError>().is_some();
@@ -66,15 +70,15 @@ fn framing(request: &Request<Incoming>) -> Framing {
 async fn route_and_send(
     connection: &Rc<Connection>,
     request: Request<Incoming>,
-    is_ambiguous: bool,
+    refused: Option<Refusal>,
     reading: Option<BodyReading>,
     mut log: RequestLog,
 ) -> Response<ResponseBody> {
     let active = connection.worker.current();
     let settings = &active.snapshot.mesh.proxy_headers;
 
-    if is_ambiguous {
-        return Reply::refused(Refusal::Ambiguous).send(settings, log);
+    if let Some(refusal) = refused {
+        return Reply::refused(refusal).send(settings, log);
     }
     let host = match request::check(request.version(), request.method(), request.uri(), request.headers()) {
         Ok(host) => host,

@@ -77,9 +77,9 @@ pub(super) enum Activity {
 }
 
 impl HeadTap {
-    /// A request's head has been read. Returns whether its bytes were seen and have no Content-Length, and
+    /// A request's head has been read. Returns whether it has a Content-Length, if its bytes were seen, and
     /// what to keep while its body is read.
-    pub(super) fn begin(&self, framing: Framing) -> (bool, Option<BodyReading>) {
+    pub(super) fn begin(&self, framing: Framing) -> (Option<bool>, Option<BodyReading>) {
         let mut seen = self.lock();
         seen.heads += 1;
         let bytes = std::mem::take(&mut seen.bytes);
@@ -93,7 +93,13 @@ impl HeadTap {
         };
         seen.record(rest);
         let body = seen.body.is_some().then(|| BodyReading(self.clone()));
-        (head.is_some_and(|head| !has_content_length(head)), body)
+        (head.map(has_content_length), body)
+    }
+
+    /// Of what could not be read as a head, whether it is longer than this.
+    pub(super) fn is_head_longer_than(&self, bytes: usize) -> bool {
+        let seen = self.lock();
+        seen.is_unclear || head(&seen.bytes).map_or(seen.bytes.len(), <[u8]>::len) > bytes
     }
 
     /// Whether the end of what is being read will be known.
@@ -254,7 +260,7 @@ mod tests {
 
     fn is_refused(tap: &HeadTap, bytes: &[u8], framing: Framing) -> bool {
         tap.lock().record(bytes);
-        !tap.begin(framing).0
+        tap.begin(framing).0 != Some(false)
     }
 
     #[test]
@@ -323,8 +329,8 @@ mod tests {
         ] {
             let tap = HeadTap::default();
             tap.lock().record(format!("{HEAD}{first}").as_bytes());
-            let (plain, reading) = tap.begin(framing);
-            assert!(plain);
+            let (has_length, reading) = tap.begin(framing);
+            assert_eq!(has_length, Some(false));
             if let Some(reading) = reading {
                 reading.finish();
             }
