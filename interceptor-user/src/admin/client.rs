@@ -1,6 +1,7 @@
 //! Asks the agent of this node, on its unix socket: for commands, which wait.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub enum ClientError {
     NoSocket { path: PathBuf },
     #[error("no agent answers at {}: the one that made the socket has ended; is it being restarted?", path.display())]
     Ended { path: PathBuf },
+    #[error("no agent answers at {}: that is no socket; --agent-socket names another", path.display())]
+    NotASocket { path: PathBuf },
     #[error("permission denied at {}: the agent's socket is root's; try sudo", path.display())]
     Denied { path: PathBuf },
     #[error("can't connect to the agent's socket {}", path.display())]
@@ -179,8 +182,14 @@ fn not_connected(socket: &Path, source: io::Error) -> ClientError {
     let path = socket.to_owned();
     match source.raw_os_error() {
         Some(libc::ENOENT) => ClientError::NoSocket { path },
-        Some(libc::ECONNREFUSED) => ClientError::Ended { path },
+        Some(libc::ECONNREFUSED) if is_socket(&path) => ClientError::Ended { path },
+        Some(libc::ECONNREFUSED) => ClientError::NotASocket { path },
         Some(libc::EACCES | libc::EPERM) => ClientError::Denied { path },
         Some(_) | None => ClientError::Connect { path, source },
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    // Gone since: it was one.
+    std::fs::metadata(path).map_or(true, |found| found.file_type().is_socket())
 }

@@ -44,7 +44,7 @@ fn inode(path: &Path) -> Option<u64> {
 pub(super) fn ask_to_retire(socket: &Path) -> anyhow::Result<()> {
     match client::ask(socket, Method::POST, &Uri::new("/retire", &[]), Vec::new()) {
         Ok(_) => Ok(()),
-        Err(ClientError::NoSocket { .. } | ClientError::Ended { .. }) => Ok(()),
+        Err(ClientError::NoSocket { .. } | ClientError::Ended { .. } | ClientError::NotASocket { .. }) => Ok(()),
         Err(error) => Err(error).with_context(|| {
             format!(
                 "an agent runs at {} and does not make room: end it first, or give this one another --agent-socket and \

@@ -30,7 +30,7 @@ pub(super) fn findings(places: &Places) -> (Vec<Finding>, Option<Cgroups>) {
     let mounts = mounts(&fs::read_to_string("/proc/self/mounts").unwrap_or_default());
     let mut findings = vec![bpf_fs(&mounts, &places.pins)];
     let (hierarchy, root) = match &places.cgroup_root {
-        Some(root) => (None, Some(root.clone())),
+        Some(root) => given(root),
         None => hierarchy(&mounts),
     };
     findings.extend(hierarchy);
@@ -104,6 +104,21 @@ fn hierarchy(mounts: &[Mount]) -> (Option<Finding>, Option<PathBuf>) {
     (Some(finding), Some(mount.point.clone()))
 }
 
+/// The root that was named.
+fn given(root: &Path) -> (Option<Finding>, Option<PathBuf>) {
+    const WHAT: &str = "cgroup2";
+    let shown = root.display();
+    let found = match rustix::fs::statfs(root) {
+        Ok(found) if is_cgroup2(&found) => {
+            return (Some(Finding::ok(WHAT, format!("at {shown}, as told"))), Some(root.to_owned()));
+        }
+        Ok(_) => format!("{shown} is no part of a cgroup2 hierarchy"),
+        Err(error) => format!("{shown}: {}", std::io::Error::from(error)),
+    };
+    let mend = "name the directory where it is mounted, or leave --cgroup-root out to have it found";
+    (Some(Finding::failure(WHAT, found, mend)), None)
+}
+
 fn pods(kubepods: Result<&Kubepods, &anyhow::Error>) -> Finding {
     const WHAT: &str = "pods";
     match kubepods {
@@ -131,6 +146,11 @@ fn visible_processes(kubepods: &Kubepods) -> Option<Finding> {
         format!("{hidden} of {} processes of pods are not visible", processes.len()),
         "run in the node's pid namespace (hostPID: true)",
     ))
+}
+
+fn is_cgroup2(found: &rustix::fs::StatFs) -> bool {
+    const CGROUP2_MAGIC: u64 = 0x6367_7270;
+    u64::try_from(found.f_type).is_ok_and(|magic| magic == CGROUP2_MAGIC)
 }
 
 /// Whether something can be pinned there.
@@ -178,6 +198,20 @@ sysfs /sys sysfs rw 0 0";
             assert_eq!((finding.found.as_str(), finding.verdict), (found, verdict));
         }
         assert_eq!(hierarchy(&mounts(HYBRID)).1, Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn a_root_that_is_named_has_to_be_one() {
+        let directory = tempfile::tempdir().unwrap();
+        for (root, why) in [
+            (directory.path().to_owned(), "is no part of a cgroup2 hierarchy"),
+            (directory.path().join("nope"), ": No such file or directory"),
+        ] {
+            let (finding, root) = given(&root);
+            let finding = finding.unwrap();
+            assert_eq!((finding.what, finding.verdict, root), ("cgroup2", Verdict::Failure, None));
+            assert!(finding.found.contains(why), "{}", finding.found);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) struct PodFlags {
     pod: Option<String>,
 
     /// The agent's socket
-    #[arg(long, value_name = "PATH", default_value_os = default_socket().as_os_str(), conflicts_with = "config",
+    #[arg(long, value_name = "PATH", default_value_os = default_socket().as_os_str(), requires = "pod",
         value_hint = clap::ValueHint::AnyPath, help_heading = AGENT)]
     agent_socket: PathBuf,
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use super::client::parse_name;
 use super::output;
 use crate::analysis::{self, Audience, Flags};
 use crate::compile::NodePaths;
@@ -65,7 +66,7 @@ pub(super) struct Arguments {
     allow_unix_endpoints: Option<Vec<PathBuf>>,
 
     /// The namespace of resources that name none
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default", value_parser = parse_name)]
     namespace: Arc<str>,
 
     /// How findings are written to standard output
@@ -213,7 +214,7 @@ impl PlacesOfFiles<'_> {
         if !self.known.contains_key(file) {
             let text = self.texts.of(finding);
             let places = PlacesOfFile {
-                places: text.map(Places::new),
+                places: text.map(|text| Places::new(file, text)),
                 suppresses: text.is_some_and(|text| text.contains(report::ANNOTATION)),
             };
             self.known.insert(Arc::clone(file), places);

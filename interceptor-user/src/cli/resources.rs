@@ -24,7 +24,7 @@ use crate::workload::{Annotation, Enforced, RedirectPolicy};
 
 /// Of which pod, or which resources, and for whom.
 #[derive(Clone, Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("about").args(["config", "pod"]).required(true))]
+#[command(group = clap::ArgGroup::new("about").args(["config", "pod"]))]
 pub(super) struct ResourceFlags {
     #[command(flatten)]
     pod: PodFlags,
@@ -44,7 +44,8 @@ pub(super) enum Of {
 /// Resources that are read, and for whom.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct FileFlags {
-    /// Resources to read: a YAML file, a directory of them, or - for standard input; may be repeated
+    /// Resources to read: a YAML file, a directory of them, or - for standard input; may be repeated. Without any the
+    /// registry is empty, as with `exec`
     #[arg(short, long, value_name = "FILE-OR-DIR|-", value_hint = clap::ValueHint::AnyPath)]
     config: Vec<PathBuf>,
 

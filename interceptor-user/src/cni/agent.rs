@@ -109,7 +109,8 @@ fn trouble(error: ClientError) -> Trouble {
                 _ => Trouble::Refused(why),
             }
         }
-        ClientError::Denied { .. }
+        ClientError::NotASocket { .. }
+        | ClientError::Denied { .. }
         | ClientError::Connect { .. }
         | ClientError::Broken { .. }
         | ClientError::Slow { .. }

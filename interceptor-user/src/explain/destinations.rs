@@ -163,7 +163,7 @@ fn each(
         let share = (clusters.len() > 1).then(|| format!("{}/{total}", weighted.weight));
         let name = &weighted.cluster.name;
         let cluster = weighted.cluster.cluster.as_deref();
-        explanation.steps.push(cluster_step(context, name, cluster, share.as_deref()));
+        explanation.steps.push(cluster_step(context, (name, cluster), share.as_deref(), sent));
         let mut access = Access::Open;
         if let Some(cluster) = cluster {
             let goes_on = sent.name(context, weighted);
@@ -209,9 +209,9 @@ fn failure(context: Context<'_>, way: Way<'_>) -> Option<UpstreamError> {
 
 fn cluster_step(
     context: Context<'_>,
-    name: &ClusterName,
-    cluster: Option<&Cluster>,
+    (name, cluster): (&ClusterName, Option<&Cluster>),
     share: Option<&str>,
+    sent: Sent<'_>,
 ) -> Step {
     let share = share.map(|share| format!(" for {share} of all")).unwrap_or_default();
     let Some(cluster) = cluster else { return missing(context, name, &share) };
@@ -230,7 +230,7 @@ fn cluster_step(
         ));
         step.passed_over.extend(considered::service_entries(context, &cluster.host, cluster.port));
     }
-    step.notes.extend(settings::told(cluster));
+    step.notes.extend(settings::told(cluster, sent.route().is_some()));
     step.notes.extend(strict_note(context).filter(|_| cluster.is_original_dst()));
     step
 }

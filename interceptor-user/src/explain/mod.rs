@@ -173,6 +173,8 @@ fn tell_connection(context: Context<'_>, address: IpAddr, explanation: &mut Expl
     let in_tls = context.comes_in_tls(listener);
     if let Some(why) = in_tls {
         explanation.protocol_because = format!("{}; in TLS: {why}", explanation.protocol_because);
+    } else if question.sni.is_some() && spoken != Spoken::Tls {
+        explanation.protocol_because += "; the server name given with --sni is not sent, as this is no TLS";
     }
     let first = match spoken {
         _ if in_tls.is_some() => FirstBytes::Tls { sni: sni.as_deref() },

@@ -9,15 +9,16 @@ use crate::snapshot::{
 /// Istio's, where nothing else is said.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// One sentence for each group of settings.
-pub(super) fn told(cluster: &Cluster) -> Vec<String> {
+/// One sentence for each group of settings, for those who send `requests` or opaque bytes.
+pub(super) fn told(cluster: &Cluster, requests: bool) -> Vec<String> {
     let protocol = match cluster.protocol {
         _ if cluster.use_client_protocol => "the client's HTTP version",
         UpstreamProtocol::Http1 => "HTTP/1.1",
         UpstreamProtocol::Http2 => "HTTP/2",
     };
+    let sent_as = if requests { format!("requests go as {protocol}; ") } else { String::new() };
     let always = format!(
-        "requests go as {protocol}; load balancing {}; connect timeout {:?}",
+        "{sent_as}load balancing {}; connect timeout {:?}",
         load_balancing(cluster),
         cluster.connect_timeout
     );

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::explanation::{Client, Explanation, Outcome, Place, Step};
+use crate::resource::printable;
 
 /// How wide the names of steps are.
 const MARGIN: usize = 14;
@@ -72,9 +73,4 @@ fn shown(place: &Place) -> String {
     let field = place.field.as_ref().map(|field| format!(" {field}")).unwrap_or_default();
     let at = place.at.as_ref().map(|at| format!(" ({})", printable(at))).unwrap_or_default();
     format!("{}{field}{at}", place.resource)
-}
-
-/// What people wrote must not steer the terminal it is shown on.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

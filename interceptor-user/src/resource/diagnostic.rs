@@ -175,9 +175,14 @@ fn excerpt(line: &str, position: Position, start: &str, end: &str) -> String {
     format!("\n {number} | {shown}\n {margin} | {}{start}{}{end}", " ".repeat(column), "^".repeat(length))
 }
 
-/// What people wrote must not steer the terminal it is shown on.
+/// What people wrote must not steer the terminal it is shown on. It is on one line.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let shown = |c: char| match c {
+        '\n' | '\r' | '\t' => ' ',
+        _ if c.is_control() => '\u{fffd}',
+        _ => c,
+    };
+    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]
@@ -195,13 +200,13 @@ mod tests {
             }),
             resource: "ServiceEntry default/a".into(),
             field: "spec.host".into(),
-            message: "wrong\x1b[2J".into(),
+            message: "wrong\x1b[2J\nor\tnot".into(),
             effect: String::new(),
             mend: String::new(),
         };
         assert_eq!(
             finding.render(Some("spec:\n  host: x\n"), false),
-            "a.yaml:2:3: error: ServiceEntry default/a: spec.host: wrong\u{fffd}[2J\n 2 |   host: x\n   |   ^^^^"
+            "a.yaml:2:3: error: ServiceEntry default/a: spec.host: wrong\u{fffd}[2J or not\n 2 |   host: x\n   |   ^^^^"
         );
         assert_eq!(finding.to_string(), finding.render(None, false));
     }

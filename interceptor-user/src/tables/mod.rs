@@ -15,7 +15,7 @@ pub use listeners::{ListenerFilter, ListenerRow, listeners};
 pub use registry::{RegistryFilter, RegistryRow, registry};
 pub use routes::{RouteRow, routes};
 
-use crate::resource::ResourceKey;
+use crate::resource::{ResourceKey, printable};
 use crate::snapshot::WeightedCluster;
 
 /// A row as columns of text, and as data.
@@ -43,11 +43,6 @@ pub fn text<R: Row>(rows: &[R]) -> String {
         out.push('\n');
     }
     out
-}
-
-/// What people wrote must not steer the terminal it is shown on.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// As istioctl names a resource: `name.namespace`.

@@ -143,7 +143,12 @@ fn nobody_to_ask() {
         1,
         &format!("interceptor: no agent answers at {path}: the one that made the socket has ended"),
     );
-    fails(run(&["explain", "http://a"]), 2, "--pod <NAMESPACE/NAME>");
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let path = file.to_str().unwrap();
+    let no_socket =
+        format!("interceptor: no agent answers at {path}: that is no socket; --agent-socket names another");
+    fails(run(&["flows", "--agent-socket", path]), 1, &no_socket);
 }
 
 #[test]

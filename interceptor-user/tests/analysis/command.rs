@@ -91,6 +91,46 @@ fn a_completion_that_nobody_reads_is_no_failure() {
 }
 
 #[test]
+fn tutorials_are_read_as_they_stand() {
+    let tutorial = "# How: to [egress
+Text is `no YAML`: [
+```yaml
+global:
+  proxy: {part: of another file}
+```
+- first
+  ```console
+  $ kubectl apply -f - <<EOF
+  apiVersion: networking.istio.io/v1
+  kind: ServiceEntry
+  metadata: {name: a}
+  spec: {hosts: [a.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
+  EOF
+  HTTP/2 200
+  ```
+- then
+  ```yaml
+  apiVersion: networking.istio.io/v1
+  kind: DestinationRule
+  metadata: {name: r}
+  spec:
+    host: b.com
+  ```
+";
+    let directory = directory(&[("a.md", tutorial)]);
+    let output = analyze(directory.path(), &["a.md"], None);
+    let found = text(&output.stdout);
+    assert!(found.contains("(DestinationRule default/r a.md:23:11)"), "{found}");
+    assert!(found.contains("(a.md:1:1) this is Markdown"), "{found}");
+    assert!(!found.contains("IST0106"), "{found}");
+    assert_eq!(found.matches("mend: ").count(), 2, "{found}");
+    // By what it holds, where there is no name.
+    let output = analyze(directory.path(), &["-"], Some(&tutorial.replace("  ```", "```")));
+    let found = text(&output.stdout);
+    assert!(found.contains("this is Markdown") && !found.contains("IST0106"), "{found}");
+}
+
+#[test]
 fn unix_sockets_are_errors_where_it_is_known_what_the_agent_is_allowed() {
     let ports = "ports: [{number: 80, name: http, protocol: HTTP}]";
     let entry = format!(
@@ -126,6 +166,8 @@ fn exit_codes_and_thresholds() {
         (&[], 2),
         (&["good.yaml", "--suppress", "x"], 2),
         (&["good.yaml", "-o", "xml"], 2),
+        (&["good.yaml", "-n", "Foo_Bar"], 2),
+        (&["good.yaml", "-n", ""], 2),
         (&["good.yaml", "--failure-threshold", "Fatal"], 2),
         (&["--list-codes"], 0),
     ] {

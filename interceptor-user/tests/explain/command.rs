@@ -50,7 +50,11 @@ fn exit_codes() {
             2,
             "did you mean egress.interceptor.io/policy?",
         ),
-        (&["explain", "http://google.com"], 2, "--config"),
+        (&["explain", "http://google.com"], 0, ""),
+        (&["explain", "--outbound-traffic-policy", "REGISTRY_ONLY", "http://google.com"], 3, ""),
+        (&["explain", "--agent-socket", "/run/a.sock", "http://google.com"], 2, "--pod"),
+        (&["explain", "-c", &seed, "--pod", "a/b", "http://google.com"], 2, "cannot be used with"),
+        (&["config", "clusters"], 0, ""),
         (&["explain", "-c", "/nowhere.yaml", "http://google.com"], 1, "/nowhere.yaml"),
         (&["explain", "-c", &seed, "--from", "a/b", "http://google.com"], 1, "hold no Pod"),
         (&["config", "clusters", "-c", &seed], 0, ""),
@@ -98,6 +102,32 @@ fn an_annotation_that_nothing_reads_is_told() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{stderr}");
         expected.iter().for_each(|part| assert!(stderr.contains(part), "{part}: {stderr}"));
+    }
+}
+
+#[test]
+fn a_server_name_that_is_not_sent_is_told() {
+    let text = |target| String::from_utf8(run(&["explain", "--sni", "x.com", target]).stdout).unwrap();
+    let told = "; the server name given with --sni is not sent, as this is no TLS";
+    for (target, is_told) in [("http://a.com", true), ("tcp://192.0.2.1:9", true), ("https://a.com", false)] {
+        let text = text(target);
+        assert_eq!(text.contains(told), is_told, "{text}");
+    }
+}
+
+/// What is no request goes as no version of HTTP.
+#[test]
+fn opaque_bytes_are_no_requests() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.yaml");
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\nspec: {hosts: [a.com], ports: \
+                 [{number: 443, name: tls, protocol: TLS}, {number: 80, name: http, protocol: HTTP}], resolution: DNS}\n";
+    std::fs::write(&path, entry).unwrap();
+    let path = path.to_str().unwrap();
+    for (target, are_requests) in [("https://a.com", false), ("http://a.com", true)] {
+        let text = String::from_utf8(run(&["explain", "-c", path, target]).stdout).unwrap();
+        assert!(text.contains("load balancing "), "{text}");
+        assert_eq!(text.contains("requests go as HTTP/1.1; "), are_requests, "{text}");
     }
 }
 
