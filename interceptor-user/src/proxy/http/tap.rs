@@ -59,6 +59,8 @@ struct Seen {
     is_unclear: bool,
     /// Requests whose answer is not out yet.
     answering: u32,
+    /// The answer to a request that has come is not worked on yet.
+    is_unbegun: bool,
     /// How many heads have been read.
     heads: u64,
     /// The stream that all of it came by, once hyper has let go of it.
@@ -82,6 +84,7 @@ impl HeadTap {
     pub(super) fn begin(&self, framing: Framing) -> (Option<bool>, Option<BodyReading>) {
         let mut seen = self.lock();
         seen.heads += 1;
+        seen.is_unbegun = false;
         let bytes = std::mem::take(&mut seen.bytes);
         let head = if seen.is_unclear { None } else { head(&bytes) };
         seen.is_unclear = head.is_none();
@@ -109,7 +112,10 @@ impl HeadTap {
 
     /// To be kept until the answer is out.
     pub(super) fn answering(&self) -> Answering {
-        self.lock().answering += 1;
+        let mut seen = self.lock();
+        seen.answering += 1;
+        seen.is_unbegun = true;
+        drop(seen);
         Answering(self.clone())
     }
 
@@ -119,6 +125,11 @@ impl HeadTap {
         let seen = self.lock();
         let is_begun = seen.is_unclear || (seen.body.is_none() && !seen.bytes.is_empty());
         (is_begun && seen.answering == 0).then_some(seen.heads)
+    }
+
+    /// Whether a request has come whose answer is not worked on yet.
+    pub(super) fn is_unbegun(&self) -> bool {
+        self.lock().is_unbegun
     }
 
     pub(super) fn is_answering(&self) -> bool {
@@ -229,7 +240,9 @@ impl Drop for BodyReading {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.lock().answering -= 1;
+        let mut seen = self.0.lock();
+        seen.answering -= 1;
+        seen.is_unbegun = false;
     }
 }
 

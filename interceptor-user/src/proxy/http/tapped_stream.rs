@@ -54,6 +54,11 @@ impl TappedStream {
         if !self.tap.is_answering() && !self.tap.is_unflushed() {
             return Poll::Ready(());
         }
+        // hyper looks for the end first: what has come is begun all the same, as with Envoy.
+        if self.tap.is_unbegun() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         self.end_waits = Some(cx.waker().clone());
         if let Some(check) = &mut self.check {
             ready!(check.as_mut().poll(cx));
