@@ -6,11 +6,13 @@
 //! shared out then with those that have.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
+use rustix::io::pread;
 
 use super::shares::Share;
 use super::workload::Workload;
@@ -60,17 +62,27 @@ impl Vitals {
         let clock = ClockId::from_raw(!self.id.load(Ordering::Relaxed) << 3 | 6);
         clock_gettime(clock).map_or(Duration::ZERO, Into::into)
     }
+}
 
-    /// CPU time that it has used, and time that it could have used while others had the CPUs. What a thread waits for on a
-    /// crowded node it has not got.
-    fn cpu_and_waiting(&self) -> Duration {
+/// What the kernel tells of the calling thread's times.
+#[derive(Debug)]
+struct Schedstat(Option<File>);
+
+impl Schedstat {
+    /// To be called by the thread itself. Without /proc nothing is known.
+    fn of_this_thread() -> Self {
+        Self(File::open("/proc/thread-self/schedstat").ok())
+    }
+
+    /// CPU time that the thread has used, and time that it could have used while others had the CPUs: what a thread waits
+    /// for on a crowded node it has not got.
+    fn cpu_and_waiting(&self) -> Option<Duration> {
+        let mut buffer = [0; 64];
+        let length = pread(self.0.as_ref()?, &mut buffer, 0).ok()?;
         // Documentation/scheduler/sched-stats.rst: time on the CPU, time on a run queue, in ns.
-        let path = format!("/proc/self/task/{}/schedstat", self.id.load(Ordering::Relaxed));
-        let times = std::fs::read_to_string(path).ok().and_then(|text| {
-            let mut times = text.split_ascii_whitespace().map_while(|time| time.parse().ok());
-            Some(Duration::from_nanos(times.next()?).saturating_add(Duration::from_nanos(times.next()?)))
-        });
-        times.unwrap_or_else(|| self.cpu())
+        let mut times = std::str::from_utf8(&buffer[..length]).ok()?.split_ascii_whitespace();
+        let mut next = || times.next()?.parse().map(Duration::from_nanos).ok();
+        next()?.checked_add(next()?)
     }
 }
 
@@ -106,13 +118,16 @@ impl Drop for Load {
 #[derive(Debug)]
 pub(super) struct Placement {
     own: usize,
+    schedstat: Schedstat,
     threads: Arc<[Arc<Vitals>]>,
     lately: RefCell<Lately>,
 }
 
 impl Placement {
+    /// Of the calling thread.
     pub(super) fn new(own: usize, threads: Arc<[Arc<Vitals>]>) -> Self {
-        Self { own, threads, lately: RefCell::new(Lately::new(Instant::now())) }
+        let lately = RefCell::new(Lately::new(Instant::now(), threads.len()));
+        Self { own, schedstat: Schedstat::of_this_thread(), threads, lately }
     }
 
     /// The thread for one more connection, which counts from now on; `None`: the one that asks.
@@ -120,11 +135,8 @@ impl Placement {
         let mut lately = self.lately.borrow_mut();
         let now = Instant::now();
         if now.saturating_duration_since(lately.since) >= WINDOW {
-            let of_thread = |(number, thread): (usize, &Arc<Vitals>)| {
-                if number == self.own { thread.cpu_and_waiting() } else { thread.cpu() }
-            };
-            let used = self.threads.iter().enumerate().map(of_thread).collect();
-            lately.judge(now, self.own, self.threads[self.own].short.load(Ordering::Relaxed), used);
+            let short = self.threads[self.own].short.load(Ordering::Relaxed);
+            lately.judge(now, self.own, short, |number| self.used(number));
         }
         let place = lately.choose(self.own, self.threads.len(), |number| self.threads[number].open());
         (
@@ -132,15 +144,28 @@ impl Placement {
             Load::new(&self.threads[place], now, workload, share),
         )
     }
+
+    /// The time that a thread has used.
+    fn used(&self, number: usize) -> Duration {
+        let cpu = self.threads[number].cpu();
+        if number != self.own {
+            return cpu;
+        }
+        // A kernel that does not count tells zeros.
+        self.schedstat.cpu_and_waiting().map_or(cpu, |used| used.max(cpu))
+    }
 }
 
-/// What one thread has seen of all.
+/// What one thread has seen of all. Nothing is allocated when it looks.
 #[derive(Debug)]
 struct Lately {
     since: Instant,
-    /// Short connections that had ended until then on this thread, and what time each thread had used.
+    /// Short connections that had ended until then on this thread.
     ended: usize,
+    /// What time each thread had used until then.
     used: Vec<Duration>,
+    /// What parts of the time before that, in percent.
+    parts: Vec<u128>,
     /// As many are short.
     short: usize,
     /// Threads that have time left, while this one has none.
@@ -152,28 +177,31 @@ struct Lately {
 }
 
 impl Lately {
-    fn new(now: Instant) -> Self {
-        let (helpers, saturated) = (Vec::new(), Vec::new());
-        Self { since: now, ended: 0, used: Vec::new(), short: 0, helpers, saturated, turn: 0 }
+    fn new(now: Instant, threads: usize) -> Self {
+        let (helpers, saturated) = (Vec::with_capacity(threads), Vec::with_capacity(threads));
+        // What was before is nobody's: the first look finds nothing used.
+        let (used, parts) = (vec![Duration::MAX; threads], vec![0; threads]);
+        Self { since: now, ended: 0, used, parts, short: 0, helpers, saturated, turn: 0 }
     }
 
     /// Judges what has happened until `now`.
-    fn judge(&mut self, now: Instant, own: usize, ended: usize, used: Vec<Duration>) {
+    fn judge(&mut self, now: Instant, own: usize, ended: usize, used: impl Fn(usize) -> Duration) {
         let passed = now.saturating_duration_since(self.since).as_nanos().max(1);
         let ended_lately = ended.wrapping_sub(self.ended) as u128;
         self.short = usize::try_from(ended_lately * SHORT.as_nanos() / passed).unwrap_or(usize::MAX);
-        let parts: Vec<u128> = used
-            .iter()
-            .zip(&self.used)
-            .map(|(used, before)| used.saturating_sub(*before).as_nanos() * 100 / passed)
-            .collect();
+        for (number, (before, part)) in self.used.iter_mut().zip(&mut self.parts).enumerate() {
+            let used = used(number);
+            *part = used.saturating_sub(*before).as_nanos() * 100 / passed;
+            *before = used;
+        }
+        let parts = &self.parts;
         let own = parts.get(own).copied().unwrap_or_default();
         let is_clearly_less = |some: u128, than: u128| than >= BUSY && some + CLEARLY_LESS <= than;
         self.helpers.clear();
         self.helpers.extend((0..parts.len()).filter(|number| is_clearly_less(parts[*number], own)));
         self.saturated.clear();
         self.saturated.extend((0..parts.len()).filter(|number| is_clearly_less(own, parts[*number])));
-        (self.since, self.ended, self.used) = (now, ended, used);
+        (self.since, self.ended) = (now, ended);
     }
 
     /// `own` or another of `threads`.
@@ -197,11 +225,12 @@ mod tests {
 
     /// Lets `window` pass, in which connections have ended at home and threads have used these parts of a CPU.
     fn pass(lately: &mut Lately, window: Duration, ended: usize, used: &[u32]) {
-        let used = used.iter().enumerate().map(|(number, percent)| {
-            lately.used.get(number).copied().unwrap_or_default() + window * *percent / 100
-        });
-        let (now, used) = (lately.since + window, used.collect());
-        lately.judge(now, HOME, lately.ended + ended, used);
+        let before = lately.used.clone();
+        let used = |number: usize| match before[number] {
+            Duration::MAX => Duration::ZERO,
+            before => before + window * used[number] / 100,
+        };
+        lately.judge(lately.since + window, HOME, lately.ended + ended, used);
     }
 
     /// How many of `count` connections that stay go where, with those that are `open` already.
@@ -215,7 +244,7 @@ mod tests {
     }
 
     fn begun<const N: usize>() -> Lately {
-        let mut lately = Lately::new(Instant::now());
+        let mut lately = Lately::new(Instant::now(), N);
         pass(&mut lately, WINDOW, 0, &[0; N]);
         lately
     }
@@ -274,9 +303,10 @@ mod tests {
     fn what_waits_for_a_cpu_has_no_time() {
         let vitals = Vitals::default();
         vitals.are_of_this_thread();
-        let (cpu, with_waiting) = (vitals.cpu(), vitals.cpu_and_waiting());
+        let schedstat = Schedstat::of_this_thread();
+        let (cpu, with_waiting) = (vitals.cpu(), schedstat.cpu_and_waiting().unwrap());
         while vitals.cpu() < cpu + Duration::from_millis(20) {}
-        let grown = vitals.cpu_and_waiting() - with_waiting;
+        let grown = schedstat.cpu_and_waiting().unwrap() - with_waiting;
         // The kernel brings what it tells there up to date by its ticks.
         assert!(grown >= Duration::from_millis(10), "{grown:?}");
     }
