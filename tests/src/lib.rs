@@ -51,5 +51,5 @@ pub use pod::{Interface, Pod};
 pub use process::{Daemon, output, run};
 pub use seeds::{seeds, seeds_dir};
 pub use session::Session;
-pub use wait::{eventually, wait_for};
+pub use wait::{eventually, uninterrupted, wait_for};
 pub use world::World;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 
-use crate::Netns;
+use crate::{Netns, uninterrupted};
 
 #[derive(Debug)]
 pub struct Origin {
@@ -133,7 +133,7 @@ pub fn read_head(socket: &mut impl Read) -> io::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
-        if socket.read(&mut byte)? == 0 {
+        if uninterrupted(|| socket.read(&mut byte))? == 0 {
             if head.is_empty() {
                 return Ok(String::new());
             }

@@ -1,5 +1,6 @@
 //! Waiting for a condition with a deadline.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -21,6 +22,21 @@ pub fn wait_for<T>(
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Makes a system call again that ended with EINTR. A process that is stopped and continued finds that wherever a
+/// socket has a timeout (signal(7)).
+///
+/// # Errors
+///
+/// Every other one of `call`.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 

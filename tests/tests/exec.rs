@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use interceptor_tests::{Pod, Running, World, cgroup_root, eventually};
+use interceptor_tests::{Pod, Running, World, cgroup_root, eventually, wait_for};
 use rustix::process::Signal;
 
 #[test]
@@ -48,6 +49,26 @@ fn arguments_environment_directory_and_input_arrive() -> anyhow::Result<()> {
     let output = child.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(text, format!("a b|--help|-c||ü|yes\n{}\ntyped", directory.display()));
+    Ok(())
+}
+
+/// The kernel breaks off what it does for a process that is stopped, loading a program among it.
+#[test]
+fn being_stopped_and_continued_while_it_starts_changes_nothing() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let running = pod.interceptor()?.spawn(&["echo", "started"])?;
+    let mut stops = 0;
+    wait_for("the command to start", Duration::from_secs(30), || {
+        if stops < 200 {
+            stops += 1;
+            // Fails when it has ended.
+            let _ = running.signal(Signal::STOP).and_then(|()| running.signal(Signal::CONT));
+        }
+        (running.stdout() == "started\n").then_some(())
+    })?;
+    assert!(stops > 3, "{stops} times: it was too fast to be stopped");
+    running.finish()?.expect_code(0)?;
     Ok(())
 }
 

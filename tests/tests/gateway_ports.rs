@@ -213,7 +213,7 @@ fn a_client_that_shows_no_server_name_in_time_is_reset() -> anyhow::Result<()> {
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
     // A ClientHello's beginning.
     stream.write_all(b"\x16\x03\x01\x02")?;
-    let error = stream.read(&mut [0]).err().context("it is not reset")?;
+    let error = stream.read_exact(&mut [0]).err().context("it is not reset")?;
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}: {}", gateway.log());
     assert_eq!(gateway.line()?.flags, "NR");
     Ok(())

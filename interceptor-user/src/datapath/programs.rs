@@ -1,6 +1,10 @@
 //! The embedded object: which program sits where, and loading all of them.
 
-use std::{collections::BTreeMap, os::fd::AsFd};
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -23,6 +27,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../interceptor-ebpf/target/interceptor-log.bpf.o"
 ));
+
+/// How long signals may keep a program from being loaded.
+const INTERRUPTED_MAX: Duration = Duration::from_secs(10);
 
 pub(super) const WORKLOAD: &[&str] = &[
     // In front of the hooks that redirect, so that no redirected connection misses its hand-over.
@@ -101,7 +108,7 @@ pub(super) fn make_maps(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
 pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
     let mut ebpf = make_maps(pins)?;
     for (name, program) in ebpf.programs_mut() {
-        load_program(program).map_err(|error| DatapathError::Program {
+        load_uninterrupted(program).map_err(|error| DatapathError::Program {
             program: name.to_owned(),
             release: preflight::kernel_release(),
             source: Box::new(error),
@@ -110,6 +117,19 @@ pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
     #[cfg(feature = "log")]
     super::log::follow(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// Loads a program again that a signal has kept from being verified: EAGAIN, which is what a terminal that changes its
+/// size, an ended child or a process that was stopped meanwhile come to. libbpf does the same, five times at most.
+fn load_uninterrupted(program: &mut Program) -> Result<(), ProgramError> {
+    let started = Instant::now();
+    loop {
+        match load_program(program) {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && started.elapsed() < INTERRUPTED_MAX => {}
+            other => return other,
+        }
+    }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "aya lists every program type; the object has five")]

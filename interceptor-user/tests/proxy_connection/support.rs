@@ -126,8 +126,7 @@ pub(crate) fn client_hello(name: &'static str) -> Vec<u8> {
 }
 
 pub(crate) fn assert_reset(stream: &mut TcpStream) {
-    let mut byte = [0];
-    match stream.read(&mut byte) {
+    match stream.read_exact(&mut [0]) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         other => panic!("expected a reset, got {other:?}"),
     }

@@ -70,7 +70,7 @@ fn a_session_is_taken_up_again_by_those_only_who_would_be_let_in_now() {
     let said = {
         let mut tls = handshake(&proxy, Arc::clone(&config), HOST).unwrap();
         tls.write_all(get(HOST, "/").as_bytes()).unwrap();
-        tls.read(&mut [0; 64]).unwrap_err().to_string()
+        tls.read_exact(&mut [0]).unwrap_err().to_string()
     };
     assert!(said.contains("CertificateRevoked"), "{said}");
 }

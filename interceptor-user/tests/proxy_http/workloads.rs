@@ -188,7 +188,7 @@ fn a_removed_workloads_connections_are_broken_off_after_their_time() {
     assert!(proxy.remove(id, Duration::from_millis(20)));
     // Not in good order: nobody is to take for all what came.
     for mut end in clients.into_iter().chain(upstreams) {
-        let error = end.stream.read(&mut [0]).unwrap_err();
+        let error = end.stream.read_exact(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
     eventually("it is gone", || is_gone(&proxy, id));
@@ -210,7 +210,7 @@ fn a_workload_with_too_many_connections_hurts_nobody_else() {
     eventually("they are open", || open() == 3);
 
     let mut surplus = Client::connect(greedy);
-    let error = surplus.stream.read(&mut [0]).unwrap_err();
+    let error = surplus.stream.read_exact(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert_eq!(proxy.counters().connections_surplus, 1);
     assert_eq!(status(other), 200);
@@ -312,7 +312,7 @@ fn clients_of_a_gateway_share_what_there_is() {
         client.reply().status() == 200
     };
     let is_reset = |mut client: Client<TcpStream>| {
-        let error = client.stream.read(&mut [0]).unwrap_err();
+        let error = client.stream.read_exact(&mut [0]).unwrap_err();
         error.kind() == ErrorKind::ConnectionReset
     };
     let mut greedy: Vec<_> = [one, two, one].map(|port| connect(2, port)).into();

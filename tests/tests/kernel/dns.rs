@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use interceptor_common::verdict::Reason;
+use interceptor_tests::uninterrupted;
 use interceptor_user::{
     datapath::{Listener, NameServerReader, QuerySockets},
     workload::RedirectPolicy,
@@ -102,10 +103,10 @@ fn connected_sockets() -> anyhow::Result<()> {
         assert_eq!(socket.peer_addr()?, server, "getpeername");
         socket.send(b"with a name")?;
         dns.echo(server)?;
-        assert_eq!(socket.recv_from(&mut buffer)?, (11, server));
+        assert_eq!(uninterrupted(|| socket.recv_from(&mut buffer))?, (11, server));
         socket.send(b"without one")?;
         dns.echo(server)?;
-        assert_eq!(socket.recv(&mut buffer)?, 11);
+        assert_eq!(uninterrupted(|| socket.recv(&mut buffer))?, 11);
         assert_eq!(&buffer[..11], b"without one");
     }
     assert_eq!(dns.bed.count(Reason::NameServer)?, 6);
@@ -137,7 +138,7 @@ fn several_servers_from_one_socket() -> anyhow::Result<()> {
         let mut answered = BTreeSet::new();
         for _ in servers {
             let mut buffer = [0; 512];
-            let (length, from) = socket.recv_from(&mut buffer)?;
+            let (length, from) = uninterrupted(|| socket.recv_from(&mut buffer))?;
             assert_eq!(std::str::from_utf8(&buffer[..length])?, from.to_string());
             answered.insert(from);
         }
@@ -164,7 +165,7 @@ fn large_answers() -> anyhow::Result<()> {
                 from.send_to(&answer, client)?;
             }
             let mut buffer = vec![0; 65_535];
-            let (got, from) = socket.recv_from(&mut buffer)?;
+            let (got, from) = uninterrupted(|| socket.recv_from(&mut buffer))?;
             assert_eq!((&buffer[..got], from), (&answer[..], server));
         }
     }
@@ -238,7 +239,7 @@ fn sockets_bound_to_an_address() -> anyhow::Result<()> {
     socket.send_to(b"x", address(V4))?;
     dns.echo(address(V4))?;
     let mut buffer = [0; 16];
-    assert_eq!(socket.recv_from(&mut buffer)?, (1, address(V4)));
+    assert_eq!(uninterrupted(|| socket.recv_from(&mut buffer))?, (1, address(V4)));
     Ok(())
 }
 

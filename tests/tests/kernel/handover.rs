@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use interceptor_common::verdict::Reason;
 use interceptor_tests::{Netns, eventually};
 use interceptor_user::{datapath::netns_cookie, workload::RedirectPolicy};
@@ -83,9 +83,8 @@ fn accept_all(bed: &Bed, done: &AtomicBool) -> anyhow::Result<Seen> {
                 stream.set_nonblocking(false)?;
                 stream.set_read_timeout(Some(DEADLINE))?;
                 let mut said = [0_u8; 4];
-                match stream.read(&mut said) {
-                    Ok(4) => assert_eq!(u32::from_be_bytes(said), id, "bytes meant for another destination"),
-                    Ok(length) => bail!("{length} bytes from {peer}"),
+                match stream.read_exact(&mut said) {
+                    Ok(()) => assert_eq!(u32::from_be_bytes(said), id, "bytes meant for another destination"),
                     // Reset: what it said is gone.
                     Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
                     Err(error) => return Err(error).with_context(|| format!("reading from {peer}")),

@@ -83,7 +83,12 @@ impl Bed {
 
 fn received(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_535];
-    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    let (length, from) = loop {
+        match socket.recv_from(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => break received.unwrap(),
+        }
+    };
     buffer.truncate(length);
     (buffer, from)
 }

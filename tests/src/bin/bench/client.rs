@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use interceptor_tests::uninterrupted;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use serde::{Deserialize, Serialize};
 
@@ -293,9 +294,9 @@ fn timed(mut samples_us: Vec<f64>) -> anyhow::Result<Answer> {
 fn wait_for_close(socket: OwnedFd) -> anyhow::Result<()> {
     let mut socket = TcpStream::from(socket);
     socket.set_read_timeout(Some(DEADLINE)).context("cannot set a timeout")?;
-    let mut byte = [0];
-    let read = socket.read(&mut byte).context("the server did not close")?;
-    ensure!(read == 0, "the server sent something");
+    let mut rest = Vec::new();
+    socket.read_to_end(&mut rest).context("the server did not close")?;
+    ensure!(rest.is_empty(), "the server sent something");
     Ok(())
 }
 
@@ -307,7 +308,7 @@ fn download(address: SocketAddrV4, bytes: u64) -> anyhow::Result<Answer> {
     let mut buffer = vec![0; 256 << 10];
     let mut received = 0_u64;
     loop {
-        let read = socket.read(&mut buffer).context("cannot read")?;
+        let read = uninterrupted(|| socket.read(&mut buffer)).context("cannot read")?;
         if read == 0 {
             break;
         }

@@ -80,6 +80,7 @@ impl Args {
     /// What the documentation shows must not be replaced by a part, or by figures that were taken in a hurry.
     fn out(&self) -> anyhow::Result<PathBuf> {
         if let Some(out) = &self.out {
+            ensure!(!out.is_dir(), "--out {}: expected a file's name, this is a directory", out.display());
             return Ok(out.clone());
         }
         if self.workload.is_empty() && self.against.len() == Against::value_variants().len() && !self.quick {
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
 
 fn bench(args: &Args) -> anyhow::Result<()> {
     let started = Instant::now();
+    let out = args.out()?;
     machine::allow_many_files()?;
     let against: Vec<Row> = args.against.iter().map(|against| against.row()).collect();
     let workloads = if args.workload.is_empty() { Workload::ALL.to_vec() } else { args.workload.clone() };
@@ -153,7 +155,6 @@ fn bench(args: &Args) -> anyhow::Result<()> {
         println!("{table}");
         tables.push((workload, table));
     }
-    let out = args.out()?;
     report.write(&out, &tables)?;
     println!("Figures: {}  ({:.0} s)", out.display(), started.elapsed().as_secs_f64());
     let failures = report.failures();

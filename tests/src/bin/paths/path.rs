@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use interceptor_tests::Dir;
+use interceptor_tests::{Dir, read_head};
 
 use crate::Cost;
 use crate::callgrind::{self, Counts};
@@ -116,7 +116,7 @@ impl Path {
                     let mut stream = connect()?;
                     request(&mut stream, "Connection: close\r\n")?;
                     // The proxy is done with it before the next one comes.
-                    ensure!(stream.read(&mut [0]).context("cannot read")? == 0, "more than a response came");
+                    ensure_ended(&mut stream)?;
                 }
             }
             Self::Opaque => {
@@ -125,10 +125,7 @@ impl Path {
                     stream.write_all(&[b'x'; 64]).context("cannot send")?;
                     stream.read_exact(&mut [0; 64]).context("nothing came back")?;
                     stream.shutdown(std::net::Shutdown::Write).context("cannot end")?;
-                    ensure!(
-                        stream.read(&mut [0]).context("cannot read")? == 0,
-                        "more came back than was sent"
-                    );
+                    ensure_ended(&mut stream)?;
                 }
             }
         }
@@ -136,17 +133,22 @@ impl Path {
     }
 }
 
-/// Sends one request and reads its response, whose body ends as [`RESPONSE`] does.
+/// Sends one request and reads its response, which is [`RESPONSE`].
 fn request(stream: &mut TcpStream, header: &str) -> anyhow::Result<()> {
     stream.write_all(format!("{REQUEST}{header}\r\n").as_bytes()).context("cannot send a request")?;
-    let mut response = Vec::new();
-    let mut buffer = [0; 4096];
-    while !response.ends_with(b"0123456789abcdef") {
-        let read = stream.read(&mut buffer).context("no response")?;
-        ensure!(read > 0, "the response broke off: {:?}", String::from_utf8_lossy(&response));
-        response.extend_from_slice(buffer.get(..read).unwrap_or_default());
-    }
-    ensure!(response.starts_with(b"HTTP/1.1 200 "), "not the response that was expected");
+    let head = read_head(stream).context("no response")?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "not the response that was expected: {head}");
+    let mut body = [0; 16];
+    stream.read_exact(&mut body).context("the response broke off")?;
+    ensure!(body == *b"0123456789abcdef", "not the body that was expected");
+    Ok(())
+}
+
+/// Waits for the end: nothing may come before it.
+fn ensure_ended(stream: &mut TcpStream) -> anyhow::Result<()> {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).context("cannot read")?;
+    ensure!(rest.is_empty(), "more came than was asked for: {:?}", String::from_utf8_lossy(&rest));
     Ok(())
 }
 
