@@ -248,6 +248,11 @@ const MESHES: [&str; 7] = [
     "{}",
 ];
 
+/// Whether a change is compiled with the one after it, as files that are saved together are.
+fn with_the_next() -> impl Strategy<Value = bool> {
+    proptest::bool::weighted(0.25)
+}
+
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         14 => written().prop_map(Change::Put),
@@ -260,7 +265,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
     #[test]
     fn one_change_after_another_is_the_same_as_all_afresh(
-        changes in proptest::collection::vec(change(), 1..24),
+        changes in proptest::collection::vec((change(), with_the_next()), 1..24),
         learned_names in any::<bool>(),
         is_cart in any::<bool>(),
     ) {
@@ -269,7 +274,8 @@ proptest! {
         let settings = CompileSettings { client, ..CompileSettings::default() };
         let mut compiler = Compiler::new(settings.clone());
         let mut world = World::default();
-        for change in changes {
+        let last = changes.len() - 1;
+        for (position, (change, with_the_next)) in changes.into_iter().enumerate() {
             match change {
                 Change::Put(written) => {
                     let resource = written.resource();
@@ -282,6 +288,9 @@ proptest! {
                     let (mesh, findings) = mesh_config::parse(&"mesh.yaml".into(), text);
                     world.mesh = mesh.unwrap_or_else(|| panic!("{findings:#?}"));
                 }
+            }
+            if with_the_next && position < last {
+                continue;
             }
             let (snapshot, findings) = compiler.compile(&Arc::new(world.clone()));
             let (expected, expected_findings) = compile(&world, &settings);
@@ -326,11 +335,11 @@ static FOLLOWED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 384, failure_persistence: None, ..ProptestConfig::default() })]
-    /// Where mostly what is found by name changes, one at a time.
+    /// Where mostly what is found by name changes, one at a time or some at once.
     fn named_ones_are_the_same_as_all_afresh(
         at_first in proptest::collection::vec(named(), 0..6),
         sidecar in proptest::option::weighted(0.15, any::<[u8; 4]>()),
-        changes in proptest::collection::vec((named(), 0..8_u8), 1..16),
+        changes in proptest::collection::vec((named(), 0..8_u8, with_the_next()), 1..16),
         is_cart in any::<bool>(),
         enforced in prop_oneof![9 => Just(false), 1 => Just(true)],
         mesh in prop_oneof![6 => Just("{}"), 1 => proptest::sample::select(&MESHES)],
@@ -352,7 +361,8 @@ proptest! {
         world.resources.extend(sidecar.iter().map(Written::resource));
         let mut last = at_first.into_iter().last();
         let (mut before, _) = compiler.compile(&Arc::new(world.clone()));
-        for (written, what) in changes {
+        let end = changes.len() - 1;
+        for (position, (written, what, with_the_next)) in changes.into_iter().enumerate() {
             let shape = written.shape;
             // Often it is the one before, with something of it changed.
             let written = match last {
@@ -370,6 +380,9 @@ proptest! {
                 world.resources.insert(resource);
             }
             last = Some(written.clone());
+            if with_the_next && position < end {
+                continue;
+            }
             let (snapshot, findings) = compiler.compile(&Arc::new(world.clone()));
             let (expected, expected_findings) = compile(&world, &settings);
             prop_assert_eq!(&snapshot, &expected, "{:?} {:#?}", written, world.resources.keys().collect::<Vec<_>>());
