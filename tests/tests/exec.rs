@@ -63,7 +63,7 @@ fn being_stopped_and_continued_while_it_starts_changes_nothing() -> anyhow::Resu
         if stops < 200 {
             stops += 1;
             // Fails when it has ended.
-            let _ = running.signal(Signal::STOP).and_then(|()| running.signal(Signal::CONT));
+            drop(running.signal(Signal::STOP).and_then(|()| running.signal(Signal::CONT)));
         }
         (running.stdout() == "started\n").then_some(())
     })?;
