@@ -1,11 +1,11 @@
 //! When certificates that we show end, and telling it ahead.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
+use super::pace::Pace;
 use super::spiffe::{at, not_after, not_before};
 
 /// How often, at most, certificates are looked at where no handshake asks.
@@ -55,34 +55,33 @@ impl Expiry {
     }
 }
 
-/// When certificates were looked at, and told of, last.
-#[derive(Debug, Default)]
+/// When certificates are looked at, and told of.
+#[derive(Debug)]
 pub(in crate::proxy) struct Tending {
-    tended_s: AtomicU64,
-    warned_s: AtomicU64,
+    looking: Pace,
+    warning: Pace,
+}
+
+impl Default for Tending {
+    fn default() -> Self {
+        Self { looking: Pace::from_now(TENDING_INTERVAL), warning: Pace::from_now(WARNING_INTERVAL) }
+    }
 }
 
 impl Tending {
     /// Whether it is time to look at them; true once in a while, for one who asks.
     pub(in crate::proxy) fn is_due(&self) -> bool {
-        is_due(&self.tended_s, TENDING_INTERVAL)
+        self.looking.is_due()
     }
 
     /// Tells of certificates that end soon.
     pub(in crate::proxy) fn warn<'a>(&self, certificates: impl Iterator<Item = &'a Expiry>) {
         let now = UnixTime::now();
         let mut warnings = certificates.filter_map(|certificate| certificate.warning(now)).peekable();
-        if warnings.peek().is_some() && is_due(&self.warned_s, WARNING_INTERVAL) {
+        if warnings.peek().is_some() && self.warning.is_due() {
             warnings.for_each(|warning| tracing::warn!("{warning}"));
         }
     }
-}
-
-fn is_due(last_s: &AtomicU64, interval: Duration) -> bool {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let last = last_s.load(Ordering::Relaxed);
-    now.saturating_sub(last) >= interval.as_secs()
-        && last_s.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
 #[cfg(test)]

@@ -7,4 +7,5 @@ pub(super) mod facts;
 pub(crate) mod files;
 pub(crate) mod hash;
 pub(super) mod names;
+pub(super) mod pace;
 pub(crate) mod spiffe;

@@ -7,8 +7,7 @@ mod verify;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::HandshakeKind;
@@ -22,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use super::certificates::credential::candidates;
 use super::certificates::expiry::{Expiry, Tending};
 use super::certificates::files::FileVersions;
+use super::certificates::pace::Pace;
 use crate::snapshot::{CertificateSource, ClientCaSource, TlsTermination, TlsTerminationMode};
 use config::Configs;
 pub(super) use failure::HandshakeFailure;
@@ -43,9 +43,7 @@ const REFUSED_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct TlsServer {
     termination: Arc<TlsTermination>,
     state: ArcSwap<State>,
-    created: Instant,
-    /// Milliseconds after `created` when the files were looked at last.
-    checked_ms: AtomicU64,
+    checking: Pace,
     tending: Tending,
 }
 
@@ -60,8 +58,7 @@ impl TlsServer {
         Self {
             state: ArcSwap::from_pointee(State::load(termination)),
             termination: Arc::clone(termination),
-            created: Instant::now(),
-            checked_ms: AtomicU64::new(0),
+            checking: Pace::from_later(FILES_CHECK_INTERVAL),
             tending: Tending::default(),
         }
     }
@@ -95,12 +92,7 @@ impl TlsServer {
     }
 
     fn look_for_changes(&self) {
-        let now = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let checked = self.checked_ms.load(Ordering::Relaxed);
-        let interval = u64::try_from(FILES_CHECK_INTERVAL.as_millis()).unwrap_or(u64::MAX);
-        if now.saturating_sub(checked) < interval
-            || self.checked_ms.compare_exchange(checked, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
+        if !self.checking.is_due() {
             return;
         }
         let state = self.state.load();

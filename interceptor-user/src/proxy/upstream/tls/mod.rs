@@ -9,8 +9,7 @@ mod verify;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
@@ -23,6 +22,7 @@ use super::error::UpstreamError;
 use crate::proxy::certificates::credential::candidates;
 use crate::proxy::certificates::expiry::{Expiry, Tending};
 use crate::proxy::certificates::files::FileVersions;
+use crate::proxy::certificates::pace::Pace;
 use crate::snapshot::{CaSource, TlsOrigination};
 use config::{Configs, configs};
 pub(crate) use failure::of_io_error;
@@ -35,9 +35,7 @@ const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct TlsClient {
     origination: TlsOrigination,
     state: ArcSwap<State>,
-    created: Instant,
-    /// Milliseconds after `created` when the files were looked at last.
-    checked_ms: AtomicU64,
+    checking: Pace,
     tending: Tending,
 }
 
@@ -64,8 +62,7 @@ impl TlsClient {
         Self {
             state: ArcSwap::from_pointee(State::load(origination)),
             origination: origination.clone(),
-            created: Instant::now(),
-            checked_ms: AtomicU64::new(0),
+            checking: Pace::from_later(FILES_CHECK_INTERVAL),
             tending: Tending::default(),
         }
     }
@@ -131,12 +128,7 @@ impl TlsClient {
     }
 
     fn look_for_changes(&self) {
-        let now = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let checked = self.checked_ms.load(Ordering::Relaxed);
-        let interval = u64::try_from(FILES_CHECK_INTERVAL.as_millis()).unwrap_or(u64::MAX);
-        if now.saturating_sub(checked) < interval
-            || self.checked_ms.compare_exchange(checked, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
+        if !self.checking.is_due() {
             return;
         }
         let state = self.state.load();
