@@ -13,6 +13,7 @@ pub mod copy;
 mod counting;
 mod dns_tap;
 mod downstream;
+mod extra;
 pub(crate) mod http;
 pub mod inspect;
 mod listener;

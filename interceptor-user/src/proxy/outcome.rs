@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::snapshot::Refusal;
 
+/// In the log, of what a workload has too many of.
+pub(crate) const SURPLUS_DETAILS: &str = "too_many_connections";
+
 /// Envoy's response flags, by their short code in logs (source/common/stream_info/utility.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

@@ -120,7 +120,7 @@ impl ProxyCounters {
             ),
             (
                 "interceptor_connections_surplus_total",
-                "Connections that were one too many for their workload: reset.",
+                "Connections, and requests beside others on theirs, that were one too many for their workload: refused.",
                 self.connections_surplus,
             ),
             (

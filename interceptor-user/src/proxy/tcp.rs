@@ -18,7 +18,7 @@ use super::downstream::Downstream;
 use super::inspect::{self, Heard, Protocol};
 use super::maybe_tls::ClientIo;
 use super::names::{Claim, MISMATCH_DETAILS, NameKnowledge};
-use super::outcome::ResponseFlag;
+use super::outcome::{ResponseFlag, SURPLUS_DETAILS};
 use super::termination::HandshakeFailure;
 use super::upstream::{ClusterRuntime, ConnectError, OpaqueIo, OpaqueUpstream};
 use super::worker::Worker;
@@ -32,9 +32,6 @@ const SERVER_NAME_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Where names are learned from what servers answer.
 const DNS_PORT: u16 = NAME_SERVER_PORT.0;
-
-/// In the log, of what a workload has too many of.
-const SURPLUS_DETAILS: &str = "too_many_connections";
 
 /// Where opaque bytes go.
 #[derive(Clone, Debug)]

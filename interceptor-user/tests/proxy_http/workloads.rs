@@ -326,3 +326,61 @@ fn clients_of_a_gateway_share_what_there_is() {
     eventually("they are closed", || proxy.counters().connections_open == 1);
     assert!(is_served(&mut connect(2, two)));
 }
+
+/// An HTTP/2 client's first words, and so many requests for the declared host, each on a stream of its own.
+fn http2_requests(count: u32) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    // HPACK's static table: `:method: GET`, `:path: /`, `:scheme: http`; `:authority` with a value of its own.
+    let head = [&[0x82, 0x84, 0x86, 0x01, u8::try_from(HOST.len()).unwrap()], HOST.as_bytes()].concat();
+    let requests = (0..count).flat_map(|number| frame(1, 5, 2 * number + 1, &head));
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().copied().chain(frame(4, 0, 0, &[])).chain(requests).collect()
+}
+
+#[test]
+fn requests_on_one_http2_connection_count_as_connections() {
+    // Who asks it waits, as long as it is there.
+    let upstream = Upstream::start(|mut client, _| {
+        client.request();
+        client.read_to_end();
+    });
+    let proxy = proxy(1);
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let (greedy, mut of_greedy) = workload(&configured, ORIGINAL_DST);
+    of_greedy.connections_max = 8;
+    let greedy_id = proxy.add(of_greedy).unwrap();
+    let surplus = || proxy.counters_of(greedy_id).unwrap().connections_surplus;
+
+    let mut client = Client::connect(greedy);
+    client.send(http2_requests(50));
+    eventually("the others are refused", || surplus() == 42);
+    eventually("each of the rest has its own connection", || upstream.connections() == 8);
+    assert!(Client::connect(greedy).stream.read_exact(&mut [0]).is_err());
+    assert_eq!(surplus(), 43);
+
+    drop(client);
+    eventually("they are over", || proxy.counters_of(greedy_id).unwrap().connections_open == 0);
+    let mut client = Client::connect(greedy);
+    client.send(http2_requests(8));
+    eventually("what was taken has been given back", || upstream.connections() == 16);
+    assert_eq!(surplus(), 43);
+}
+
+#[test]
+fn requests_on_one_http2_connection_take_their_clients_share() {
+    let upstream = Upstream::start(|mut client, _| {
+        client.request();
+        client.read_to_end();
+    });
+    let proxy = proxy(1);
+    let configured = proxy.configure(Config::new(&[upstream.address]).build(80));
+    let (address, mut port) = workload(&configured, ORIGINAL_DST);
+    port.shares = Some(Arc::new(Shares::new(12)));
+    proxy.add(port).unwrap();
+    let mut client = Client::connect(address);
+    client.send(http2_requests(50));
+    eventually("the others are refused", || proxy.counters().connections_surplus == 44);
+    eventually("each of the rest has its own connection", || upstream.connections() == 6);
+}

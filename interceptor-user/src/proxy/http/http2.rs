@@ -42,9 +42,17 @@ pub(super) async fn serve(stream: ClientIo, connection: &Rc<Connection>) -> Resu
         requests.set(requests.get() + 1);
         connection.worker.current().snapshot.mesh.path_normalization.apply(request.uri_mut());
         connection.first_request.is_there();
+        // The connection counts as one of its workload's, and pays for one request.
+        let is_beside_others = connection.tap.is_answering();
         // Begun before the answer is first worked on: a client may be gone by then.
-        let log = RequestLog::new(&connection, &request);
-        async move { Ok::<_, Infallible>(request::answer(connection, request, log).await) }
+        let mut log = RequestLog::new(&connection, &request);
+        let has_room = !is_beside_others || request::take_room(&connection, &mut log);
+        async move {
+            if !has_room {
+                return Ok::<_, Infallible>(request::refuse_surplus(&connection, log));
+            }
+            Ok(request::answer(connection, request, log).await)
+        }
     });
     let head_limit = worker.workload().shares.is_some().then_some(SHARED_HEAD_READ_TIMEOUT);
     let activity = || Activity { requests: requests.get(), is_answering: connection.tap.is_answering() };

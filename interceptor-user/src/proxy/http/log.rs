@@ -14,6 +14,7 @@ use super::tap::Answering;
 use super::upload::Upload;
 use super::{Connection, grpc};
 use crate::proxy::counting::{Taker, To};
+use crate::proxy::extra::Extra;
 use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
 use crate::proxy::peers::Peer;
 use crate::proxy::upstream::ClusterRuntime;
@@ -26,6 +27,8 @@ use crate::telemetry::{AccessRecord, HttpRecord};
 pub(super) struct RequestLog {
     open: Option<Box<Open>>,
     answering: Option<Answering>,
+    /// Of a request beside others on its connection.
+    _extra: Option<Extra>,
 }
 
 /// What is known so far.
@@ -68,7 +71,12 @@ impl RequestLog {
             delayed: false,
             record,
         };
-        Self { open: Some(Box::new(open)), answering: Some(connection.tap.answering()) }
+        Self { open: Some(Box::new(open)), answering: Some(connection.tap.answering()), _extra: None }
+    }
+
+    /// The request counts as a connection of its own until its end.
+    pub(super) fn counts_as_connection(&mut self, extra: Extra) {
+        self._extra = Some(extra);
     }
 
     /// Whether replies of our own are gRPC's.

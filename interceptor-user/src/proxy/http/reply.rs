@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 use super::body::ResponseBody;
 use super::log::RequestLog;
 use super::{grpc, headers};
-use crate::proxy::outcome::{ResponseFlag, ResponseFlags};
+use crate::proxy::outcome::{ResponseFlag, ResponseFlags, SURPLUS_DETAILS};
 use crate::proxy::upstream::{ResetReason, UpstreamError};
 use crate::snapshot::{AbortStatus, DirectResponse, ProxyHeaders, Refusal};
 
@@ -79,6 +79,18 @@ impl Reply {
                 StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY),
                 ResponseFlags::NONE,
                 "direct_response",
+            )
+        }
+    }
+
+    /// To a request that is one too many for its workload.
+    pub(super) fn surplus() -> Self {
+        Self {
+            body: Bytes::from_static(b"too many requests at one time"),
+            ..Self::empty(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ResponseFlag::OverloadManager.into(),
+                SURPLUS_DETAILS,
             )
         }
     }

@@ -49,6 +49,20 @@ pub(super) async fn answer(
     response
 }
 
+/// Has a request beside others on its connection count as a connection of its own: each may take as much. False when its
+/// workload has as many as it may have.
+pub(super) fn take_room(connection: &Connection, log: &mut RequestLog) -> bool {
+    let client = connection.downstream.remote_address.ip();
+    let extra = connection.worker.workload().take_extra(client);
+    extra.map(|extra| log.counts_as_connection(extra)).is_some()
+}
+
+/// Answers a request that is one too many for its workload.
+pub(super) fn refuse_surplus(connection: &Connection, log: RequestLog) -> Response<ResponseBody> {
+    connection.worker.stats().surplus();
+    Reply::surplus().send(&connection.worker.current().snapshot.mesh.proxy_headers, log)
+}
+
 /// Whether hyper closes after the answer, by the plainest of the ways to ask for that.
 fn is_last(request: &Request<Incoming>) -> bool {
     let mut connection = request.headers().get_all(CONNECTION).iter();
