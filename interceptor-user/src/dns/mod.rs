@@ -14,6 +14,7 @@ mod relay;
 mod schedule;
 mod service;
 mod system;
+mod turns;
 mod watch;
 
 use std::collections::HashMap;
@@ -99,6 +100,15 @@ impl Answer {
     }
 }
 
+/// Who asks for names that clients bring: nobody's are asked for at the cost of all others'.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Asker {
+    /// A workload, by a number of its own.
+    pub workload: u64,
+    /// Whoever of its clients, where it has many.
+    pub client: Option<IpAddr>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
     #[error("{host:?} is not a host name")]
@@ -157,7 +167,7 @@ impl Resolver {
     ///
     /// # Errors
     /// When the name is none, or no server answers for it.
-    pub async fn resolve(&self, host: &str) -> Result<Arc<Answer>, DnsError> {
+    pub async fn resolve(&self, host: &str, asker: Asker) -> Result<Arc<Answer>, DnsError> {
         let host = normalized(host);
         if let Ok(address) = host.parse() {
             return Ok(Arc::new(Answer::literal(address)));
@@ -169,7 +179,7 @@ impl Resolver {
             return known;
         }
         let (reply, replied) = tokio::sync::oneshot::channel();
-        match self.0.questions.try_send(Question { host: host.into(), reply }) {
+        match self.0.questions.try_send(Question { host: host.into(), asker, reply }) {
             Ok(()) => replied.await.unwrap_or(Err(DnsError::Ended)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(DnsError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(DnsError::Ended),

@@ -12,14 +12,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use super::cache::Cache;
 use super::lookup::Lookups;
 use super::schedule::{History, Outcome};
+use super::turns::Turns;
 use super::watch::Watched;
-use super::{Answer, DnsError, Options, Servers};
+use super::{Answer, Asker, DnsError, Options, Servers};
 
 /// Names asked for at the same time, of each kind; each takes two sockets.
 const REFRESHES_MAX: usize = 64;
@@ -41,6 +42,7 @@ pub(super) struct WatchRequest {
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) host: Arc<str>,
+    pub(super) asker: Asker,
     pub(super) reply: Reply,
 }
 
@@ -165,71 +167,112 @@ impl Refresher {
 /// Names that clients wait for: each is asked for once, however many wait.
 struct Asking {
     cache: Arc<Cache>,
-    waiting: HashMap<Arc<str>, Vec<Reply>>,
-    lookups: JoinSet<(Arc<str>, Outcome)>,
-    slots: Arc<Semaphore>,
+    waiting: HashMap<Arc<str>, Waiting>,
+    turns: Turns,
+    lookups: JoinSet<Outcome>,
+    /// What each of the lookups is for.
+    asked_for: HashMap<Id, (Asker, Arc<str>)>,
     loaded: watch::Receiver<Loaded>,
     refresh_rate: Duration,
 }
 
+/// Who waits for a name.
+#[derive(Default)]
+struct Waiting {
+    replies: Vec<Reply>,
+    /// Those with whose turn it may be asked for.
+    askers: Vec<Asker>,
+    is_asked_for: bool,
+}
+
 impl Asking {
     fn new(cache: Arc<Cache>, loaded: watch::Receiver<Loaded>, refresh_rate: Duration) -> Self {
-        let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
-        Self { cache, waiting: HashMap::new(), lookups: JoinSet::new(), slots, loaded, refresh_rate }
+        let turns = Turns::new(NAMES_WAITING_MAX, LOOKUPS_MAX);
+        let (waiting, asked_for) = (HashMap::new(), HashMap::new());
+        Self { cache, waiting, turns, lookups: JoinSet::new(), asked_for, loaded, refresh_rate }
     }
 
-    fn ask(&mut self, Question { host, reply }: Question) {
+    fn ask(&mut self, Question { host, asker, reply }: Question) {
         // Somebody else's question may have been answered since this one was sent.
         if let Some(known) = self.cache.get(&host) {
             return answer(reply, known);
         }
-        let is_full = self.waiting.len() >= NAMES_WAITING_MAX;
-        match self.waiting.entry(Arc::clone(&host)) {
-            Entry::Occupied(mut waiting) => waiting.get_mut().push(reply),
-            Entry::Vacant(_) if is_full => answer(reply, Err(DnsError::Busy)),
-            Entry::Vacant(waiting) => {
-                waiting.insert(vec![reply]);
-                let lookups = Arc::clone(&self.loaded.borrow());
-                let slots = Arc::clone(&self.slots);
-                self.lookups.spawn(async move {
-                    let _permit = slots.acquire().await;
-                    let outcome = resolve(&lookups, &host).await;
-                    (host, outcome)
-                });
+        let waiting = match self.waiting.entry(Arc::clone(&host)) {
+            Entry::Occupied(waiting) => {
+                let waiting = waiting.into_mut();
+                // Whoever else asked for it may have to wait for longer.
+                let may_be_sooner = !waiting.is_asked_for && !waiting.askers.contains(&asker);
+                if may_be_sooner && self.turns.wait(asker, host) {
+                    waiting.askers.push(asker);
+                }
+                waiting
             }
+            Entry::Vacant(_) if !self.turns.wait(asker, host) => return answer(reply, Err(DnsError::Busy)),
+            Entry::Vacant(waiting) => waiting.insert(Waiting { askers: vec![asker], ..Waiting::default() }),
+        };
+        waiting.replies.push(reply);
+        self.begin();
+    }
+
+    /// Asks for what can be asked for now.
+    fn begin(&mut self) {
+        while let Some((asker, host)) = self.turns.begin() {
+            let waiting = self.waiting.get_mut(&host).filter(|waiting| !waiting.is_asked_for);
+            let Some(waiting) = waiting else {
+                // It was another one's turn before.
+                self.turns.end(asker);
+                continue;
+            };
+            waiting.is_asked_for = true;
+            let (lookups, name) = (Arc::clone(&self.loaded.borrow()), Arc::clone(&host));
+            let lookup = self.lookups.spawn(async move { resolve(&lookups, &name).await });
+            self.asked_for.insert(lookup.id(), (asker, host));
         }
     }
 
     /// Waits for lookups to end, and answers those who wait for them. Cancel-safe.
     async fn learn_next(&mut self) {
-        let Some(first) = self.lookups.join_next().await else {
+        let Some(first) = self.lookups.join_next_with_id().await else {
             return std::future::pending().await;
         };
         let mut entries = Vec::new();
         let mut next = Some(first);
         while let Some(ended) = next {
-            match ended {
-                Ok((host, outcome)) => {
+            let id = match &ended {
+                Ok((id, _)) => *id,
+                Err(error) => error.id(),
+            };
+            let of = self.asked_for.remove(&id);
+            if let Some((asker, _)) = of {
+                self.turns.end(asker);
+            }
+            match (ended, of) {
+                (Ok((_, outcome)), Some((_, host))) => {
                     let mut history = self.cache.history(&host);
-                    tell_change(&host, &history, &outcome);
+                    // Whoever brings names does not write our log.
+                    if let Outcome::Failed(reason) = &outcome {
+                        tracing::debug!(%host, %reason, "a client's name can't be resolved");
+                    }
                     let (answer, life) = history.learn(outcome, Instant::now(), self.refresh_rate, random());
                     let entry = self.cache.entry(&host, answer, life, history);
                     entries.push((host, entry));
                 }
-                Err(error) => {
-                    // Whose it was is not known: nobody is left waiting for it.
-                    tracing::error!(%error, "a lookup ended without an outcome");
-                    self.waiting.clear();
+                (Err(error), Some((_, host))) => {
+                    tracing::error!(%host, %error, "a lookup ended without an outcome");
+                    self.waiting.remove(&host);
                 }
+                // None is begun without being written down.
+                (_, None) => {}
             }
-            next = self.lookups.try_join_next();
+            next = self.lookups.try_join_next_with_id();
         }
         self.cache.insert(entries.clone());
         for (host, entry) in entries {
-            for reply in self.waiting.remove(&host).unwrap_or_default() {
+            for reply in self.waiting.remove(&host).unwrap_or_default().replies {
                 answer(reply, entry.answer());
             }
         }
+        self.begin();
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use server::{Reply, Server, addresses, until};
 
-use super::{AnswerState, DnsError, Options, Resolver, Servers};
+use super::{AnswerState, Asker, DnsError, Options, Resolver, Servers};
 
 fn options(servers: Servers) -> Options {
     Options { servers, hosts_file: "/nowhere/hosts".into(), ..Options::default() }
@@ -34,7 +34,7 @@ async fn both_families_are_answered_ipv4_first_in_the_servers_order() {
     let server = Server::start().await;
     server.set("a.example", addresses(&["2001:db8::2", "192.0.2.9", "2001:db8::1", "192.0.2.1"], 60));
     let resolver = resolver(&server);
-    let answer = resolver.resolve("A.Example.").await.unwrap();
+    let answer = resolver.resolve("A.Example.", Asker::default()).await.unwrap();
     assert_eq!(answer.addresses, ips(&["192.0.2.9", "192.0.2.1", "2001:db8::2", "2001:db8::1"]));
     assert_eq!(answer.state, AnswerState::Fresh);
 
@@ -48,12 +48,12 @@ async fn literals_and_bad_names_are_not_asked_for() {
     let server = Server::start().await;
     let resolver = resolver(&server);
     for literal in ["192.0.2.1", "2001:db8::1"] {
-        assert_eq!(resolver.resolve(literal).await.unwrap().addresses, ips(&[literal]));
+        assert_eq!(resolver.resolve(literal, Asker::default()).await.unwrap().addresses, ips(&[literal]));
         assert_eq!(resolver.watch(literal).current().addresses, ips(&[literal]));
     }
     let long = "a.".repeat(127) + "a";
     for bad in ["", ".", "a..b", "a b", "a\0b", "*.example", "a/b", &"a".repeat(64), &long] {
-        let error = resolver.resolve(bad).await.unwrap_err();
+        let error = resolver.resolve(bad, Asker::default()).await.unwrap_err();
         assert!(matches!(error, DnsError::InvalidName { .. }), "{bad}: {error}");
         assert!(matches!(resolver.watch(bad).current().state, AnswerState::Failed(_)), "{bad}");
     }
@@ -145,7 +145,7 @@ async fn a_name_that_is_gone_has_no_address_at_once() {
     server.set("empty.example", addresses(&[], 60));
     for host in ["nothing.example", "empty.example"] {
         for _ in 0..3 {
-            let answer = resolver.resolve(host).await.unwrap();
+            let answer = resolver.resolve(host, Asker::default()).await.unwrap();
             assert_eq!((&*answer.addresses, &answer.state), (&[][..], &AnswerState::Fresh));
         }
         assert_eq!(server.times(host), 1, "{host} is asked for again");
@@ -165,7 +165,9 @@ async fn aliases_are_followed() {
     server.set("round.example", alias(&["round.example"], &[]));
     server.set("nowhere.example", alias(&["x.example"], &[]));
     let resolver = resolver(&server);
-    let resolved = async |host| resolver.resolve(host).await.map(|answer| Arc::clone(&answer.addresses));
+    let resolved = async |host| {
+        resolver.resolve(host, Asker::default()).await.map(|answer| Arc::clone(&answer.addresses))
+    };
     assert_eq!(resolved("whole.example").await.unwrap(), ips(&["192.0.2.1", "2001:db8::1"]));
     assert_eq!(resolved("half.example").await.unwrap(), ips(&["192.0.2.2"]));
     assert_eq!(resolved("nowhere.example").await.unwrap(), ips(&[]));
@@ -182,7 +184,7 @@ async fn truncated_answers_are_asked_for_over_tcp() {
     let server = Server::start().await;
     let many: Vec<IpAddr> = (0..100).map(|last| IpAddr::from([192, 0, 2, last])).collect();
     server.set("a.example", Reply::OverTcp(Box::new(Reply::Addresses(many.clone(), 60))));
-    let answer = resolver(&server).resolve("a.example").await.unwrap();
+    let answer = resolver(&server).resolve("a.example", Asker::default()).await.unwrap();
     assert_eq!(*answer.addresses, many);
     assert!(server.asked().iter().any(|asked| asked.is_tcp));
 }
@@ -194,7 +196,7 @@ async fn huge_answers_are_cut() {
         .map(|last| IpAddr::from([10, 0, last.to_be_bytes()[0], last.to_be_bytes()[1]]))
         .collect();
     server.set("a.example", Reply::OverTcp(Box::new(Reply::Addresses(many, 60))));
-    let answer = resolver(&server).resolve("a.example").await.unwrap();
+    let answer = resolver(&server).resolve("a.example", Asker::default()).await.unwrap();
     assert_eq!(answer.addresses.len(), 128);
 }
 
@@ -233,7 +235,7 @@ async fn a_server_that_is_down_is_told_and_recovers_by_itself() {
     let resolver = Resolver::start(options(Servers::Fixed(vec![address]))).unwrap();
     let started = Instant::now();
     let watch = resolver.watch("a.example");
-    let ((), resolved) = tokio::join!(watch.ready(), resolver.resolve("a.example"));
+    let ((), resolved) = tokio::join!(watch.ready(), resolver.resolve("a.example", Asker::default()));
     let AnswerState::Failed(reason) = watch.current().state.clone() else { panic!("{watch:?}") };
     assert!(reason.contains(&address.ip().to_string()), "{reason}");
     let error = resolved.unwrap_err();
@@ -252,11 +254,11 @@ async fn a_silent_server_fails_within_seconds_and_failures_are_remembered() {
     server.set("a.example", Reply::Silence);
     let resolver = resolver(&server);
     let started = Instant::now();
-    assert!(matches!(resolver.resolve("a.example").await, Err(DnsError::Failed { .. })));
+    assert!(matches!(resolver.resolve("a.example", Asker::default()).await, Err(DnsError::Failed { .. })));
     let took = started.elapsed().as_secs_f64();
     assert!((1.9..10.0).contains(&took), "after {took} s");
     let again = Instant::now();
-    assert!(matches!(resolver.resolve("a.example").await, Err(DnsError::Failed { .. })));
+    assert!(matches!(resolver.resolve("a.example", Asker::default()).await, Err(DnsError::Failed { .. })));
     assert!(again.elapsed() < Duration::from_secs(1));
 }
 
@@ -270,7 +272,7 @@ async fn a_server_that_refuses_does_not_hide_one_that_answers() {
             let servers = Servers::Fixed(servers.map(|server| server.address).to_vec());
             let resolver = Resolver::start(options(servers)).unwrap();
             for index in 0..10 {
-                let answer = resolver.resolve(&format!("{index}.example")).await.unwrap();
+                let answer = resolver.resolve(&format!("{index}.example"), Asker::default()).await.unwrap();
                 assert_eq!(answer.addresses, ips(&["192.0.2.1"]), "code {code}");
             }
         }
@@ -282,7 +284,7 @@ async fn ipv4_does_not_wait_for_ipv6() {
     let server = Server::start().await;
     server.set("a.example", Reply::NoIpv6Answer("192.0.2.1".parse().unwrap()));
     let started = Instant::now();
-    let answer = resolver(&server).resolve("a.example").await.unwrap();
+    let answer = resolver(&server).resolve("a.example", Asker::default()).await.unwrap();
     assert_eq!(answer.addresses, ips(&["192.0.2.1"]));
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
@@ -295,12 +297,12 @@ async fn identical_questions_are_asked_once_and_answers_are_kept() {
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..500 {
         let resolver = resolver.clone();
-        asking.spawn(async move { resolver.resolve("a.example").await });
+        asking.spawn(async move { resolver.resolve("a.example", Asker::default()).await });
     }
     while let Some(answer) = asking.join_next().await {
         assert_eq!(answer.unwrap().unwrap().addresses, ips(&["192.0.2.1"]));
     }
-    resolver.resolve("a.example").await.unwrap();
+    resolver.resolve("a.example", Asker::default()).await.unwrap();
     assert_eq!(server.times("a.example"), 1);
 }
 
@@ -309,10 +311,10 @@ async fn an_expired_answer_serves_while_the_server_is_down() {
     let server = Server::start().await;
     server.set("a.example", addresses(&["192.0.2.1"], 1));
     let resolver = resolver(&server);
-    assert_eq!(resolver.resolve("a.example").await.unwrap().state, AnswerState::Fresh);
+    assert_eq!(resolver.resolve("a.example", Asker::default()).await.unwrap().state, AnswerState::Fresh);
     server.set("a.example", Reply::Code(2));
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    let answer = resolver.resolve("a.example").await.unwrap();
+    let answer = resolver.resolve("a.example", Asker::default()).await.unwrap();
     assert_eq!((answer.addresses.clone(), &answer.state), (ips(&["192.0.2.1"]), &AnswerState::Stale));
 }
 
@@ -337,11 +339,11 @@ async fn the_cache_of_names_is_bounded() {
     let servers = Servers::Fixed(vec![server.address]);
     let resolver = Resolver::start(Options { cache_names_max: 10, ..options(servers) }).unwrap();
     for index in 0..30 {
-        resolver.resolve(&format!("{index}.example")).await.unwrap();
-        resolver.resolve("0.example").await.unwrap();
+        resolver.resolve(&format!("{index}.example"), Asker::default()).await.unwrap();
+        resolver.resolve("0.example", Asker::default()).await.unwrap();
     }
     assert_eq!(server.times("0.example"), 1, "what is used is kept");
-    resolver.resolve("1.example").await.unwrap();
+    resolver.resolve("1.example", Asker::default()).await.unwrap();
     assert_eq!(server.times("1.example"), 2, "what is not is forgotten");
 }
 
@@ -372,7 +374,7 @@ async fn the_systems_files_are_used_and_read_again() {
     write(&resolv_conf, &resolv(&first, "search search.example\noptions ndots:5\n"));
     until("the first server is not asked", || watch.current().addresses == ips(&["192.0.2.1"])).await;
     assert_eq!(first.asked().iter().filter(|asked| asked.name.ends_with("search.example")).count(), 0);
-    assert_eq!(resolver.resolve("short").await.unwrap().addresses, ips(&["192.0.2.5"]));
+    assert_eq!(resolver.resolve("short", Asker::default()).await.unwrap().addresses, ips(&["192.0.2.5"]));
 
     write(&resolv_conf, &resolv(&second, ""));
     until("the second server is not asked", || watch.current().addresses == ips(&["192.0.2.2"])).await;
@@ -400,4 +402,28 @@ async fn its_thread_ends_with_the_last_handle() {
     let cache = Arc::downgrade(&watch.resolver().0.cache);
     drop(watch);
     until("something keeps it", || shared.upgrade().is_none() && cache.upgrade().is_none()).await;
+}
+
+/// Who is asked answers nothing of what one asker wants to know, and all that another does.
+#[tokio::test]
+async fn a_thousand_names_of_one_asker_hold_up_nobody_else() {
+    let server = Server::start().await;
+    server.set_default(Reply::Silence);
+    server.set("good.example", addresses(&["192.0.2.1"], 60));
+    let resolver = resolver(&server);
+    let [greedy, other] = [1, 2].map(|workload| Asker { workload, client: None });
+    let mut names = tokio::task::JoinSet::new();
+    for number in 0..1500 {
+        let resolver = resolver.clone();
+        names.spawn(async move { resolver.resolve(&format!("{number}.silent.example"), greedy).await });
+    }
+    // Its last one: it is behind all others of its own.
+    let (of_greedy, of_other) = (resolver.clone(), resolver.clone());
+    until("some are being asked for", || server.asked().len() >= 32).await;
+    let refused = names.join_next().await.unwrap().unwrap();
+    assert_eq!(refused, Err(DnsError::Busy), "no asker has room for all of them");
+    names.spawn(async move { of_greedy.resolve("good.example", greedy).await });
+    let answer = of_other.resolve("good.example", other).await.unwrap();
+    assert_eq!(answer.addresses, ips(&["192.0.2.1"]));
+    assert_eq!(server.times("0.silent.example"), 1, "the first ones were not even asked again");
 }

@@ -12,6 +12,7 @@ use super::peers::{self, Peer, Peers};
 use super::upstream::WorkerUsages;
 use super::worker::Open;
 use super::workload::Workload;
+use crate::dns::Asker;
 use crate::resource::{Labels, Pod};
 use crate::snapshot::{Cluster, Snapshot};
 use crate::telemetry::AccessRecord;
@@ -27,6 +28,8 @@ pub(crate) struct Origin {
     pub(crate) peers: Option<Arc<Peers>>,
     /// What it uses of clusters that have bounds.
     pub(crate) usages: WorkerUsages,
+    /// As whom the resolver knows it.
+    asker: Asker,
 }
 
 impl Origin {
@@ -36,6 +39,7 @@ impl Origin {
             netns: workload.netns.clone(),
             peers: workload.peers.clone(),
             usages: WorkerUsages::new(&workload.usages),
+            asker: workload.asker(),
         }
     }
 }
@@ -78,6 +82,12 @@ impl Downstream {
             peer: RefCell::default(),
             _open: open.map(Rc::new),
         }
+    }
+
+    /// As whom the resolver knows the client: where there are many, each is one of its own.
+    pub(crate) fn asker(&self) -> Asker {
+        let client = self.origin.peers.is_some().then(|| self.remote_address.ip());
+        Asker { client, ..self.origin.asker }
     }
 
     /// Who the client is, if it showed that.

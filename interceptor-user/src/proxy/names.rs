@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::active::Active;
 use super::stats::WorkerStats;
 use super::upstream::ClusterRuntime;
-use crate::dns::{LearnedNames, Names, Resolver};
+use crate::dns::{Asker, LearnedNames, Names, Resolver};
 use crate::snapshot::{Listener, Refusal, TcpRoute};
 
 /// In logs, of what is refused because name and address do not fit.
@@ -20,6 +20,8 @@ pub(crate) struct NameKnowledge {
     /// `None`: the workload's DNS is not captured.
     pub(crate) learned: Option<Arc<LearnedNames>>,
     pub(crate) resolver: Resolver,
+    /// As whom the resolver knows the workload.
+    pub(crate) asker: Asker,
     pub(crate) stats: Arc<WorkerStats>,
 }
 
@@ -111,7 +113,7 @@ impl NameKnowledge {
     /// What our own name servers say.
     async fn asked(&self, claim: Claim<'_>) -> Fit {
         let address = claim.original_dst.ip();
-        match self.resolver.resolve(claim.name).await {
+        match self.resolver.resolve(claim.name, self.asker).await {
             // An address is a name for itself alone, which was looked at before.
             Ok(answer) if literal(claim.name).is_none() && answer.addresses.contains(&address) => Fit::Fits,
             Ok(_) => Fit::DoesNot,

@@ -79,7 +79,12 @@ impl Worker {
             seen: RefCell::new(Current::new(workload.active())),
             access_log,
             flows,
-            names: NameKnowledge { learned: workload.learned.clone(), resolver, stats },
+            names: NameKnowledge {
+                asker: workload.asker(),
+                learned: workload.learned.clone(),
+                resolver,
+                stats,
+            },
             counting: Rc::new(Counting::new(workload.numbers.series())),
             origin: Rc::new(Origin::of(&workload)),
             pools: Rc::default(),

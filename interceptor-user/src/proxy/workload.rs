@@ -19,7 +19,7 @@ use super::peers::Peers;
 use super::shares::Shares;
 use super::stats::{ProxyCounters, WorkerStats};
 use super::upstream::Usages;
-use crate::dns::LearnedNames;
+use crate::dns::{Asker, LearnedNames};
 use crate::telemetry::metrics::{Metrics, SourceMetrics, WorkerSeries};
 use crate::workload::SourceWorkload;
 
@@ -95,6 +95,11 @@ impl std::fmt::Debug for Workload {
 }
 
 impl Workload {
+    /// As whom the resolver knows it.
+    pub(super) fn asker(&self) -> Asker {
+        Asker { workload: self.id.0, client: None }
+    }
+
     /// The configuration of this moment.
     pub(super) fn active(&self) -> Arc<Active> {
         self.configured.load().load_full()

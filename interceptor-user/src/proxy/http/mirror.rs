@@ -196,6 +196,7 @@ impl Copies {
             name: Some(name),
             avoid: &[],
             hash: None,
+            asker: self.downstream.asker(),
             client_chose: false,
         };
         let pick = target.choose(selection).await?;

@@ -188,6 +188,7 @@ impl<'a> Tries<'a> {
             name: Some(name),
             avoid: if avoid_tried(forward) { &self.tried } else { &[] },
             hash: self.hash,
+            asker: connection.downstream.asker(),
             client_chose: false,
         };
         self.watched = Watched::default();

@@ -12,7 +12,7 @@ use super::host::{ActiveRequest, Host};
 use super::host_set::{HostSet, Terms};
 use super::names::Names;
 use super::outlier::{Detector, Outcome};
-use crate::dns::Resolver;
+use crate::dns::{Asker, Resolver};
 use crate::snapshot::{
     Cluster, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, OffLimits, Placement, Warmup,
 };
@@ -48,6 +48,8 @@ pub(crate) struct Selection<'a> {
     pub(crate) avoid: &'a [EndpointAddress],
     /// What the cluster hashes of it.
     pub(crate) hash: Option<u64>,
+    /// Who asks for a name that the client brought.
+    pub(crate) asker: Asker,
     /// See [`crate::snapshot::TcpRoute::client_chose`].
     pub(crate) client_chose: bool,
 }
@@ -162,7 +164,7 @@ impl Endpoints {
             Source::Dynamic { resolver, port } => {
                 let name = selection.name.ok_or(UpstreamError::NoHealthyUpstream(None))?;
                 let port = port.unwrap_or(selection.original_dst.port());
-                let answer = tokio::time::timeout(self.patience, resolver.resolve(name))
+                let answer = tokio::time::timeout(self.patience, resolver.resolve(name, selection.asker))
                     .await
                     .map_err(|_elapsed| UpstreamError::DnsResolution(format!("{name}: no answer").into()))?
                     .map_err(|error| UpstreamError::DnsResolution(error.to_string().into()))?;

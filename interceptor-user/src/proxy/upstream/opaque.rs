@@ -171,6 +171,7 @@ impl ClusterRuntime {
             name: downstream.requested_server_name.as_deref(),
             avoid: &[],
             client_chose,
+            asker: downstream.asker(),
             hash: hash::of_connection(self.cluster.hash_key.as_ref(), downstream.remote_address.ip()),
         })
         .await

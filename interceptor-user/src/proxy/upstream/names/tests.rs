@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use super::{Host, Names};
-use crate::dns::{Options, Resolver, Servers};
+use crate::dns::{Asker, Options, Resolver, Servers};
 use crate::snapshot::{DnsTarget, Placement};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,7 +40,7 @@ impl Resolving {
     async fn forget_all(&self, known: impl Iterator<Item = String>) {
         std::fs::write(self.hosts.path(), "").unwrap();
         for name in known {
-            if self.resolver.resolve(&name).await.is_err() {
+            if self.resolver.resolve(&name, Asker::default()).await.is_err() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
