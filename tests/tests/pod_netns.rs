@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -154,6 +154,31 @@ fn servers_see_the_pods_own_address() -> anyhow::Result<()> {
     BufReader::new(pod.connect()?).read_line(&mut line)?;
     assert_eq!(line, "220 ready\r\n");
     assert_eq!(greeting.peers().iter().map(SocketAddr::ip).collect::<Vec<_>>(), [pod.address]);
+    Ok(())
+}
+
+#[test]
+fn a_client_that_has_finished_sending_gets_its_answer() -> anyhow::Result<()> {
+    let bed = Bed::new()?;
+    let (asked, was_asked) = std::sync::mpsc::channel();
+    let (answer, may_answer) = std::sync::mpsc::channel::<()>();
+    let (asked, may_answer) = (Mutex::new(asked), Mutex::new(may_answer));
+    let http = bed.server(80, move |mut stream| {
+        read_head(&mut stream)?;
+        let told = asked.lock().is_ok_and(|asked| asked.send(()).is_ok());
+        let is_let = may_answer.lock().is_ok_and(|may_answer| may_answer.recv().is_ok());
+        assert!(told && is_let);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    })?;
+    let pod = bed.pod(http.address)?;
+    let mut stream = pod.connect()?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: anybody.example.com\r\n\r\n")?;
+    stream.shutdown(Shutdown::Write)?;
+    was_asked.recv_timeout(PATIENCE).context("nobody asked the server")?;
+    // The end came right behind the request, and has been read by now.
+    assert!(bed.records()?.is_empty(), "the client is there, and waits");
+    answer.send(())?;
+    assert!(read_head(&mut stream)?.starts_with("HTTP/1.1 200 "));
     Ok(())
 }
 

@@ -92,7 +92,7 @@ impl Connection {
 /// Serves the requests of one intercepted connection until it ends. Never fails: what becomes of each
 /// request is in its record.
 pub(super) async fn serve(worker: &Rc<Worker>, stream: ClientIo, downstream: Downstream, version: Version) {
-    let tap = HeadTap::default();
+    let tap = HeadTap::of_client_in(downstream.origin.netns.clone());
     let (worker, first_request) = (Rc::clone(worker), FirstRequest::default());
     let misdirected = Notify::new();
     let connection = Rc::new(Connection { worker, downstream, version, tap, first_request, misdirected });

@@ -2,13 +2,15 @@
 //! and wait for the answer (`nc -N`), or be gone altogether; on our end both look the same. Intercepted
 //! clients are on this host, so the kernel can tell: a socket that a process still holds has an inode.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use rustix::fd::OwnedFd;
-use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
+
+use crate::proxy::netns::Netns;
 
 /// linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -18,19 +20,19 @@ const REQUEST_LENGTH: usize = HEADER_LENGTH + 56;
 /// Of `idiag_inode` in the answer: after the header, four bytes, the socket's id and four counters.
 const INODE_OFFSET: usize = HEADER_LENGTH + 4 + 48 + 16;
 
-/// Whether a process on this host holds the client's end. Not finding it is as good as its being closed.
-pub(super) fn holds_connection(client: SocketAddr, server: SocketAddr) -> bool {
-    matches!(inode(client, server), Ok(Some(inode)) if inode != 0)
+/// Whether a process in this network namespace holds the client's end. Not finding it is as good as its being closed.
+pub(super) fn holds_connection(netns: &Netns, client: SocketAddr, server: SocketAddr) -> bool {
+    matches!(inode(netns, client, server), Ok(Some(inode)) if inode != 0)
 }
 
 /// The inode of the TCP socket with these ends, as seen from `local`.
-fn inode(local: SocketAddr, remote: SocketAddr) -> Result<Option<u32>, Errno> {
-    let netlink: OwnedFd = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
+fn inode(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    // It tells of the sockets in the namespace that it was made in.
+    let make = || {
+        let protocol = Some(netlink::SOCK_DIAG);
+        socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, protocol)
+    };
+    let netlink: OwnedFd = netns.inside(make)??;
     send(&netlink, &request(local, remote), SendFlags::empty())?;
     let mut answer = [0; 512];
     // The kernel has answered before `send` returns.
@@ -86,9 +88,13 @@ fn pad(octets: &[u8; 4]) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 
-    use super::holds_connection;
+    use super::Netns;
+
+    fn holds_connection(client: SocketAddr, server: SocketAddr) -> bool {
+        super::holds_connection(&Netns::default(), client, server)
+    }
 
     #[test]
     fn a_half_closed_client_is_told_from_one_that_is_gone() {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::proxy::maybe_tls::ClientIo;
+use crate::proxy::netns::Netns;
 
 /// A head is not looked at beyond this, which is more than is accepted.
 const SEEN_MAX: usize = 64 * 1024;
@@ -18,6 +19,8 @@ pub(super) struct HeadTap(Arc<Tap>);
 
 #[derive(Debug, Default)]
 struct Tap {
+    /// Where the client's end is.
+    netns: Netns,
     seen: Mutex<Seen>,
     /// Something was written since the last flush: hyper may hold more of it.
     is_unflushed: AtomicBool,
@@ -79,6 +82,15 @@ pub(super) enum Activity {
 }
 
 impl HeadTap {
+    /// Of a client in this network namespace.
+    pub(super) fn of_client_in(netns: Netns) -> Self {
+        Self(Arc::new(Tap { netns, ..Tap::default() }))
+    }
+
+    pub(super) fn netns(&self) -> &Netns {
+        &self.0.netns
+    }
+
     /// A request's head has been read. Returns whether it has a Content-Length, if its bytes were seen, and
     /// what to keep while its body is read.
     pub(super) fn begin(&self, framing: Framing) -> (Option<bool>, Option<BodyReading>) {

@@ -69,7 +69,7 @@ impl TappedStream {
         else {
             return Poll::Ready(());
         };
-        if !peer::holds_connection(client, server) {
+        if !peer::holds_connection(self.tap.netns(), client, server) {
             return Poll::Ready(());
         }
         let mut check = Box::pin(tokio::time::sleep(LISTENER_CHECK_INTERVAL));
