@@ -25,8 +25,13 @@ pub(super) type Turned<T> = (Option<Arc<T>>, Option<Arc<T>>);
 /// What has become of VirtualServices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum VirtualServiceChanges {
-    /// These are otherwise now, and it concerns nothing but their own http routes. Mostly none.
-    Routes(Vec<Replaced>),
+    /// Mostly of none.
+    Routes {
+        /// These are otherwise now, and it concerns nothing but their own http routes.
+        replaced: Vec<Replaced>,
+        /// These came, went, or are about another host, and it concerns nothing but the http routes of these hosts.
+        turned: Vec<Turned<VirtualService>>,
+    },
     Any,
 }
 
@@ -39,7 +44,7 @@ pub(super) struct Replaced {
 
 impl Default for VirtualServiceChanges {
     fn default() -> Self {
-        Self::Routes(Vec::new())
+        Self::Routes { replaced: Vec::new(), turned: Vec::new() }
     }
 }
 
@@ -58,18 +63,32 @@ impl Changed {
     pub(super) fn between(before: &World, after: &World) -> Self {
         let mut changed = Self::default();
         before.resources.changes(&after.resources, |gone, come| {
-            if let VirtualServiceChanges::Routes(replaced) = &mut changed.virtual_services
-                && let Some(of_routes) = gone.zip(come).and_then(|(gone, come)| Replaced::of(gone, come))
-            {
-                replaced.push(of_routes);
-                return;
-            }
-            if changed.turned(gone, come) {
+            if changed.routed(gone, come) || changed.turned(gone, come) {
                 return;
             }
             gone.into_iter().chain(come).for_each(|resource| changed.note(resource));
         });
         changed
+    }
+
+    /// Takes up what has become of a VirtualService, where it concerns http routes alone.
+    fn routed(&mut self, gone: Option<&Resource>, come: Option<&Resource>) -> bool {
+        let VirtualServiceChanges::Routes { replaced, turned } = &mut self.virtual_services else {
+            return false;
+        };
+        if let Some(of_routes) = gone.zip(come).and_then(|(gone, come)| Replaced::of(gone, come)) {
+            replaced.push(of_routes);
+            return true;
+        }
+        let one_of = |resource: Option<&Resource>| resource.map(of_one_host);
+        // The one that is not there is as good as one that is followed.
+        match (one_of(gone), one_of(come)) {
+            (Some(None), _) | (_, Some(None)) => false,
+            (gone, come) => {
+                turned.push((gone.flatten(), come.flatten()));
+                true
+            }
+        }
     }
 
     /// Takes up what has become of an entry or a rule.
@@ -135,18 +154,27 @@ impl Replaced {
         let (Resource::VirtualService(old), Resource::VirtualService(new)) = (gone, come) else {
             return None;
         };
-        let delegates = |service: &VirtualService| {
-            let is_delegate = |action: &HttpAction| matches!(action, HttpAction::Delegate { .. });
-            service.is_delegate() || service.http.iter().any(|route| is_delegate(&route.action))
-        };
-        let has_l4 = |service: &VirtualService| !service.tls.is_empty() || !service.tcp.is_empty();
         let same_hosts =
             || old.hosts.iter().map(|host| &host.value).eq(new.hosts.iter().map(|host| &host.value));
         let of_routes = old.meta.creation_timestamp == new.meta.creation_timestamp
             && old.gateways == new.gateways
             && old.export_to == new.export_to
             && same_hosts()
-            && [old, new].into_iter().all(|service| !delegates(service) && !has_l4(service));
+            && [old, new].into_iter().all(|service| is_plain(service));
         of_routes.then(|| Self { old: Arc::clone(old), new: Arc::clone(new) })
     }
+}
+
+/// Whether it has nothing but http routes of its own.
+fn is_plain(service: &VirtualService) -> bool {
+    let is_delegate = |action: &HttpAction| matches!(action, HttpAction::Delegate { .. });
+    let delegates = service.is_delegate() || service.http.iter().any(|route| is_delegate(&route.action));
+    !delegates && service.tls.is_empty() && service.tcp.is_empty()
+}
+
+/// A VirtualService with nothing but http routes for a single host without wildcard.
+fn of_one_host(resource: &Resource) -> Option<Arc<VirtualService>> {
+    let Resource::VirtualService(service) = resource else { return None };
+    let is_one = matches!(&service.hosts[..], [host] if !host.value.starts_with('*'));
+    (is_one && is_plain(service)).then(|| Arc::clone(service))
 }

@@ -102,12 +102,16 @@ pub(crate) fn is_conflict(root: &HttpRoute, delegate: &HttpRoute) -> bool {
     merge_matches(&root.matches, delegate.matches.clone()).is_none()
 }
 
+/// Those that somebody delegates to, whether they are there or not.
+pub(super) fn used(world: &World) -> BTreeSet<ResourceKey> {
+    let of_root = |root: &'_ Arc<VirtualService>| {
+        root.http.iter().filter_map(|route| delegate_of(root, route)).collect()
+    };
+    world.virtual_services().flat_map::<Vec<_>, _>(of_root).collect()
+}
+
 /// Those without hosts that nobody delegates to.
-pub(super) fn report_unused(world: &World, findings: &Findings) {
-    let used: BTreeSet<ResourceKey> = world
-        .virtual_services()
-        .flat_map(|root| root.http.iter().filter_map(|route| delegate_of(root, route)))
-        .collect();
+pub(super) fn report_unused(world: &World, used: &BTreeSet<ResourceKey>, findings: &Findings) {
     let delegates = world.virtual_services().filter(|service| service.is_delegate());
     for meta in delegates.map(|service| &service.meta).filter(|meta| !used.contains(&meta.key)) {
         let message = "no hosts: only another VirtualService that delegates to this one could use it, and none does; \

@@ -214,7 +214,7 @@ impl Compiler {
             return (snapshot, findings.into_sorted());
         }
         let virtual_services = match (&mut previous, &changed.virtual_services) {
-            (Some(previous), VirtualServiceChanges::Routes(replaced)) => {
+            (Some(previous), VirtualServiceChanges::Routes { replaced, turned }) if turned.is_empty() => {
                 previous.virtual_services.replace(replaced);
                 previous.virtual_services.clone()
             }

@@ -45,10 +45,15 @@ impl Previous {
         inputs: Inputs<'_>,
         findings: &Findings,
     ) -> Option<Snapshot> {
-        let VirtualServiceChanges::Routes(replaced) = &changed.virtual_services else { return None };
+        let VirtualServiceChanges::Routes { replaced, turned } = &changed.virtual_services else {
+            return None;
+        };
         let Inputs { world, settings, scope, policy } = inputs;
         let is_other = changed.others || settings.role != Role::Workload;
-        if is_other || outbound::has_own_tables(&self.snapshot) || (scope.narrows() && !replaced.is_empty()) {
+        if is_other
+            || outbound::has_own_tables(&self.snapshot)
+            || (scope.narrows() && !(replaced.is_empty() && turned.is_empty()))
+        {
             return None;
         }
         let entries = seen(&changed.entries, scope);
@@ -91,6 +96,12 @@ impl Previous {
                 |services: &HashMap<Arc<str>, Services>| services.get(host).cloned().unwrap_or_default();
             patch.host(host, &of_host(&before), &of_host(&after))?;
         }
+        for (old, new) in turned {
+            old.iter().for_each(|old| patch.forget(old));
+            for service in old.iter().chain(new) {
+                service.hosts.iter().try_for_each(|host| patch.reroute(&host.value))?;
+            }
+        }
         let (by_port, translations) = patch.finish();
         self.snapshot = Snapshot { by_port, clusters: clusters.by_name(), ..self.snapshot.clone() };
         (self.clusters, self.translations) = (clusters.unchanged(), translations);
@@ -114,6 +125,10 @@ impl Previous {
                 }
             }
         }
+        if let VirtualServiceChanges::Routes { turned, .. } = &changed.virtual_services {
+            let services = turned.iter().flat_map(|(old, new)| old.iter().chain(new));
+            hosts.extend(services.flat_map(|service| &service.hosts).map(|host| Arc::clone(&host.value)));
+        }
         let rules = changed.destination_rules.iter().flat_map(|(old, new)| old.iter().chain(new));
         hosts.extend(rules.map(|rule| Arc::clone(&rule.host)));
         let is_name = |host: &Arc<str>| !host.starts_with('*') && !self.virtual_services.concern_l4(host);
@@ -136,8 +151,9 @@ impl Previous {
         changed: &Changed,
         Inputs { world, settings, scope, .. }: Inputs<'_>,
     ) -> Option<()> {
-        if let VirtualServiceChanges::Routes(replaced) = &changed.virtual_services {
+        if let VirtualServiceChanges::Routes { replaced, turned } = &changed.virtual_services {
             self.virtual_services.replace(replaced);
+            self.virtual_services.turn(turned, scope)?;
         }
         let registry = Arc::get_mut(&mut self.registry)?;
         for (old, new) in entries {
@@ -327,6 +343,25 @@ impl Patch<'_> {
                 }
             }
         }
+    }
+
+    /// What a VirtualService that has gone was translated to.
+    fn forget(&mut self, service: &VirtualService) {
+        for port in self.by_port.keys() {
+            self.translations.remove(&(service.meta.key.clone(), *port));
+        }
+    }
+
+    /// A host's routes where its VirtualServices came or went. `None` where it may be another's, too.
+    fn reroute(&mut self, host: &Arc<str>) -> Option<()> {
+        let services = self.translator.registry.all_of_host(host);
+        if !services.iter().all(|service| service.is_plain()) || has_other_meaning(host, self.translator) {
+            return None;
+        }
+        let ports = services.iter().flat_map(|service| &service.entry.ports).map(|port| port.number);
+        let mut ports: BTreeSet<u16> = ports.collect();
+        ports.insert(PORT_OF_UNKNOWN_HOSTS);
+        ports.into_iter().try_for_each(|port| self.reshape(host, port))
     }
 
     /// A host's routes on a port, where services came or went.

@@ -1,20 +1,21 @@
 //! Which VirtualServices apply to a service: those bound to `mesh` that the client sees. For a gateway, those bound to
 //! gateways.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::FixedState;
 
 use super::Role;
-use super::changed::Replaced;
+use super::changed::{Replaced, Turned};
 use super::delegates::{self, Delegates};
 use super::findings::Findings;
 use super::registry::{backwards, by_backwards};
 use super::scope::Scope;
 use crate::hash::{HashMap, HashSet};
-use crate::resource::{Diagnostic, VirtualService, World, host};
+use crate::resource::{Diagnostic, ResourceKey, VirtualService, World, host};
 
 /// VirtualServices by age; indices into `all` are in that order.
 #[derive(Clone, Debug, Default)]
@@ -25,12 +26,14 @@ pub(super) struct VirtualServices {
     with_l4: Arc<[usize]>,
     /// The hashes of hosts that http routes lead to, in order, and who leads there. Made when somebody asks.
     destinations: OnceLock<Vec<(u64, usize)>>,
+    /// What somebody delegates to, whether it is there or not.
+    delegated_to: Arc<BTreeSet<ResourceKey>>,
     /// What was wrong with delegates.
     findings: Arc<[Diagnostic]>,
 }
 
 /// Which of them are about a host.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ByHost {
     exact: HashMap<Arc<str>, Vec<usize>>,
     /// By suffix, without its `*`.
@@ -73,7 +76,8 @@ impl VirtualServices {
         }
         index.lengths.sort_unstable_by(|a, b| b.cmp(a));
         index.lengths.dedup();
-        delegates::report_unused(world, &findings);
+        let delegated_to = delegates::used(world);
+        delegates::report_unused(world, &delegated_to, &findings);
         let has_l4 = |service: &VirtualService| !service.tls.is_empty() || !service.tcp.is_empty();
         let with_l4 = all.iter().enumerate().filter(|(_, service)| has_l4(service));
         let with_l4 = with_l4.map(|(position, _)| position).collect();
@@ -82,6 +86,7 @@ impl VirtualServices {
             by_host: Arc::new(index),
             with_l4,
             destinations: OnceLock::new(),
+            delegated_to: delegated_to.into(),
             findings: findings.into_sorted().into(),
         }
     }
@@ -103,6 +108,67 @@ impl VirtualServices {
                 *known = Arc::clone(new);
             }
         }
+    }
+
+    /// Without those that have gone, and with those that came; each has http routes for one host without wildcard.
+    /// `None` where somebody delegates to one of them, and when somebody else reads this.
+    pub(super) fn turn(&mut self, changes: &[Turned<VirtualService>], scope: &Scope<'_>) -> Option<()> {
+        let mut all = changes.iter().flat_map(|(old, new)| old.iter().chain(new));
+        if all.any(|service| self.delegated_to.contains(&service.meta.key)) {
+            return None;
+        }
+        let place_of = |all: &[Arc<VirtualService>], service: &VirtualService| {
+            all.binary_search_by(|known| known.meta.age_order().cmp(&service.meta.age_order()))
+        };
+        for old in changes.iter().filter_map(|(old, _)| old.as_ref()) {
+            // Those that are not seen or not bound are not among them.
+            let Ok(place) = place_of(&self.all, old) else { continue };
+            self.all.remove(place);
+            self.renumber(|number| match number.cmp(&place) {
+                Ordering::Less => Some(number),
+                Ordering::Equal => None,
+                Ordering::Greater => Some(number - 1),
+            })?;
+        }
+        for new in changes.iter().filter_map(|(_, new)| new.as_ref()) {
+            if !new.binds_mesh() || !scope.sees_virtual_service(new) {
+                continue;
+            }
+            let (Ok(place) | Err(place)) = place_of(&self.all, new);
+            self.renumber(|number| Some(if number < place { number } else { number + 1 }))?;
+            self.all.insert(place, Arc::clone(new));
+            let by_host = Arc::get_mut(&mut self.by_host)?;
+            for host in &new.hosts {
+                let of_host = by_host.exact.entry(Arc::clone(&host.value)).or_default();
+                of_host.insert(of_host.partition_point(|known| *known < place), place);
+            }
+            if let Some(destinations) = self.destinations.get_mut() {
+                for destination in destinations_of(place, new) {
+                    destinations
+                        .insert(destinations.partition_point(|known| *known < destination), destination);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Gives places other numbers, or none.
+    fn renumber(&mut self, other: impl Fn(usize) -> Option<usize>) -> Option<()> {
+        let by_host = Arc::get_mut(&mut self.by_host)?;
+        by_host.backwards = OnceLock::new();
+        let renumber = |places: &mut Vec<usize>| {
+            places.retain_mut(|place| other(*place).map(|number| *place = number).is_some());
+        };
+        by_host.wildcards.values_mut().for_each(renumber);
+        by_host.exact.retain(|_, places| {
+            renumber(places);
+            !places.is_empty()
+        });
+        self.with_l4 = self.with_l4.iter().filter_map(|place| other(*place)).collect();
+        if let Some(destinations) = self.destinations.get_mut() {
+            destinations.retain_mut(|(_, place)| other(*place).map(|number| *place = number).is_some());
+        }
+        Some(())
     }
 
     /// Those whose http routes lead to one of these hosts.
