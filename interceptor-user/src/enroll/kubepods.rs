@@ -74,13 +74,22 @@ impl Kubepods {
         Ok(pods)
     }
 
-    /// The pod whose cgroup `path` is, or in whose cgroup it directly is.
+    /// The pod whose cgroup `path` is, or in whose cgroup it directly is. What lies in a pod's cgroup is that pod's, whatever it
+    /// is called: another's name there is no other pod.
     pub fn pod_of(&self, path: &Path) -> Option<PodCgroup> {
-        let nearest = path.ancestors().take(2).find_map(|directory| {
-            let uid = uid_of(directory.file_name()?.to_str()?)?;
-            Some(PodCgroup { uid, directory: directory.to_owned() })
-        });
-        nearest.filter(|pod| pod.directory.starts_with(&self.directory))
+        path.ancestors().take(2).filter(|directory| self.holds_pods(directory.parent())).find_map(
+            |directory| {
+                let uid = uid_of(directory.file_name()?.to_str()?)?;
+                Some(PodCgroup { uid, directory: directory.to_owned() })
+            },
+        )
+    }
+
+    /// Whether it is one of the directories in which pods' cgroups are made.
+    fn holds_pods(&self, directory: Option<&Path>) -> bool {
+        let is_own = |directory: Option<&Path>| directory == Some(&*self.directory);
+        is_own(directory)
+            || directory.is_some_and(|directory| is_own(directory.parent()) && is_class(directory))
     }
 
     /// The directories in which pods' cgroups are made.
@@ -181,6 +190,10 @@ mod tests {
                 assert_eq!(found.pod_of(&pod.directory.join("container/below")), None);
             }
             assert_eq!(found.pod_of(&found.directory.join("burstable")), None);
+            let pods = found.pods().unwrap();
+            let nested = pods[0].directory.join(pods[1].directory.file_name().unwrap());
+            assert_eq!(found.pod_of(&nested).as_ref(), Some(&pods[0]), "a name of another's in it");
+            assert_eq!(found.pod_of(&nested.join("container")), None);
         }
     }
 
