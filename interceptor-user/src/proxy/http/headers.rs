@@ -138,14 +138,16 @@ pub(super) fn change_request(parts: &mut Parts, changes: &Changes, settings: &Pr
     changes.request.apply(&mut parts.headers);
 }
 
-/// The protocol that the client wants to change to. `h2c` is not offered: the request stays as it is.
+/// The protocol that the client wants to change to. `h2c` is not offered, alone or among others: requests inside it would pass
+/// by all routes. The request stays as it is.
 fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let listed = headers
         .get_all(CONNECTION)
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| has_token(value, "upgrade")));
     let protocol = headers.get(UPGRADE).filter(|_| listed)?;
-    Some(protocol.clone()).filter(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    // What is no text is no list either.
+    Some(protocol.clone()).filter(|protocol| protocol.to_str().is_ok_and(|list| !has_token(list, "h2c")))
 }
 
 fn has_token(list: &str, token: &str) -> bool {
@@ -341,6 +343,10 @@ mod tests {
         ]);
         assert_eq!(headers, HeaderMap::new());
         assert!(!carriage.upgrade);
+        for list in ["H2C", "h2c, websocket", "websocket,\th2c"] {
+            let (headers, carriage) = prepared(&[("connection", "upgrade"), ("upgrade", list)]);
+            assert_eq!((headers, carriage.upgrade), (HeaderMap::new(), false), "{list}");
+        }
     }
 
     #[test]
