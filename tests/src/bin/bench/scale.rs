@@ -119,7 +119,7 @@ fn added_host(change: u16) -> String {
 
 /// One more service.
 fn added(change: u16) -> String {
-    entry(&format!("added-{change}"), &added_host(change))
+    with_subset(&format!("added-{change}"), &added_host(change), true)
 }
 
 /// With an endpoint that answers.
@@ -134,14 +134,19 @@ fn entry(name: &str, host: &str) -> String {
     )
 }
 
-/// A service whose route leads to a subset, and the rule that has it or not.
+/// The service whose rule is changed.
 fn ruled(has_subset: bool) -> String {
+    with_subset("ruled", RULED, has_subset)
+}
+
+/// A service whose route leads to a subset, and the rule that has it or not.
+fn with_subset(name: &str, host: &str, has_subset: bool) -> String {
     let subsets = if has_subset { "\n  - name: chosen" } else { " []" };
-    let entry = entry("ruled", RULED);
+    let entry = entry(name, host);
     format!(
-        "{entry}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: ruled\nspec:\n  hosts:\n  - \
-         {RULED}\n  http:\n  - route:\n    - destination:\n        host: {RULED}\n        subset: chosen\n---\napiVersion: \
-         networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: ruled\nspec:\n  host: {RULED}\n  \
+        "{entry}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: {name}\nspec:\n  hosts:\n  - \
+         {host}\n  http:\n  - route:\n    - destination:\n        host: {host}\n        subset: chosen\n---\napiVersion: \
+         networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: {name}\nspec:\n  host: {host}\n  \
          subsets:{subsets}\n"
     )
 }
