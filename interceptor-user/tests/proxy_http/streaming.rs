@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::support::{Config, HOST, Upstream, get};
+use crate::support::{Config, HOST, PATIENCE, Upstream, get};
 
 #[test]
 fn a_response_passes_chunk_by_chunk() {
@@ -342,6 +342,30 @@ fn informational_responses_do_not_disturb() {
     );
     let reply = Config::new(&[upstream.address]).start().get("/");
     assert_eq!((reply.status(), reply.text().as_str()), (200, "ok"));
+}
+
+#[test]
+fn informational_responses_without_an_end_are_no_answer() {
+    for said in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"] {
+        let (gave_up, given_up) = mpsc::channel();
+        let upstream = Upstream::start(move |mut client, _| {
+            client.request();
+            while client.stream.write_all(said.repeat(1000).as_bytes()).is_ok() {}
+            gave_up.send(()).unwrap();
+        });
+        let proxy = Config::new(&[upstream.address]).start();
+        assert_eq!(proxy.get("/").status(), 502);
+        let details = "upstream_reset_before_response_started{protocol_error}";
+        assert_eq!(proxy.records.only().end(), (502, "UPE", details));
+        given_up.recv_timeout(PATIENCE).unwrap();
+    }
+    // As many as there are in an hour of them.
+    let upstream = Upstream::start(|mut client, _| {
+        client.request();
+        client.send("HTTP/1.1 102 Processing\r\n\r\n".repeat(3600));
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    });
+    assert_eq!(Config::new(&[upstream.address]).start().get("/").text(), "ok");
 }
 
 #[test]

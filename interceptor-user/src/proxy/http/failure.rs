@@ -1,6 +1,7 @@
 //! What hyper's errors mean for a request: whose fault it was, and whether anything was answered.
 
 use super::upload::UploadError;
+use crate::proxy::upstream::pool::NoAnswer;
 use crate::proxy::upstream::{ResetReason, UpstreamError, tls_failure};
 
 /// The error of a body that the client did not finish.
@@ -10,7 +11,7 @@ pub(super) fn is_client_error(error: &hyper::Error) -> bool {
 
 /// What the client is told, and the log.
 pub(super) fn upstream_error(error: &hyper::Error) -> UpstreamError {
-    if error.is_parse() {
+    if error.is_parse() || is_no_answer(error) {
         return UpstreamError::Reset(ResetReason::ProtocolError);
     }
     if let Some(error) = find_source::<h2::Error>(error) {
@@ -20,6 +21,12 @@ pub(super) fn upstream_error(error: &hyper::Error) -> UpstreamError {
         Some(reason) => UpstreamError::Tls(reason.into()),
         None => UpstreamError::Reset(ResetReason::ConnectionTermination),
     }
+}
+
+/// Whether the server has sent all sorts of things, and no answer.
+fn is_no_answer(error: &hyper::Error) -> bool {
+    let error = find_source::<std::io::Error>(error).and_then(std::io::Error::get_ref);
+    error.is_some_and(|error| error.is::<NoAnswer>())
 }
 
 fn http2_reset_reason(error: &h2::Error) -> ResetReason {

@@ -17,7 +17,7 @@ use crate::proxy::copy::{self, CopyEnd, Transferred};
 use crate::proxy::maybe_tls::ClientIo;
 use crate::proxy::outcome::ResponseFlag;
 use crate::proxy::upstream::UpstreamIo;
-use crate::proxy::upstream::pool::Lease;
+use crate::proxy::upstream::pool::{AnsweringIo, Lease};
 use crate::snapshot::ProxyHeaders;
 
 /// As Istio sets it for streams: none.
@@ -50,14 +50,14 @@ async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut log: Re
         }
     };
     let client = client.downcast::<TokioIo<TappedStream>>();
-    let upstream = upstream.downcast::<TokioIo<UpstreamIo>>();
+    let upstream = upstream.downcast::<TokioIo<AnsweringIo>>();
     let (Ok(client), Ok(upstream)) = (client, upstream) else {
         tracing::error!("an upgraded connection is not one of ours");
         return;
     };
     // What came right behind the heads.
     let (received, sent) = (client.read_buf, upstream.read_buf);
-    let (client, mut upstream) = (client.io.into_inner().take(), upstream.io.into_inner());
+    let (client, mut upstream) = (client.io.into_inner().take(), upstream.io.into_inner().into_inner());
     let Some(mut client) = client else { return };
     if let Err(error) = tokio::try_join!(upstream.write_all(&received), client.write_all(&sent)) {
         tracing::debug!(%error, "upgraded connection broke off");

@@ -9,6 +9,7 @@ use std::time::Instant;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
+use super::before_answer::{AnsweringIo, BeforeAnswer};
 use super::{ConnectionFacts, LocalExecutor, PoolKey, Pools, Wanted};
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::upstream::bounds::ConnectionSlot;
@@ -37,7 +38,7 @@ pub(super) async fn connect_http1(
     builder.max_buf_size(READ_BUFFER_MAX);
     builder.preserve_header_case(key.preserve_header_case);
     let (sender, connection) = builder
-        .handshake(TokioIo::new(connected.io))
+        .handshake(TokioIo::new(AnsweringIo::new(connected.io, facts.before_answer.clone())))
         .await
         .map_err(|_error| UpstreamError::Reset(ResetReason::ConnectionTermination))?;
     drive(pools, &facts, connection.with_upgrades());
@@ -97,6 +98,7 @@ fn facts(
         idle_timeout: cluster.http_idle_timeout,
         expires: age_max.and_then(|max| Instant::now().checked_add(max)),
         slot,
+        before_answer: BeforeAnswer::default(),
     })
 }
 

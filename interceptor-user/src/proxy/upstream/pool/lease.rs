@@ -58,7 +58,12 @@ impl Lease {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http1(sender) => {
+                self.facts.before_answer.begin();
+                let answer = sender.try_send_request(request).await;
+                self.facts.before_answer.answered();
+                answer
+            }
             Sender::Http2(sender, _) => sender.try_send_request(request).await,
         }
     }

@@ -2,6 +2,7 @@
 //! endpoint and TLS server name. Bounded, and swept of what is closed, idle for too long, or of a
 //! cluster that is gone.
 
+mod before_answer;
 mod bounded;
 mod connect;
 mod lease;
@@ -22,6 +23,8 @@ use crate::hash::HashMap;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::http::upload::RequestBody;
 use crate::snapshot::{EndpointAddress, UpstreamProtocol};
+use before_answer::BeforeAnswer;
+pub(crate) use before_answer::{AnsweringIo, NoAnswer};
 use connect::{connect_http1, connect_http2};
 pub(crate) use lease::Lease;
 use lease::Sender;
@@ -71,6 +74,7 @@ pub(crate) struct ConnectionFacts {
     expires: Option<Instant>,
     /// Of a cluster whose connections are bounded.
     slot: Option<ConnectionSlot>,
+    before_answer: BeforeAnswer,
 }
 
 impl ConnectionFacts {
@@ -349,7 +353,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
     use std::time::{Duration, Instant};
 
-    use super::{ConnectionFacts, IDLE_CONNECTIONS_MAX, Idle, PoolKey, Pools, RuntimeId};
+    use super::{BeforeAnswer, ConnectionFacts, IDLE_CONNECTIONS_MAX, Idle, PoolKey, Pools, RuntimeId};
     use crate::snapshot::UpstreamProtocol;
 
     #[tokio::test]
@@ -378,6 +382,7 @@ mod tests {
                 idle_timeout: Duration::from_secs(60),
                 expires: None,
                 slot: None,
+                before_answer: BeforeAnswer::default(),
             };
             pools.put(Idle { sender, facts: facts.into(), since: Instant::now() });
             assert_eq!(idle_at(1), usize::from(number < IDLE_CONNECTIONS_MAX), "{number}");
