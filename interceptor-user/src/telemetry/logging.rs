@@ -48,18 +48,21 @@ impl LogFilter {
     }
 }
 
-/// kube tells of every try that fails; `source::kubernetes` tells when trouble begins and ends.
-const WARN: &str = "warn,kube_client=off,kube_runtime=off";
-const INFO: &str = "interceptor_user=info,warn,kube_client=off,kube_runtime=off";
+/// kube tells of every try that fails; `source::kubernetes` tells when trouble begins and ends. What speaks to peers tells of
+/// what they send: whoever sends frames by the million would write as many lines.
+const ERROR: &str = "error,kube_client=off,kube_runtime=off,h2=off,hyper=off,rustls=off";
+const WARN: &str = "warn,kube_client=off,kube_runtime=off,h2=off,hyper=off,rustls=off";
+const INFO: &str = "interceptor_user=info,warn,kube_client=off,kube_runtime=off,h2=off,hyper=off,rustls=off";
+const DEBUG: &str = "interceptor_user=debug,info,h2=off,hyper=off,rustls=off";
 
 /// The filter of one of tracing's levels: what we say at that level, and what is worth knowing of what we are made of.
 pub fn filter_of_level(level: &str) -> Option<&'static str> {
     Some(match level {
         "off" => "off",
-        "error" => "error,kube_client=off,kube_runtime=off",
+        "error" => ERROR,
         "warn" => WARN,
         "info" => INFO,
-        "debug" => "interceptor_user=debug,info",
+        "debug" => DEBUG,
         "trace" => "interceptor_user=trace,debug",
         _ => return None,
     })
@@ -102,7 +105,7 @@ fn level(verbosity: u8) -> &'static str {
     match verbosity {
         0 => WARN,
         1 => INFO,
-        2 => "interceptor_user=debug,info",
+        2 => DEBUG,
         _ => "trace",
     }
 }
@@ -119,6 +122,20 @@ mod tests {
             assert!(EnvFilter::builder().parse(text).is_ok(), "{text}");
         }
         assert_eq!(filter_of_level("loud"), None);
+    }
+
+    #[test]
+    fn peers_write_no_lines() {
+        let levels = ["off", "error", "warn", "info", "debug"].map(|name| filter_of_level(name).unwrap());
+        for text in (0..3).map(level).chain(levels) {
+            let (_filter, layer) = LogFilter::new(EnvFilter::new(text));
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                assert!(!tracing::enabled!(target: "h2::proto::ping_pong", tracing::Level::WARN), "{text}");
+                assert!(!tracing::enabled!(target: "rustls::conn", tracing::Level::WARN), "{text}");
+                let is_told = tracing::enabled!(target: "interceptor_user::proxy", tracing::Level::ERROR);
+                assert_eq!(is_told, text != "off", "{text}");
+            });
+        }
     }
 
     #[test]

@@ -109,7 +109,10 @@ fn assert_is_exposition(text: &str) {
 fn the_log_level_is_changed_at_run_time() {
     let agent = Agent::start(View::default());
     assert_eq!(agent.over_tcp("/logging", &[]).text, "warn\n");
-    assert_eq!(agent.post("/logging?level=debug", "").text, "interceptor_user=debug,info\n");
+    assert_eq!(
+        agent.post("/logging?level=debug", "").text,
+        "interceptor_user=debug,rustls=off,hyper=off,h2=off,info\n"
+    );
     assert_eq!(
         agent.post("/logging?filter=interceptor_user::dns=trace", "").text,
         "interceptor_user::dns=trace\n"
