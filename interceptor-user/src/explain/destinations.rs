@@ -197,11 +197,7 @@ fn failure(context: Context<'_>, way: Way<'_>) -> Option<UpstreamError> {
         return Some(UpstreamError::NoHealthyUpstream(None));
     }
     let of_tls = cluster.tls.as_ref().filter(|_| !client_chose).and_then(|tls| {
-        tls.impossible.clone().or_else(|| {
-            // The directory was given for this; files that a rule names may be there where the proxy runs.
-            let are_here = context.question.is_proxy_here || tls.credential.is_some();
-            are_here.then(|| (context.question.look_at_files)(tls).err()).flatten().map(Into::into)
-        })
+        tls.impossible.clone().or_else(|| (context.question.look_at_files)(tls).err().map(Into::into))
     });
     let of_tls = of_tls.map(UpstreamError::TlsUnavailable);
     of_tls.or_else(|| off_limits::refusal(context, way))

@@ -82,7 +82,7 @@ pub struct Question {
     pub look_at_server: fn(&TlsTermination) -> ServerFiles,
     /// Looks at the files that TLS is made of: the same with those of its credential, or why they can't be used.
     pub look_at_files: fn(&TlsOrigination) -> Result<TlsOrigination, String>,
-    /// Whether the proxy has the files that are here: where it may run elsewhere, those that a rule names may be there.
+    /// Whether the proxy has the files that are here for certain: where it may run elsewhere, that is said.
     pub is_proxy_here: bool,
 }
 

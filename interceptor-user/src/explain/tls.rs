@@ -4,7 +4,6 @@ use super::destinations::subset_of;
 use super::explanation::{Place, Step};
 use super::{Context, merged, places, words};
 use crate::compile::tls::is_server_name;
-use crate::proxy::upstream::UpstreamError;
 use crate::resource::destination_rule::TrafficPolicy;
 use crate::resource::{Position, Resource, ResourceKey};
 use crate::snapshot::{CaSource, Cluster, TlsOrigination, TlsOriginationMode};
@@ -63,7 +62,7 @@ fn verification(tls: &TlsOrigination) -> String {
     format!("the server's certificate must be valid for {names}, by {roots}")
 }
 
-/// What is verified and presented, and whether the files for it are here. They may be elsewhere where the proxy runs.
+/// What is verified and presented, and whether the files for it can be used.
 fn files(context: Context<'_>, tls: &TlsOrigination) -> Vec<String> {
     let names_files = matches!(tls.ca, CaSource::File(_))
         || tls.ca_crl.is_some()
@@ -83,17 +82,15 @@ fn files(context: Context<'_>, tls: &TlsOrigination) -> Vec<String> {
             let here = format!("the files are here and can be used; {HERE}");
             [verification(&found)].into_iter().chain(identity).chain([here]).collect()
         }
-        Err(reason) if tls.credential.is_some() || context.question.is_proxy_here => {
-            vec![format!("the files can't be used: {reason}; {HERE}")]
-        }
         Err(reason) => {
-            let failure = UpstreamError::TlsUnavailable(reason.as_str().into());
-            let here = format!(
-                "a proxy on this machine, as that of exec, answers {} with the body {:?}",
-                failure.status(),
-                failure.body(false)
-            );
-            vec![verification(tls), format!("the files can't be used here: {reason}; {HERE}"), here]
+            let unusable = format!("the files can't be used: {reason}; {HERE}");
+            // A directory of credentials was given for this question.
+            let are_of_the_proxy = context.question.is_proxy_here || tls.credential.is_some();
+            let elsewhere = (!are_of_the_proxy).then(|| {
+                "this is the answer of a proxy on this machine, as that of exec; where it runs elsewhere, the files there count"
+                    .to_owned()
+            });
+            std::iter::once(unusable).chain(elsewhere).collect()
         }
     }
 }
