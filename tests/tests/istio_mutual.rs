@@ -5,9 +5,12 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context;
-use interceptor_tests::{Ca, Daemon, Dir, Finished, Identity, World, eventually, python, seeds, unique};
+use interceptor_tests::{
+    Ca, Daemon, Dir, Finished, Identity, World, eventually, python, seeds, unique, wait_for,
+};
 
 const GATEWAY: &str = "spiffe://cluster.local/ns/istio-system/sa/istio-egressgateway-service-account";
 const OURS: &str = "spiffe://cluster.local/ns/shop/sa/cart";
@@ -184,6 +187,39 @@ fn a_renewed_identity_is_shown_without_a_restart() -> anyhow::Result<()> {
     eventually("the expired one is refused", || {
         answer().is_ok_and(|body| body.contains("it expired at 2020-01-01T00:00:00Z"))
     })
+}
+
+/// No file changes then, and no request may come for hours.
+#[test]
+fn an_identity_that_expires_meanwhile_is_told() -> anyhow::Result<()> {
+    let mesh = Ca::new(&unique())?;
+    let dir = Dir::new()?;
+    let pod = World::shared()?.pod()?;
+    let config = format!(
+        "{}---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d}}\nspec:\n  \
+         host: httpbin.org\n  trafficPolicy:\n    tls: {{mode: ISTIO_MUTUAL}}\n",
+        seeds(&["003-01-se"])?
+    );
+    let line = config.lines().count();
+    // Its first start may take longer than the identity lasts.
+    pod.interceptor()?.session()?.finish()?.expect_code(0)?;
+    let interceptor = pod.interceptor()?.config(&config)?;
+    let directory = dir.join("identity");
+    install(&directory, &mesh.mesh_identity_for("own", OURS, Duration::from_secs(15))?, &mesh)?;
+    let mut session = interceptor.flag("--identity-dir").flag(&directory).session()?;
+    session.sh("true")?;
+    assert!(!session.running.stderr().contains("EGR0104"), "{}", session.running.stderr());
+    wait_for("the finding", Duration::from_secs(60), || {
+        session.running.stderr().contains("EGR0104").then_some(())
+    })?;
+    let stderr = session.running.stderr();
+    let finding = stderr.lines().find(|line| line.contains("EGR0104")).unwrap_or_default();
+    assert!(finding.contains("cert-chain.pem can't be used: it expired at"), "{finding}");
+    // Where `analyze` has it, too: at the mode and not at the mapping that it is in.
+    assert!(finding.contains(&format!("config.yaml:{line}:17: error: ")), "{finding}");
+    session.sh("true")?;
+    assert_eq!(session.running.stderr().matches("EGR0104").count(), 1, "told once");
+    Ok(())
 }
 
 /// As Istio has it for TCP through its gateway. The server is Python's, which tells what it sees.

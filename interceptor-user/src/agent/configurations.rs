@@ -203,22 +203,29 @@ impl Compile {
 
     /// What is wrong, once snapshots are on their way: nothing waits for it.
     fn report(&mut self) {
-        let mut findings: BTreeSet<Diagnostic> = self.known.iter().cloned().collect();
+        let mut findings = BTreeSet::new();
         let flags = Flags::of(&self.settings);
         findings.extend(analysis::find(&self.world, Audience::Mesh(flags)));
         if let Role::Gateway { .. } = self.settings.role {
             findings.extend(analysis::unusable_files(&self.world, flags, |tls| look_at_files(tls).err()));
             findings.extend(self.of_servers.iter().cloned());
+        }
+        let mut read: BTreeSet<Diagnostic> = self.known.iter().cloned().collect();
+        findings.retain(|finding| !read.contains(finding));
+        if let Role::Gateway { .. } = self.settings.role {
             let others = concern::of_others(&self.world, &self.settings.client);
-            findings.retain(|finding| !others.contains(&*finding.resource));
+            let is_own = |finding: &Diagnostic| !others.contains(&*finding.resource);
+            findings.retain(is_own);
+            read.retain(is_own);
             self.tell_unselected();
         }
-        let findings: Vec<Diagnostic> = findings.into_iter().collect();
+        let [read, found] = [read, findings].map(|findings| findings.into_iter().collect::<Vec<_>>());
+        let findings = [&*read, &*found].concat();
         if let Some(reporter) = &self.reporter {
             reporter.resources(&findings);
         }
         // An error is the control loop gone.
-        drop(self.compiled.send(Told::Findings(findings.clone().into())));
-        self.told.tell(findings, &self.texts);
+        drop(self.compiled.send(Told::Findings(findings.into())));
+        self.told.tell(read, found, &self.texts);
     }
 }

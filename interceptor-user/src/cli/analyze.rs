@@ -14,8 +14,8 @@ use crate::analysis::{self, Audience, Flags};
 use crate::compile::NodePaths;
 use crate::proxy::upstream::look_at_files;
 use crate::report::{self, Finding, Format, Suppression};
-use crate::resource::{Diagnostic, Level, Places};
-use crate::source::{FileSource, TextReader};
+use crate::resource::{Diagnostic, Level};
+use crate::source::{FileSource, PlacesOfFiles, TextReader};
 
 /// What istioctl exits with, too, when analyzers find something.
 const FINDINGS: u8 = 79;
@@ -120,7 +120,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (source, failed_to_read) =
         FileSource::read(arguments.paths.clone(), arguments.mesh_config.clone(), namespace);
     let (world, mut diagnostics, texts) = source.into_parts();
-    let mut places = PlacesOfFiles { texts: texts.reader(), known: HashMap::new() };
+    let mut places = PlacesOfFiles::new(&texts);
     let unix_endpoints = arguments.allow_unix_endpoints.clone().map(NodePaths::Below);
     let flags = Flags {
         credentials_dir: arguments.credentials_dir.as_deref(),
@@ -135,7 +135,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     diagnostics.extend(found.into_iter().map(|finding| places.placed(finding)));
     diagnostics.retain(|finding| {
         !arguments.suppress.iter().any(|suppression| suppression.covers(finding))
-            && !places.is_suppressed(finding)
+            && !is_suppressed(&mut places, finding)
     });
     diagnostics.sort_by(|a, b| (a.level, &a.origin, a).cmp(&(b.level, &b.origin, b)));
     diagnostics.dedup();
@@ -195,52 +195,10 @@ fn closing_line(findings: &[Diagnostic], paths: &[PathBuf], failed: bool) -> Str
     }
 }
 
-/// Where fields are written, in each file that was asked about.
-struct PlacesOfFiles<'a> {
-    texts: TextReader<'a>,
-    known: HashMap<Arc<str>, PlacesOfFile>,
-}
-
-#[derive(Default)]
-struct PlacesOfFile {
-    places: Option<Places>,
-    /// Whether any resource in it suppresses anything.
-    suppresses: bool,
-}
-
-impl PlacesOfFiles<'_> {
-    fn of(&mut self, finding: &Diagnostic) -> Option<&PlacesOfFile> {
-        let file = &finding.origin.as_ref()?.file;
-        if !self.known.contains_key(file) {
-            let text = self.texts.of(finding);
-            let places = PlacesOfFile {
-                places: text.map(|text| Places::new(file, text)),
-                suppresses: text.is_some_and(|text| text.contains(report::ANNOTATION)),
-            };
-            self.known.insert(Arc::clone(file), places);
-        }
-        self.known.get(file)
-    }
-
-    /// With the place of its field, when that can be found.
-    fn placed(&mut self, mut finding: Diagnostic) -> Diagnostic {
-        let near = finding.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
-        let places = self.of(&finding).and_then(|file| file.places.as_ref());
-        let place = places.and_then(|places| places.find(near, &finding.field));
-        if let (Some(place), Some(origin)) = (place, &mut finding.origin) {
-            origin.position = place;
-        }
-        finding
-    }
-
-    /// Whether the resource that it is about says so.
-    fn is_suppressed(&mut self, finding: &Diagnostic) -> bool {
-        let near = finding.origin.as_ref().map(|origin| origin.position).unwrap_or_default();
-        let Some(file) = self.of(finding).filter(|file| file.suppresses) else { return false };
-        let path = format!("metadata.annotations[{}]", report::ANNOTATION);
-        let value = file.places.as_ref().and_then(|places| places.text(near, &path));
-        value.is_some_and(|value| report::annotated(value, finding))
-    }
+/// Whether the resource that it is about says so.
+fn is_suppressed(places: &mut PlacesOfFiles<'_>, finding: &Diagnostic) -> bool {
+    let path = format!("metadata.annotations[{}]", report::ANNOTATION);
+    places.text(finding, &path).is_some_and(|value| report::annotated(value, finding))
 }
 
 /// The lines of each file that was asked about.

@@ -106,7 +106,7 @@ impl ClientFlags {
             field: String::new(),
             ..finding
         };
-        Findings::default().tell(findings.into_iter().map(told).collect(), &Texts::default());
+        Findings::default().tell(findings.into_iter().map(told).collect(), Vec::new(), &Texts::default());
     }
 
     /// What the annotations say about which connections are redirected.

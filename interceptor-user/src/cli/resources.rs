@@ -126,7 +126,8 @@ impl FileFlags {
         let (source, world, mut diagnostics) =
             FileSource::open(self.config.clone(), self.mesh_config.clone())?;
         self.client.tell_misnamed();
-        let (client, redirect, redirect_by) = self.client_in(&world, &mut diagnostics)?;
+        let mut found = Vec::new();
+        let (client, redirect, redirect_by) = self.client_in(&world, &mut found)?;
         let settings = CompileSettings {
             client,
             role: if self.gateway {
@@ -138,18 +139,20 @@ impl FileFlags {
             unix_endpoints: NodePaths::Any,
             tls_files: NodePaths::Any,
         };
-        let (snapshot, found) = compile(&world, &settings);
+        let (snapshot, of_compiling) = compile(&world, &settings);
+        found.extend(of_compiling);
         let redirect = RedirectPolicy { enforced: snapshot.enforced.then(Enforced::default), ..redirect };
-        diagnostics.extend(found);
         let is_of_name = |finding: &Diagnostic| finding.code == Some(code::IST0108.id);
         // What the resources do is told in full; what of them can't be used would be missed there.
-        diagnostics.retain(|finding| {
+        let is_shown = |finding: &Diagnostic| {
             let is_told = finding.level == Level::Error
                 || is_of_name(finding)
                 || tracing::enabled!(tracing::Level::INFO);
             is_told && !(self.gateway && self.is_of_certificates(finding))
-        });
-        Findings::default().tell(diagnostics, source.texts());
+        };
+        diagnostics.retain(is_shown);
+        found.retain(is_shown);
+        Findings::default().tell(diagnostics, found, source.texts());
         Ok(Resources { world, snapshot, settings, redirect, redirect_by })
     }
 

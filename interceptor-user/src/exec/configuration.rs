@@ -2,12 +2,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 
 use anyhow::Context;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::expiring::Expiring;
 use super::findings::Findings;
 use crate::analysis::{self, Audience, Flags};
 use crate::compile::{CompileSettings, Compiler, NodePaths, Role};
@@ -22,6 +23,7 @@ use crate::source::{FileSource, Texts, Watching};
 #[derive(Debug)]
 pub(super) struct Configuration {
     source: FileSource,
+    world: Arc<World>,
     compiler: Compiler,
     pub(super) snapshot: Snapshot,
     told: Findings,
@@ -47,9 +49,9 @@ impl Configuration {
             let compiled = compiler.compile(&world);
             (analysing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
         });
-        told.tell([diagnostics, findings, analysed].concat(), source.texts());
+        told.tell(diagnostics, [findings, analysed].concat(), source.texts());
         datapath::release_free_memory();
-        Ok(Self { source, compiler, snapshot, told })
+        Ok(Self { source, world, compiler, snapshot, told })
     }
 
     /// Compiles what the files hold whenever they change, until the answer is dropped.
@@ -59,7 +61,8 @@ impl Configuration {
         let wake = changed.try_clone().context("can't duplicate an event")?;
         let (sender, compiled_ones) = channel();
         let mut compiler = self.compiler;
-        let telling = tell_apart(compiler.settings().clone(), self.told)?;
+        let looked_at = (self.world, self.source.texts().clone());
+        let telling = tell_apart(compiler.settings().clone(), self.told, looked_at)?;
         let watching = self.source.watch(move |world, diagnostics, texts| {
             let (snapshot, findings) = compiler.compile(world);
             // An error is the other side gone, or woken already.
@@ -101,14 +104,34 @@ impl AsFd for Changes {
 type Untold = (Arc<World>, [Vec<Diagnostic>; 2], Texts);
 
 /// Tells what is wrong on a thread of its own, until the answer is dropped: the next change does not wait for the last
-/// one's analysis, which takes longer than all the rest. Of several changes only the last is told of.
-fn tell_apart(settings: CompileSettings, mut told: Findings) -> anyhow::Result<Sender<Untold>> {
+/// one's analysis, which takes longer than all the rest. Of several changes only the last is told of. Identities that
+/// expire are told of without a change.
+fn tell_apart(
+    settings: CompileSettings,
+    mut told: Findings,
+    (world, texts): (Arc<World>, Texts),
+) -> anyhow::Result<Sender<Untold>> {
     let (sender, untold) = channel::<Untold>();
     let tell_each = move || {
-        while let Ok(next) = untold.recv() {
-            let (world, known, texts) = untold.try_iter().last().unwrap_or(next);
-            tell(&world, &settings, known, &texts, &mut told);
-            drop((world, texts));
+        let mut expiring = Expiring::among(world, texts, &settings);
+        loop {
+            let next = match &expiring {
+                None => untold.recv().map_err(RecvTimeoutError::from),
+                Some(expiring) => untold.recv_timeout(expiring.next_look),
+            };
+            match next {
+                Ok(next) => {
+                    let (world, known, texts) = untold.try_iter().last().unwrap_or(next);
+                    tell(&world, &settings, known, &texts, &mut told);
+                    expiring = Expiring::among(world, texts, &settings);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(expiring) = &mut expiring {
+                        told.tell_also(expiring.look(&settings), &expiring.texts);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
             datapath::release_free_memory();
         }
     };
@@ -120,13 +143,12 @@ fn tell_apart(settings: CompileSettings, mut told: Findings) -> anyhow::Result<S
 fn tell(
     world: &World,
     settings: &CompileSettings,
-    known: [Vec<Diagnostic>; 2],
+    [read, mut found]: [Vec<Diagnostic>; 2],
     texts: &Texts,
     told: &mut Findings,
 ) {
-    let mut diagnostics = known.concat();
-    diagnostics.extend(analyse(world, settings));
-    told.tell(diagnostics, texts);
+    found.extend(analyse(world, settings));
+    told.tell(read, found, texts);
 }
 
 /// What is wrong with resources and with the files that they name: the proxy is on this machine.

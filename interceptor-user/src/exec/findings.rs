@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 
 use crate::resource::{Diagnostic, Level};
-use crate::source::Texts;
+use crate::source::{PlacesOfFiles, Texts};
 
 /// As many are shown at once without `-v`.
 const SHOWN_MAX: usize = 20;
@@ -14,23 +14,37 @@ const SHOWN_MAX: usize = 20;
 pub(crate) struct Findings(BTreeSet<Diagnostic>);
 
 impl Findings {
-    /// Tells those that are new. With stderr gone there is nobody to tell.
-    pub(crate) fn tell(&mut self, diagnostics: Vec<Diagnostic>, texts: &Texts) {
-        let new: Vec<&Diagnostic> = diagnostics.iter().filter(|finding| !self.0.contains(finding)).collect();
+    /// Tells those that are new: `read` are of reading, which knows their places, `found` of what was read. With stderr gone
+    /// there is nobody to tell.
+    pub(crate) fn tell(&mut self, read: Vec<Diagnostic>, found: Vec<Diagnostic>, texts: &Texts) {
+        self.show(&read, &found, texts);
+        self.0 = read.into_iter().chain(found).collect();
+    }
+
+    /// Tells those that are new, while what was told before goes on being so.
+    pub(crate) fn tell_also(&mut self, found: Vec<Diagnostic>, texts: &Texts) {
+        self.show(&[], &found, texts);
+        self.0.extend(found);
+    }
+
+    fn show(&self, read: &[Diagnostic], found: &[Diagnostic], texts: &Texts) {
+        let new = read.iter().chain(found).filter(|finding| !self.0.contains(finding)).collect();
         let verbose = tracing::enabled!(tracing::Level::INFO);
         let (shown, summary) = readable(new, verbose);
         let mut stderr = io::stderr().lock();
         let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let mut places = PlacesOfFiles::new(texts);
         let mut texts = texts.reader();
         for finding in shown {
+            let finding =
+                if read.contains(finding) { finding.clone() } else { places.placed(finding.clone()) };
             // A note needs no line of the file to be understood.
-            let text = if finding.level == Level::Info { None } else { texts.of(finding) };
+            let text = if finding.level == Level::Info { None } else { texts.of(&finding) };
             drop(writeln!(stderr, "{}", finding.render(text, colours)));
         }
         if let Some(summary) = summary {
             drop(writeln!(stderr, "{summary}"));
         }
-        self.0 = diagnostics.into_iter().collect();
     }
 }
 

@@ -10,6 +10,7 @@ mod command;
 mod configuration;
 mod enforcement;
 pub(crate) mod enter;
+mod expiring;
 mod external;
 pub(crate) mod findings;
 mod interception;

@@ -4,12 +4,14 @@
 mod files;
 pub mod kubernetes;
 mod patch;
+mod places;
 mod read;
 mod reading;
 mod texts;
 mod watch;
 
 pub use files::{Error, FileSource};
+pub use places::PlacesOfFiles;
 pub use read::ReadError;
 pub use texts::{TextReader, Texts};
 pub use watch::Watching;

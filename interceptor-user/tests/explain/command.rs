@@ -85,8 +85,9 @@ fn an_annotation_that_nothing_reads_is_told() {
     let pod = pod.display().to_string();
     let given = format!("{misspelt}=10.0.0.0/8");
     let meant = format!("did you mean {misspelt}s?");
-    let of_pod = format!("{pod}:7:5: warning: [IST0108] Pod shop/cart: ");
-    let own = format!("{pod}:8:5: error: [IST0108] Pod shop/cart: ");
+    // At the values, as `analyze` has them.
+    let of_pod = format!("{pod}:7:54: warning: [IST0108] Pod shop/cart: ");
+    let own = format!("{pod}:8:34: error: [IST0108] Pod shop/cart: ");
     let rows: [(&[&str], &[&str]); 2] = [
         (
             &["explain", "-c", &seed("000-01"), "--annotations", &given, "http://google.com"],

@@ -60,11 +60,17 @@ impl Expiry {
 pub(in crate::proxy) struct Tending {
     looking: Pace,
     warning: Pace,
+    /// Of certificates that have ended: whoever was told that they would is told once more.
+    warning_of_end: Pace,
 }
 
 impl Default for Tending {
     fn default() -> Self {
-        Self { looking: Pace::from_now(TENDING_INTERVAL), warning: Pace::from_now(WARNING_INTERVAL) }
+        Self {
+            looking: Pace::from_now(TENDING_INTERVAL),
+            warning: Pace::from_now(WARNING_INTERVAL),
+            warning_of_end: Pace::from_now(WARNING_INTERVAL),
+        }
     }
 }
 
@@ -77,9 +83,14 @@ impl Tending {
     /// Tells of certificates that end soon.
     pub(in crate::proxy) fn warn<'a>(&self, certificates: impl Iterator<Item = &'a Expiry>) {
         let now = UnixTime::now();
-        let mut warnings = certificates.filter_map(|certificate| certificate.warning(now)).peekable();
-        if warnings.peek().is_some() && self.warning.is_due() {
-            warnings.for_each(|warning| tracing::warn!("{warning}"));
+        let (over, others): (Vec<&Expiry>, Vec<&Expiry>) =
+            certificates.partition(|certificate| certificate.over(now).is_some());
+        for (certificates, pace) in [(over, &self.warning_of_end), (others, &self.warning)] {
+            let mut warnings =
+                certificates.into_iter().filter_map(|certificate| certificate.warning(now)).peekable();
+            if warnings.peek().is_some() && pace.is_due() {
+                warnings.for_each(|warning| tracing::warn!("{warning}"));
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ pub use error::{ConnectError, ResetReason, UpstreamError};
 pub(crate) use hash::RequestHash;
 pub(crate) use opaque::{OpaqueIo, OpaqueUpstream};
 pub(crate) use outlier::Outcome;
-pub(crate) use tls::{TlsClient, look_at_files, of_io_error as tls_failure};
+pub(crate) use tls::{TlsClient, identity_lasts, look_at_files, of_io_error as tls_failure};
 pub(crate) use usages::{BoundsId, UsageOf, Usages, WorkerUsages};
 
 use super::downstream::Downstream;

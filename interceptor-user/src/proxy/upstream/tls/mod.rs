@@ -23,7 +23,7 @@ use crate::proxy::certificates::credential::candidates;
 use crate::proxy::certificates::expiry::{Expiry, Tending};
 use crate::proxy::certificates::files::FileVersions;
 use crate::proxy::certificates::pace::Pace;
-use crate::snapshot::{CaSource, TlsOrigination};
+use crate::snapshot::{CaSource, TlsOrigination, TlsOriginationMode};
 use config::{Configs, configs};
 pub(crate) use failure::of_io_error;
 
@@ -162,6 +162,19 @@ pub(crate) fn look_at_files(origination: &TlsOrigination) -> Result<TlsOriginati
     let found = credential::found(origination)?.unwrap_or_else(|| origination.clone());
     let configs = configs(&found)?;
     configs.identity.and_then(|identity| identity.problem()).map_or(Ok(found), Err)
+}
+
+/// How long an identity of the mesh can be shown from now on (`None`: nobody knows), or why it can't any more. `None` where none is
+/// asked for. Of files that are gone or wrong nobody knows: what they held before goes on.
+pub(crate) fn identity_lasts(origination: &TlsOrigination) -> Option<Result<Option<Duration>, String>> {
+    if origination.mode != TlsOriginationMode::IstioMutual {
+        return None;
+    }
+    let unknown = Some(Ok(None));
+    let Ok(found) = credential::found(origination) else { return unknown };
+    let Ok(configs) = configs(found.as_ref().unwrap_or(origination)) else { return unknown };
+    let Some(identity) = configs.identity else { return unknown };
+    Some(identity.problem().map_or_else(|| Ok(identity.remaining()), Err))
 }
 
 /// What is not a name is verified, and fails, as the address that was connected to; without one as
