@@ -23,8 +23,10 @@ pub(super) fn check(mesh: &Mesh<'_>, findings: &mut Findings) {
     for resource in mesh.world.resources.values() {
         let meta = resource.meta();
         let labels = &meta.labels;
-        check_each(&On { meta, place: "", kind: meta.key.kind }, &meta.annotations, labels, findings);
+        let own = On { meta, place: "", kind: meta.key.kind };
+        check_each(&own, &meta.annotations, labels, findings);
         if let Resource::PodTemplate(template) = resource {
+            own_annotations::check_template(&own, template, findings);
             let on = On { meta, place: place_of_pod(meta), kind: Kind::Pod };
             check_each(&on, &template.annotations, &template.labels, findings);
         }
@@ -74,6 +76,20 @@ impl On<'_> {
 
     pub(super) fn field(&self, of: &str, name: &str) -> String {
         format!("{}metadata.{of}[{name}]", self.place)
+    }
+
+    /// Where the pods are described that it makes.
+    pub(super) fn place_of_its_pods(&self) -> Option<&'static str> {
+        let makes_pods = matches!(
+            self.kind,
+            Kind::Deployment
+                | Kind::StatefulSet
+                | Kind::DaemonSet
+                | Kind::ReplicaSet
+                | Kind::Job
+                | Kind::CronJob
+        );
+        makes_pods.then(|| place_of_pod(self.meta))
     }
 }
 
@@ -230,14 +246,10 @@ fn misplaced(on: &On<'_>, known: &Known, annotation: &Annotation) -> Diagnostic 
     let message =
         format!("Misplaced annotation: {} can only be applied to {}", known.name, known.kinds.join(", "));
     let finding = on.finding(&code::IST0107, known.name, annotation, message);
-    let makes_pods = matches!(
-        on.kind,
-        Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet | Kind::Job | Kind::CronJob
-    );
-    if makes_pods && known.kinds.contains(&"Pod") {
-        return finding
+    match on.place_of_its_pods().filter(|_| known.kinds.contains(&"Pod")) {
+        Some(template) => finding
             .effect(format!("what stands on the {} reaches no pod", on.kind))
-            .mend("move it to spec.template.metadata.annotations");
+            .mend(format!("move it to {template}metadata.annotations")),
+        None => finding,
     }
-    finding
 }

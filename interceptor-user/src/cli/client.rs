@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::analysis;
 use crate::compile::Client;
+use crate::enroll::{ENROLL, parse_enroll};
 use crate::exec::findings::Findings;
 use crate::resource::{
     Annotation, CAPTURE_DNS, ClientPolicy, Diagnostic, ENFORCE, Kind, Level, Meta, Origin, POLICY, Position,
@@ -175,6 +176,9 @@ fn parse_annotation(text: &str) -> Result<Pair, String> {
     if name == ENFORCE {
         parse_enforce(value).map_err(|error| error.to_string())?;
     }
+    if name == ENROLL {
+        parse_enroll(value)?;
+    }
     if name == CAPTURE_DNS {
         parse_capture_dns(value).map_err(|error| error.to_string())?;
     }
@@ -221,6 +225,8 @@ mod tests {
         assert!(
             flags(&["--annotations", "egress.interceptor.io/enforce=gateway"]).unwrap().client().enforced
         );
+        // Read by the agent, which decides whose pods these are; a command is intercepted whatever it says.
+        assert!(flags(&["--annotations", "egress.interceptor.io/enroll=disabled"]).is_ok());
         let given = flags(&["--annotations", "egress.interceptor.io/policy=REGISTRY_ONLY,strict"]).unwrap();
         assert_eq!(Ok(given.client().policy), ClientPolicy::parse("REGISTRY_ONLY,strict"));
     }
@@ -236,7 +242,10 @@ mod tests {
                 ["--annotations", "egress.interceptor.io/polcy=strict"],
                 "did you mean egress.interceptor.io/policy?",
             ),
-            (["--annotations", "egress.interceptor.io/enroll=enabled"], "is a label"),
+            (
+                ["--annotations", "egress.interceptor.io/enroll=yes"],
+                "expected enabled, true, disabled or false",
+            ),
             (["--labels", "egress.interceptor.io/policy=strict"], "is an annotation"),
             (["--annotations", "egress.interceptor.io/policy=STRICT"], "did you mean `strict`?"),
             (["--annotations", "egress.interceptor.io/enforce=true"], "expected gateway"),

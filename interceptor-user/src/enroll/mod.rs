@@ -14,4 +14,6 @@ pub use kubepods::{Kubepods, PodCgroup};
 pub use netns::{HostNetns, PodNetns, processes, within};
 pub use network_changes::NetworkChanges;
 pub use node::{enter_cgroup_namespace, node_namespace};
-pub use selection::{ENROLL, LeftAlone, NamespaceLabel, OutOfReach, Selection, Selectors, Wanted};
+pub use selection::{
+    ENROLL, LeftAlone, NamespaceLabel, OutOfReach, Selection, Selectors, Wanted, parse_enroll,
+};

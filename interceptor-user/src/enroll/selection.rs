@@ -8,8 +8,10 @@ use crate::compile::Client;
 use crate::resource::{ClientPolicy, Labels, Namespace, POLICY, Pod};
 use crate::workload::{Annotation, Enforced, RedirectPolicy};
 
-/// Our own label of pods and namespaces.
+/// Our own: a label of namespaces, and of pods a label or an annotation.
 pub const ENROLL: &str = "egress.interceptor.io/enroll";
+const YES: [&str; 2] = ["enabled", "true"];
+const NO: [&str; 2] = ["disabled", "false"];
 /// Istio's, of pods: as a label or an annotation.
 const INJECT: &str = "sidecar.istio.io/inject";
 /// Istio's, of namespaces.
@@ -32,6 +34,17 @@ impl NamespaceLabel {
             (Some(_), None) => true,
             (None, _) => false,
         }
+    }
+}
+
+/// What [`ENROLL`] of a pod asks for; others are nobody's word, and the namespace decides.
+pub fn parse_enroll(value: &str) -> Result<bool, &'static str> {
+    if YES.contains(&value) {
+        Ok(true)
+    } else if NO.contains(&value) {
+        Ok(false)
+    } else {
+        Err("expected enabled, true, disabled or false")
     }
 }
 
@@ -186,7 +199,7 @@ impl Selectors {
     }
 
     fn left_alone(&self, pod: &Pod, namespace: Option<&Namespace>) -> Option<LeftAlone> {
-        if says(pod, ENROLL, &["disabled", "false"]) || says(pod, INJECT, &["false"]) {
+        if says(pod, ENROLL, &NO) || says(pod, INJECT, &["false"]) {
             return Some(LeftAlone::OptedOut);
         }
         if pod.spec.containers.iter().any(|container| *container.name == *SIDECAR) {
@@ -202,8 +215,7 @@ impl Selectors {
         let is_selected =
             labels.is_some_and(|labels| self.namespaces.iter().any(|label| label.is_on(labels)));
         // As Istio: a pod may ask for itself, unless its namespace says no.
-        let asks =
-            says(pod, ENROLL, &["enabled", "true"]) || (says(pod, INJECT, &["true"]) && !refuses(INJECTION));
+        let asks = says(pod, ENROLL, &YES) || (says(pod, INJECT, &["true"]) && !refuses(INJECTION));
         (!is_selected && !asks).then_some(LeftAlone::Namespace)
     }
 
@@ -286,8 +298,17 @@ mod tests {
             let pod = pod(&format!(", labels: {{{of_pod}}}"), "");
             assert_eq!(verdict(&pod, of_namespace), expected, "namespace {of_namespace}, pod {of_pod}");
         }
-        let annotated = pod(&format!(", annotations: {{{no}}}"), "");
-        assert_eq!(verdict(&annotated, istio), "opted out", "older charts annotate");
+        for (of_namespace, annotation, expected) in [
+            (istio, no, "opted out"),
+            (istio, "egress.interceptor.io/enroll: disabled", "opted out"),
+            ("", "egress.interceptor.io/enroll: enabled", "enrolled"),
+            ("", "egress.interceptor.io/enroll: \"yes\"", "namespace"),
+        ] {
+            let annotated = pod(&format!(", annotations: {{{annotation}}}"), "");
+            assert_eq!(verdict(&annotated, of_namespace), expected, "{annotation}");
+        }
+        let both = ", labels: {egress.interceptor.io/enroll: enabled}, annotations: {egress.interceptor.io/enroll: disabled}";
+        assert_eq!(verdict(&pod(both, ""), ""), "enrolled", "the label goes before the annotation");
     }
 
     #[test]

@@ -94,16 +94,50 @@ fn own_names_that_nothing_reads_are_errors() {
         check(&labelled("p", &format!("{name}: 'gateway'")), &[&expected]);
     }
     check(
-        &deployment("", &annotated("egress.interceptor.io/enroll", "enabled")),
-        &[
-            "Error IST0107 Deployment default/d | 'enabled' | Misplaced annotation: egress.interceptor.io/enroll is a label; move it to spec.template.metadata.labels",
-        ],
-    );
-    check(
         &deployment("", &annotated("egress.interceptor.io/allow-from", "ns/a")),
         &["Error IST0107 Deployment default/d | 'ns/a' | can only be applied to ServiceEntry"],
     );
-    check(&labelled("p", "egress.interceptor.io/enroll: enabled"), &[]);
+}
+
+#[test]
+fn enroll_is_a_label_or_an_annotation_of_pods_and_a_label_of_namespaces() {
+    const ENROLL: &str = "egress.interceptor.io/enroll";
+    let annotation = |value: &str| annotated(ENROLL, value);
+    let label = |value: &str| annotated(ENROLL, value).replace("annotations", "labels");
+    let of_pod = |metadata: &str| pod("p", &format!(", {metadata}"), "containers: []");
+    for value in ["enabled", "true", "disabled", "false"] {
+        for metadata in [annotation(value), label(value)] {
+            check(&of_pod(&metadata), &[]);
+            check(&deployment("", &metadata), &[]);
+        }
+    }
+    check(
+        &of_pod(&annotation("yes")),
+        &[
+            "Warning IST0125 Pod default/p | 'yes' | expected enabled, true, disabled or false; the namespace decides",
+        ],
+    );
+    check(&of_pod(&label("yes")), &["Warning IST0125 Pod default/p | 'yes' | Invalid label"]);
+    check(
+        &deployment(&format!(", {}", annotation("enabled")), ""),
+        &[
+            "Error IST0107 Deployment default/d | 'enabled' | can only be applied to Pod; move it to spec.template.metadata.annotations",
+        ],
+    );
+    check(
+        &deployment(&format!(", {}", label("enabled")), ""),
+        &[
+            "Warning IST0107 Deployment default/d | 'enabled' | reaches no pod; move it to spec.template.metadata.labels",
+        ],
+    );
+    check(&deployment(&format!(", {}", label("enabled")), &label("enabled")), &[]);
+    let namespace =
+        |metadata: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, {metadata}}}\n");
+    check(&namespace(&label("intercepted")), &[]);
+    check(
+        &namespace(&annotation("enabled")),
+        &["Error IST0107 Namespace shop | 'enabled' | is a label; move it to metadata.labels"],
+    );
 }
 
 #[test]
