@@ -1,5 +1,6 @@
 //! The command line: one thin file per command, each of which turns its arguments into settings and calls the rest.
 
+mod again;
 mod agent;
 mod agent_socket;
 mod analyze;
@@ -64,6 +65,10 @@ struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
+    /// How often this process has begun anew ([`again`])
+    #[arg(long = again::FLAG, hide = true, default_value_t = 0)]
+    again: u8,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -106,6 +111,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if matches!(cli.command, Command::Exec(_) | Command::Agent(_) | Command::Check(_)) {
+        again::unless_kernel_is_known(cli.again);
+    }
     match cli.command {
         Command::Exec(arguments) => {
             logging::start(cli.verbose)?;

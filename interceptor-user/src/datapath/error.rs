@@ -23,6 +23,10 @@ pub enum DatapathError {
     )]
     Program { program: String, release: String, source: Box<ProgramError> },
     #[error(
+        "this process gets signals or is stopped, again and again, while {what}: start it again when that has ended"
+    )]
+    Interrupted { what: String },
+    #[error(
         "the BPF object has no {name}: it does not belong to this binary; rebuild it with `cargo xtask ebpf`"
     )]
     Missing { name: String },

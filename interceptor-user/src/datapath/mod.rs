@@ -61,6 +61,7 @@ pub use original_dst::{OriginalDst, OriginalDstReader};
 pub use pins::{CgroupId, DEFAULT_PINS};
 pub use pod_records::PodRecord;
 pub use preflight::{KERNEL_MIN, kernel_version, preflight};
+pub use programs::knows_less_than_kernel;
 pub use query_sockets::QuerySockets;
 pub use redirected::Redirected;
 pub use routes::{InterfaceNote, InterfaceRoutes};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData, MapError},
     programs::{Program, ProgramError},
 };
@@ -29,7 +29,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 ));
 
 /// How long signals may keep a program from being loaded.
-const INTERRUPTED_MAX: Duration = Duration::from_secs(10);
+const INTERRUPTED_MAX: Duration = Duration::from_secs(30);
 
 pub(super) const WORKLOAD: &[&str] = &[
     // In front of the hooks that redirect, so that no redirected connection misses its hand-over.
@@ -95,7 +95,16 @@ pub(super) fn pinned_programs() -> Vec<&'static str> {
 
 /// The maps of the object; with `pins` those that are pinned there, and what is missing is made and pinned.
 pub(super) fn make_maps(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
+    make_maps_told(pins, VerifierLogLevel::STATS)
+}
+
+/// As [`make_maps`]; of a program that is refused the kernel tells as much as `told` says.
+fn make_maps_told(pins: Option<&Pins>, told: VerifierLogLevel) -> Result<Ebpf, DatapathError> {
+    if knows_less_than_kernel() {
+        return Err(DatapathError::Interrupted { what: "what the kernel can do is looked at".to_owned() });
+    }
     let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(told);
     if let Some(pins) = pins {
         for name in PINNED {
             loader.map_pin_path(name, pins.map(name));
@@ -104,15 +113,28 @@ pub(super) fn make_maps(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
     loader.load(OBJECT).map_err(explain)
 }
 
+/// Whether aya takes this kernel for an older one than it is. It tries once in a process, by loading small programs, and
+/// one that a signal kept from being loaded is to it one that the kernel does not know.
+pub fn knows_less_than_kernel() -> bool {
+    let known = aya::features();
+    // No signal keeps BTF from being loaded: without it nothing may be loaded here.
+    known.btf().is_some() && !(known.bpf_name() && known.bpf_global_data())
+}
+
 /// Maps and programs.
 pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
     let mut ebpf = make_maps(pins)?;
     for (name, program) in ebpf.programs_mut() {
-        load_uninterrupted(program).map_err(|error| DatapathError::Program {
+        let Err(error) = load_uninterrupted(program) else { continue };
+        if is_interruption(&error) {
+            return Err(DatapathError::Interrupted { what: format!("the kernel verifies program {name}") });
+        }
+        let source = Box::new(words_of_verifier(name).unwrap_or(error));
+        return Err(DatapathError::Program {
             program: name.to_owned(),
             release: preflight::kernel_release(),
-            source: Box::new(error),
-        })?;
+            source,
+        });
     }
     #[cfg(feature = "log")]
     super::log::follow(&mut ebpf)?;
@@ -121,15 +143,26 @@ pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
 
 /// Loads a program again that a signal has kept from being verified: EAGAIN, which is what a terminal that changes its
 /// size, an ended child or a process that was stopped meanwhile come to. libbpf does the same, five times at most.
+/// aya loads what has failed once more for the verifier's words, which must not be many: they take longer than the
+/// verifying, and so would be broken off again and again.
 fn load_uninterrupted(program: &mut Program) -> Result<(), ProgramError> {
     let started = Instant::now();
     loop {
         match load_program(program) {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() == Some(libc::EAGAIN) && started.elapsed() < INTERRUPTED_MAX => {}
+            Err(error) if is_interruption(&error) && started.elapsed() < INTERRUPTED_MAX => {}
             other => return other,
         }
     }
+}
+
+fn is_interruption(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EAGAIN))
+}
+
+/// All that the verifier says of a program that it refuses.
+fn words_of_verifier(name: &str) -> Option<ProgramError> {
+    let mut ebpf = make_maps_told(None, VerifierLogLevel::default()).ok()?;
+    load_uninterrupted(ebpf.program_mut(name)?).err().filter(|error| !is_interruption(error))
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "aya lists every program type; the object has five")]
