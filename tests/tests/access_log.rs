@@ -1,6 +1,10 @@
 //! The access log as Istio writes it: the text line to the byte, and the 24 keys of the JSON form.
 
-use interceptor_tests::{World, seeds};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use interceptor_tests::{Dir, LogLine, World, eventually, seeds};
 use serde_json::Value;
 
 /// ISTIO's JSON keys.
@@ -239,5 +243,70 @@ fn off_unless_asked_for() -> anyhow::Result<()> {
         .run(&["curl", "-sS", "http://httpbin.org/status/200"])?;
     run.expect_code(0)?;
     assert_eq!(interceptor_tests::LogLine::parse(run.text().trim_end())?.code, 200);
+    Ok(())
+}
+
+/// A file system of two pages in memory, until dropped.
+struct SmallDisk(Dir);
+
+impl SmallDisk {
+    fn new() -> anyhow::Result<Self> {
+        let dir = Dir::new()?;
+        let mut mount = Command::new("mount");
+        interceptor_tests::run(mount.args(["-t", "tmpfs", "-o", "size=8k", "tmpfs"]).arg(dir.path()))?;
+        Ok(Self(dir))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: who still writes there ends soon.
+        if let Err(error) = interceptor_tests::run(Command::new("umount").arg("--lazy").arg(self.0.path())) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_spoils_none_that_follow() -> anyhow::Result<()> {
+    let world = World::shared()?;
+    let pod = world.pod()?;
+    let disk = SmallDisk::new()?;
+    let (log, other) = (disk.path("access.log"), disk.path("other"));
+    fs::write(&other, [b'x'; 4096])?;
+    let interceptor = pod.interceptor()?.config(&seeds(&["000-01-se-se"])?)?.no_access_log();
+    let mut session = interceptor.flag("--access-log").flag(&log).session()?;
+    let mut request = |path: &str| -> anyhow::Result<()> {
+        let (code, _) = session.curl(&format!("http://httpbin.org/status/200?{path}"))?;
+        anyhow::ensure!(code == 0, "curl exits with {code}");
+        Ok(())
+    };
+    let read = || fs::read_to_string(&log).unwrap_or_default();
+    let long = "x".repeat(2300);
+    request(&long)?;
+    eventually("the first line to be written", || read().ends_with('\n'))?;
+    // A part of the second finds room.
+    request(&long)?;
+    eventually("the disk to be full", || read().len() == 4096)?;
+    fs::remove_file(&other)?;
+    request("after")?;
+    eventually("the third line to be written", || read().contains("?after "))?;
+    let stderr = session.finish()?.stderr;
+    let name = log.display();
+    for told in [
+        &format!("access log {name}: No space left on device (os error 28): lines are dropped until"),
+        &format!("access log {name}: is written again; lines that are lost: 1"),
+    ] {
+        assert!(stderr.contains(told), "not told: {told}: {stderr}");
+    }
+    let text = read();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    LogLine::parse(lines[0])?;
+    LogLine::parse(lines[2])?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Real files, a real thread, and destinations that take nothing.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -163,19 +163,39 @@ fn a_rotated_file_is_opened_anew() {
     assert!(read(&path).contains("/after") && !read(&rotated).contains("/after"));
 }
 
+fn make_pipe(path: &Path) {
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+}
+
+/// Opening one for writing alone waits for a reader, who may never come.
+#[test]
+fn a_pipe_that_nobody_reads_yet_is_opened_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    make_pipe(&path);
+    let log = open(&path);
+    log.write(&record("/before"));
+    let next = |expected: &str| {
+        let mut reader = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(line.contains(expected), "{line}");
+    };
+    next("/before");
+    // The first reader is gone.
+    log.write(&record("/after"));
+    next("/after");
+    log.close();
+    assert_eq!(log.dropped(), 0);
+}
+
 /// A FIFO that nobody reads blocks its writer when it is full.
 #[test]
 fn a_destination_that_takes_nothing_costs_lines_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &path,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-        0,
-    )
-    .unwrap();
+    make_pipe(&path);
     // open for both, so that opening does not wait for the other side
     let mut reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let log = open(&path);

@@ -1,15 +1,16 @@
 //! The thread that writes access log lines, in batches of whole lines.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::{AccessLogError, AccessLogTarget, Message, State};
@@ -24,13 +25,23 @@ const GATHER: Duration = Duration::from_millis(5);
 const SHARED_BATCH_BYTES: usize = 4096;
 const FILE_BATCH_BYTES: usize = 64 << 10;
 
+/// A destination that takes nothing for so long is worth a word.
+const SILENT_SECONDS_MAX: i64 = 5;
+
 pub(super) enum Destination {
     /// Standard output, or what else this process was started with: others write there, too.
     Shared(File),
     File {
         path: PathBuf,
         file: File,
+        is_pipe: bool,
     },
+}
+
+/// Why a batch was not written, and how many of its bytes were.
+struct Unwritten {
+    written: usize,
+    error: io::Error,
 }
 
 impl Destination {
@@ -45,15 +56,15 @@ impl Destination {
     fn open_path(path: PathBuf) -> Result<Self, AccessLogError> {
         let opened = match own_descriptor::open(&path) {
             Some(duplicate) => duplicate.map(Self::Shared),
-            None => open(&path).map(|file| Self::File { path: path.clone(), file }),
+            None => open(&path).map(|(file, is_pipe)| Self::File { path: path.clone(), file, is_pipe }),
         };
         opened.map_err(|source| AccessLogError::Open { path, source })
     }
 
     fn batch_bytes(&self) -> usize {
         match self {
-            Self::Shared(_) => SHARED_BATCH_BYTES,
-            Self::File { .. } => FILE_BATCH_BYTES,
+            Self::Shared(_) | Self::File { is_pipe: true, .. } => SHARED_BATCH_BYTES,
+            Self::File { is_pipe: false, .. } => FILE_BATCH_BYTES,
         }
     }
 
@@ -63,28 +74,56 @@ impl Destination {
         }
     }
 
-    fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match rustix::io::write(self.fd(), bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = &bytes[written..],
-                Err(Errno::INTR) => {}
+    /// As people call it.
+    fn name(&self) -> String {
+        match self {
+            Self::Shared(_) => "access log".to_owned(),
+            Self::File { path, .. } => format!("access log {}", path.display()),
+        }
+    }
+
+    fn write_all(&self, bytes: &[u8]) -> Result<(), Unwritten> {
+        let mut written = 0;
+        while written < bytes.len() {
+            let step = self.wait().and_then(|()| rustix::io::write(self.fd(), &bytes[written..]));
+            match step {
+                Ok(0) => return Err(Unwritten { written, error: io::ErrorKind::WriteZero.into() }),
+                Ok(length) => written += length,
                 // Whoever shares a terminal or pipe with us may have made it non-blocking.
-                Err(Errno::AGAIN) => {
-                    match poll(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::OUT)], None) {
-                        Ok(_) | Err(Errno::INTR) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                Err(error) => return Err(error.into()),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => return Err(Unwritten { written, error: error.into() }),
             }
         }
         Ok(())
     }
+
+    /// Until it takes something, which a pipe without a reader may never do.
+    fn wait(&self) -> rustix::io::Result<()> {
+        let mut silent = Some(Timespec { tv_sec: SILENT_SECONDS_MAX, tv_nsec: 0 });
+        loop {
+            match poll(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::OUT)], silent.as_ref()) {
+                Ok(0) => {
+                    tracing::warn!(
+                        "{}: nothing has been read from it for {SILENT_SECONDS_MAX} s: lines wait, and are dropped \
+                         when too many do",
+                        self.name()
+                    );
+                    silent = None;
+                }
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+/// Opening a pipe for writing would wait for somebody who reads it. Opening it for both does not, and keeps what is in it
+/// while its readers come and go.
+fn open(path: &Path) -> io::Result<(File, bool)> {
+    let is_pipe = fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo());
+    let file = OpenOptions::new().read(is_pipe).append(true).create(true).open(path)?;
+    Ok((file, is_pipe))
 }
 
 pub(super) struct Writer {
@@ -93,13 +132,16 @@ pub(super) struct Writer {
     state: Arc<State>,
     batch: Vec<u8>,
     batch_lines: u64,
-    /// So that a full disk is told once, not for every batch.
-    is_failing: bool,
+    /// Lines that were lost since it was last written to: so a full disk is told once, not for every batch.
+    lost_lines: u64,
+    /// What was written last is a part of a line.
+    is_torn: bool,
 }
 
 impl Writer {
     pub(super) fn new(destination: Destination, queued: Receiver<Message>, state: Arc<State>) -> Self {
-        Self { destination, queued, state, batch: Vec::new(), batch_lines: 0, is_failing: false }
+        let (batch, batch_lines, lost_lines, is_torn) = (Vec::new(), 0, 0, false);
+        Self { destination, queued, state, batch, batch_lines, lost_lines, is_torn }
     }
 
     /// Until the log is closed.
@@ -148,25 +190,47 @@ impl Writer {
         if self.batch.is_empty() {
             return;
         }
+        if self.is_torn {
+            self.batch.insert(0, b'\n');
+        }
         match self.destination.write_all(&self.batch) {
-            Ok(()) => self.is_failing = false,
-            Err(error) => {
-                self.state.dropped.fetch_add(self.batch_lines, Ordering::Relaxed);
-                if !self.is_failing {
-                    tracing::warn!(%error, "access log: lines are dropped until it can be written again");
+            Ok(()) => {
+                if self.lost_lines > 0 {
+                    let name = self.destination.name();
+                    tracing::warn!("{name}: is written again; lines that are lost: {}", self.lost_lines);
                 }
-                self.is_failing = true;
+                (self.lost_lines, self.is_torn) = (0, false);
             }
+            Err(Unwritten { written, error }) => self.lose_from(written, &error),
         }
         self.batch.clear();
         self.batch.shrink_to(FILE_BATCH_BYTES);
         self.batch_lines = 0;
     }
 
+    /// The lines that had begun when so many bytes of the batch were written are in order, the others are lost.
+    fn lose_from(&mut self, written: usize, error: &io::Error) {
+        let (there, rest) = self.batch.split_at(written);
+        let ends = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+        let lost = u64::try_from(ends(rest)).unwrap_or(self.batch_lines).clamp(1, self.batch_lines.max(1));
+        if let Some(last) = there.last() {
+            self.is_torn = *last != b'\n';
+        }
+        self.state.dropped.fetch_add(lost, Ordering::Relaxed);
+        if self.lost_lines == 0 {
+            let name = self.destination.name();
+            tracing::warn!("{name}: {error}: lines are dropped until it can be written again");
+        }
+        self.lost_lines += lost;
+    }
+
     fn reopen(&mut self) {
-        if let Destination::File { path, file } = &mut self.destination {
+        if let Destination::File { path, file, is_pipe } = &mut self.destination {
             match open(path) {
-                Ok(opened) => *file = opened,
+                Ok(opened) => {
+                    (*file, *is_pipe) = opened;
+                    self.is_torn = false;
+                }
                 Err(error) => tracing::warn!(
                     path = %path.display(), %error,
                     "access log: can't be reopened, the file open so far is written on",
