@@ -1,9 +1,11 @@
 //! Notices changes of files within a second: inotify wakes, a slow look at the files' metadata makes
 //! up for what it can't see (network file systems, a watch that could not be set).
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -73,7 +75,7 @@ impl FileSource {
         });
         let mut watch = Watch {
             source: self,
-            watched: HashSet::new(),
+            watched: HashMap::new(),
             watcher: watcher
                 .map_err(|error| tracing::warn!("no file events, looking at files instead: {error}"))
                 .ok(),
@@ -109,7 +111,15 @@ fn is_move(kind: EventKind) -> bool {
 struct Watch {
     source: FileSource,
     watcher: Option<RecommendedWatcher>,
-    watched: HashSet<PathBuf>,
+    /// And which directory each path was: another one may be moved to its place.
+    watched: HashMap<PathBuf, Identity>,
+}
+
+/// Device and inode.
+type Identity = Option<(u64, u64)>;
+
+fn identity(directory: &Path) -> Identity {
+    directory.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Watch {
@@ -147,19 +157,28 @@ impl Watch {
     /// Sets watches on directories that have none; those that went away are forgotten.
     fn watch_directories(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
-        let wanted: HashSet<PathBuf> = read::directories(&self.source.all_paths()).into_iter().collect();
-        for gone in self.watched.difference(&wanted) {
-            // It is gone, and its watch with it.
-            drop(watcher.unwatch(gone));
-        }
-        self.watched.retain(|directory| wanted.contains(directory));
-        for directory in wanted {
-            if !self.watched.contains(&directory) {
-                match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+        let wanted: HashMap<PathBuf, Identity> = read::directories(&self.source.all_paths())
+            .into_iter()
+            .map(|directory| {
+                let identity = identity(&directory);
+                (directory, identity)
+            })
+            .collect();
+        self.watched.retain(|directory, watched| {
+            let stays = wanted.get(directory) == Some(watched);
+            if !stays {
+                // When it is gone its watch is, too.
+                drop(watcher.unwatch(directory));
+            }
+            stays
+        });
+        for (directory, identity) in wanted {
+            if let Entry::Vacant(slot) = self.watched.entry(directory) {
+                match watcher.watch(slot.key(), RecursiveMode::NonRecursive) {
                     Ok(()) => {
-                        self.watched.insert(directory);
+                        slot.insert(identity);
                     }
-                    Err(error) => tracing::warn!("can't watch {}: {error}", directory.display()),
+                    Err(error) => tracing::warn!("can't watch {}: {error}", slot.key().display()),
                 }
             }
         }

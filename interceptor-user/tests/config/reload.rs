@@ -252,6 +252,36 @@ fn a_swapped_link_is_noticed() {
     }
 }
 
+/// Another directory under the same name has events of its own.
+#[test]
+fn a_directory_that_is_replaced_is_watched_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("config");
+    let make = |name: &str, host: &str| {
+        let directory = parent.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("a.yaml"), entry("a", host)).unwrap();
+    };
+    make("config", "one.example.com");
+    make("new", "two.example.com");
+    let watched = watch(&path, None);
+    fs::rename(&path, parent.path().join("old")).unwrap();
+    fs::rename(parent.path().join("new"), &path).unwrap();
+    watched.until("moved into place", |world, _| hosts(world) == ["two.example.com"]);
+    let started = Instant::now();
+    for round in 1..=3 {
+        let host = format!("h{round}.example.com");
+        fs::write(path.join("a.yaml"), entry("a", &host)).unwrap();
+        watched.until("written", |world, _| hosts(world) == [host.as_str()]);
+    }
+    // Without events each waits for the next look, which comes every five seconds.
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    fs::remove_dir_all(&path).unwrap();
+    watched.until("gone", |world, said| hosts(world).is_empty() && said.contains("is not there any more"));
+    make("config", "three.example.com");
+    watched.until("back", |world, said| hosts(world) == ["three.example.com"] && said.is_empty());
+}
+
 #[test]
 fn what_breaks_keeps_its_last_good_form() {
     let directory = tempfile::tempdir().unwrap();
