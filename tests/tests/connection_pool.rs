@@ -5,7 +5,9 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use anyhow::Context;
-use interceptor_tests::{Daemon, Dir, Origin, World, envoy_binary, eventually, python, read_head};
+use interceptor_tests::{
+    Daemon, Dir, Origin, World, envoy_binary, eventually, python, read_head, uninterrupted,
+};
 
 /// A service at the origin's address, which its own name does not lead to, with a policy.
 fn service(host: &str, port: u16, protocol: &str, endpoint: SocketAddr, policy: &str) -> String {
@@ -47,7 +49,7 @@ fn a_circuit_breaker_answers_503_uo() -> anyhow::Result<()> {
             if head.starts_with("GET /slow") {
                 // The body never comes: the request is under way until its client leaves.
                 socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n")?;
-                return socket.read(&mut [0; 1]).map(drop);
+                return uninterrupted(|| socket.read(&mut [0; 1])).map(drop);
             }
             socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
         }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use interceptor_tests::{Session, World, seeds};
+use interceptor_tests::{Session, World, seeds, uninterrupted};
 
 const SE: &str = "
 apiVersion: networking.istio.io/v1
@@ -115,7 +115,7 @@ fn open_connections_are_not_dropped() -> anyhow::Result<()> {
         let mut line = [0; 100];
         // In one piece, as it came: the client takes the next piece for the next answer.
         loop {
-            let count = socket.read(&mut line)?;
+            let count = uninterrupted(|| socket.read(&mut line))?;
             if count == 0 {
                 return Ok(());
             }

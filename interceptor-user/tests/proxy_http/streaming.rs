@@ -68,6 +68,8 @@ fn write_until_blocked(stream: &mut std::net::TcpStream) -> usize {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return written;
             }
+            // What a stopped and continued process finds.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error}"),
         }
         assert!(written < 64 << 20, "nothing holds the writer back");

@@ -241,12 +241,17 @@ impl<S: Read + Write> Client<S> {
         self.stream.flush().unwrap();
     }
 
-    /// Reads more into the buffer, if anything; false at the end.
+    /// Reads more into the buffer; false at the end.
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
-        match self.stream.read(&mut chunk) {
-            // What a stopped and continued process finds, for a socket with a timeout.
-            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+        let read = loop {
+            match self.stream.read(&mut chunk) {
+                // What a stopped and continued process finds, for a socket with a timeout.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => false,
             Ok(length) => {
                 self.buffer.extend_from_slice(&chunk[..length]);

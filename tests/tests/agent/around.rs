@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use anyhow::Context;
-use interceptor_tests::{Gateway, Node, NodePod, World, eventually, seeds};
+use interceptor_tests::{Gateway, Node, NodePod, World, eventually, seeds, uninterrupted};
 
 use crate::HTTPBIN;
 
@@ -58,7 +58,7 @@ fn only_the_gateway_leads_out() -> anyhow::Result<()> {
     let world = World::shared()?;
     let outside = world.origin(9000, |mut socket| {
         let mut request = [0; 64];
-        if socket.read(&mut request)? > 0 {
+        if uninterrupted(|| socket.read(&mut request))? > 0 {
             socket.write_all(b"outside")?;
         }
         Ok(())
