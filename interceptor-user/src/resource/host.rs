@@ -49,6 +49,9 @@ pub(super) fn problem(host: &str) -> Option<&'static str> {
     if dotted.contains(':') {
         return Some("expected a name without a port");
     }
+    if dotted.strip_suffix('.').is_some_and(|name| name.split('.').all(label)) {
+        return Some("expected a name without a dot at its end: clients that write one are meant, too");
+    }
     Some("expected a name such as www.example.com or *.example.com")
 }
 

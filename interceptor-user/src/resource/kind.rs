@@ -104,7 +104,14 @@ pub(super) fn of(root: &Object<'_>, api_version: &str, kind: &str) -> Option<Kin
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     if group != "networking.istio.io" {
         let own = Kind::KUBERNETES.iter().find(|(of, known)| *of == group && known.name() == kind);
-        if own.is_none() {
+        // Other groups have kinds of these names, too, the Gateway API for one.
+        let is_meant_for_istio = (group.is_empty() || group.contains("istio"))
+            && Kind::ISTIO.iter().any(|known| known.name() == kind);
+        if own.is_none() && is_meant_for_istio {
+            root.field().error(format!(
+                "there is no {kind} in {api_version}: expected apiVersion networking.istio.io/v1, v1beta1 or v1alpha3"
+            ));
+        } else if own.is_none() {
             root.field().info(format!("{kind}{name} ({api_version}) is not read here: skipped"));
         }
         return own.map(|(_, kind)| *kind);

@@ -188,7 +188,13 @@ impl Builder<'_> {
                         Value::Plain(text) | Value::Text(text) => text,
                         Value::Null => "null".into(),
                         Value::Sequence(_) | Value::Mapping(_) => {
-                            let message = "a key must be a plain name, not a list or a mapping".into();
+                            let line = node.position.line.saturating_sub(self.document.lines_before);
+                            let message = template_message(line_of(
+                                &self.document.text,
+                                usize::try_from(line).unwrap_or_default(),
+                            ))
+                            .unwrap_or("a key must be a plain name, not a list or a mapping")
+                            .into();
                             return Err(Mistake { position: node.position, message });
                         }
                     };
@@ -282,12 +288,32 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
 
 /// The parser's words, or ours where its words don't help.
 fn syntax_message(info: &str, text: &str, line: usize) -> String {
-    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let line = line_of(text, line);
     let blanks = line.len() - line.trim_start().len();
     if line[..blanks].contains('\t') {
         return "a tab is not allowed as indentation: use spaces".into();
     }
+    if let Some(message) = template_message(line) {
+        return message.into();
+    }
+    if info.contains("unknown anchor") {
+        return "a value that begins with `*` refers to an anchor, and there is none of this name: quote what is meant as \
+                text, as in \"*.example.com\""
+            .into();
+    }
     format!("this is not YAML: {info}")
+}
+
+fn line_of(text: &str, line: usize) -> &str {
+    text.lines().nth(line.saturating_sub(1)).unwrap_or_default()
+}
+
+/// Charts are given as they are, and can't be read so.
+fn template_message(line: &str) -> Option<&'static str> {
+    let (_, expression) = line.split_once("{{")?;
+    expression
+        .contains("}}")
+        .then_some("`{{ … }}` is no YAML: render the template first, as with `helm template`")
 }
 
 #[cfg(test)]

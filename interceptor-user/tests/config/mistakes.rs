@@ -65,6 +65,34 @@ fn yaml() {
             "apiVersion: networking.istio.io/v2\nkind: ServiceEntry",
             "error: unknown version networking.istio.io/v2",
         ),
+        (
+            "apiVersion: v1\nkind: ServiceEntry",
+            "error: there is no ServiceEntry in v1: expected apiVersion networking.istio.io/v1, v1beta1 or v1alpha3",
+        ),
+        (
+            "apiVersion: networking.istio.io\nkind: Sidecar",
+            "error: there is no Sidecar in networking.istio.io",
+        ),
+        (
+            "apiVersion: security.istio.io/v1\nkind: Gateway",
+            "error: there is no Gateway in security.istio.io/v1",
+        ),
+        (
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway",
+            "info: Gateway (gateway.networking.k8s.io/v1) is not read here: skipped",
+        ),
+        (
+            &service_entry(
+                "  hosts: [a.com.]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: DNS\n",
+            ),
+            "invalid host a.com.: expected a name without a dot at its end",
+        ),
+        ("a: [*.example.com]", "f.yaml:1:5: error: a value that begins with `*` refers to an anchor"),
+        (
+            "a:\n  b: [{{ .Values.host }}]",
+            "f.yaml:2:8: error: `{{ … }}` is no YAML: render the template first",
+        ),
+        ("{{- if .Values.on }}\na: 1\n{{- end }}", "error: `{{ … }}` is no YAML: render the template first"),
         ("outboundTrafficPolicy: {mode: ALLOW_ANY}", "MeshConfig is given with --mesh-config"),
     ] {
         check(document, false, &[expected]);
