@@ -101,6 +101,12 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     let asks_for_tls = spec
         .get("trafficPolicy")
         .is_some_and(|field| field.contains("tls", "mode", &|mode| mode != Some("DISABLE")));
+    // One step of indentation too few. Left out it would be plaintext.
+    let misplaced = spec.get("tls");
+    if let Some(field) = &misplaced {
+        field.error("`tls` belongs to trafficPolicy: indent it below");
+    }
+    let asks_for_tls = asks_for_tls || misplaced.is_some();
     let host = spec.require("host").and_then(|field| host::read(&field))?;
     let host_position = host.position;
     let host = host::complete(&host.value, meta.namespace());

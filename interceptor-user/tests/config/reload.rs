@@ -337,13 +337,18 @@ fn a_broken_rule_that_asks_for_tls_sends_nothing_in_clear() {
     let path = directory.path().join("a.yaml");
     let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr}\nspec:\n  host: \
                 a.example.com\n  trafficPolicy: {tls: {mode: SIMPEL}}\n";
-    fs::write(&path, entry("a", "a.example.com") + rule).unwrap();
-    let (_, world, findings) = FileSource::open(vec![path.clone()], None).unwrap();
-    assert!(shown(&findings).contains("did you mean `SIMPLE`?"), "{}", shown(&findings));
-    let (snapshot, _) = compile(&world, &CompileSettings::default());
-    let cluster = snapshot.clusters.values().next().unwrap();
-    let reason = cluster.tls.as_ref().and_then(|tls| tls.impossible.clone()).expect("a reason");
-    assert_eq!(&*reason, "DestinationRule default/dr asks for TLS but can't be used as written");
+    let indented_too_little = rule.replace("{tls: {mode: SIMPEL}}", "\n  tls: {mode: SIMPLE}");
+    for (rule, said) in
+        [(&*indented_too_little, "belongs to trafficPolicy"), (rule, "did you mean `SIMPLE`?")]
+    {
+        fs::write(&path, entry("a", "a.example.com") + rule).unwrap();
+        let (_, world, findings) = FileSource::open(vec![path.clone()], None).unwrap();
+        assert!(shown(&findings).contains(said), "{}", shown(&findings));
+        let (snapshot, _) = compile(&world, &CompileSettings::default());
+        let cluster = snapshot.clusters.values().next().unwrap();
+        let reason = cluster.tls.as_ref().and_then(|tls| tls.impossible.clone()).expect("a reason");
+        assert_eq!(&*reason, "DestinationRule default/dr asks for TLS but can't be used as written");
+    }
     // A broken rule that asks for none leaves the host as it is.
     let rule = rule.replace("tls: {mode: SIMPEL}", "loadBalancer: {simple: RND}");
     fs::write(&path, entry("a", "a.example.com") + &rule).unwrap();
