@@ -28,8 +28,10 @@ impl Terminal {
         unlockpt(&controller).unwrap();
         let name = ptsname(&controller, Vec::new()).unwrap().into_string().unwrap();
         let terminal = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
-        let shell = Command::new("setsid")
-            .args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "--noediting", "-i"])
+        // Whoever runs the tests in the background may have signals ignored, which children inherit, and bash traps none of.
+        let shell = Command::new("env")
+            .args(["--default-signal", "setsid", "--ctty", "--wait"])
+            .args(["bash", "--norc", "--noprofile", "--noediting", "-i"])
             .env("PS1", "PROMPT> ")
             .env("INTERCEPTOR", BINARY)
             .env("TERM", "dumb")
