@@ -87,7 +87,7 @@ pub struct Blocks {
     pub tls: Option<Arc<ClientTls>>,
 }
 
-pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
+pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Option<DestinationRule> {
     let policy = spec.get("trafficPolicy").and_then(|field| read_policy(&field)).unwrap_or_default();
     let subsets = spec.list("subsets", |item| read_subset(&item).map(Arc::new));
     let export_to = visibility::read(spec);
@@ -101,12 +101,13 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Option<DestinationRule> {
     let asks_for_tls = spec
         .get("trafficPolicy")
         .is_some_and(|field| field.contains("tls", "mode", &|mode| mode != Some("DISABLE")));
-    // One step of indentation too few. Left out it would be plaintext.
+    // One step of indentation too few, or two. Left out it would be plaintext.
+    let beside_spec = ["trafficPolicy", "tls", "subsets"].iter().any(|name| root.has(name));
     let misplaced = spec.get("tls");
     if let Some(field) = &misplaced {
         field.error("`tls` belongs to trafficPolicy: indent it below");
     }
-    let asks_for_tls = asks_for_tls || misplaced.is_some();
+    let asks_for_tls = asks_for_tls || misplaced.is_some() || beside_spec;
     let host = spec.require("host").and_then(|field| host::read(&field))?;
     let host_position = host.position;
     let host = host::complete(&host.value, meta.namespace());

@@ -10,6 +10,35 @@ use super::diagnostic::{Level, Position};
 use super::words::{closest, did_you_mean, shortened};
 use super::yaml::{Entry, Value};
 
+/// What stands at the top of the specs of Istio's networking kinds.
+const OF_SPECS: [&str; 25] = [
+    "address",
+    "addresses",
+    "egress",
+    "endpoints",
+    "exportTo",
+    "gateways",
+    "host",
+    "hosts",
+    "http",
+    "inboundConnectionPool",
+    "ingress",
+    "location",
+    "outboundTrafficPolicy",
+    "ports",
+    "resolution",
+    "selector",
+    "servers",
+    "subjectAltNames",
+    "subsets",
+    "tcp",
+    "template",
+    "tls",
+    "trafficPolicy",
+    "workloadSelector",
+    "weight",
+];
+
 /// A mapping with known fields. Fields that were never asked for are reported when it goes.
 #[derive(Debug)]
 pub(super) struct Object<'a> {
@@ -42,6 +71,17 @@ impl<'a> Object<'a> {
     /// As [`Self::strict`], once it is known that one of them matters.
     pub(super) fn refuse_unknown(&self) {
         self.unknown_level.set(Some(Level::Error));
+    }
+
+    /// Reports fields of specs that stand beside `spec`: left out, a rule would not ask for TLS, and a Sidecar let everything
+    /// through. Before `spec` is read, so that whoever reads it knows.
+    pub(super) fn refuse_misplaced(&self) {
+        self.ignore(&OF_SPECS);
+        for Entry { key, position, .. } in self.entries.iter().filter(|entry| OF_SPECS.contains(&&*entry.key))
+        {
+            let message = format!("`{key}` does not belong here: indent it below `spec`");
+            self.field.reader.report(Level::Error, *position, key, message);
+        }
     }
 
     /// Undoes [`Self::open_quietly`].

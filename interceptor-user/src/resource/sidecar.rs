@@ -137,7 +137,8 @@ impl EgressHost {
     }
 }
 
-pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Sidecar {
+pub(super) fn read(meta: Meta, spec: &Object<'_>, root: &Object<'_>) -> Sidecar {
+    let is_meant = |name| spec.is_misspelt(name) || root.has(name);
     spec.ignore(&["inboundConnectionPool"]);
     if let Some(field) = spec.get("ingress") {
         field.info("`ingress` is not used here: inbound connections are not intercepted");
@@ -146,15 +147,15 @@ pub(super) fn read(meta: Meta, spec: &Object<'_>) -> Sidecar {
     let mut egress = read_egress(spec, &meta);
     let policy = spec.get("outboundTrafficPolicy").map(|field| read_policy(&field, &meta).unwrap_or(BLOCKED));
     let (mut outbound_traffic_policy, egress_proxy) = policy.unzip();
-    if spec.is_misspelt("outboundTrafficPolicy") {
+    if is_meant("outboundTrafficPolicy") {
         spec.refuse_unknown();
         outbound_traffic_policy = Some(OutboundTrafficPolicyMode::RegistryOnly);
     }
-    if spec.is_misspelt("egress") {
+    if is_meant("egress") {
         spec.refuse_unknown();
         egress.push(EgressListener::nothing(spec.position()));
     }
-    if spec.is_misspelt("workloadSelector") {
+    if is_meant("workloadSelector") {
         spec.refuse_unknown();
         is_for_unknown = true;
     }

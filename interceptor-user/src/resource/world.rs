@@ -247,6 +247,7 @@ pub(super) fn read_root<'a>(root: &Object<'a>, file: &Arc<str>, namespace: &Arc<
         root.field().name_resource(meta.key.to_string().into());
     }
     root.ignore(&["spec"]);
+    root.refuse_misplaced();
     let Some(meta) = meta else {
         // Its other mistakes are told, too.
         let read = read_spec(Meta::nameless(kind, root, file, namespace), root, status);
@@ -284,12 +285,12 @@ fn read_spec<'a>(meta: Meta, root: &Object<'a>, status: Option<Field<'a>>) -> Ou
     Outcome::Resource(match kind {
         Kind::ServiceEntry => Resource::ServiceEntry(Arc::new(service_entry::read(meta, &spec, status))),
         Kind::VirtualService => Resource::VirtualService(Arc::new(virtual_service::read(meta, &spec))),
-        Kind::DestinationRule => match destination_rule::read(meta, &spec) {
+        Kind::DestinationRule => match destination_rule::read(meta, &spec, root) {
             Some(rule) => Resource::DestinationRule(Arc::new(rule)),
             None => return Outcome::Refused(key),
         },
         Kind::Gateway => Resource::Gateway(Arc::new(gateway::read(meta, &spec))),
-        Kind::Sidecar => Resource::Sidecar(Arc::new(sidecar::read(meta, &spec))),
+        Kind::Sidecar => Resource::Sidecar(Arc::new(sidecar::read(meta, &spec, root))),
         Kind::WorkloadEntry => match workload_entry::read(meta, &spec) {
             Some(entry) => Resource::WorkloadEntry(Arc::new(entry)),
             None => return Outcome::Refused(key),

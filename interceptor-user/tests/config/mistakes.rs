@@ -183,7 +183,7 @@ fn metadata() {
         false,
         &[
             "f.yaml:4:1: error: ServiceEntry default/x: spec: nothing is below `spec`: indent `hosts` and what else",
-            "unknown field `hosts`",
+            "`hosts` does not belong here: indent it below `spec`",
         ],
     );
 }

@@ -338,9 +338,16 @@ fn a_broken_rule_that_asks_for_tls_sends_nothing_in_clear() {
     let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: dr}\nspec:\n  host: \
                 a.example.com\n  trafficPolicy: {tls: {mode: SIMPEL}}\n";
     let indented_too_little = rule.replace("{tls: {mode: SIMPEL}}", "\n  tls: {mode: SIMPLE}");
-    for (rule, said) in
-        [(&*indented_too_little, "belongs to trafficPolicy"), (rule, "did you mean `SIMPLE`?")]
-    {
+    let beside_spec =
+        rule.replace("  trafficPolicy: {tls: {mode: SIMPEL}}", "trafficPolicy: {tls: {mode: SIMPLE}}");
+    for (rule, said) in [
+        (&*indented_too_little, "belongs to trafficPolicy"),
+        (
+            &*beside_spec,
+            "a.yaml:14:1: error: DestinationRule default/dr: trafficPolicy: `trafficPolicy` does not belong here: indent it below `spec`",
+        ),
+        (rule, "did you mean `SIMPLE`?"),
+    ] {
         fs::write(&path, entry("a", "a.example.com") + rule).unwrap();
         let (_, world, findings) = FileSource::open(vec![path.clone()], None).unwrap();
         assert!(shown(&findings).contains(said), "{}", shown(&findings));

@@ -78,6 +78,9 @@ fn what_can_be_read_of_it_acts() {
         ("{outboundTraficPolicy: {mode: REGISTRY_ONLY}}", "close a.test,b.test"),
         ("{outbound_traffic_policy: {mode: ALLOW_ANY}}", "close a.test,b.test"),
         ("{outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}}", "close a.test,b.test"),
+        // Nor one that stands beside `spec`.
+        ("{}\noutboundTrafficPolicy: {mode: REGISTRY_ONLY}", "close a.test,b.test"),
+        (&format!("{{{BLOCKED}}}\negress: [{{hosts: ['./*']}}]"), "close "),
         // Nor does it pass by a proxy that can't be read.
         ("{outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: a.test}}}", "close a.test,b.test"),
         (
