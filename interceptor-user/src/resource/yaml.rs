@@ -381,7 +381,7 @@ mod tests {
         for (text, line, column, message) in [
             ("a:\n\tb: 1\n", 2, 2, "tab"),
             ("a: [1\nb: 2\n", 2, 2, "not YAML"),
-            ("a: *nowhere\n", 1, 4, "not YAML"),
+            ("a: *nowhere\n", 1, 4, "refers to an anchor"),
             ("a: &a [*a]\n", 1, 8, "alias"),
             ("? [a]\n: b\n", 1, 3, "key"),
             (&"[".repeat(100), 1, 65, "deeper"),
