@@ -1,5 +1,5 @@
 //! Resources from files, directories and standard input. Only what has changed is read again. A resource
-//! that was good and is written wrongly now keeps its last good form; one that is gone is gone.
+//! that was good and is written wrongly now keeps its last good form; one that is gone is gone, unless nobody can tell.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::patch::Taken;
-use super::read::{self, Found, ReadError};
+use super::read::{self, Found, Listing, ReadError};
 use super::reading::{Reading, about};
 use super::texts::{Held, Texts};
+use super::unlisted::Devices;
 use crate::resource::{Diagnostic, Level, MeshConfig, ParsedFile, World, mesh_config, parallel, parse_again};
 
 /// The namespace of resources that name none.
@@ -41,8 +42,9 @@ pub struct FileSource {
     /// Standard input and pipes, which are read once.
     streams: HashMap<PathBuf, String>,
     pub(super) world: Arc<World>,
-    diagnostics: Vec<Diagnostic>,
+    pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) texts: Texts,
+    pub(super) devices: Devices,
 }
 
 /// Which files may have changed though they look as before: two writes may leave the same times behind.
@@ -102,8 +104,10 @@ impl FileSource {
             world: Arc::default(),
             diagnostics: Vec::new(),
             texts: Texts::default(),
+            devices: Devices::default(),
         };
-        let (mut found, mut failed) = read::files_and_failures(&source.paths);
+        let mut listing = read::list(&source.paths);
+        let mut failed = Vec::new();
         for path in source.all_paths().into_iter().filter(|path| read::is_stream(path)) {
             if let Entry::Vacant(slot) = source.streams.entry(path) {
                 match read::stream(slot.key()) {
@@ -112,12 +116,12 @@ impl FileSource {
                     }
                     Err(error) => {
                         failed.push(error);
-                        found.retain(|(path, _)| path != slot.key());
+                        listing.files.retain(|(path, _)| path != slot.key());
                     }
                 }
             }
         }
-        let (_, unreadable) = source.take_up(Ok(found), &Touched::All);
+        let (_, unreadable) = source.take_up(listing, &Touched::All);
         source.diagnostics.retain(|finding| {
             let file = finding.origin.as_ref().map(|origin| &origin.file);
             !unreadable.iter().any(|(unreadable, _)| Some(unreadable) == file)
@@ -147,39 +151,27 @@ impl FileSource {
     /// Reads again what has changed or was touched. True when anything is different.
     pub(super) fn reload(&mut self, touched: &Touched) -> bool {
         // What can't be read is among the findings.
-        let (changed, _) = self.take_up(read::files(&self.paths), touched);
+        let (changed, _) = self.take_up(read::list(&self.paths), touched);
         changed
     }
 
     /// Takes up what the files hold now: whether that is anything new, and which could not be read.
-    fn take_up(
-        &mut self,
-        found: Result<Vec<Found>, ReadError>,
-        touched: &Touched,
-    ) -> (bool, Vec<(Arc<str>, ReadError)>) {
+    fn take_up(&mut self, mut listing: Listing, touched: &Touched) -> (bool, Vec<(Arc<str>, ReadError)>) {
         let mut reading = Reading::default();
+        let unlisted = self.take_unlisted(&mut listing);
+        let found = listing.files;
+        let looked_at = self.look_at(&found, touched);
+        if unlisted.is_empty()
+            && let Some(patched) = self.patched(&found, &looked_at)
+        {
+            return (self.set(patched), Vec::new());
+        }
+        let files = found.iter().map(|(path, _)| read::name_of(path)).zip(looked_at);
+        let files = files.chain(unlisted.into_iter().map(|(path, error)| (read::name_of(&path), Err(error))));
         let mut failed = Vec::new();
-        match found {
-            Ok(found) => {
-                let looked_at = self.look_at(&found, touched);
-                if let Some(patched) = self.patched(&found, &looked_at) {
-                    return (self.set(patched), failed);
-                }
-                for ((path, _), held) in found.iter().zip(looked_at) {
-                    let file = read::name_of(path);
-                    let error = self.add(Arc::clone(&file), held, &mut reading);
-                    failed.extend(error.map(|error| (file, error)));
-                }
-            }
-            // The directory can't be listed: nobody knows what it holds now.
-            Err(error) => {
-                reading.diagnostics.push(about(
-                    &"".into(),
-                    Level::Error,
-                    format!("{error}; its resources stay as they were"),
-                ));
-                reading.all_unreadable = true;
-            }
+        for (file, held) in files {
+            let error = self.add(Arc::clone(&file), held, &mut reading);
+            failed.extend(error.map(|error| (file, error)));
         }
         self.keep_last_good(&mut reading);
         let mesh = self.read_mesh_config(&mut reading);

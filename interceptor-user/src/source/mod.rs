@@ -8,6 +8,7 @@ mod places;
 mod read;
 mod reading;
 mod texts;
+mod unlisted;
 mod watch;
 
 pub use files::{Error, FileSource};

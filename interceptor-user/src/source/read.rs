@@ -25,6 +25,12 @@ pub enum ReadError {
     NotText { path: String },
     #[error("{path} is a pipe, a socket or a device now: expected a regular file")]
     NotAFile { path: String },
+    #[error("{path} was a directory and is a file now")]
+    NoDirectory { path: String },
+    #[error("{path} was a file and is a directory now")]
+    NoFile { path: String },
+    #[error("{path} is empty and on another file system than before, as when it was unmounted")]
+    Unmounted { path: String },
 }
 
 /// The name that a path has in findings.
@@ -67,34 +73,49 @@ pub(super) fn facts(path: &Path) -> Option<Facts> {
 pub(super) type Found = (PathBuf, Option<Facts>);
 
 /// The files to read, each once, in order: as given, and those of a directory sorted.
-pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<Found>, ReadError> {
-    let (files, failed) = files_and_failures(paths);
-    failed.into_iter().next().map_or(Ok(files), Err)
-}
-
-/// As [`files`], with those that are there when a directory can't be listed.
-pub(super) fn files_and_failures(paths: &[PathBuf]) -> (Vec<Found>, Vec<ReadError>) {
+pub(super) fn list(paths: &[PathBuf]) -> Listing {
     let mut walk = Walk::default();
     let mut given = HashSet::new();
     for path in paths.iter().filter(|path| given.insert(*path)) {
         if is_standard_input(path) {
-            walk.files.push((path.clone(), None));
+            walk.listing.files.push((path.clone(), None));
             continue;
         }
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => walk.directory(path, &metadata, 0),
             Ok(metadata) if metadata.is_file() => walk.file(path.clone(), &metadata),
-            Ok(_) => walk.files.push((path.clone(), None)),
+            Ok(_) => walk.listing.files.push((path.clone(), None)),
             // Reading it says what is wrong.
-            Err(_) => walk.files.push((path.clone(), None)),
+            Err(_) => walk.listing.files.push((path.clone(), None)),
         }
     }
-    (walk.files, walk.failed)
+    walk.listing
+}
+
+/// What is there to read.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) files: Vec<Found>,
+    pub(super) directories: Vec<Directory>,
+    /// Directories that can't be listed.
+    pub(super) failed: Vec<(PathBuf, ReadError)>,
+    /// Found in directories, and nobody can tell whether they are directories.
+    pub(super) unknown: Vec<(PathBuf, ReadError)>,
+}
+
+/// A directory that was listed.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) path: PathBuf,
+    pub(super) device: u64,
+    /// Not even a file that is no configuration is in it.
+    pub(super) is_empty: bool,
 }
 
 /// The directories that hold the files, and those below.
 pub(super) fn directories(paths: &[PathBuf]) -> Vec<PathBuf> {
     let mut walk = Walk::default();
+    let mut directories = Vec::new();
     for path in paths.iter().filter(|path| !is_standard_input(path)) {
         if let Some(metadata) = fs::metadata(path).ok().filter(Metadata::is_dir) {
             // What can't be listed now is reported when its files are read.
@@ -104,28 +125,28 @@ pub(super) fn directories(paths: &[PathBuf]) -> Vec<PathBuf> {
         let real = path.canonicalize().ok();
         for file in [Some(path), real.as_ref()].into_iter().flatten() {
             let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-            walk.directories.push(parent.unwrap_or(Path::new(".")).to_owned());
+            directories.push(parent.unwrap_or(Path::new(".")).to_owned());
         }
     }
-    walk.directories.sort_unstable();
-    walk.directories.dedup();
-    walk.directories
+    directories.extend(walk.met_directories);
+    directories.sort_unstable();
+    directories.dedup();
+    directories
 }
 
 #[derive(Default)]
 struct Walk {
-    files: Vec<Found>,
-    directories: Vec<PathBuf>,
+    listing: Listing,
+    /// Those that can't be listed, too.
+    met_directories: Vec<PathBuf>,
     /// What was met already, by device and inode: links may lead in circles.
     met: HashSet<(u64, u64)>,
-    /// Directories that can't be listed.
-    failed: Vec<ReadError>,
 }
 
 impl Walk {
     fn file(&mut self, path: PathBuf, metadata: &Metadata) {
         if self.met.insert((metadata.dev(), metadata.ino())) {
-            self.files.push((path, Some(Facts::of(metadata))));
+            self.listing.files.push((path, Some(Facts::of(metadata))));
         }
     }
 
@@ -134,27 +155,35 @@ impl Walk {
         if depth > DIRECTORY_DEPTH_MAX || !self.met.insert((metadata.dev(), metadata.ino())) {
             return;
         }
-        self.directories.push(directory.to_owned());
+        self.met_directories.push(directory.to_owned());
         let entries =
             fs::read_dir(directory).and_then(|entries| entries.collect::<Result<Vec<fs::DirEntry>, _>>());
         let mut paths: Vec<PathBuf> = match entries {
             Ok(entries) => entries.iter().map(fs::DirEntry::path).collect(),
             Err(source) => {
                 let path = directory.display().to_string();
-                self.failed.push(ReadError::Read { path, source });
+                self.listing.failed.push((directory.to_owned(), ReadError::Read { path, source }));
                 return;
             }
         };
+        let (path, device, is_empty) = (directory.to_owned(), metadata.dev(), paths.is_empty());
+        self.listing.directories.push(Directory { path, device, is_empty });
         paths.sort_unstable();
         for path in paths.into_iter().filter(|path| !is_hidden(path)) {
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => self.directory(&path, &metadata, depth + 1),
                 Ok(metadata) if metadata.is_file() && is_configuration(&path) => self.file(path, &metadata),
                 // A pipe or a device: reading it says so.
-                Ok(_) if is_configuration(&path) => self.files.push((path, None)),
+                Ok(_) if is_configuration(&path) => self.listing.files.push((path, None)),
+                Ok(_) => {}
                 // Reading it says what is wrong.
-                Err(_) if is_configuration(&path) => self.files.push((path, None)),
-                Ok(_) | Err(_) => {}
+                Err(_) if is_configuration(&path) => self.listing.files.push((path, None)),
+                // A link that leads nowhere may lead to a directory again; what is gone since it was listed is not that.
+                Err(source) if fs::symlink_metadata(&path).is_ok() => {
+                    let shown = path.display().to_string();
+                    self.listing.unknown.push((path, ReadError::Read { path: shown, source }));
+                }
+                Err(_) => {}
             }
         }
     }

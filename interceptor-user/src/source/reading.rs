@@ -1,8 +1,9 @@
 //! What reading all files brings together: what they hold, and where one can't be read now, what it held before.
 
 use std::collections::HashSet;
-use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::{fs, io};
 
 use super::files::FileSource;
 use super::read::{self, ReadError};
@@ -16,7 +17,8 @@ pub(super) struct Reading {
     refused: Vec<Refused>,
     /// Files of which a part can't be read.
     unreadable: HashSet<Arc<str>>,
-    pub(super) all_unreadable: bool,
+    /// Files of which nothing can be read, and directories that can't be listed.
+    unknown: Vec<Arc<str>>,
     pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) texts: Texts,
 }
@@ -47,8 +49,9 @@ impl FileSource {
         match held {
             // Most likely about to be written: whoever means it says so by removing the file.
             Ok(held) if held.is_blank && self.held_resources(&file) => {
-                let message = "is empty: what it held goes on acting until the file is written or removed";
-                reading.diagnostics.push(about(&file, Level::Warning, message.to_owned()));
+                let until = if self.is_named(&file) { "written" } else { "written or removed" };
+                let message = format!("is empty: what it held goes on acting until the file is {until}");
+                reading.diagnostics.push(about(&file, Level::Warning, message));
                 reading.unreadable.insert(file);
                 None
             }
@@ -62,19 +65,19 @@ impl FileSource {
                 reading.diagnostics.push(about(&file, Level::Warning, message));
                 None
             }
-            // Gone between listing and reading, or named and removed: its resources are removed.
-            Err(ReadError::Read { path, source }) if source.kind() == io::ErrorKind::NotFound => {
-                let message = "is not there any more: its resources are removed".to_owned();
-                reading.diagnostics.push(about(&file, Level::Warning, message));
+            // Gone between listing and reading.
+            Err(ReadError::Read { path, source })
+                if source.kind() == io::ErrorKind::NotFound
+                    && !self.is_named(&path)
+                    && fs::symlink_metadata(&path).is_err() =>
+            {
                 Some(ReadError::Read { path, source })
             }
+            // What was named is to be there: nobody has said that it holds nothing now.
             Err(error) => {
-                reading.diagnostics.push(about(
-                    &file,
-                    Level::Error,
-                    format!("{error}; its resources stay as they were"),
-                ));
-                reading.unreadable.insert(file);
+                let finding = about(&file, Level::Error, format!("{error}; its resources stay as they were"));
+                reading.diagnostics.push(finding.mend(mend(&error)));
+                reading.unknown.push(file);
                 Some(error)
             }
         }
@@ -85,7 +88,7 @@ impl FileSource {
         self.paths.iter().any(|named| *read::name_of(named) == *path)
     }
 
-    fn held_resources(&self, file: &Arc<str>) -> bool {
+    pub(super) fn held_resources(&self, file: &Arc<str>) -> bool {
         self.world.resources.values().any(|resource| resource.meta().origin.file == *file)
     }
 
@@ -109,8 +112,12 @@ impl FileSource {
         }
         for resource in self.world.resources.values() {
             let origin = &resource.meta().origin;
-            let unreadable = reading.all_unreadable || reading.unreadable.contains(&origin.file);
-            if unreadable && !reading.resources.contains_key(&resource.meta().key) {
+            if reading.resources.contains_key(&resource.meta().key) {
+                continue;
+            }
+            if reading.unknown.iter().any(|unknown| Path::new(&*origin.file).starts_with(&**unknown)) {
+                reading.resources.insert(resource.clone());
+            } else if reading.unreadable.contains(&origin.file) {
                 let message =
                     format!("a part of {} can't be read: this resource keeps acting as it was", origin.file);
                 reading.diagnostics.push(resource.meta().finding(
@@ -122,6 +129,22 @@ impl FileSource {
                 reading.resources.insert(resource.clone());
             }
         }
+    }
+}
+
+fn mend(error: &ReadError) -> &'static str {
+    match error {
+        ReadError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            "put it back; an empty directory, or a file with only a comment, says that there are no resources"
+        }
+        ReadError::Unmounted { .. } => {
+            "mount it again, or put a file there: one with only a comment removes the resources"
+        }
+        ReadError::NoDirectory { .. } | ReadError::NoFile { .. } => "put back what it was, or start again",
+        ReadError::Read { .. }
+        | ReadError::TooLarge { .. }
+        | ReadError::NotText { .. }
+        | ReadError::NotAFile { .. } => "mend it: it is read again at once",
     }
 }
 

@@ -34,6 +34,7 @@ mod sidecar_mistakes;
 mod support;
 mod tls_termination;
 mod unix_endpoints;
+mod vanished;
 mod virtual_service;
 mod visibility;
 mod workload_rules;

@@ -12,14 +12,14 @@ use interceptor_user::source::{FileSource, Watching};
 
 use crate::support::shown;
 
-fn entry(name: &str, host: &str) -> String {
+pub(super) fn entry(name: &str, host: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{host}]\n  \
          ports: [{{number: 80, name: http, protocol: HTTP}}]\n  resolution: DNS\n---\n"
     )
 }
 
-fn hosts(world: &World) -> Vec<String> {
+pub(super) fn hosts(world: &World) -> Vec<String> {
     let shown = |resource: &Resource| {
         let Resource::ServiceEntry(entry) = resource else { return resource.meta().key.to_string() };
         entry.hosts[0].value.to_string()
@@ -130,12 +130,12 @@ fn what_cannot_be_read_at_all_is_one_sentence() {
     );
 }
 
-struct Watched {
+pub(super) struct Watched {
     _watching: Watching,
     changes: Receiver<(Arc<World>, Vec<Diagnostic>)>,
 }
 
-fn watch(path: &Path, mesh: Option<PathBuf>) -> Watched {
+pub(super) fn watch(path: &Path, mesh: Option<PathBuf>) -> Watched {
     let (source, _, _) = FileSource::open(vec![path.into()], mesh).unwrap();
     let (sender, changes) = mpsc::channel();
     let watching =
@@ -147,7 +147,7 @@ impl Watched {
     /// Waits until the configuration is as expected; a change takes less than a second by contract, and
     /// gets ten on a busy machine.
     #[track_caller]
-    fn until(&self, what: &str, is_it: impl Fn(&World, &str) -> bool) {
+    pub(super) fn until(&self, what: &str, is_it: impl Fn(&World, &str) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut last = String::from("nothing");
         while let Ok((world, findings)) =
@@ -176,8 +176,13 @@ fn a_change_is_noticed() {
     fs::write(&other, entry("a", "three.example.com")).unwrap();
     fs::rename(&other, &path).unwrap();
     watched.until("renamed over", |world, _| hosts(world) == ["three.example.com"]);
+    // It was named: that it is gone says nothing of what is to hold.
     fs::remove_file(&path).unwrap();
-    watched.until("removed", |world, said| hosts(world).is_empty() && said.contains("is not there any more"));
+    watched.until("gone", |world, said| {
+        hosts(world) == ["three.example.com"] && said.contains("No such file") && said.contains("put it back")
+    });
+    fs::write(&path, "# nothing\n").unwrap();
+    watched.until("nothing", |world, _| hosts(world).is_empty());
     fs::write(&path, entry("a", "four.example.com")).unwrap();
     watched.until("back", |world, said| hosts(world) == ["four.example.com"] && said.is_empty());
 }
@@ -277,7 +282,9 @@ fn a_directory_that_is_replaced_is_watched_again() {
     // Without events each waits for the next look, which comes every five seconds.
     assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
     fs::remove_dir_all(&path).unwrap();
-    watched.until("gone", |world, said| hosts(world).is_empty() && said.contains("is not there any more"));
+    watched.until("gone", |world, said| {
+        hosts(world) == ["h3.example.com"] && said.contains("stay as they were")
+    });
     make("config", "three.example.com");
     watched.until("back", |world, said| hosts(world) == ["three.example.com"] && said.is_empty());
 }
