@@ -2,7 +2,6 @@
 
 use http::HeaderValue;
 
-use super::http_routes::string;
 use crate::resource::cors::CorsPolicy;
 use crate::resource::fault::{self, FaultAbort, FaultDelay};
 use crate::resource::percentage::Percentage;
@@ -38,7 +37,7 @@ pub(super) fn cors(policy: &CorsPolicy) -> Cors {
         HeaderValue::from_str(&joined).ok().filter(|_| !items.is_empty())
     };
     Cors {
-        allow_origins: policy.allow_origins.iter().map(string).collect(),
+        allow_origins: policy.allow_origins.clone(),
         allow_methods: list(&policy.allow_methods),
         allow_headers: list(&policy.allow_headers),
         expose_headers: list(&policy.expose_headers),

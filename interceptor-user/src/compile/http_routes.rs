@@ -7,10 +7,11 @@ use super::findings::Findings;
 use super::registry::Registry;
 use super::shared::Shared;
 use super::{Client, changes, http_filters, retries};
+use crate::resource::string_match::as_written;
 use crate::resource::virtual_service::{
     Destination, HttpAction, HttpMatch, HttpRoute, SourceMatch, gateway_meant, is_for_mesh, mend_of_unknown,
 };
-use crate::resource::{Level, Meta, ResourceKey, Retries, VirtualService, string_match};
+use crate::resource::{Level, Meta, ResourceKey, Retries, VirtualService};
 use crate::snapshot::{
     ClusterRef, DirectResponse, Discovery, Forward, HeaderMatch, Mirror, RetryPolicy, Route, RouteAction,
     RouteMatch, Rule, Source, StringMatch, WeightedCluster,
@@ -255,47 +256,31 @@ fn port_and_host(cluster: &ClusterRef) -> (&str, &str) {
 /// The path part of `x-envoy-decorator-operation`.
 fn operation_path(condition: &HttpMatch) -> String {
     match &condition.uri {
-        None | Some(string_match::StringMatch::Present) => "/*".into(),
-        Some(string_match::StringMatch::Exact(path)) => path.to_string(),
-        Some(string_match::StringMatch::Prefix(prefix)) => format!("{prefix}*"),
-        Some(string_match::StringMatch::Regex(regex)) => {
-            let text = regex.as_str();
-            text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text).to_owned()
-        }
+        None | Some(StringMatch::Present) => "/*".into(),
+        Some(StringMatch::Exact(path)) => path.to_string(),
+        Some(StringMatch::Prefix(prefix)) => format!("{prefix}*"),
+        Some(StringMatch::Regex(regex)) => as_written(regex).to_owned(),
     }
 }
 
 /// `None` for a match that every request satisfies.
 fn route_match(condition: &HttpMatch) -> Option<RouteMatch> {
     let header = |invert: bool| {
-        move |(name, value): &(Arc<str>, string_match::StringMatch)| {
+        move |(name, value): &(Arc<str>, StringMatch)| {
             let name = http::HeaderName::from_bytes(name.as_bytes()).ok()?;
-            Some(HeaderMatch { name, value: string(value), invert })
+            Some(HeaderMatch { name, value: value.clone(), invert })
         }
     };
     let with = condition.headers.iter().filter_map(header(false));
     let without = condition.without_headers.iter().filter_map(header(true));
     let built = RouteMatch {
-        uri: condition.uri.as_ref().map(string),
+        uri: condition.uri.clone(),
         ignore_uri_case: condition.ignore_uri_case,
-        method: condition.method.as_ref().map(string),
-        authority: condition.authority.as_ref().map(string),
-        scheme: condition.scheme.as_ref().map(string),
+        method: condition.method.clone(),
+        authority: condition.authority.clone(),
+        scheme: condition.scheme.clone(),
         headers: with.chain(without).collect(),
-        query_params: condition
-            .query_params
-            .iter()
-            .map(|(name, value)| ((&**name).into(), string(value)))
-            .collect(),
+        query_params: condition.query_params.clone(),
     };
     (built != RouteMatch::default()).then_some(built)
-}
-
-pub(super) fn string(value: &string_match::StringMatch) -> StringMatch {
-    match value {
-        string_match::StringMatch::Exact(text) => StringMatch::Exact((&**text).into()),
-        string_match::StringMatch::Prefix(text) => StringMatch::Prefix((&**text).into()),
-        string_match::StringMatch::Regex(regex) => StringMatch::Regex(regex.clone()),
-        string_match::StringMatch::Present => StringMatch::Present,
-    }
 }

@@ -1,5 +1,6 @@
-//! StringMatch: exact, prefix, or a regular expression on the whole value.
+//! StringMatch: exact, prefix, or a regular expression (RE2 style) on the whole value.
 
+use std::fmt;
 use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
@@ -28,6 +29,32 @@ impl PartialEq for StringMatch {
 }
 
 impl Eq for StringMatch {}
+
+impl StringMatch {
+    pub fn matches(&self, value: &str, ignore_case: bool) -> bool {
+        match self {
+            Self::Exact(expected) if ignore_case => expected.eq_ignore_ascii_case(value),
+            Self::Exact(expected) => **expected == *value,
+            Self::Prefix(prefix) if ignore_case => {
+                value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+            }
+            Self::Prefix(prefix) => value.starts_with(&**prefix),
+            Self::Regex(regex) => regex.is_match(value),
+            Self::Present => true,
+        }
+    }
+}
+
+impl fmt::Display for StringMatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => write!(formatter, "exact {text:?}"),
+            Self::Prefix(text) => write!(formatter, "prefix {text:?}"),
+            Self::Regex(regex) => write!(formatter, "regex {:?}", as_written(regex)),
+            Self::Present => formatter.write_str("present"),
+        }
+    }
+}
 
 /// Istio's bound on the text of a regular expression.
 const REGEX_BYTES_MAX: usize = 1024;
@@ -79,6 +106,12 @@ pub(super) fn read_pattern(field: &Field<'_>) -> Option<Regex> {
 /// A regular expression that must match the whole value.
 fn compile(text: &str) -> Result<Regex, String> {
     build(text, &format!("^(?:{text})$"))
+}
+
+/// The text that [`read`] anchored.
+pub fn as_written(regex: &Regex) -> &str {
+    let text = regex.as_str();
+    text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text)
 }
 
 fn build(text: &str, anchored: &str) -> Result<Regex, String> {

@@ -2,7 +2,7 @@
 
 use http::HeaderValue;
 
-use super::route::StringMatch;
+use crate::resource::string_match::StringMatch;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {

@@ -30,6 +30,7 @@ use std::time::Duration;
 use crate::hash::{HashMap, HashSet};
 pub use crate::resource::AllowFrom;
 pub use crate::resource::log_format::{self, LogFormat};
+pub use crate::resource::string_match::StringMatch;
 use crate::shared_map::SharedMap;
 pub use catch_all::CatchAll;
 pub use changes::{Changes, HeaderChanges, PathRewrite, Redirect};
@@ -52,7 +53,7 @@ pub use path::PathNormalization;
 pub use request::Refusal;
 pub use route::{
     ClusterRef, DirectResponse, Forward, HeaderMatch, Mirror, Mismatch, RequestFacts, RetryOn, RetryPolicy,
-    Route, RouteAction, RouteMatch, RouteTable, StringMatch, VirtualHost, WeightedCluster,
+    Route, RouteAction, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
 };
 pub use source::{ClusterSource, Rule, Source};
 pub use tls_termination::{

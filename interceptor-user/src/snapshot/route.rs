@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use regex::Regex;
 
 use super::catch_all::CatchAll;
 use super::changes::{Changes, Redirect};
@@ -15,6 +14,7 @@ use super::fault::{Fault, Share};
 use super::host_map::HostMap;
 use super::request::Refusal;
 use super::source::Source;
+use crate::resource::string_match::StringMatch;
 
 /// A cluster that a route names. `cluster` is `None` when no such cluster exists: 503 NC.
 #[derive(Clone, Debug)]
@@ -53,44 +53,6 @@ pub struct Mirror {
     pub share: Share,
 }
 
-/// StringMatch: exact, prefix, or RE2 on the whole value; `Present` for an empty match on a header.
-#[derive(Clone, Debug)]
-pub enum StringMatch {
-    Exact(Box<str>),
-    Prefix(Box<str>),
-    /// Anchored at both ends by the compiler.
-    Regex(Regex),
-    Present,
-}
-
-impl PartialEq for StringMatch {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
-            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
-            (Self::Present, Self::Present) => true,
-            (Self::Exact(_) | Self::Prefix(_) | Self::Regex(_) | Self::Present, _) => false,
-        }
-    }
-}
-
-impl Eq for StringMatch {}
-
-impl StringMatch {
-    pub fn matches(&self, value: &str, ignore_case: bool) -> bool {
-        match self {
-            Self::Exact(expected) if ignore_case => expected.eq_ignore_ascii_case(value),
-            Self::Exact(expected) => **expected == *value,
-            Self::Prefix(prefix) if ignore_case => {
-                value.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-            }
-            Self::Prefix(prefix) => value.starts_with(&**prefix),
-            Self::Regex(regex) => regex.is_match(value),
-            Self::Present => true,
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
     /// Lower case.
@@ -111,7 +73,7 @@ pub struct RouteMatch {
     pub scheme: Option<StringMatch>,
     pub headers: Vec<HeaderMatch>,
     /// Query parameters by name.
-    pub query_params: Vec<(Box<str>, StringMatch)>,
+    pub query_params: Vec<(Arc<str>, StringMatch)>,
 }
 
 /// What of a request routing looks at.
@@ -199,21 +161,6 @@ impl fmt::Display for HeaderMatch {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = if self.invert { "withoutHeaders" } else { "headers" };
         write!(formatter, "{list} {} {}", self.name, self.value)
-    }
-}
-
-impl fmt::Display for StringMatch {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(text) => write!(formatter, "exact {text:?}"),
-            Self::Prefix(text) => write!(formatter, "prefix {text:?}"),
-            Self::Regex(regex) => {
-                let text = regex.as_str();
-                let written = text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$"));
-                write!(formatter, "regex {:?}", written.unwrap_or(text))
-            }
-            Self::Present => formatter.write_str("present"),
-        }
     }
 }
 
