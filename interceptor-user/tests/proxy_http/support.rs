@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -411,10 +411,10 @@ impl<S: Read + Write> Client<S> {
     }
 }
 
-/// An address where nobody listens.
+/// Another address each time where nobody listens: a port that was free a moment ago is soon somebody else's.
 pub(crate) fn refused() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
+    static GIVEN: AtomicU8 = AtomicU8::new(1);
+    ([127, 0, 1, GIVEN.fetch_add(1, Ordering::Relaxed)], 1).into()
 }
 
 /// Waits until something holds.
