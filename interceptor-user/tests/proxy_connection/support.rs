@@ -16,7 +16,7 @@ use interceptor_user::snapshot::{
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
 pub(crate) const WORKLOAD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Running {

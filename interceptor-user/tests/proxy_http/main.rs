@@ -7,6 +7,7 @@ mod balancing;
 mod bounds;
 mod certs;
 mod changes;
+mod client;
 mod client_identity;
 mod cors;
 mod endpoints;
