@@ -40,7 +40,7 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// [`wait_for`] with a condition that has no value, and ten seconds.
+/// [`wait_for`] with a condition that has no value, and half a minute.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> anyhow::Result<()> {
-    wait_for(what, Duration::from_secs(10), || condition().then_some(()))
+    wait_for(what, Duration::from_secs(30), || condition().then_some(()))
 }

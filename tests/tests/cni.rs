@@ -107,7 +107,7 @@ impl Agent {
     }
 
     fn question(&self) -> anyhow::Result<Value> {
-        self.questions.recv_timeout(Duration::from_secs(10)).context("nobody asked")
+        self.questions.recv_timeout(Duration::from_secs(30)).context("nobody asked")
     }
 }
 

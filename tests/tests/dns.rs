@@ -52,7 +52,7 @@ fn ttls_are_kept_and_changes_seen() -> anyhow::Result<()> {
     assert!((1..=2).contains(&dns.queries("long.test")), "{} queries", dns.queries("long.test"));
     drop(dns);
     let _dns = Dns::start(&world.outside, server, &[record(&two)])?;
-    interceptor_tests::wait_for("the new address", Duration::from_secs(10), || {
+    interceptor_tests::wait_for("the new address", Duration::from_secs(30), || {
         (body(session.curl(&ask("short.test")).ok()?.1) == "200 two").then_some(())
     })?;
     session.finish()?.expect_code(0)?;

@@ -130,7 +130,7 @@ fn streaming_is_not_held_back() -> anyhow::Result<()> {
         }
         socket.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst\n\r\n")?;
         let wait = wait.lock().map_err(|error| io::Error::other(error.to_string()))?;
-        wait.recv_timeout(std::time::Duration::from_secs(10)).map_err(io::Error::other)?;
+        wait.recv_timeout(std::time::Duration::from_secs(30)).map_err(io::Error::other)?;
         socket.write_all(b"7\r\nsecond\n\r\n0\r\n\r\n")
     })?;
     let pod = world.pod()?;

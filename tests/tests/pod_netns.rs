@@ -16,7 +16,7 @@ use interceptor_user::proxy::{Configured, Intercepted, ProxiedWorkload, Proxy, P
 use interceptor_user::snapshot::{AccessLogEncoding, Listener, OutboundTrafficPolicy, RouteTable, Snapshot};
 use interceptor_user::telemetry::{AccessLog, AccessLogTarget};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The outside, and a proxy that is neither there nor in a pod.
 struct Bed {

@@ -108,7 +108,7 @@ fn open_connections_are_not_dropped() -> anyhow::Result<()> {
             return socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         }
         socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")?;
-        told.lock().map_err(other)?.recv_timeout(Duration::from_secs(20)).map_err(std::io::Error::other)?;
+        told.lock().map_err(other)?.recv_timeout(Duration::from_secs(30)).map_err(std::io::Error::other)?;
         socket.write_all(b"-half")
     })?;
     let opaque = world.origin(7000, |mut socket| {

@@ -172,7 +172,7 @@ fn its_last_good_form_goes_before() {
     let _watching = source.watch(move |world, findings, _| {
         drop(sender.send((world.clone(), shown(&findings))));
     });
-    let next = || changes.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    let next = || changes.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
     replace(&path, &of_web("{outboundTrafficPolicy: {mode: BOGUS}, egress: [{hosts: ['other/*']}]}"));
     let (world, said) = next();
     let sidecar = world.sidecars().next().unwrap();
@@ -192,7 +192,7 @@ fn a_mistake_that_stays_never_had_a_last_good_form() {
         drop(sender.send((world.clone(), shown(&findings))));
     });
     replace(&path, &of_web("{outboundTrafficPolicy: {mode: BOGUS2}}"));
-    let (world, said) = changes.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    let (world, said) = changes.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
     assert!(world.sidecars().next().unwrap().refused);
     assert!(!said.contains("last good form until"), "{said}");
 }

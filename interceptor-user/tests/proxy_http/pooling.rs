@@ -173,7 +173,7 @@ fn connections_of_clusters_that_are_gone_are_closed() {
     let proxy = Config::new(&[upstream.address]).start();
     assert_eq!(proxy.get("/").status(), 200);
     proxy.reload(Config::new(&[refused()]).build(80));
-    noticed.recv_timeout(Duration::from_secs(10)).unwrap();
+    noticed.recv_timeout(Duration::from_secs(30)).unwrap();
 }
 
 #[test]

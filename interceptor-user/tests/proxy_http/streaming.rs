@@ -50,7 +50,7 @@ fn a_request_passes_chunk_by_chunk() {
     client.send(format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked\r\n\r\n"));
     for _ in 0..3 {
         client.send("5\r\nchunk\r\n");
-        chunks.recv_timeout(Duration::from_secs(10)).unwrap();
+        chunks.recv_timeout(Duration::from_secs(30)).unwrap();
     }
     client.send("0\r\n\r\n");
     assert_eq!(client.reply().status(), 200);
@@ -88,7 +88,7 @@ fn a_slow_client_slows_the_upstream() {
     let proxy = Config::new(&[upstream.address]).start();
     let mut client = proxy.client();
     client.send(get(HOST, "/"));
-    assert!(amount.recv_timeout(Duration::from_secs(10)).unwrap() > 0);
+    assert!(amount.recv_timeout(Duration::from_secs(30)).unwrap() > 0);
     client.read_until("\r\n\r\n");
 }
 
@@ -168,7 +168,7 @@ fn a_client_that_expects_continue_is_told_by_the_upstream() {
     client.send(format!(
         "POST / HTTP/1.1\r\nhost: {HOST}\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n"
     ));
-    expectation.recv_timeout(Duration::from_secs(10)).unwrap();
+    expectation.recv_timeout(Duration::from_secs(30)).unwrap();
     client.read_until("HTTP/1.1 100 Continue\r\n\r\n");
     client.send("body");
     assert_eq!(client.reply().status(), 200);
@@ -269,7 +269,7 @@ fn a_client_that_leaves_is_recorded() {
     crate::support::eventually("the request arrives", || upstream.connections() == 1);
     drop(client);
     // The upstream is told, too.
-    noticed.recv_timeout(Duration::from_secs(10)).unwrap();
+    noticed.recv_timeout(Duration::from_secs(30)).unwrap();
     assert_eq!(proxy.records.only().end(), (0, "DC", "downstream_remote_disconnect"));
 }
 

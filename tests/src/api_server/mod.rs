@@ -184,7 +184,7 @@ impl ApiServer {
 
     /// Listens again, at the same address, with the same objects.
     pub fn restart(&self) -> anyhow::Result<()> {
-        let listener = crate::wait_for("the address is free again", Duration::from_secs(5), || {
+        let listener = crate::wait_for("the address is free again", Duration::from_secs(30), || {
             TcpListener::bind(self.address).ok()
         })?;
         self.serve(listener)

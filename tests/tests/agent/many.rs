@@ -55,7 +55,7 @@ fn a_thousand_pods_leave_nothing_behind() -> anyhow::Result<()> {
         }
     }
     let (before, _) = before.context("no round")?;
-    wait_for("what the last pods held to be let go", Duration::from_secs(10), || {
+    wait_for("what the last pods held to be let go", Duration::from_secs(30), || {
         let (after, _) = Held::of(&agent).ok()?;
         (after.descriptors <= before.descriptors && after.namespaces <= before.namespaces).then_some(())
     })

@@ -20,7 +20,7 @@ use socket2::{Domain, Socket};
 
 use crate::maker::SocketMaker;
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const SPREAD_V4: u16 = 8;
 pub(crate) const PORTS_V6: u16 = 8;
 

@@ -264,7 +264,7 @@ fn a_socket_handed_to_another_process() -> anyhow::Result<()> {
     outside.set_nonblocking(true)?;
     let error = outside.connect(&address(SOMEWHERE).into()).expect_err("a SYN that nobody answers");
     assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS));
-    interceptor_tests::wait_for("one SYN of its own", Duration::from_secs(5), || {
+    interceptor_tests::wait_for("one SYN of its own", Duration::from_secs(30), || {
         (outside.local_addr().ok()?.as_socket()?.ip().to_string() == OWN_V4).then_some(())
     })?;
     assert!(bed.nothing_to_accept());

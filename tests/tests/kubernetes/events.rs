@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{NODE, pod, service_entry, synced};
 
 fn wait_for_events(server: &ApiServer, count: usize) -> anyhow::Result<Vec<Value>> {
-    wait_for(&format!("{count} Events"), Duration::from_secs(10), || {
+    wait_for(&format!("{count} Events"), Duration::from_secs(30), || {
         Some(server.objects("events")).filter(|events| events.len() == count)
     })
 }
@@ -63,8 +63,8 @@ fn all_nodes_write_one_event() -> anyhow::Result<()> {
         node.following.reporter().resources(&node.diagnostics());
     }
     let tries = || server.requests().iter().filter(|request| request.starts_with("POST")).count();
-    wait_for("each has tried", Duration::from_secs(10), || (tries() == 4).then_some(()))?;
-    wait_for("the others have found it", Duration::from_secs(10), || {
+    wait_for("each has tried", Duration::from_secs(30), || (tries() == 4).then_some(()))?;
+    wait_for("the others have found it", Duration::from_secs(30), || {
         let looked =
             server.requests().iter().filter(|request| request.starts_with("GET /apis/events")).count();
         (looked == 3).then_some(())
@@ -87,7 +87,7 @@ fn one_that_is_found_again_later_is_counted_up() -> anyhow::Result<()> {
     server.apply(&event.to_string())?;
     let later = synced(&server)?;
     later.following.reporter().pods(&[about_pod("p")]);
-    let count = wait_for("a count", Duration::from_secs(10), || {
+    let count = wait_for("a count", Duration::from_secs(30), || {
         server.objects("events").first()?["series"]["count"].as_i64()
     })?;
     assert_eq!((count, server.objects("events").len()), (2, 1));
@@ -128,7 +128,7 @@ fn what_can_not_be_written_holds_nothing_up() -> anyhow::Result<()> {
     let followed = synced(&server)?;
     followed.following.reporter().pods(&[about_pod("p")]);
     let tried = || server.requests().iter().any(|request| request.starts_with("POST"));
-    wait_for("it is tried", Duration::from_secs(10), || tried().then_some(()))?;
+    wait_for("it is tried", Duration::from_secs(30), || tried().then_some(()))?;
     server.apply(&service_entry("e", "a.example.com"))?;
     followed.wait_for_keys(&["ServiceEntry shop/e"])?;
     Ok(())

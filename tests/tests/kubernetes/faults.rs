@@ -46,7 +46,7 @@ fn away_at_the_start() -> anyhow::Result<()> {
     server.apply(&service_entry("one", "a.example.com"))?;
     server.terminate();
     let followed = start(&server)?;
-    wait_for("the status says so", Duration::from_secs(10), || followed.status().api_server.clone())?;
+    wait_for("the status says so", Duration::from_secs(30), || followed.status().api_server.clone())?;
     let status = followed.status();
     let why = status.api_server.as_ref().map(|trouble| trouble.why.to_string()).unwrap_or_default();
     assert!(why.contains("Connection refused"), "{why}");

@@ -67,7 +67,7 @@ fn nothing_begins_with_settings_that_cannot_be_used() -> anyhow::Result<()> {
     server.apply(&config_map("outboundTrafficPolicy: {mode: ALLOW_NOBODY}"))?;
     let followed = start(&server)?;
     let unusable =
-        wait_for("the status says so", Duration::from_secs(10), || followed.status().unusable.clone())?;
+        wait_for("the status says so", Duration::from_secs(30), || followed.status().unusable.clone())?;
     assert!(unusable.why.contains("`ALLOW_NOBODY` is not one of"), "{unusable:?}");
     assert_eq!((followed.worlds(), followed.status().is_synced), (0, false));
     server.apply(&config_map("outboundTrafficPolicy: {mode: REGISTRY_ONLY}"))?;

@@ -66,7 +66,7 @@ fn a_pod_is_told_while_a_world_is_taken_up() -> anyhow::Result<()> {
             let _told = tell.send(change).is_ok();
         },
     )?;
-    begun.recv_timeout(Duration::from_secs(10))?;
+    begun.recv_timeout(Duration::from_secs(30))?;
     server.apply(&pod("p", NODE, ""))?;
     let until = Instant::now() + Duration::from_secs(5);
     while !is_pod(&told.recv_timeout(until.saturating_duration_since(Instant::now()))?, "p") {}

@@ -30,7 +30,7 @@ fn every_state_is_told_until_all_are_ready() -> anyhow::Result<()> {
                 drop(tell.send(state.to_owned()));
             })
         });
-        let next = || told.recv_timeout(Duration::from_secs(10));
+        let next = || told.recv_timeout(Duration::from_secs(30));
         assert_eq!(next()?, "no node has been told yet");
         server.apply(&daemonset(SOME))?;
         assert_eq!(next()?, "1 of 2 nodes are ready");

@@ -69,7 +69,7 @@ fn a_wrong_token_and_a_server_of_another_ca_are_told() -> anyhow::Result<()> {
     for (ca, user, why) in [(&ca, "{token: wrong}", "401"), (&other, "{}", "UnknownIssuer")] {
         let followed = start_with(kubeconfig(&server, port, ca, user)?)?;
         let trouble =
-            wait_for("trouble", std::time::Duration::from_secs(10), || followed.status().api_server.clone())?;
+            wait_for("trouble", std::time::Duration::from_secs(30), || followed.status().api_server.clone())?;
         assert!(trouble.why.contains(why), "{trouble:?} instead of {why}");
         followed.wait_for_failure("services", why)?;
         // Nothing is known: no World may say that there is nothing.
