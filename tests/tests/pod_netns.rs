@@ -230,7 +230,7 @@ fn a_pod_that_is_gone_answers_nobody_and_hurts_nobody() -> anyhow::Result<()> {
     let started = Instant::now();
     let answer = gone.get()?;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(started.elapsed() < PATIENCE);
+    assert!(started.elapsed() < Duration::from_secs(10), "it waited for an answer");
     assert!(kept.get()?.starts_with("HTTP/1.1 200 "));
     Ok(())
 }
