@@ -26,6 +26,7 @@ mod pod;
 mod process;
 mod seeds;
 mod session;
+mod stopwatch;
 mod wait;
 mod world;
 
@@ -51,5 +52,6 @@ pub use pod::{Interface, Pod};
 pub use process::{Daemon, output, run};
 pub use seeds::{seeds, seeds_dir};
 pub use session::Session;
+pub use stopwatch::Stopwatch;
 pub use wait::{eventually, uninterrupted, wait_for};
 pub use world::World;

@@ -1,9 +1,9 @@
 //! A change of configuration takes effect within a second, for new connections and requests, and drops none.
 
 use std::io::{Read, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use interceptor_tests::{Session, World, seeds, uninterrupted};
+use interceptor_tests::{Session, Stopwatch, World, seeds, uninterrupted};
 
 const SE: &str = "
 apiVersion: networking.istio.io/v1
@@ -27,7 +27,7 @@ spec:
 
 /// Asks until the status is this one; fails after a second.
 fn within_a_second(session: &mut Session, url: &str, status: u16) -> anyhow::Result<()> {
-    let started = Instant::now();
+    let started = Stopwatch::start();
     loop {
         let (_, answer) = session.curl(url)?;
         if answer.as_ref().is_some_and(|answer| answer.status == status) {

@@ -89,7 +89,7 @@ impl Terminal {
 
     fn close(mut self) {
         self.type_in("exit 0\n");
-        self.shell.wait().unwrap();
+        wait_for("the shell's end", || self.shell.try_wait().unwrap());
     }
 }
 

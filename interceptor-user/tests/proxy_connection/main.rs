@@ -4,18 +4,22 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod endpoints;
+#[expect(unreachable_pub, reason = "other crates use it elsewhere")]
+#[path = "../../../tests/src/stopwatch.rs"]
+mod stopwatch;
 mod support;
 mod tunnels;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use interceptor_user::snapshot::{
     CaSource, ClusterRef, Listener, OutboundTrafficPolicy, Snapshot, TcpRoute, TlsOrigination,
 };
 
+use crate::stopwatch::Stopwatch;
 use crate::support::{
     PATIENCE, Running, WORKLOAD, assert_reset, banner_then_echo, client_hello, cluster, read_banner, server,
     with_http_port,
@@ -25,7 +29,7 @@ use crate::support::{
 fn a_server_that_speaks_first_is_heard_at_once_on_a_port_shared_with_http() {
     let (address, serving) = server(banner_then_echo);
     let running = Running::start(with_http_port(OutboundTrafficPolicy::AllowAny, address), Some(address));
-    let started = Instant::now();
+    let started = Stopwatch::start();
     let mut client = running.connect();
     read_banner(&mut client);
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
@@ -223,7 +227,7 @@ fn carried_in_tls(says_so: bool) {
     let running = Running::start(snapshot, Some("192.0.2.1:3306".parse().unwrap()));
 
     let mut client = running.connect();
-    let connected = Instant::now();
+    let connected = Stopwatch::start();
     read_banner(&mut client);
     assert!(connected.elapsed() < Duration::from_millis(900), "nobody waits for a ClientHello meanwhile");
     client.write_all(&vec![b'x'; ECHOED]).unwrap();
@@ -294,7 +298,7 @@ fn a_configured_detection_timeout_makes_a_silent_client_opaque() {
     snapshot.mesh.protocol_detection_timeout = Duration::from_millis(50);
     let running = Running::start(snapshot, Some(address));
     let mut client = running.connect();
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(Duration::from_secs(1));
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let mut echoed = [0; 5];
     client.read_exact(&mut echoed).unwrap();

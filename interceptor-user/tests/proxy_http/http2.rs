@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use interceptor_user::snapshot::{RetryOn, UpstreamProtocol};
 
+use crate::stopwatch::Stopwatch;
 use crate::support::{Config, HOST, Proxy, Upstream, get, header};
 
 /// A body whose frames are all there.
@@ -389,7 +390,7 @@ fn those_who_wait_for_a_connection_fail_with_it() {
     config.cluster.connect_timeout = std::time::Duration::from_millis(300);
     config.cluster.tls = Some(crate::tls::unverified());
     let proxy = config.start();
-    let started = std::time::Instant::now();
+    let started = Stopwatch::start();
     let mut clients: Vec<_> = (0..20).map(|_| proxy.client()).collect();
     for client in &mut clients {
         client.send(get(HOST, "/"));

@@ -23,6 +23,9 @@ mod pooling;
 mod replies;
 mod resting;
 mod retries;
+#[expect(unreachable_pub, reason = "other crates use it elsewhere")]
+#[path = "../../../tests/src/stopwatch.rs"]
+mod stopwatch;
 mod streaming;
 mod support;
 mod termination;

@@ -226,7 +226,7 @@ fn copies_on_their_way_are_bounded() {
 fn the_routes_timeout_ends_a_copy() {
     let upstream = Upstream::echo();
     let silent = silent();
-    let proxy = with(&upstream, &[(silent.address, ALL)]).timeout(Duration::from_millis(100)).start();
+    let proxy = with(&upstream, &[(silent.address, ALL)]).timeout(Duration::from_secs(1)).start();
     assert_eq!(proxy.get("/").status(), 200);
     eventually("it is counted", || proxy.counters().mirrors_failed == 1);
 }

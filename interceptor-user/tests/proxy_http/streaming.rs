@@ -246,10 +246,10 @@ fn the_timeout_starts_when_the_request_is_complete() {
         client.request();
         client.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     });
-    let proxy = Config::new(&[upstream.address]).timeout(Duration::from_millis(150)).start();
+    let proxy = Config::new(&[upstream.address]).timeout(Duration::from_secs(1)).start();
     let mut client = proxy.client();
     client.send(format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 2\r\n\r\n"));
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(1300));
     client.send("ok");
     assert_eq!(client.reply().status(), 200);
 }

@@ -1,9 +1,9 @@
 //! Whom a rule with labels lets through.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
-use interceptor_tests::eventually;
+use interceptor_tests::{Stopwatch, eventually};
 use serde_json::{Value, json};
 
 use crate::support::{Following, Open, identities, pod};
@@ -49,7 +49,7 @@ fn a_host_is_for_pods_with_the_labels_of_its_rule() -> anyhow::Result<()> {
     assert_eq!(open.request()?, 200);
     let mut becomes = |labels: &Value, status: u16| {
         server.put([pod("right", "10", "127.0.0.2", "cart", labels)])?;
-        let changed = Instant::now();
+        let changed = Stopwatch::start();
         eventually("the labels count", || open.request().is_ok_and(|now| now == status))?;
         ensure!(changed.elapsed() < Duration::from_secs(1), "after {:?}", changed.elapsed());
         anyhow::Ok(())

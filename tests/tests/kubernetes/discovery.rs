@@ -1,8 +1,8 @@
 //! Istio's kinds come, go and change their version while they are followed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use interceptor_tests::{ApiServer, eventually};
+use interceptor_tests::{ApiServer, Stopwatch, eventually};
 use interceptor_user::source::kubernetes::WatchState;
 
 use crate::support::{service, service_entry, synced};
@@ -30,7 +30,7 @@ fn without_istio_there_are_services() -> anyhow::Result<()> {
     // It is installed.
     server.serve_versions("serviceentries", &["v1", "v1beta1", "v1alpha3"]);
     server.apply(&service_entry("one", "a.example.com"))?;
-    let installed = Instant::now();
+    let installed = Stopwatch::start();
     followed.wait_for_keys(&["ServiceEntry shop/one", "Service shop/s"])?;
     assert!(installed.elapsed() < Duration::from_secs(8), "{:?}", installed.elapsed());
     assert_eq!(followed.state(ENTRIES), Some(WatchState::Following));

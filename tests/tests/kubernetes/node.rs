@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use interceptor_tests::ApiServer;
+use interceptor_tests::{ApiServer, Stopwatch};
 use interceptor_user::source::kubernetes::{NodeChange, follow};
 
 use crate::support::{NODE, namespace, pod, settings, synced};
@@ -19,9 +19,10 @@ fn a_pod_is_told_at_once_and_with_all_that_enrolment_asks_for() -> anyhow::Resul
     let mut longest = Duration::ZERO;
     for number in 0..10 {
         let name = format!("p{number}");
-        let applied = Instant::now();
+        let applied = Stopwatch::start();
         server.apply(&pod(&name, NODE, ""))?;
-        longest = longest.max(followed.wait_for_node(&name, |change| is_pod(change, &name))? - applied);
+        followed.wait_for_node(&name, |change| is_pod(change, &name))?;
+        longest = longest.max(applied.elapsed());
     }
     assert!(longest < Duration::from_millis(200), "{longest:?}");
     let more = "  runtimeClassName: gvisor\n  serviceAccountName: web\n  hostNetwork: true\nstatus: {podIP: 10.1.0.7}";
@@ -68,7 +69,7 @@ fn a_pod_is_told_while_a_world_is_taken_up() -> anyhow::Result<()> {
     )?;
     begun.recv_timeout(Duration::from_secs(30))?;
     server.apply(&pod("p", NODE, ""))?;
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(30);
     while !is_pod(&told.recv_timeout(until.saturating_duration_since(Instant::now()))?, "p") {}
     go_on.send(())?;
     assert!(following.is_running());

@@ -1,8 +1,8 @@
 //! What the server has becomes a World: at the start, and whenever it changes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use interceptor_tests::{ApiServer, StreamingLists, eventually};
+use interceptor_tests::{ApiServer, Stopwatch, StreamingLists, eventually};
 use interceptor_user::resource::World;
 use interceptor_user::source::kubernetes::WatchState;
 use serde_json::json;
@@ -109,11 +109,11 @@ fn changes_are_told_within_moments() -> anyhow::Result<()> {
     let mut longest = Duration::ZERO;
     for round in 0..5 {
         let name = format!("two-{round}");
-        let applied = Instant::now();
+        let applied = Stopwatch::start();
         server.apply(&service_entry(&name, "b.example.com"))?;
-        let came = followed
+        followed
             .wait_for(&name, |world, _| world.service_entries().any(|entry| *entry.meta.key.name == *name))?;
-        longest = longest.max(came - applied);
+        longest = longest.max(applied.elapsed());
         server.delete("serviceentries", "shop", &name)?;
         followed.wait_for_keys(&["ServiceEntry shop/one"])?;
     }
