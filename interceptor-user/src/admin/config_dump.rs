@@ -69,7 +69,7 @@ fn clients<'a>(view: &'a View, pods: &'a [Arc<PodView>]) -> Vec<Tables<'a>> {
 impl Serialize for Tables<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
-        let snapshot = &self.compiled.snapshot;
+        let (snapshot, in_use) = (&self.compiled.snapshot, Some(&self.compiled.in_use()));
         let mut fields = serializer.serialize_struct("Tables", 9)?;
         fields.serialize_field("client", &Client::from(&self.compiled.settings.client))?;
         fields.serialize_field("pods", &self.pods)?;
@@ -78,7 +78,8 @@ impl Serialize for Tables<'_> {
         fields.serialize_field("listeners", &tables::listeners(snapshot, &ListenerFilter::default()))?;
         fields.serialize_field("routes", &tables::routes(snapshot, None))?;
         fields.serialize_field("clusters", &tables::clusters(snapshot, &ClusterFilter::default()))?;
-        fields.serialize_field("endpoints", &tables::endpoints(snapshot, &EndpointFilter::default()))?;
+        fields
+            .serialize_field("endpoints", &tables::endpoints(snapshot, in_use, &EndpointFilter::default()))?;
         fields.serialize_field(
             "registry",
             &tables::registry(self.world, snapshot, &RegistryFilter::default()),

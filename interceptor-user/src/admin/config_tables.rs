@@ -54,7 +54,7 @@ pub(super) fn answer(view: &View, table: Table, mut query: Query) -> Result<Resp
                 port: query.parsed("port")?,
             };
             query.finish()?;
-            render(&tables::endpoints(snapshot, &filter), output)
+            render(&tables::endpoints(snapshot, Some(&compiled.in_use()), &filter), output)
         }
         Table::Registry => {
             let filter = RegistryFilter { fqdn: query.take("fqdn"), port: query.parsed("port")? };

@@ -48,6 +48,7 @@ pub(super) fn answer(view: &View, mut query: Query, request: &Bytes) -> Result<R
         settings: &compiled.settings,
         redirect: &pod.redirect,
         redirect_by: &pod.redirect_by,
+        in_use: &compiled.in_use(),
     };
     let outside = Outside { look_up: dns::look_up, look_at_server, look_at_files, is_proxy_here: true };
     let explanation = asked.answer(subject, outside);

@@ -106,12 +106,13 @@ async fn serve(
         Some(directory) => Kubepods::at(&cgroup_root, directory.clone())?,
         None => Kubepods::find(&cgroup_root)?,
     };
-    let host = HostNetns::read(&settings.proc).with_context(|| {
-        format!("can't look at the node's network namespace in {}", settings.proc.display())
-    })?;
-
-    // What takes time is done while the agent before us, if there is one, serves.
+    // What takes time is done while the agent before us, if there is one, serves. First, as it says which capabilities are
+    // missing.
     let prepared = Datapath::prepare(&settings.pins)?;
+    let host = HostNetns::read(&settings.proc).with_context(|| {
+        let proc = settings.proc.display();
+        format!("can't look at the node's network namespace in {proc}: that needs root, or CAP_SYS_ADMIN and CAP_SYS_PTRACE")
+    })?;
     let world = told.first_world(FIRST_WORLD_WAIT_MAX).await;
     if world.is_none() && takeover::is_there(&settings.agent_socket) {
         bail!("the API server does not tell what there is; the agent before us goes on");

@@ -106,7 +106,8 @@ impl Control {
             compiled: compiled.map(|configured| {
                 let snapshot = Arc::clone(&configured.active().snapshot);
                 let client = carried.map(|carried| carried.client.clone()).unwrap_or_default();
-                Arc::new(Compiled { settings: self.compile_settings(client), snapshot })
+                let settings = self.compile_settings(client);
+                Arc::new(Compiled { settings, snapshot, configured: Some(configured.clone()) })
             }),
         }
     }

@@ -11,6 +11,8 @@ use serde::{Serialize, Serializer};
 
 use crate::compile::CompileSettings;
 use crate::explain::{Client, Place};
+use crate::proxy::Configured;
+use crate::proxy::upstream::InUse;
 use crate::resource::{Diagnostic, World};
 use crate::snapshot::Snapshot;
 use crate::workload::RedirectPolicy;
@@ -101,6 +103,15 @@ impl PodState {
 pub struct Compiled {
     pub settings: CompileSettings,
     pub snapshot: Arc<Snapshot>,
+    /// What carries its connections; `None` where nothing does.
+    pub configured: Option<Configured>,
+}
+
+impl Compiled {
+    /// What is known of endpoints now.
+    pub fn in_use(&self) -> InUse {
+        self.configured.as_ref().map(|configured| configured.active().in_use()).unwrap_or_default()
+    }
 }
 
 /// One condition of readiness.

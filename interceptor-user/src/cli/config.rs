@@ -148,7 +148,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 ("port", text),
             ];
             let filter = EndpointFilter { cluster, status, address, port };
-            common.show("endpoints", &asked, |of| tables::endpoints(&of.snapshot, &filter))
+            common.show("endpoints", &asked, |of| tables::endpoints(&of.snapshot, None, &filter))
         }
         Table::Registry { fqdn, port, common } => {
             let text = port.map(|port| port.to_string());

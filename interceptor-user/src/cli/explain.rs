@@ -13,7 +13,7 @@ use crate::dns;
 use crate::explain::{Asked, Header, Outside, ServerFiles, Spoken, Target, parse_peer};
 use crate::output::Output;
 use crate::proxy;
-use crate::proxy::upstream::look_at_files;
+use crate::proxy::upstream::{InUse, look_at_files};
 use crate::snapshot::{CertificateSource, TlsTermination};
 use crate::workload::SpiffeId;
 
@@ -144,7 +144,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let resources = files.compile(asked.address)?;
             let outside =
                 Outside { look_up: dns::look_up, look_at_server, look_at_files, is_proxy_here: false };
-            let explanation = asked.answer(resources.subject(), outside);
+            let explanation = asked.answer(resources.subject(&InUse::new()), outside);
             (output.render(&explanation, ToString::to_string)?, explanation.is_carried())
         }
         Of::Pod(pod) => {

@@ -53,6 +53,8 @@ const HEADS: [&str; 11] = [
 const WIDTHS: [usize; HEADS.len()] = [12, 24, 40, 4, 5, 36, 20, 6, 8, 6, 0];
 /// Of a cell; more is cut off.
 const CELL_MAX: usize = 100;
+/// Of the last one, which moves no other: why something failed stands at its end.
+const DETAILS_MAX: usize = 1000;
 
 #[derive(Debug)]
 pub(super) struct FlowTable {
@@ -86,10 +88,13 @@ impl FlowTable {
     }
 
     fn line(&mut self, cells: [String; HEADS.len()]) -> String {
-        let cells = cells.map(|cell| shown(&cell));
+        let [heads @ .., details] = &cells;
+        let mut cells = heads.each_ref().map(|cell| shown(cell, CELL_MAX)).to_vec();
+        cells.push(shown(details, DETAILS_MAX));
         for (width, cell) in self.widths.iter_mut().zip(&cells) {
             *width = (*width).max(cell.chars().count());
         }
+        self.widths[HEADS.len() - 1] = 0;
         let cells = cells.iter().zip(self.widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
     }
@@ -131,10 +136,10 @@ impl Row {
 }
 
 /// What clients send must not steer the terminal it is shown on.
-fn shown(text: &str) -> String {
+fn shown(text: &str, characters_max: usize) -> String {
     let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    let mut shown: String = text.chars().map(printable).take(CELL_MAX).collect();
-    if text.chars().nth(CELL_MAX).is_some() {
+    let mut shown: String = text.chars().map(printable).take(characters_max).collect();
+    if text.chars().nth(characters_max).is_some() {
         shown.pop();
         shown.push('…');
     }
@@ -193,6 +198,10 @@ mod tests {
         let long = format!(r#""kind":"request","method":"GET","path":"/{}",{end}"#, "é".repeat(200));
         let long = table.row(&row(&long));
         assert!(long.contains("é…  ") && long.chars().count() < 300, "{long}");
+        let reason = "x".repeat(200) + ": refused";
+        let end = end.replace("via_upstream", &reason).replace(r#":"-""#, r#":"UF""#);
+        let failed = table.row(&row(&format!(r#""kind":"connection",{end}"#)));
+        assert!(failed.ends_with(": refused\n"), "{failed}");
         assert!(matches!(serde_json::from_str(r#"{"lost":7}"#), Ok(Line::Lost { lost: 7 })));
     }
 }

@@ -29,6 +29,7 @@ mod rollout;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exec::{enter, watcher};
@@ -103,11 +104,28 @@ enum Command {
 
 /// The whole program: from the command line to the exit code.
 pub fn main() -> ExitCode {
-    let outcome = if crate::cni::is_called_by_runtime() { crate::cni::run() } else { run(Cli::parse()) };
+    let outcome = if crate::cni::is_called_by_runtime() {
+        crate::cni::run()
+    } else {
+        Cli::try_parse().map_or_else(|error| tell_usage(&error), run)
+    };
     outcome.unwrap_or_else(|error| {
         report(&error);
         ExitCode::from(FAILURE)
     })
+}
+
+/// Help and version, which are asked for, on standard output; what is wrong with the command line on standard error.
+fn tell_usage(error: &clap::Error) -> anyhow::Result<ExitCode> {
+    if error.use_stderr() {
+        error.exit();
+    }
+    match error.print().and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("can't write to standard output")
+        }
+        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -14,6 +14,7 @@ use crate::analysis::misnamed;
 use crate::compile::{Client, CompileSettings, NodePaths, Role, compile};
 use crate::exec::findings::Findings;
 use crate::explain::{Place, Subject, redirect_places};
+use crate::proxy::upstream::InUse;
 use crate::resource::{
     Annotations, CAPTURE_DNS, ClientPolicy, Diagnostic, ENFORCE, Labels, Level, Meta, POLICY, Resource,
     World, code, parse_capture_dns, parse_enforce,
@@ -108,13 +109,14 @@ impl ResourceFlags {
 }
 
 impl Resources {
-    pub(super) fn subject(&self) -> Subject<'_> {
+    pub(super) fn subject<'a>(&'a self, in_use: &'a InUse) -> Subject<'a> {
         Subject {
             world: &self.world,
             snapshot: &self.snapshot,
             settings: &self.settings,
             redirect: &self.redirect,
             redirect_by: &self.redirect_by,
+            in_use,
         }
     }
 }

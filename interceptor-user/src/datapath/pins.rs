@@ -78,12 +78,12 @@ impl Pins {
     /// What an agent has pinned there.
     pub(super) fn existing(root: &Path) -> Result<Self, DatapathError> {
         let expected = format!("v{SCHEMA}");
-        let found = entries(root)?;
+        let found = versions(root)?;
         if found.contains(&expected) {
             return Ok(Self { directory: root.join(expected) });
         }
         let path = root.to_owned();
-        match found.into_iter().find(|name| name.starts_with('v')) {
+        match found.into_iter().next() {
             Some(found) => Err(DatapathError::OtherSchema { path, found, expected }),
             None => Err(DatapathError::NothingPinned { path }),
         }

@@ -8,8 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::client_tls::ServerFiles;
-use super::{Explanation, Place, Question, Spoken, Target, explain};
+use super::{Explanation, LookUp, Place, Question, Spoken, Target, explain};
 use crate::compile::CompileSettings;
+use crate::proxy::upstream::InUse;
 use crate::resource::World;
 use crate::snapshot::{Snapshot, TlsOrigination, TlsTermination};
 use crate::workload::{RedirectPolicy, SpiffeId};
@@ -56,12 +57,14 @@ pub struct Subject<'a> {
     pub settings: &'a CompileSettings,
     pub redirect: &'a RedirectPolicy,
     pub redirect_by: &'a [Place],
+    /// See [`Question::in_use`].
+    pub in_use: &'a InUse,
 }
 
 /// What is looked at outside of the resources.
 #[derive(Clone, Copy, Debug)]
 pub struct Outside {
-    pub look_up: fn(&str) -> Result<Vec<IpAddr>, String>,
+    pub look_up: LookUp,
     /// See [`Question::look_at_server`].
     pub look_at_server: fn(&TlsTermination) -> ServerFiles,
     /// See [`Question::look_at_files`].
@@ -100,6 +103,8 @@ impl Asked {
             spoken: self.protocol,
             address,
             resolved,
+            look_up: self.resolve.then_some(outside.look_up),
+            in_use: of.in_use.clone(),
             method: self.method,
             headers,
             sni: self.sni,
@@ -108,13 +113,7 @@ impl Asked {
             look_at_files: outside.look_at_files,
             is_proxy_here: outside.is_proxy_here,
         };
-        let mut explanation = explain(of.world, of.snapshot, of.settings, &question);
-        if self.resolve {
-            for lookup in std::mem::take(&mut explanation.lookups) {
-                explanation.resolved(&lookup, (outside.look_up)(&lookup.host));
-            }
-        }
-        explanation
+        explain(of.world, of.snapshot, of.settings, &question)
     }
 }
 

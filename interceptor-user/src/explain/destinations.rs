@@ -7,6 +7,7 @@ use http::Request;
 
 use super::access::{self, Access};
 use super::explanation::{Explanation, Outcome, Step};
+use super::now::{self, Now};
 use super::off_limits::Way;
 use super::target::Spoken;
 use super::{
@@ -84,7 +85,13 @@ impl Sent<'_> {
     }
 
     /// With whoever sends it let through.
-    fn outcome(self, context: Context<'_>, destination: SocketAddr, weighted: &WeightedCluster) -> Outcome {
+    fn outcome(
+        self,
+        context: Context<'_>,
+        destination: SocketAddr,
+        weighted: &WeightedCluster,
+        now: &Now,
+    ) -> Outcome {
         let name = &*weighted.cluster.name.0;
         let spoken = context.spoken().0;
         let Some(cluster) = weighted.cluster.cluster.as_deref() else {
@@ -101,7 +108,7 @@ impl Sent<'_> {
         }
         let goes_on = self.name(context, weighted);
         let way = Way { cluster, destination, name: goes_on.as_deref(), client_chose: self.client_chose() };
-        match (self, failure(context, way)) {
+        match (self, failure(context, way).or_else(|| now.failure.clone())) {
             (Self::Request(route, _), Some(error)) => outcome::request_failed(name, route, &error),
             (Self::Request(route, _), None) => outcome::request_sent(name, route),
             (Self::Bytes { .. }, Some(error)) => outcome::bytes_failed(name, Some(&error)),
@@ -165,17 +172,20 @@ fn each(
         let cluster = weighted.cluster.cluster.as_deref();
         explanation.steps.push(cluster_step(context, (name, cluster), share.as_deref(), sent));
         let mut access = Access::Open;
+        let mut now = Now::default();
         if let Some(cluster) = cluster {
             let goes_on = sent.name(context, weighted);
             access = access::access(context, cluster, goes_on.as_deref());
             explanation.steps.extend(access::step(context, cluster, goes_on.as_deref()));
             let way =
                 Way { cluster, destination, name: goes_on.as_deref(), client_chose: sent.client_chose() };
-            let endpoints = endpoints::step(context, way, explanation);
+            now = now::now(context, way);
+            let endpoints = endpoints::step(context, way, &now, explanation);
             explanation.steps.push(endpoints);
             explanation.steps.extend(tls::step(context, cluster, way.client_chose));
         }
-        let carried = || Outcome { share: share.clone(), ..sent.outcome(context, destination, weighted) };
+        let carried =
+            || Outcome { share: share.clone(), ..sent.outcome(context, destination, weighted, &now) };
         let refused = || Outcome { share: share.clone(), ..outcome::not_allowed(&name.0, sent.route()) };
         match access {
             Access::Open | Access::Allowed => explanation.outcomes.push(carried()),

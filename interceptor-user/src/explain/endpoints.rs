@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 
-use super::explanation::{Explanation, Lookup, PassedOver, Step};
+use super::explanation::{Explanation, PassedOver, Step};
+use super::now::Now;
 use super::off_limits::{self, Way};
 use super::{Context, places, words};
 use crate::compile::unix_endpoints;
 use crate::resource::Resource;
 use crate::snapshot::{Discovery, EndpointAddress};
 
-pub(super) fn step(context: Context<'_>, way: Way<'_>, explanation: &mut Explanation) -> Step {
+pub(super) fn step(context: Context<'_>, way: Way<'_>, now: &Now, explanation: &Explanation) -> Step {
     let Way { cluster, destination, name: goes_on, .. } = way;
-    let mut names = Vec::new();
     let mut step = match &cluster.discovery {
         Discovery::OriginalDst { port } => {
             original_address(explanation, port.unwrap_or(destination.port()), destination)
@@ -35,25 +35,19 @@ pub(super) fn step(context: Context<'_>, way: Way<'_>, explanation: &mut Explana
             step
         }
         Discovery::StrictDns(targets) => {
-            names.extend(targets.iter().map(|target| target.host.clone()));
             let each = targets.iter().map(|target| format!("{}:{}", target.host, target.port));
             Step::new("endpoints", format!("every address of {}", words::few(each)))
         }
         Discovery::LogicalDns(target) => {
-            names.push(target.host.clone());
             Step::new("endpoints", format!("an address of {}:{}", target.host, target.port))
         }
         Discovery::DynamicDns { port } => {
             let name = goes_on.unwrap_or(&context.question.target.host);
-            names.push(name.into());
             let port = port.unwrap_or(destination.port());
             Step::new("endpoints", format!("an address of {name}:{port}: the name that is asked for"))
         }
     };
     step.notes.extend(off_limits::notes(context, way));
-    names.retain(|name| name.parse::<std::net::IpAddr>().is_err());
-    let position = explanation.steps.len();
-    explanation.lookups.extend(names.into_iter().map(|host| Lookup { host, step: position }));
     if let Some(Resource::ServiceEntry(entry)) =
         cluster.source.as_ref().and_then(|source| context.world.resources.get(&source.service))
     {
@@ -64,6 +58,7 @@ pub(super) fn step(context: Context<'_>, way: Way<'_>, explanation: &mut Explana
             why: format!("{}: --allow-unix-endpoints does not allow it", refused.endpoint.address),
         }));
     }
+    step.notes.extend(now.notes.iter().cloned());
     step
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -26,8 +25,6 @@ pub struct Explanation {
     pub steps: Vec<Step>,
     /// What the client sees, one for each cluster that may be chosen.
     pub outcomes: Vec<Outcome>,
-    #[serde(skip)]
-    pub lookups: Vec<Lookup>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -134,29 +131,9 @@ fn displayed<S: Serializer>(flags: &ResponseFlags, serializer: S) -> Result<S::O
     serializer.collect_str(flags)
 }
 
-/// A name whose addresses are endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lookup {
-    pub host: Arc<str>,
-    /// The step that names it.
-    pub(super) step: usize,
-}
-
 impl Explanation {
     /// Nothing of it is refused or answered here with an error.
     pub fn is_carried(&self) -> bool {
         self.outcomes.iter().all(|outcome| outcome.carried)
-    }
-
-    /// Adds what a lookup of a name has found.
-    pub fn resolved(&mut self, lookup: &Lookup, addresses: Result<Vec<IpAddr>, String>) {
-        let Some(step) = self.steps.get_mut(lookup.step) else { return };
-        step.notes.push(match addresses {
-            Ok(addresses) => {
-                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                format!("{} is {} now", lookup.host, addresses.join(", "))
-            }
-            Err(error) => format!("{} can't be looked up now: {error}", lookup.host),
-        });
     }
 }

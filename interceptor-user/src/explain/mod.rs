@@ -17,6 +17,7 @@ mod intercepted;
 mod kernel;
 mod listener;
 mod merged;
+mod now;
 mod off_limits;
 mod outcome;
 mod places;
@@ -37,6 +38,7 @@ use interceptor_common::verdict::Verdict;
 
 use crate::compile::CompileSettings;
 use crate::plan::KernelPolicy;
+use crate::proxy::upstream::InUse;
 use crate::resource::World;
 use crate::snapshot::cluster::is_ip_literal;
 use crate::snapshot::route::host_of;
@@ -52,9 +54,12 @@ use gateway::Entrance;
 
 pub use asked::{Asked, Header, Outside, Subject, parse_peer};
 pub use client_tls::ServerFiles;
-pub use explanation::{Client, Destination, Explanation, Logged, Lookup, Outcome, PassedOver, Place, Step};
+pub use explanation::{Client, Destination, Explanation, Logged, Outcome, PassedOver, Place, Step};
 pub use places::redirect_places;
 pub use target::{Spoken, Target, TargetError};
+
+/// A name's addresses, or why there are none.
+pub type LookUp = fn(&str) -> Result<Vec<IpAddr>, String>;
 
 /// One connection, as a person asks for it.
 #[derive(Clone, Debug)]
@@ -68,6 +73,10 @@ pub struct Question {
     pub address: Option<(IpAddr, String)>,
     /// What the target's host is looked up to; `None` when it was not.
     pub resolved: Option<Vec<IpAddr>>,
+    /// Looks up the names of endpoints; `None`: they are left as they are.
+    pub look_up: Option<LookUp>,
+    /// What the proxy knows of endpoints now, where it is asked about a connection of its own.
+    pub in_use: InUse,
     pub method: Method,
     /// Those given; Host among them only when it is another than the target's.
     pub headers: HeaderMap,
@@ -129,7 +138,6 @@ pub fn explain(
         protocol_because: spoken_because,
         steps: Vec::new(),
         outcomes: Vec::new(),
-        lookups: Vec::new(),
     };
     let not_taken = match &entrance {
         Some(entrance) => {

@@ -65,7 +65,8 @@ impl Shown {
         let own = self.settings.source_workload();
         let compiled = listeners.configured().map(|configured| {
             let settings = self.settings.compile_settings(Default::default());
-            Arc::new(Compiled { settings, snapshot: Arc::clone(&configured.active().snapshot) })
+            let snapshot = Arc::clone(&configured.active().snapshot);
+            Arc::new(Compiled { settings, snapshot, configured: Some(configured.clone()) })
         });
         PodView {
             namespace: own.namespace.into(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::certificates::expiry::Expiry;
 use super::termination::TlsServer;
-use super::upstream::{BoundsId, ClusterRuntime, RuntimeId, TlsClient, random};
+use super::upstream::{BoundsId, ClusterRuntime, InUse, RuntimeId, TlsClient, random};
 use crate::dns::Resolver;
 use crate::hash::{HashMap, HashSet};
 use crate::shared_map::SharedMap;
@@ -113,6 +113,12 @@ impl Active {
             Arc::new(ClusterRuntime::new(Arc::clone(&slot.cluster), tls, &self.resolver, None))
         };
         Some(slot.runtime.get_or_init(new))
+    }
+
+    /// The clusters that somebody has used, and their endpoints at this moment.
+    pub fn in_use(&self) -> InUse {
+        let used = self.clusters.values().filter_map(|slot| slot.runtime.get());
+        used.map(|runtime| (runtime.cluster().name.clone(), runtime.endpoints_now())).collect()
     }
 
     /// What ends TLS so; `None` where no chain of this configuration does.

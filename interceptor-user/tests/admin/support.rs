@@ -96,7 +96,7 @@ fn enrolled(world: &World, pod: &Pod) -> PodView {
         redirect_by: redirect_places(&pod.meta, &pod.meta.annotations),
         annotation_mistakes: Vec::new(),
         not_enforced: None,
-        compiled: Some(Arc::new(Compiled { settings, snapshot: Arc::new(snapshot) })),
+        compiled: Some(Arc::new(Compiled { settings, snapshot: Arc::new(snapshot), configured: None })),
     }
 }
 

@@ -69,6 +69,10 @@ fn what_cannot_be_written_is_no_success() {
         &["analyze", "--list-codes"],
         &["completion", "bash"],
         &["man"],
+        &["--help"],
+        &["--version"],
+        &["help", "explain"],
+        &["agent", "-h"],
     ] {
         let (code, said) = to_full(command);
         let why = "interceptor: can't write to standard output: No space left on device (os error 28)\n";

@@ -1,5 +1,9 @@
 //! `config`: the compiled tables, with the columns and words of istioctl proxy-config.
 
+use std::time::Duration;
+
+use interceptor_user::proxy::upstream::{EndpointStatus, EndpointsNow, InUse};
+use interceptor_user::snapshot::ClusterName;
 use interceptor_user::tables::{
     ClusterFilter, EndpointFilter, ListenerFilter, RegistryFilter, clusters, endpoints, listeners, registry,
     routes, text,
@@ -130,11 +134,11 @@ www.example.com      443    v1       outbound    STRICT_DNS     web.default
 #[test]
 fn endpoints_are_addresses_and_names() {
     let snapshot = Case::new(SERVICES).snapshot();
-    let rows = |filter| text(&endpoints(&snapshot, &filter));
+    let rows = |filter| text(&endpoints(&snapshot, None, &filter));
     same_text(
         &rows(EndpointFilter { port: Some(5432), ..EndpointFilter::default() }),
         "
-ENDPOINT            STATUS    OUTLIER CHECK   CLUSTER
+ENDPOINT            STATUS    OUTLIER CHECK   CLUSTER                         NOTE
 198.51.100.1:5432   HEALTHY   OK              outbound|5432||db.example.com
 198.51.100.2:5432   HEALTHY   OK              outbound|5432||db.example.com
 ",
@@ -147,10 +151,67 @@ ENDPOINT            STATUS    OUTLIER CHECK   CLUSTER
             port: None,
         }),
         "
-ENDPOINT               STATUS    OUTLIER CHECK   CLUSTER
+ENDPOINT               STATUS    OUTLIER CHECK   CLUSTER                         NOTE
 edge.example.net:443   UNKNOWN   -               outbound|443||www.example.com
 ",
     );
+}
+
+#[test]
+fn endpoints_are_as_a_proxy_knows_them() {
+    let snapshot = Case::new(SERVICES).snapshot();
+    let (db, www) = (
+        ClusterName::outbound(5432, "", "db.example.com"),
+        ClusterName::outbound(443, "", "www.example.com"),
+    );
+    let known = |now: EndpointsNow, cluster: &ClusterName, address: Option<&str>| {
+        let in_use = InUse::from([(cluster.clone(), now)]);
+        let filter = EndpointFilter {
+            cluster: Some(cluster.to_string()),
+            address: address.map(str::to_owned),
+            ..EndpointFilter::default()
+        };
+        text(&endpoints(&snapshot, Some(&in_use), &filter))
+    };
+    let status = |address: &str, ejected_for| EndpointStatus {
+        address: address.parse::<std::net::SocketAddr>().unwrap().into(),
+        weight: 1,
+        active_requests: 0,
+        ejected_for,
+    };
+    let ejected = Some(Duration::from_millis(31_400));
+    let endpoints_now = vec![status("198.51.100.1:5432", ejected), status("198.51.100.2:5432", None)];
+    same_text(
+        &known(EndpointsNow { endpoints: endpoints_now, ..EndpointsNow::default() }, &db, None),
+        "
+ENDPOINT            STATUS      OUTLIER CHECK   CLUSTER                         NOTE
+198.51.100.1:5432   UNHEALTHY   FAILED          outbound|5432||db.example.com   ejected by outlier detection for 32 s more
+198.51.100.2:5432   HEALTHY     OK              outbound|5432||db.example.com
+",
+    );
+    // A name's addresses are found by the name, too.
+    let endpoints_now = vec![status("192.0.2.7:443", None)];
+    same_text(
+        &known(
+            EndpointsNow { endpoints: endpoints_now, ..EndpointsNow::default() },
+            &www,
+            Some("edge.example.net"),
+        ),
+        "
+ENDPOINT        STATUS    OUTLIER CHECK   CLUSTER                         NOTE
+192.0.2.7:443   HEALTHY   OK              outbound|443||www.example.com
+",
+    );
+    let without_address = vec![("edge.example.net".into(), "the name server knows no address".into())];
+    same_text(
+        &known(EndpointsNow { without_address, ..EndpointsNow::default() }, &www, None),
+        "
+ENDPOINT               STATUS      OUTLIER CHECK   CLUSTER                         NOTE
+edge.example.net:443   UNHEALTHY   -               outbound|443||www.example.com   the name server knows no address
+",
+    );
+    let unused = endpoints(&snapshot, Some(&InUse::new()), &EndpointFilter::default());
+    assert!(unused.iter().any(|row| row.note == "looked up when it is first used"), "{unused:#?}");
 }
 
 #[test]
@@ -159,11 +220,11 @@ fn a_unix_socket_is_an_endpoint_without_port() {
                  hosts: [s.org]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: STATIC\n  \
                  endpoints: [{address: 198.51.100.1}, {address: 'unix:///run/a.sock'}]\n";
     let snapshot = Case::new(entry).snapshot();
-    let rows = |filter| text(&endpoints(&snapshot, &filter));
+    let rows = |filter| text(&endpoints(&snapshot, None, &filter));
     same_text(
         &rows(EndpointFilter::default()),
         "
-ENDPOINT             STATUS    OUTLIER CHECK   CLUSTER
+ENDPOINT             STATUS    OUTLIER CHECK   CLUSTER              NOTE
 198.51.100.1:80      HEALTHY   OK              outbound|80||s.org
 unix:///run/a.sock   HEALTHY   OK              outbound|80||s.org
 ",
@@ -171,7 +232,7 @@ unix:///run/a.sock   HEALTHY   OK              outbound|80||s.org
     same_text(
         &rows(EndpointFilter { address: Some("unix:///run/a.sock".into()), ..EndpointFilter::default() }),
         "
-ENDPOINT             STATUS    OUTLIER CHECK   CLUSTER
+ENDPOINT             STATUS    OUTLIER CHECK   CLUSTER              NOTE
 unix:///run/a.sock   HEALTHY   OK              outbound|80||s.org
 ",
     );

@@ -9,6 +9,7 @@ mod gateway;
 mod gateway_loops;
 mod gateway_peers;
 mod intercepted;
+mod now;
 mod outcome;
 mod scenarios;
 mod support;

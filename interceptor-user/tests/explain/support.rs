@@ -5,9 +5,12 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use interceptor_user::compile::{Client, CompileSettings, NodePaths, Role, compile};
-use interceptor_user::explain::{Explanation, Question, ServerFiles, Spoken, explain, parse_peer};
+use interceptor_user::explain::{Explanation, LookUp, Question, ServerFiles, Spoken, explain, parse_peer};
+use interceptor_user::proxy::upstream::{EndpointsNow, InUse};
 use interceptor_user::resource::{World, parse};
-use interceptor_user::snapshot::{CaSource, OutboundTrafficPolicy, Snapshot, TlsTerminationMode};
+use interceptor_user::snapshot::{
+    CaSource, ClusterName, OutboundTrafficPolicy, Snapshot, TlsTerminationMode,
+};
 use interceptor_user::workload::RedirectPolicy;
 
 /// Resources, and the client that they are compiled for.
@@ -21,6 +24,8 @@ pub(crate) struct Case {
     spoken: Option<Spoken>,
     address: Option<String>,
     resolved: Option<Vec<IpAddr>>,
+    look_up: Option<LookUp>,
+    in_use: InUse,
     method: Method,
     headers: HeaderMap,
     is_proxy_here: bool,
@@ -66,10 +71,24 @@ impl Case {
             spoken: None,
             address: None,
             resolved: None,
+            look_up: None,
+            in_use: InUse::new(),
             method: Method::GET,
             headers: HeaderMap::new(),
             is_proxy_here: false,
         }
+    }
+
+    /// Names of endpoints are looked up.
+    pub(crate) fn looking_up(mut self, look_up: LookUp) -> Self {
+        self.look_up = Some(look_up);
+        self
+    }
+
+    /// A proxy knows this of a cluster's endpoints.
+    pub(crate) fn knows(mut self, cluster: ClusterName, now: EndpointsNow) -> Self {
+        self.in_use.insert(cluster, now);
+        self
     }
 
     /// Asked of a proxy that runs.
@@ -172,6 +191,8 @@ impl Case {
             spoken: self.spoken,
             address: self.address.as_ref().map(|address| (address.parse().unwrap(), "as asked".into())),
             resolved: self.resolved.clone(),
+            look_up: self.look_up,
+            in_use: self.in_use.clone(),
             method: self.method.clone(),
             headers: self.headers.clone(),
             sni: self.sni.clone(),

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -59,6 +60,12 @@ fn is_ejected(proxy: &Proxy, address: SocketAddr) -> bool {
     endpoints(proxy)[&address].ejected_for.is_some()
 }
 
+/// Why the next request would find nobody.
+fn nobody(proxy: &Proxy) -> Option<Arc<str>> {
+    let cluster = ClusterName::outbound(80, "", HOST);
+    proxy.active().in_use().remove(&cluster).expect("the cluster is in use").nobody
+}
+
 #[test]
 fn an_endpoint_that_fails_is_ejected() {
     let (good, bad) = (Upstream::answering(OK), Upstream::answering(FAILED));
@@ -112,6 +119,9 @@ fn everybody_ejected_is_503_uh() {
     assert_eq!((reply.status(), reply.text().as_str()), (503, "no healthy upstream"));
     let record = proxy.records.wait(4).pop().unwrap();
     assert_eq!(record.end(), (503, "UH", "no_healthy_upstream"));
+    let why = "every endpoint is ejected by outlier detection";
+    assert_eq!(record.text("upstream_transport_failure_reason"), why.replace(' ', "_"));
+    assert_eq!(nobody(&proxy).as_deref(), Some(why));
     assert_eq!(bad.connections(), 3);
 }
 
@@ -122,6 +132,7 @@ fn below_the_minimum_everybody_is_used() {
     let proxy = in_turn(&[bad.address], settings).start();
     assert_eq!(statuses(&proxy, 10), [500; 10]);
     assert!(is_ejected(&proxy, bad.address));
+    assert_eq!(nobody(&proxy), None);
 }
 
 #[test]

@@ -50,7 +50,12 @@ fn an_unknown_name_is_503_uh() {
     assert_eq!((reply.status(), reply.text().as_str()), (503, "no healthy upstream"));
     let record = proxy.records.only();
     assert_eq!(record.end(), (503, "UH", "no_healthy_upstream"));
-    assert_ne!(record.text("upstream_transport_failure_reason"), "-");
+    let why = record.text("upstream_transport_failure_reason");
+    assert!(why.starts_with("missing.test:_"), "{why}");
+    let in_use = proxy.active().in_use();
+    let now = in_use.values().find(|now| !now.without_address.is_empty()).expect("it is in use");
+    assert_eq!(now.nobody.as_deref().map(|nobody| nobody.replace(' ', "_")).as_deref(), Some(why));
+    assert_eq!((&*now.without_address[0].0, now.endpoints.len()), ("missing.test", 0));
 }
 
 #[test]

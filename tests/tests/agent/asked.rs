@@ -126,3 +126,75 @@ fn a_pods_request_is_explained_shown_followed_and_counted() -> anyhow::Result<()
     assert!(said.starts_with("interceptor: no agent answers at "), "{said}");
     Ok(())
 }
+
+/// Why a pod's requests get 503 is told where people look: the log, the flows, the tables, and by explain.
+#[test]
+fn endpoints_are_shown_as_the_agent_has_them_now() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    let entry = |name: &str, rest: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{hosts: [{name}.test], ports: [{{number: 80, name: http, protocol: HTTP}}], {rest}}}\n---\n"
+        )
+    };
+    node.apply(
+        "night",
+        &[
+            entry("nowhere", "resolution: DNS"),
+            entry("failing", "resolution: STATIC, endpoints: [{address: 203.0.113.10}]"),
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: failing, namespace: shop}\n\
+             spec: {host: failing.test, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1, \
+             baseEjectionTime: 1h}}}\n"
+                .to_owned(),
+        ]
+        .concat(),
+    )?;
+    let agent = node.agent(&[])?;
+    let pod = node.pod("web", "")?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    pod.wait_enrolled(&agent)?;
+
+    let endpoints = || -> anyhow::Result<String> {
+        let table = run(&node, &["config", "endpoints", "--pod", "shop/web"])?;
+        Ok(String::from_utf8(table.stdout)?)
+    };
+    let explain = |host: &str| run(&node, &["explain", "--pod", "shop/web", &format!("http://{host}/")]);
+    // Asking about them makes nobody use them.
+    for host in ["nowhere.test", "failing.test"] {
+        assert_eq!(explain(host)?.status.code(), Some(0));
+    }
+    let before = endpoints()?;
+    assert!(before.contains("looked up when it is first used") && before.contains("HEALTHY"), "{before}");
+
+    let mut flows = command(&node, &["flows", "--follow"])?.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(flows.stdout.take().expect("it is piped")).lines();
+    assert!(lines.next().expect("heads")?.starts_with("TIME"));
+    let status = |host: &str, path: &str| -> anyhow::Result<u16> {
+        let to = "::203.0.113.250:";
+        Ok(pod.curl(&["--connect-to", to, &format!("http://{host}{path}")])?.http()?.status)
+    };
+    assert_eq!(status("failing.test", "/status/500")?, 500);
+    for (host, why, endpoint) in [
+        (
+            "failing.test",
+            "every endpoint is ejected by outlier detection",
+            "203.0.113.10:80   UNHEALTHY   FAILED",
+        ),
+        ("nowhere.test", "nowhere.test: the name server knows no address", "nowhere.test:80   UNHEALTHY   -"),
+    ] {
+        assert_eq!(status(host, "/get")?, 503);
+        let line = lines.by_ref().find(|line| line.as_ref().is_ok_and(|line| line.contains(" 503 ")));
+        let line = line.expect("a flow")?;
+        assert!(line.contains("no_healthy_upstream; ") && line.contains(why), "{line}");
+        let explained = explain(host)?;
+        let text = String::from_utf8(explained.stdout)?;
+        assert_eq!(explained.status.code(), Some(3), "{text}");
+        assert!(text.contains("503 Service Unavailable") && text.contains("flags UH"), "{text}");
+        let shown = endpoints()?;
+        assert!(shown.contains(endpoint), "{shown}");
+    }
+    drop(lines);
+    assert!(flows.wait()?.success());
+    agent.stop()
+}

@@ -12,10 +12,14 @@ use super::host::{ActiveRequest, Host};
 use super::host_set::{HostSet, Terms};
 use super::names::Names;
 use super::outlier::{Detector, Outcome};
+use super::status::{EndpointStatus, EndpointsNow};
 use crate::dns::{Asker, Resolver};
 use crate::snapshot::{
     Cluster, Discovery, DnsTarget, Endpoint, EndpointAddress, LoadBalancer, OffLimits, Placement, Warmup,
 };
+
+/// Why nobody can be chosen where outlier detection has left everybody out.
+const ALL_EJECTED: &str = "every endpoint is ejected by outlier detection";
 
 /// The endpoint for one request.
 #[derive(Debug)]
@@ -146,7 +150,7 @@ impl Endpoints {
                 let within = hosts.within(off_limits);
                 let host = self
                     .choose_of(&within, selection)
-                    .ok_or_else(|| nobody(hosts.iter(), off_limits, None))?;
+                    .ok_or_else(|| nobody(hosts.iter(), off_limits, self.all_ejected(&within)))?;
                 Ok(self.pick(host, None))
             }
             Source::Names(names) => {
@@ -156,9 +160,10 @@ impl Endpoints {
                     None => names.first_answer(self.patience).await,
                 };
                 let (preferred, other) = hosts.by_family(self.prefer_v6.load(Ordering::Relaxed), off_limits);
-                let host = self
-                    .choose_of(&preferred, selection)
-                    .ok_or_else(|| nobody(hosts.iter(), off_limits, hosts.failure()))?;
+                let host = self.choose_of(&preferred, selection).ok_or_else(|| {
+                    let why = names.failure(&hosts).or_else(|| self.all_ejected(&preferred));
+                    nobody(hosts.iter(), off_limits, why)
+                })?;
                 Ok(self.pick(host, other.iter().next().and_then(|host| host.address.as_ip())))
             }
             Source::Dynamic { resolver, port } => {
@@ -267,6 +272,31 @@ impl Endpoints {
         self.hosts().iter().map(|host| EndpointStatus::of(host)).collect()
     }
 
+    /// As the next request would find them; nobody is asked for that.
+    pub(super) fn as_they_are(&self) -> EndpointsNow {
+        if let Some(detector) = self.detector.as_ref().filter(|detector| detector.is_due(Moment::now())) {
+            self.sweep(detector, Moment::now());
+        }
+        let (without_address, nobody) = match &self.source {
+            Source::Static(hosts) => (Vec::new(), self.all_ejected(hosts)),
+            Source::Names(names) => {
+                let seen = names.asked();
+                let (preferred, _) = seen.by_family(self.prefer_v6.load(Ordering::Relaxed), None);
+                (names.without_address(&seen), names.failure(&seen).or_else(|| self.all_ejected(&preferred)))
+            }
+            Source::OriginalDst { .. } | Source::Dynamic { .. } => (Vec::new(), None),
+        };
+        EndpointsNow { endpoints: self.statuses(), without_address, nobody }
+    }
+
+    /// Said of hosts that are all left out; `None` when one can be chosen, or there is none at all.
+    fn all_ejected(&self, hosts: &HostSet) -> Option<Arc<str>> {
+        let detector = self.detector.as_ref()?;
+        let total = hosts.iter().count();
+        let are_out = total > 0 && hosts.iter().all(|host| host.health.is_ejected());
+        (are_out && !detector.is_panicking(0, total)).then(|| ALL_EJECTED.into())
+    }
+
     /// Whether `address` is one of the endpoints; `None` when they are not known.
     pub(super) fn has(&self, address: IpAddr) -> Option<bool> {
         let is_it = |host: &Arc<Host>| host.address.ip() == Some(address);
@@ -302,25 +332,4 @@ fn nobody<'a>(
 /// One for each endpoint, in their order.
 fn placements(cluster: &Cluster) -> impl Iterator<Item = Placement> {
     cluster.placements.iter().copied().chain(std::iter::repeat(Placement::default()))
-}
-
-/// An endpoint as it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointStatus {
-    pub address: EndpointAddress,
-    pub weight: u32,
-    pub active_requests: u32,
-    /// How long it stays ejected, if it is; then it comes back at the end of an interval.
-    pub ejected_for: Option<Duration>,
-}
-
-impl EndpointStatus {
-    fn of(host: &Host) -> Self {
-        Self {
-            address: host.address.clone(),
-            weight: host.weight,
-            active_requests: host.active(),
-            ejected_for: host.health.ejected_until().map(|until| until.since(Moment::now())),
-        }
-    }
 }

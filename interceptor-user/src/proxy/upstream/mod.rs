@@ -18,6 +18,7 @@ mod outlier;
 pub(crate) mod pool;
 mod proxy_protocol;
 mod ring_hash;
+mod status;
 mod tls;
 mod tunnel;
 mod usages;
@@ -34,12 +35,12 @@ use tokio_rustls::client::TlsStream;
 pub(crate) use super::maybe_tls::UpstreamIo;
 pub(crate) use balance::random;
 pub(crate) use bounds::{Overflow, Slot};
-pub use endpoints::EndpointStatus;
 pub(crate) use endpoints::{Pick, Selection, Watched};
 pub use error::{ConnectError, ResetReason, UpstreamError};
 pub(crate) use hash::RequestHash;
 pub(crate) use opaque::{OpaqueIo, OpaqueUpstream};
 pub(crate) use outlier::Outcome;
+pub use status::{EndpointStatus, EndpointsNow, InUse};
 pub(crate) use tls::{TlsClient, identity_lasts, look_at_files, of_io_error as tls_failure};
 pub(crate) use usages::{BoundsId, UsageOf, Usages, WorkerUsages};
 
@@ -168,6 +169,11 @@ impl ClusterRuntime {
     /// The endpoints as they are now; none where a connection brings its own.
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         self.endpoints.statuses()
+    }
+
+    /// As the next request would find them.
+    pub fn endpoints_now(&self) -> EndpointsNow {
+        self.endpoints.as_they_are()
     }
 
     /// A new connection to `pick`, with TLS when the cluster originates it.

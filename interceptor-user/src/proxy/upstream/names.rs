@@ -68,6 +68,29 @@ impl Names {
         })
     }
 
+    /// The hosts of now, if they were asked for before: looking must not make a name one that is in use.
+    pub(super) fn asked(&self) -> Guard<Arc<Hosts>> {
+        match self.watches.get() {
+            Some(_) => self.hosts(),
+            None => self.seen(),
+        }
+    }
+
+    /// Names of `hosts` without an address, and why they have none.
+    pub(super) fn without_address(&self, hosts: &Hosts) -> Vec<(Arc<str>, Arc<str>)> {
+        let targets = self.targets.iter().zip(&hosts.answers);
+        targets
+            .filter_map(|((target, _), answer)| Some((Arc::clone(&target.host), why_none(answer)?)))
+            .collect()
+    }
+
+    /// Why `hosts` are none; `None` when there is one.
+    pub(super) fn failure(&self, hosts: &Hosts) -> Option<Arc<str>> {
+        let why = || self.without_address(hosts).into_iter().next();
+        let (name, why) = hosts.is_empty().then(why)??;
+        Some(format!("{name}: {why}").into())
+    }
+
     /// The hosts of now; `None` when nothing is known yet and an answer may come.
     pub(super) fn known(&self) -> Option<Guard<Arc<Hosts>>> {
         let hosts = self.hosts();
@@ -158,14 +181,16 @@ impl Hosts {
         let (first, second) = (within(prefer_v6), within(!prefer_v6));
         if first.is_empty() { (second, first) } else { (first, second) }
     }
+}
 
-    /// Why there is no host.
-    pub(super) fn failure(&self) -> Option<Arc<str>> {
-        self.answers.iter().find_map(|answer| match &answer.state {
-            AnswerState::Failed(reason) => Some(Arc::clone(reason)),
-            AnswerState::Pending => Some("the name server has not answered yet".into()),
-            AnswerState::Fresh | AnswerState::Stale => None,
-        })
+/// Why a name has no address; `None` when it has.
+fn why_none(answer: &Answer) -> Option<Arc<str>> {
+    match &answer.state {
+        AnswerState::Failed(reason) => Some(Arc::clone(reason)),
+        AnswerState::Pending => Some("the name server has not answered yet".into()),
+        AnswerState::Fresh | AnswerState::Stale => {
+            answer.addresses.is_empty().then(|| "the name server knows no address".into())
+        }
     }
 }
 
