@@ -17,8 +17,13 @@ pub(super) struct Now {
 
 pub(super) fn now(context: Context<'_>, way: Way<'_>) -> Now {
     let mut now = looked_up(context, way);
+    let has_names = match &way.cluster.discovery {
+        Discovery::Static(_) => false,
+        Discovery::StrictDns(_) | Discovery::LogicalDns(_) => true,
+        // Of those it keeps no endpoints.
+        Discovery::DynamicDns { .. } | Discovery::OriginalDst { .. } => return now,
+    };
     let Some(known) = context.question.in_use.get(&way.cluster.name) else { return now };
-    let has_names = matches!(way.cluster.discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_));
     if has_names && !known.endpoints.is_empty() {
         let each = known.endpoints.iter().map(|endpoint| endpoint.address.written());
         now.notes.push(format!("the proxy has {} now", words::few(each)));

@@ -122,5 +122,6 @@ fn names_that_are_nothing_are_nobody() {
     tells(&case, "http://mixed.org/", line, &note);
     let line = "outbound|80||*.dynamic.org default DF dns_resolution_failure refused";
     let note = ["a.dynamic.org can't be looked up now: no such name"];
+    let case = case.knows(ClusterName::outbound(80, "", "*.dynamic.org"), EndpointsNow::default());
     tells(&case, "http://a.dynamic.org/", line, &note);
 }
