@@ -181,10 +181,7 @@ impl Endpoint {
                     place.map_err(|_all_taken| Refusal::unavailable("too many follow flows already"))?;
                 flows::answer(&admin.flows, &admin.view.load(), query, place)
             }
-            Asked::LogFilter => {
-                query.finish()?;
-                Ok(log_filter(admin))
-            }
+            Asked::LogFilter => shown_log_filter(admin, query),
             Asked::SetLogFilter => set_log_filter(admin, query),
             Asked::Cni => requests::cni(admin, &read_all(request).await?).await,
             Asked::Retire => requests::retire(admin).await,
@@ -229,6 +226,15 @@ fn config_dump(serving: &Arc<Serving>, mut query: Query) -> Result<Response<Body
 
 fn log_filter(admin: &Admin) -> Response<Body> {
     body::text(admin.log_filter.current() + "\n")
+}
+
+/// Whoever says what it should be wants it changed.
+fn shown_log_filter(admin: &Admin, mut query: Query) -> Result<Response<Body>, Refusal> {
+    if query.take("level").or_else(|| query.take("filter")).is_some() {
+        return Err(Refusal::bad_request("GET /logging changes nothing: POST does (curl -X POST)"));
+    }
+    query.finish()?;
+    Ok(log_filter(admin))
 }
 
 fn set_log_filter(admin: &Admin, mut query: Query) -> Result<Response<Body>, Refusal> {

@@ -10,7 +10,14 @@ use super::intern::intern;
 pub(super) fn read(field: &Field<'_>) -> Option<Spanned<Arc<str>>> {
     let text = field.text()?;
     match problem(&text) {
-        None => Some(Spanned { value: intern(&text.to_ascii_lowercase()), position: field.position() }),
+        None => {
+            if text.contains('_') {
+                field.warning(format!(
+                    "host {text} acts here, but Istio refuses `_` in names: letters, digits and `-` only"
+                ));
+            }
+            Some(Spanned { value: intern(&text.to_ascii_lowercase()), position: field.position() })
+        }
         Some(problem) => {
             field.error(format!("invalid host {text}: {problem}"));
             None

@@ -98,6 +98,27 @@ impl fmt::Display for Kind {
     }
 }
 
+/// What says who may go where, and is overlooked where nobody says that it does not act.
+fn holds_mesh_config(root: &Object<'_>, kind: &str) -> bool {
+    match kind {
+        "ConfigMap" => root.has_in("data", "mesh"),
+        "IstioOperator" => root.has_in("spec", "meshConfig"),
+        _ => false,
+    }
+}
+
+/// What does here what people expect of a kind that is not read.
+pub(super) fn instead_of(kind: &str) -> &'static str {
+    match kind {
+        "AuthorizationPolicy" => {
+            "; who may use a host at the egress gateway is said by egress.interceptor.io/allow-from of its ServiceEntry"
+        }
+        "Telemetry" => "; the access log is turned on by --access-log, or by MeshConfig's accessLogFile",
+        "Kustomization" => "; what `kustomize build` or `kubectl kustomize` writes is what acts: give that",
+        _ => "",
+    }
+}
+
 /// The kind, when it is one that is read; a note when it is not.
 pub(super) fn of(root: &Object<'_>, api_version: &str, kind: &str) -> Option<Kind> {
     let name = root.peek_name();
@@ -111,8 +132,14 @@ pub(super) fn of(root: &Object<'_>, api_version: &str, kind: &str) -> Option<Kin
             root.field().error(format!(
                 "there is no {kind} in {api_version}: expected apiVersion networking.istio.io/v1, v1beta1 or v1alpha3"
             ));
+        } else if own.is_none() && holds_mesh_config(root, kind) {
+            let message = format!(
+                "{kind}{name} holds MeshConfig, which does not act from here: --mesh-config names the file that it is read from"
+            );
+            root.field().coded_warning(&code::EGR0119, message);
         } else if own.is_none() {
-            root.field().info(format!("{kind}{name} ({api_version}) is not read here: skipped"));
+            let instead = instead_of(kind);
+            root.field().info(format!("{kind}{name} ({api_version}) is not read here: skipped{instead}"));
         }
         return own.map(|(_, kind)| *kind);
     }

@@ -102,16 +102,29 @@ impl<'a> Object<'a> {
         self.peek_in("metadata", "name").map(|name| format!(" {}", shortened(name))).unwrap_or_default()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The text of the field `inner` of the mapping `name`, if it is one; nothing is reported.
     pub(super) fn peek_in(&self, name: &str, inner: &str) -> Option<&'a str> {
+        match self.value_in(name, inner)? {
+            Value::Plain(text) | Value::Text(text) => Some(text),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
+        }
+    }
+
+    /// Whether the mapping `name` has a field `inner`; nothing is reported.
+    pub(super) fn has_in(&self, name: &str, inner: &str) -> bool {
+        self.value_in(name, inner).is_some()
+    }
+
+    fn value_in(&self, name: &str, inner: &str) -> Option<&'a Value> {
         let Value::Mapping(fields) = &self.entries.iter().find(|entry| &*entry.key == name)?.value.value
         else {
             return None;
         };
-        match &fields.iter().find(|entry| &*entry.key == inner)?.value.value {
-            Value::Plain(text) | Value::Text(text) => Some(text),
-            Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
-        }
+        Some(&fields.iter().find(|entry| &*entry.key == inner)?.value.value)
     }
 
     /// The object itself, to report on.

@@ -349,6 +349,16 @@ fn read_kubernetes<'a>(kind: Kind, root: &Object<'a>, file: &Arc<str>, namespace
 }
 
 fn explain_what_it_is_not(root: &Object<'_>) {
+    // What a template leaves of a part that is turned off.
+    if root.is_empty() {
+        return;
+    }
+    // Without apiVersion and kind, as kustomize takes them.
+    if ["resources", "bases", "patches", "patchesStrategicMerge"].iter().any(|name| root.has(name)) {
+        root.field()
+            .info(format!("a kustomization is not read here: skipped{}", kind::instead_of("Kustomization")));
+        return;
+    }
     let mesh_settings =
         ["outboundTrafficPolicy", "accessLogFile", "meshConfig", "global", "proxy", "defaultConfig"];
     if mesh_settings.iter().any(|name| root.has(name)) {

@@ -128,6 +128,8 @@ fn the_log_level_is_changed_at_run_time() {
         assert_eq!(told.status, 400, "{told:?}");
         assert!(told.text.contains(says), "{told:?}");
     }
+    let forgotten = agent.get("/logging?level=debug");
+    assert_eq!((forgotten.status, forgotten.text.contains("POST does")), (400, true), "{forgotten:?}");
     assert_eq!(
         agent.get("/logging").text,
         "interceptor_user::dns=trace\n",

@@ -55,6 +55,26 @@ fn yaml() {
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}",
             "info: ConfigMap web (v1) is not read here: skipped",
         ),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio}\ndata: {mesh: '{}'}",
+            "warning: ConfigMap istio holds MeshConfig, which does not act from here: --mesh-config names the file",
+        ),
+        (
+            "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nspec: {meshConfig: {accessLogFile: ''}}",
+            "warning: IstioOperator holds MeshConfig, which does not act from here",
+        ),
+        (
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}",
+            "skipped; who may use a host at the egress gateway is said by egress.interceptor.io/allow-from",
+        ),
+        (
+            "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: a}",
+            "skipped; the access log is turned on by --access-log",
+        ),
+        (
+            "resources: [base/a.yaml]\npatches: [{path: p.yaml}]",
+            "f.yaml:1:1: info: a kustomization is not read here: skipped; what `kustomize build`",
+        ),
         ("apiVersion: apps/v2\nkind: Deploy", "info: Deploy (apps/v2) is not read here: skipped"),
         (
             "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: e}",
@@ -100,6 +120,13 @@ fn yaml() {
 }
 
 #[test]
+fn a_document_of_nothing_is_nothing() {
+    for document in ["null", "~", "# off", "{}"] {
+        check(document, false, &[]);
+    }
+}
+
+#[test]
 fn several_mistakes_are_all_named() {
     check(
         &service_entry(
@@ -114,6 +141,17 @@ fn several_mistakes_are_all_named() {
             "f.yaml:9:15: error: ServiceEntry default/x: spec.resolution: `DSN` is not one of NONE, STATIC, DNS, DNS_ROUND_ROBIN, DYNAMIC_DNS",
         ],
     );
+}
+
+#[test]
+fn a_host_that_istio_refuses_is_told_and_stands() {
+    let spec =
+        "  hosts: [my_host.org]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: DNS\n";
+    let line = "spec.hosts[0]: host my_host.org acts here, but Istio refuses `_` in names";
+    check(&service_entry(spec), true, &[line]);
+    let routes = "  hosts: [my_host.org]\n  http: [{route: [{destination: {host: other_host.org}}]}]\n";
+    let document = service_entry(routes).replace("ServiceEntry", "VirtualService");
+    check(&document, true, &[line, "destination.host: host other_host.org acts here, but Istio refuses `_`"]);
 }
 
 #[test]
