@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -490,12 +490,23 @@ impl Agent<'_> {
 
     /// Until it has ended by itself, well.
     pub fn wait_ended(mut self) -> anyhow::Result<()> {
-        let child = &mut self.child;
-        let status = wait_for("the agent to end", Duration::from_secs(40), || child.try_wait().transpose())
-            .with_context(|| self.said())?
-            .context("cannot wait for the agent")?;
+        let status = self.wait_end()?;
         ensure!(status.success(), "the agent ended with {status}: {}", self.said());
         Ok(())
+    }
+
+    /// Until it has ended by itself, with an error; what it has said.
+    pub fn wait_failed(mut self) -> anyhow::Result<String> {
+        let status = self.wait_end()?;
+        ensure!(status.code() == Some(1), "the agent ended with {status}: {}", self.said());
+        Ok(self.said())
+    }
+
+    fn wait_end(&mut self) -> anyhow::Result<ExitStatus> {
+        let child = &mut self.child;
+        wait_for("the agent to end", Duration::from_secs(40), || child.try_wait().transpose())
+            .with_context(|| self.said())?
+            .context("cannot wait for the agent")
     }
 }
 

@@ -132,6 +132,7 @@ impl Control {
     pub(super) async fn run(mut self, mut inputs: Inputs) -> anyhow::Result<()> {
         let mut terminated = signal(SignalKind::terminate()).context("can't handle signals")?;
         let mut interrupted = signal(SignalKind::interrupt()).context("can't handle signals")?;
+        let mut hung_up = signal(SignalKind::hangup()).context("can't handle signals")?;
         let mut again = tokio::time::interval(LOOK_AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What is there at the start counts as a change.
@@ -142,6 +143,7 @@ impl Control {
             tokio::select! {
                 _ = terminated.recv() => return self.end(),
                 _ = interrupted.recv() => return self.end(),
+                _ = hung_up.recv() => self.proxy.reopen_access_log(),
                 Ok(()) = inputs.told.worlds.changed() => {
                     let world = inputs.told.worlds.borrow_and_update().clone();
                     if let Some(world) = world {
@@ -168,7 +170,7 @@ impl Control {
                     let old: Vec<_> = old.map(|(uid, _)| Arc::clone(uid)).collect();
                     old.iter().for_each(|uid| self.refresh_network(uid));
                     self.look_at_cgroups();
-                    self.keep_kernel();
+                    self.keep_kernel()?;
                 }
                 () = tokio::time::sleep_until(retry.into()) => {}
             }

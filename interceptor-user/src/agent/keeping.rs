@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::control::Control;
 use super::pod::{Pod, PodDirectory};
@@ -13,7 +13,17 @@ use crate::datapath::{self, CgroupId};
 impl Control {
     /// What has to be done from time to time: says that we live, holds what is undecided, and removes what nobody has any
     /// more.
-    pub(super) fn keep_kernel(&mut self) {
+    ///
+    /// # Errors
+    /// When the programs are gone from the pods: nothing here puts them back, but a start does.
+    pub(super) fn keep_kernel(&mut self) -> anyhow::Result<()> {
+        if let Some(pins) = self.datapath.lost_pins() {
+            bail!(
+                "what this agent had pinned in {} is gone (by `interceptor cleanup`?), and with it the programs: pods' connections \
+                 go past the proxy; start the agent again",
+                pins.display()
+            );
+        }
         // Since the last look: what is still done in that moment (findings, for one) has had its time.
         if self.is_started() && !std::mem::replace(&mut self.is_at_rest, true) {
             datapath::release_startup_code();
@@ -28,6 +38,7 @@ impl Control {
             Ok(counters) => self.shown.counters.store(Arc::new(counters)),
             Err(error) => tracing::warn!("can't read the kernel's counters: {error}"),
         }
+        Ok(())
     }
 
     fn gate_and_collect(&mut self) -> anyhow::Result<()> {

@@ -35,6 +35,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
         0 after SIGTERM or SIGINT\n  \
         1 when the node or the configuration can't be used: stderr says what is missing\n  \
         2 when the command line is wrong\n\n\
+        SIGHUP has the access log's file opened anew, for who rotates it.\n\n\
         What it leaves:\n  \
         Programs and maps stay pinned below --pins when it ends, however it ends: connections of enrolled pods are \
         refused until an agent serves them again. `interceptor cleanup` removes them.\n\n\

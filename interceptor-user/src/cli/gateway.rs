@@ -28,6 +28,7 @@ const NETWORK: &str = "Network";
         0 after SIGTERM or SIGINT, when what was open has ended or --drain is over\n  \
         1 when the configuration can't be read: stderr says what is missing\n  \
         2 when the command line is wrong\n\n\
+        SIGHUP has the access log's file opened anew, for who rotates it.\n\n\
         A port that can't be had is told on stderr with what to do, and tried again each second; the others are served.\n\n\
         Needs no privileges, but for ports below 1024 the capability NET_BIND_SERVICE.\n\n\
         Examples:\n  \

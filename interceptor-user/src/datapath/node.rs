@@ -1,7 +1,7 @@
 //! What holds for the whole node: what becomes of pods that are not decided yet, and of connections while the agent is
 //! down.
 
-use std::{collections::BTreeSet, os::fd::AsFd, time::Duration};
+use std::{collections::BTreeSet, os::fd::AsFd, path::Path, time::Duration};
 
 use aya::maps::{Array, HashMap, MapData};
 use interceptor_common::settings::Settings;
@@ -78,6 +78,13 @@ impl Datapath {
     /// The agent is alive: to be called several times in [`OnAgentDown::Open`]'s time.
     pub fn beat(&mut self) -> Result<(), DatapathError> {
         self.node.heartbeat.set(0, now_ns(), 0).map_err(write_failed("HEARTBEAT"))
+    }
+
+    /// Where the pins were that somebody has taken away, and with them the programs from all cgroups; `None` while they are
+    /// there.
+    pub fn lost_pins(&self) -> Option<&Path> {
+        let directory = self.pins.as_ref()?.directory();
+        (!directory.exists()).then_some(directory)
     }
 
     /// Holds pods that are not decided yet, as [`Self::set_settings`] says: everything below `kubepods`, the common

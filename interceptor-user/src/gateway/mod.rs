@@ -77,6 +77,7 @@ fn own_addresses() -> anyhow::Result<BTreeSet<IpAddr>> {
 async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFilter) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate()).context("can't handle signals")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("can't handle signals")?;
+    let mut hung_up = signal(SignalKind::hangup()).context("can't handle signals")?;
     crate::exec::raise_open_files();
     let world = tokio::select! {
         _ = terminated.recv() => return Ok(()),
@@ -108,6 +109,7 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
         tokio::select! {
             _ = terminated.recv() => break,
             _ = interrupted.recv() => break,
+            _ = hung_up.recv() => listeners.proxy.reopen_access_log(),
             Ok(()) = inputs.told.worlds.changed() => {
                 let world = inputs.told.worlds.borrow_and_update().clone();
                 if let Some(world) = world {

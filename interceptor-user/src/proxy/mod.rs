@@ -119,6 +119,12 @@ impl Proxy {
         self.workloads.drain(id, Instant::now() + grace)
     }
 
+    /// Has the access log's file opened anew by its path: it was rotated away.
+    pub fn reopen_access_log(&self) {
+        tracing::info!("the access log is opened anew");
+        self.shared.access_log.reopen();
+    }
+
     /// Sums over all workloads, those that are gone among them.
     pub fn counters(&self) -> ProxyCounters {
         ProxyCounters { access_log_dropped: self.shared.access_log.dropped(), ..self.workloads.counters() }

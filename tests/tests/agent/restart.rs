@@ -1,7 +1,11 @@
 //! What connections see when the agent is killed, and when it is replaced.
 
+use std::fs;
+use std::process::Command;
+
 use anyhow::ensure;
-use interceptor_tests::Node;
+use interceptor_tests::{Node, binary, eventually, output};
+use rustix::process::Signal;
 
 use crate::HTTPBIN;
 use crate::load::{Echo, Load};
@@ -36,6 +40,52 @@ fn killing_the_agent_opens_no_hole() -> anyhow::Result<()> {
     assert!(counts.carried > 0 && counts.refused > 0 && counts.broken < counts.carried, "{counts:?}");
     assert_eq!(counts.others, "[]", "{counts:?}");
     Ok(())
+}
+
+#[test]
+fn an_access_log_that_is_rotated_away_is_opened_anew() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    node.apply("httpbin", HTTPBIN)?;
+    let pod = node.pod("web", "")?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    let agent = node.agent(&[])?;
+    pod.wait_enrolled(&agent)?;
+    fs::rename(node.access_log(), node.dir.join("access.log.1"))?;
+    agent.signal(Signal::HUP)?;
+    agent.wait_said("the access log is opened anew")?;
+    assert_eq!(pod.curl(&["http://httpbin.org/get"])?.http()?.status, 200);
+    eventually("a line in the new file", || {
+        fs::read_to_string(node.access_log()).is_ok_and(|text| text.contains("httpbin.org"))
+    })?;
+    agent.stop()
+}
+
+/// Whoever cleans up while it runs takes the programs away: an agent that went on would say that all is well.
+#[test]
+fn an_agent_whose_programs_are_taken_away_ends() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    node.apply("httpbin", HTTPBIN)?;
+    let pod = node.pod("web", "")?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    let policy = ["--outbound-traffic-policy", "REGISTRY_ONLY"];
+    let agent = node.agent(&policy)?;
+    pod.wait_enrolled(&agent)?;
+    // Its own look at what is pinned comes after everything that was there at the start is held.
+    agent.wait_ready()?;
+    let mut cleanup = Command::new(binary()?);
+    cleanup.arg("cleanup").arg("--pins").arg(node.pins()).arg("--agent-socket").arg(node.socket());
+    let cleaned = output(&mut cleanup)?;
+    let warned = String::from_utf8(cleaned.stderr)?;
+    ensure!(warned.contains("an agent still listens on"), "{warned}");
+    let said = agent.wait_failed()?;
+    ensure!(said.contains("and with it the programs: pods' connections go past the proxy"), "{said}");
+
+    let agent = node.agent(&policy)?;
+    pod.wait_enrolled(&agent)?;
+    assert_eq!(pod.curl(&["http://www.google.com/"])?.http()?.status, 502);
+    agent.stop()
 }
 
 #[test]
