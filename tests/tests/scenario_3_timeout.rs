@@ -24,12 +24,12 @@ fn three_seconds_then_504() -> anyhow::Result<()> {
     let (body, time) = answer.body.split_once('\n').unwrap_or_default();
     assert_eq!((body, body.len()), ("upstream request timeout", 24));
     let seconds: f64 = time.parse()?;
-    assert!((3.0..3.3).contains(&seconds), "{seconds} s");
+    assert!((3.0..4.5).contains(&seconds), "{seconds} s");
     let line = run.line()?;
     assert_eq!((line.code, line.flags.as_str()), (504, "UT"));
     assert_eq!((line.details.as_str(), line.sent), ("upstream_response_timeout", 24));
     assert_eq!((line.cluster.as_str(), line.service_time.as_str()), ("outbound|80||httpbin.org", "-"));
-    assert!((3000..3300).contains(&line.duration_ms), "{}", line.line);
+    assert!((3000..4500).contains(&line.duration_ms), "{}", line.line);
     Ok(())
 }
 
