@@ -77,6 +77,7 @@ impl Bed {
             netns: Some(Arc::new(File::open(self.netns.path())?.into())),
             configured: configured.clone(),
             connections_max: usize::MAX,
+            room: Arc::default(),
             shares: None,
             peers: None,
             learned: Some(Arc::default()),

@@ -83,6 +83,7 @@ impl Bed {
             netns: Some(Arc::new(netns)),
             configured: self.configured.clone(),
             connections_max: usize::MAX,
+            room: Arc::default(),
             shares: None,
             peers: None,
             learned: None,

@@ -40,15 +40,20 @@ impl CgroupWatch {
         &self.there
     }
 
-    /// Lists all of them. What is made later is told.
+    /// Lists all of them. What is made later is told. While they can't be listed, those that were there still are: nobody's
+    /// programs are taken away because we have no descriptor to look with.
     pub(super) fn look(&mut self) {
         // Before pods are listed, so that none is missed.
         let parents = self.kubepods.parents().unwrap_or_default();
         parents.iter().for_each(|parent| self.watch(parent));
-        let pods = self.kubepods.pods().unwrap_or_else(|error| {
-            tracing::error!("can't list {}: {error}", self.kubepods.directory.display());
-            Vec::new()
-        });
+        let pods = match self.kubepods.pods() {
+            Ok(pods) => pods,
+            Err(error) => {
+                let directory = self.kubepods.directory.display();
+                tracing::error!("can't list {directory}: {error}; pods stay as they were");
+                return;
+            }
+        };
         // A container that comes may be a new sandbox, with another network namespace.
         pods.iter().for_each(|pod| self.watch(&pod.directory));
         self.there = pods.into_iter().map(|pod| (pod.uid, pod.directory)).collect();
@@ -68,11 +73,15 @@ impl CgroupWatch {
 
     fn look_at(&mut self, pod: PodCgroup) -> Arc<str> {
         let PodCgroup { uid, directory } = pod;
-        if directory.exists() {
-            self.watch(&directory);
-            self.there.insert(Arc::clone(&uid), directory);
-        } else {
-            self.there.remove(&uid);
+        match directory.try_exists() {
+            Ok(true) => {
+                self.watch(&directory);
+                self.there.insert(Arc::clone(&uid), directory);
+            }
+            Ok(false) => drop(self.there.remove(&uid)),
+            Err(error) => {
+                tracing::error!("can't look at {}: {error}; it stays as it was", directory.display())
+            }
         }
         uid
     }

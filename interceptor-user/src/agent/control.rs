@@ -21,7 +21,7 @@ use crate::compile::{Client, ClientLabels, CompileSettings};
 use crate::datapath::Datapath;
 use crate::dns::Resolver;
 use crate::enroll::HostNetns;
-use crate::proxy::{Configured, Proxy};
+use crate::proxy::{Configured, Proxy, Room};
 use crate::resource::{Diagnostic, Namespace, Pod as ApiPod, World};
 use crate::settings::AgentSettings;
 
@@ -35,6 +35,8 @@ pub(super) struct Control {
     pub(super) settings: AgentSettings,
     pub(super) datapath: Datapath,
     pub(super) proxy: Proxy,
+    /// For the connections of all pods.
+    pub(super) room: Arc<Room>,
     pub(super) resolver: Resolver,
     pub(super) configurations: Configurations,
     pub(super) source: Source,
@@ -100,6 +102,7 @@ impl Control {
             settings,
             datapath,
             proxy,
+            room: Arc::new(Room::of_process()),
             resolver,
             configurations,
             source,
@@ -297,9 +300,9 @@ impl Control {
     /// Takes up where a pod's processes are, as it was found last.
     pub(super) fn look_at_cgroup(&mut self, uid: &str) {
         let Some(pod) = self.pods.get_mut(uid) else { return };
-        // Gone again already is as good as not there.
+        // Gone again already is as good as not there. What can't be looked at is not gone: its programs stay.
         let directory = self.cgroups.there().get(uid);
-        let found = directory.and_then(|directory| PodDirectory::open(directory.clone()).ok());
+        let Ok(found) = directory.map_or(Ok(None), |directory| PodDirectory::find(directory)) else { return };
         // By its id: a directory that was removed and made again is another cgroup, without programs.
         let is_new = found != pod.cgroup;
         if is_new {

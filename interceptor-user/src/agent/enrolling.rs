@@ -25,7 +25,7 @@ const PORTS_V6: u16 = 4;
 /// Connections that a pod may have open, where there are descriptors enough.
 const CONNECTIONS_MAX: usize = 32_768;
 
-/// A connection takes four descriptors at most: no pod has more than half of those that there are.
+/// Of those that there are descriptors for, no pod has more than half, if each takes four.
 fn connections_max() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
@@ -255,6 +255,7 @@ impl Control {
             netns: Some(Arc::clone(&netns.file)),
             configured,
             connections_max: connections_max(),
+            room: Arc::clone(&self.room),
             shares: None,
             peers: None,
             learned: names.as_ref().map(|names| Arc::clone(&names.learned)),

@@ -64,8 +64,11 @@ impl Control {
         let mut there: BTreeSet<CgroupId> = self.datapath.attached_pods()?.into_iter().collect();
         there.extend(self.pods.values().filter_map(|pod| Some(pod.cgroup.as_ref()?.id)));
         let unknown = self.cgroups.there().iter().filter(|(uid, _)| !self.pods.contains_key(*uid));
-        let unknown = unknown.map(|(_, directory)| PodDirectory::open(directory.clone()));
-        there.extend(unknown.filter_map(|opened| Some(opened.ok()?.id)));
+        for (_, directory) in unknown {
+            let found = PodDirectory::find(directory);
+            let found = found.with_context(|| format!("can't look at {}", directory.display()))?;
+            there.extend(found.map(|found| found.id));
+        }
         for id in self.datapath.described()?.into_keys().filter(|id| !there.contains(id)) {
             self.datapath.decide_again(id)?;
             self.datapath.forget(id)?;

@@ -1,9 +1,8 @@
 //! One pod of this node: what it should have, and what it has.
 
-use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,9 +67,13 @@ pub(super) struct PodDirectory {
 }
 
 impl PodDirectory {
-    pub(super) fn open(directory: PathBuf) -> io::Result<Self> {
-        let id = CgroupId::of(File::open(&directory)?)?;
-        Ok(Self { directory, id })
+    /// `None`: it is gone.
+    pub(super) fn find(directory: &Path) -> io::Result<Option<Self>> {
+        match CgroupId::at(directory) {
+            Ok(id) => Ok(Some(Self { directory: directory.to_owned(), id })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

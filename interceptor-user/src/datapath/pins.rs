@@ -35,6 +35,11 @@ impl CgroupId {
         let file = fs::File::from(cgroup.as_fd().try_clone_to_owned()?);
         Ok(Self(file.metadata()?.ino()))
     }
+
+    /// Of a directory of a cgroup2 mount, which takes no descriptor.
+    pub fn at(directory: &Path) -> io::Result<Self> {
+        Ok(Self(fs::metadata(directory)?.ino()))
+    }
 }
 
 /// What a pinned link is for.

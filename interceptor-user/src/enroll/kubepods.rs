@@ -61,12 +61,17 @@ impl Kubepods {
         below.ok().and_then(|count| u32::try_from(count).ok()).unwrap_or_default()
     }
 
-    /// Every pod's cgroup that is there now.
+    /// Every pod's cgroup that is there now: all of them, or an error.
     pub fn pods(&self) -> io::Result<Vec<PodCgroup>> {
         let mut pods = Vec::new();
         for directory in self.parents()? {
-            // A class of service may have gone meanwhile.
-            let Ok(children) = subdirectories(&directory) else { continue };
+            let children = match subdirectories(&directory) {
+                // A class of service may have gone meanwhile.
+                Err(error) if directory != self.directory && error.kind() == io::ErrorKind::NotFound => {
+                    continue;
+                }
+                children => children?,
+            };
             pods.extend(children.into_iter().filter_map(|directory| {
                 Some(PodCgroup { uid: uid_of(directory.file_name()?.to_str()?)?, directory })
             }));
@@ -134,7 +139,9 @@ fn look(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 }
 
 fn subdirectories(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(directory)?.filter_map(Result::ok);
+    let entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
+    let entries = entries.into_iter();
+    // The kernel tells the kind with the name.
     Ok(entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect())
 }
 

@@ -84,6 +84,7 @@ impl Carrier {
             netns: None,
             configured: configured.clone(),
             connections_max: usize::MAX,
+            room: Arc::default(),
             shares: None,
             peers: None,
             learned,

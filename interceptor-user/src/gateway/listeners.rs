@@ -163,6 +163,7 @@ impl Listeners {
                 netns: None,
                 configured: configured.clone(),
                 connections_max: usize::MAX,
+                room: Arc::default(),
                 shares: Some(Arc::clone(&self.shares)),
                 peers: Some(Arc::clone(&self.peers)),
                 learned: None,
@@ -229,7 +230,8 @@ fn sentence(address: SocketAddr, error: &io::Error) -> String {
     format!("can't listen on {address} ({error}): {mend}")
 }
 
-/// A connection takes four descriptors at most: all together have half of those that there are.
+/// A connection takes two descriptors, and six at most, with a pipe for each direction: a quarter of all is kept for what else
+/// the gateway does.
 fn connections_max() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX) / 8

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 use super::client_tls::ClientTls;
 use super::netns::Netns;
 use super::peers::{self, Peer, Peers};
+use super::room::Part;
 use super::upstream::WorkerUsages;
 use super::worker::Open;
 use super::workload::Workload;
@@ -24,6 +25,8 @@ pub(crate) struct Origin {
     pub(crate) source: Rc<SourceWorkload>,
     /// Where upstream connections are made.
     pub(crate) netns: Netns,
+    /// Of the descriptors for them.
+    pub(crate) part: Part,
     /// Whose addresses a gateway's clients have.
     pub(crate) peers: Option<Arc<Peers>>,
     /// What it uses of clusters that have bounds.
@@ -37,6 +40,7 @@ impl Origin {
         Self {
             source: Rc::new((*workload.source).clone()),
             netns: workload.netns.clone(),
+            part: workload.part.clone(),
             peers: workload.peers.clone(),
             usages: WorkerUsages::new(&workload.usages),
             asker: workload.asker(),

@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -171,8 +170,8 @@ fn intercept(
     let source = intercepted.source.filter(|_| peer.ip().is_loopback()).unwrap_or(peer.ip());
     let (remote_address, original_dst) = (SocketAddr::new(source, peer.port()), intercepted.original_dst);
     let share = workload.shares.as_ref().map(|shares| shares.take(source));
-    let surplus = workload.open.load(Ordering::Relaxed) >= workload.connections_max
-        || share.as_ref().is_some_and(Option::is_none);
+    workload.part.made(&stream);
+    let surplus = workload.part.is_full() || share.as_ref().is_some_and(Option::is_none);
     let (other, load) = placement.place(workload, share.flatten());
     if surplus {
         let open = worker.opened(load);

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use rustix::io::pread;
 
+use super::room::Place;
 use super::shares::Share;
 use super::workload::Workload;
 
@@ -91,7 +92,7 @@ impl Schedstat {
 pub(super) struct Load {
     thread: Arc<Vitals>,
     begun: Instant,
-    of_workload: Arc<AtomicUsize>,
+    _place: Place,
     /// Of what a gateway's clients share.
     _share: Option<Share>,
 }
@@ -99,8 +100,7 @@ pub(super) struct Load {
 impl Load {
     fn new(thread: &Arc<Vitals>, begun: Instant, workload: &Workload, share: Option<Share>) -> Self {
         thread.begun.fetch_add(1, Ordering::Relaxed);
-        workload.open.fetch_add(1, Ordering::Relaxed);
-        Self { thread: Arc::clone(thread), begun, of_workload: Arc::clone(&workload.open), _share: share }
+        Self { thread: Arc::clone(thread), begun, _place: workload.part.take_place(), _share: share }
     }
 }
 
@@ -110,7 +110,6 @@ impl Drop for Load {
         if self.begun.elapsed() < SHORT_LIFE {
             self.thread.short.fetch_add(1, Ordering::Relaxed);
         }
-        self.of_workload.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -16,6 +15,7 @@ use super::configured::Configured;
 use super::listener::InterceptedSource;
 use super::netns::Netns;
 use super::peers::Peers;
+use super::room::{Part, Room};
 use super::shares::Shares;
 use super::stats::{ProxyCounters, WorkerStats};
 use super::upstream::Usages;
@@ -43,9 +43,11 @@ pub struct ProxiedWorkload {
     /// The network namespace that upstream sockets are made in; `None`: the proxy's own.
     pub netns: Option<Arc<OwnedFd>>,
     pub configured: Configured,
-    /// Connections that it may have open at one time: one more is reset. Each takes two descriptors, and two more while
-    /// bytes wait.
+    /// Connections that it may have open at one time: one more is reset. Each takes two descriptors, and two more for each
+    /// direction in which bytes wait.
     pub connections_max: usize,
+    /// Whose descriptors it shares with other workloads.
+    pub room: Arc<Room>,
     /// How clients share a gateway, which is open to many; `None`: what comes is one workload's own.
     pub shares: Option<Arc<Shares>>,
     /// Whose addresses a gateway's clients have; `None`: what comes is one workload's own.
@@ -78,11 +80,9 @@ pub(super) struct Workload {
     pub(super) learned: Option<Arc<LearnedNames>>,
     pub(super) source: Arc<SourceWorkload>,
     pub(super) usages: Arc<Usages>,
-    pub(super) connections_max: usize,
+    pub(super) part: Part,
     pub(super) shares: Option<Arc<Shares>>,
     pub(super) peers: Option<Arc<Peers>>,
-    /// Connections that are open, on all threads.
-    pub(super) open: Arc<AtomicUsize>,
     pub(super) life: watch::Receiver<Life>,
     pub(super) numbers: Arc<Numbers>,
     list: Arc<Workloads>,
@@ -193,7 +193,8 @@ impl Workloads {
 
     /// Enters a workload, and hands back its listeners.
     pub(super) fn add(self: &Arc<Self>, proxied: ProxiedWorkload) -> (Arc<Workload>, Vec<TcpListener>) {
-        let ProxiedWorkload { listeners, intercepted, netns, configured, learned, source, .. } = proxied;
+        let ProxiedWorkload { listeners, intercepted, netns, configured, room, learned, source, .. } =
+            proxied;
         let (connections_max, shares, peers) = (proxied.connections_max, proxied.shares, proxied.peers);
         let (sender, life) = watch::channel(Life::Serving);
         let numbers = Arc::new(Numbers {
@@ -213,10 +214,9 @@ impl Workloads {
             learned,
             source,
             usages: Arc::default(),
-            connections_max,
+            part: Part::new(connections_max, room),
             shares,
             peers,
-            open: Arc::default(),
             life,
             numbers: Arc::clone(&numbers),
             list: Arc::clone(self),

@@ -53,6 +53,7 @@ impl Traffic {
                 netns: None,
                 configured: configured.clone(),
                 connections_max: usize::MAX,
+                room: Arc::default(),
                 shares: None,
                 peers: None,
                 learned: None,

@@ -45,6 +45,7 @@ impl Running {
             netns: None,
             configured: proxy.configure(snapshot),
             connections_max: usize::MAX,
+            room: Arc::default(),
             shares: None,
             peers: None,
             learned: None,

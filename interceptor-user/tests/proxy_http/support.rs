@@ -93,6 +93,7 @@ pub(crate) fn workload(configured: &Configured, original_dst: SocketAddr) -> (So
         netns: None,
         configured: configured.clone(),
         connections_max: usize::MAX,
+        room: Arc::default(),
         shares: None,
         peers: None,
         learned: None,

@@ -22,7 +22,7 @@ for to in sys.argv[1:]:
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn dump(node: &Node, what: &str) -> anyhow::Result<serde_json::Value> {
+pub(crate) fn dump(node: &Node, what: &str) -> anyhow::Result<serde_json::Value> {
     let mut command = std::process::Command::new(interceptor_tests::binary()?);
     command.args(["dump", what, "-o", "json", "--pins"]).arg(node.pins());
     Ok(serde_json::from_slice(&interceptor_tests::output(&mut command)?.stdout)?)

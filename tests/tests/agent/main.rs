@@ -5,6 +5,7 @@ mod asked;
 mod capture_dns;
 mod churn;
 mod container;
+mod descriptors;
 mod enforced;
 mod enrolment;
 mod full;

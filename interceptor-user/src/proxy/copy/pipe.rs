@@ -8,10 +8,11 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::Poll;
 
+use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::{AsyncRead, Interest, ReadBuf};
@@ -20,6 +21,7 @@ use tokio::net::tcp::ReadHalf;
 use tokio::task::unconstrained;
 
 use super::{Activity, Broken, Turn, end_direction, was_reset};
+use crate::proxy::room::is_scarce;
 
 /// As much as users without CAP_SYS_RESOURCE get by default (fs.pipe-max-size).
 const PIPE_BYTES: usize = 1 << 20;
@@ -223,6 +225,9 @@ struct Pipe {
 impl Pipe {
     fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        if is_scarce(write.as_raw_fd()) {
+            return Err(Errno::MFILE.into());
+        }
         // Users without CAP_SYS_RESOURCE have pages for some pipes only (pipe-user-pages-soft): the rest
         // are smaller, down to two pages.
         let size = match fcntl_setpipe_size(&write, PIPE_BYTES) {

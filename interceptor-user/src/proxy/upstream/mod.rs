@@ -238,10 +238,16 @@ impl ClusterRuntime {
         bytes_follow: bool,
     ) -> Result<(TcpStream, EndpointAddress), UpstreamError> {
         self.refuse_way_back(pick)?;
+        let part = &downstream.origin.part;
+        if !part.has_descriptors() {
+            // None of the endpoint's failures.
+            return Err(Overflow.into());
+        }
         let Traffic { connect_timeout, tcp_keepalive, .. } = *self.cluster.traffic;
         let bytes_follow = bytes_follow || self.cluster.proxy_protocol.is_some();
         let netns = &downstream.origin.netns;
         let mut connected = dial::connect(pick, netns, connect_timeout, tcp_keepalive, bytes_follow).await?;
+        part.made(&connected.0);
         if pick.alternate.is_some() {
             self.endpoints.reached(&connected.1);
         }

@@ -49,6 +49,7 @@ pub(crate) fn carry(path: Path, server: SocketAddr) -> anyhow::Result<()> {
             netns: None,
             configured: proxy.configure(snapshot),
             connections_max: usize::MAX,
+            room: Arc::default(),
             shares: None,
             peers: None,
             learned: None,
