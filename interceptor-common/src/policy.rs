@@ -13,6 +13,25 @@ pub const NO_POLICY: u32 = 0;
 /// The cookie of counters for network namespaces that are not enrolled: no namespace has it.
 pub const NOT_ENROLLED: u64 = 0;
 
+/// Addresses and ranges that all policies together may speak of.
+pub const PREFIXES_MAX: u32 = 1 << 20;
+
+/// Ports that all policies together may speak of.
+pub const PORTS_MAX: u32 = 1 << 16;
+
+/// Connections of all workloads that may wait between connect(2) and the listener's queue.
+pub const HANDOVERS_MAX: u32 = 1 << 17;
+
+/// Whether one more connection of a workload may wait there: of `own` that wait already, where its own limit is `own_max` and
+/// `all` of all workloads wait. However many take what they get, there is room for one more: a workload has no more than are
+/// left for others, half of all when it is alone, a third beside another one that takes what it gets, and so on.
+#[inline(always)]
+pub const fn may_wait(own: u64, own_max: u32, all: u64) -> bool {
+    // What is removed while it is counted can leave a sum that is too small by a few.
+    let all = if all > i64::MAX as u64 { 0 } else { all };
+    own < own_max as u64 && own < (HANDOVERS_MAX as u64).saturating_sub(all)
+}
+
 /// What a policy says about one port.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,3 +205,30 @@ const _: () = {
     assert!(size_of::<OriginalDestination>() == 32);
     assert!(size_of::<Connecting>() == 88);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_all_places_to_wait() {
+        let max = u64::from(HANDOVERS_MAX);
+        for (own, own_max, all, expected) in [
+            (0, 16, 0, true),
+            (15, 16, 15, true),
+            (16, 16, 16, false),
+            (max / 2 - 1, u32::MAX, max / 2 - 1, true),
+            (max / 2, u32::MAX, max / 2, false),
+            // A third beside another one.
+            (max / 3, u32::MAX, 2 * (max / 3), true),
+            (max / 3 + 1, u32::MAX, 2 * (max / 3 + 1), false),
+            // Whatever others have, for as long as there is one place.
+            (0, 16, max - 1, true),
+            (0, 16, max, false),
+            // Less than nothing.
+            (0, 16, u64::MAX, true),
+        ] {
+            assert_eq!(may_wait(own, own_max, all), expected, "{own} of {own_max}, {all} of all");
+        }
+    }
+}

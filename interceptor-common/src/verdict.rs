@@ -74,12 +74,13 @@ pub enum Reason {
     EnforcedQuic = 43,
     EnforcedNameServer = 44,
     EnforcedPacket = 45,
+    AstrayPacket = 46,
 
     EventDropped = 48,
 }
 
 impl Reason {
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::ExcludedPort,
         Self::Loopback,
         Self::Unspecified,
@@ -112,6 +113,7 @@ impl Reason {
         Self::EnforcedQuic,
         Self::EnforcedNameServer,
         Self::EnforcedPacket,
+        Self::AstrayPacket,
         Self::EventDropped,
     ];
 
@@ -159,6 +161,7 @@ impl Reason {
             Self::EnforcedQuic => "enforced_quic",
             Self::EnforcedNameServer => "enforced_name_server",
             Self::EnforcedPacket => "enforced_packet",
+            Self::AstrayPacket => "astray_packet",
             Self::EventDropped => "event_dropped",
         }
     }
@@ -202,6 +205,7 @@ impl Reason {
             Self::EnforcedPacket => {
                 "the workload is enforced, and the packet was about to leave around the proxy"
             }
+            Self::AstrayPacket => "a TCP connection was about to leave for elsewhere than its address says",
             Self::EventDropped => "the event buffer was full",
         }
     }
@@ -237,7 +241,8 @@ impl Reason {
             | Self::EnforcedDatagram
             | Self::EnforcedQuic
             | Self::EnforcedNameServer
-            | Self::EnforcedPacket => Effect::Refused,
+            | Self::EnforcedPacket
+            | Self::AstrayPacket => Effect::Refused,
             Self::UndecidedAllowed => Effect::Undecided,
             Self::EventDropped => Effect::EventDropped,
         }
@@ -250,7 +255,7 @@ impl Reason {
                 false
             }
             Self::IncludedPort | Self::IncludedRange | Self::NameServer | Self::EventDropped => false,
-            Self::Enforced | Self::OwnNameServer | Self::EnforcedPacket => false,
+            Self::Enforced | Self::OwnNameServer | Self::EnforcedPacket | Self::AstrayPacket => false,
             Self::ExcludedPort | Self::ExcludedRange | Self::ExcludedInterface | Self::NotIncluded => true,
             Self::NameServersFull | Self::NameServerBoundToDevice => true,
             Self::AgentDown | Self::UndecidedAllowed | Self::UndecidedRefused => true,

@@ -13,13 +13,13 @@ use interceptor_common::{
     addr::{Ip16, Port},
     decide::{decide, decide_unknown},
     flow::Flow,
-    policy::{NO_POLICY, OriginalDestination, PortFlags, PortKey, PrefixKey, WorkloadEntry},
+    policy::{NO_POLICY, OriginalDestination, PortFlags, PortKey, PrefixKey, WorkloadEntry, may_wait},
     verdict::{Reason, Verdict},
 };
 
 use crate::{
     down,
-    maps::{CONNECTING, HANDOVERS_OPEN, PORTS, PREFIXES, WORKLOADS},
+    maps::{CONNECTING, HANDOVERS_ALL, HANDOVERS_OPEN, PORTS, PREFIXES, WORKLOADS},
     outcome::{PROCEED, finish},
     sock_addr::{self, Address},
 };
@@ -143,7 +143,8 @@ fn redirect(
     let Some(listener) = listener(workload, is_v4) else {
         return refused(Reason::NoListener);
     };
-    if handovers_open(subject.netns_cookie) >= u64::from(workload.handovers_max) {
+    let (own, all) = (handovers_open(subject.netns_cookie), handovers_all());
+    if !may_wait(own, workload.handovers_max, all) {
         return refused(Reason::HandoverFull);
     }
     let bound_ifindex = sock_addr::bound_ifindex(sk);
@@ -182,6 +183,15 @@ fn handovers_open(netns_cookie: u64) -> u64 {
     match HANDOVERS_OPEN.get_ptr(&netns_cookie) {
         // SAFETY: an entry lives as long as the workload is enrolled; other CPUs change it at any time.
         Some(open) => unsafe { open.read_volatile() },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn handovers_all() -> u64 {
+    match HANDOVERS_ALL.get_ptr(0) {
+        // SAFETY: the entry is always there; other CPUs change it at any time.
+        Some(all) => unsafe { all.read_volatile() },
         None => 0,
     }
 }

@@ -21,6 +21,7 @@ use interceptor_common::{
 };
 
 use crate::{
+    first_packet::{LOOPBACK_IFINDEX, destination, opens_connection},
     maps::{GUARDED, PREFIXES, WORKLOADS},
     outcome::{PROCEED, REFUSE, count, finish},
     sock_addr::{self, Address},
@@ -31,9 +32,6 @@ const SOCK_DGRAM: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 const IPPROTO_MPTCP: u32 = 262;
-
-/// Every network namespace's own loopback device, and no other.
-const LOOPBACK_IFINDEX: u32 = 1;
 
 pub fn sock_create(ctx: &SockContext) -> i32 {
     let sk = ctx.sock;
@@ -126,7 +124,7 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
         return PROCEED;
     }
     let netns_cookie = sock_addr::stored(&GUARDED, sk).map_or(NOT_ENROLLED, |cookie| *cookie);
-    if (is_tcp || is_udp) && packet(ctx).is_some_and(|to| is_own_question(netns_cookie, &to)) {
+    if (is_tcp || is_udp) && destination(ctx).is_some_and(|to| is_own_question(netns_cookie, &to)) {
         return PROCEED;
     }
     let reason = if is_tcp || is_udp { Reason::EnforcedPacket } else { Reason::EnforcedProtocol };
@@ -137,47 +135,6 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
 #[inline(always)]
 fn is_own_question(netns_cookie: u64, to: &Flow) -> bool {
     flags(netns_cookie, to.destination).is_some_and(|flags| is_question(to, flags))
-}
-
-/// Whether a TCP socket's packet is the first of an outgoing connection. One that can't be read is taken for it: IPv6
-/// headers in front of TCP's are there only if the application asked for them.
-#[inline(always)]
-fn opens_connection(ctx: &SkBuffContext) -> bool {
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
-    let Ok(first) = ctx.load::<u8>(0) else { return true };
-    let (protocol_at, header) = match first >> 4 {
-        4 => (9, usize::from(first & 0x0f) * 4),
-        _ => (6, 40),
-    };
-    let Ok(protocol) = ctx.load::<u8>(protocol_at) else { return true };
-    if u32::from(protocol) != IPPROTO_TCP {
-        return true;
-    }
-    match ctx.load::<u8>(header + 13) {
-        Ok(flags) => flags & (SYN | ACK) == SYN,
-        Err(_) => true,
-    }
-}
-
-/// Where a UDP or TCP packet goes. None: it has options, which may lead it elsewhere, or headers of its own.
-#[inline(always)]
-fn packet(ctx: &SkBuffContext) -> Option<Flow> {
-    const PLAIN_V4: u8 = 0x45;
-    let is_known = |protocol: u8| u32::from(protocol) == IPPROTO_TCP || u32::from(protocol) == IPPROTO_UDP;
-    let first = ctx.load::<u8>(0).ok()?;
-    let (protocol_at, destination, header) = if first == PLAIN_V4 {
-        (9, Ip16::from_kernel_v4(ctx.load(16).ok()?), 20)
-    } else if first >> 4 == 6 {
-        (6, Ip16::from_kernel_v6(ctx.load(24).ok()?), 40)
-    } else {
-        return None;
-    };
-    if !is_known(ctx.load(protocol_at).ok()?) {
-        return None;
-    }
-    let port: u16 = ctx.load(header + 2).ok()?;
-    Some(Flow { destination, port: Port(u16::from_be(port)) })
 }
 
 /// What the workload's policy says of an address. A policy that is replaced meanwhile is asked no more: the new one is.

@@ -23,7 +23,7 @@ use interceptor_common::{
 };
 
 use crate::{
-    maps::{ACCEPTED, CONNECTING, HANDOVERS, HANDOVERS_OPEN},
+    maps::{ACCEPTED, CONNECTING, HANDOVERS, HANDOVERS_ALL, HANDOVERS_OPEN},
     sock_addr::{stored, stored_or_zeroed},
 };
 
@@ -94,9 +94,11 @@ fn remove(key: &HandoverKey) {
 /// Adds with wrap-around: `u64::MAX` takes one away.
 #[inline(always)]
 fn change_open(netns_cookie: u64, by: u64) {
-    if let Some(open) = HANDOVERS_OPEN.get_ptr_mut(&netns_cookie) {
+    for count in
+        [HANDOVERS_OPEN.get_ptr_mut(&netns_cookie), HANDOVERS_ALL.get_ptr_mut(0)].into_iter().flatten()
+    {
         // SAFETY: map values are aligned and live as long as the program runs.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(open, by) };
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, by) };
     }
 }
 

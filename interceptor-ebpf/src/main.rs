@@ -6,6 +6,7 @@
 //! | sock_ops | workload's and listener's cgroup | carries the original destination to the accepted socket |
 //! | getpeername4/6, getsockname4/6 | workload's cgroup | the application sees what it asked for |
 //! | bind4, bind6 | workload's cgroup | the listener's port can't be taken |
+//! | astray_egress | workload's cgroup | no TCP connection leaves for elsewhere than its address says |
 //! | dns_connect4/6, dns_sendmsg4/6 | workload's cgroup, when DNS is captured | a datagram for a name server goes to the relay |
 //! | dns_recvmsg4/6, dns_getpeername4/6 | likewise | the application sees the name server |
 //! | guard_connect4/6, guard_sendmsg4/6 | an enforced workload's cgroup | refuses datagrams that go around the proxy |
@@ -18,10 +19,12 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "as above")]
 
+mod astray;
 mod bind;
 mod connect;
 mod dns;
 mod down;
+mod first_packet;
 mod gate;
 mod guard;
 mod handover;
@@ -77,6 +80,11 @@ pub fn bind4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(bind6)]
 pub fn bind6(ctx: SockAddrContext) -> i32 {
     bind::bind6(&ctx)
+}
+
+#[cgroup_skb(egress)]
+pub fn astray_egress(ctx: SkBuffContext) -> i32 {
+    astray::egress(&ctx)
 }
 
 #[cgroup_sock_addr(connect4)]

@@ -11,8 +11,8 @@ use interceptor_common::{
     name_server::NameServerKey,
     pod::PodEntry,
     policy::{
-        Connecting, CounterKey, HandoverKey, OriginalDestination, PortFlags, PortKey, PrefixFlags, PrefixKey,
-        WorkloadEntry,
+        Connecting, CounterKey, HANDOVERS_MAX, HandoverKey, OriginalDestination, PORTS_MAX, PREFIXES_MAX,
+        PortFlags, PortKey, PrefixFlags, PrefixKey, WorkloadEntry,
     },
     settings::Settings,
 };
@@ -26,11 +26,12 @@ pub static WORKLOADS: HashMap<u64, WorkloadEntry> =
 
 /// Agent → programs: what the policies say about addresses.
 #[map]
-pub static PREFIXES: LpmTrie<PrefixKey, PrefixFlags> = LpmTrie::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+pub static PREFIXES: LpmTrie<PrefixKey, PrefixFlags> =
+    LpmTrie::with_max_entries(PREFIXES_MAX, BPF_F_NO_PREALLOC);
 
 /// Agent → programs: what the policies say about ports.
 #[map]
-pub static PORTS: HashMap<PortKey, PortFlags> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+pub static PORTS: HashMap<PortKey, PortFlags> = HashMap::with_max_entries(PORTS_MAX, BPF_F_NO_PREALLOC);
 
 /// Agent → programs: one entry.
 #[map]
@@ -60,11 +61,15 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 /// Connections between TCP_CONNECT and PASSIVE_ESTABLISHED.
 #[map]
 pub static HANDOVERS: HashMap<HandoverKey, OriginalDestination> =
-    HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(HANDOVERS_MAX, BPF_F_NO_PREALLOC);
 
 /// How many entries of HANDOVERS each network namespace holds, so that one workload can't fill it for the others.
 #[map]
 pub static HANDOVERS_OPEN: HashMap<u64, u64> = HashMap::with_max_entries(WORKLOADS_MAX, BPF_F_NO_PREALLOC);
+
+/// How many entries HANDOVERS has, so that several workloads together can't fill it either. One entry.
+#[map]
+pub static HANDOVERS_ALL: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Programs → agent: the name servers that workloads whose DNS is captured have asked, each in the slot that its stand-in
 /// on loopback names. An entry stays as it is.

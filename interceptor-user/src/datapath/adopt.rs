@@ -45,6 +45,7 @@ impl Prepared {
         datapath.take_links_of_other_schemas()?;
         datapath.update_links()?;
         datapath.workloads.adopt()?;
+        datapath.count_handovers()?;
         let enrolled = datapath.enrolled();
         datapath.counters.retain(&enrolled)?;
         datapath.name_servers.retain(&enrolled)?;

@@ -15,7 +15,7 @@ use super::{DatapathError, sys};
 /// `enum bpf_attach_type`.
 fn attach_type(program: &str) -> Option<u32> {
     Some(match program {
-        "guard_egress" => 1,
+        "astray_egress" | "guard_egress" => 1,
         "guard_sock_create" => 2,
         "sock_ops" => 3,
         "bind4" => 8,

@@ -36,6 +36,10 @@ pub enum DatapathError {
     Attach { program: &'static str, hint: String, source: io::Error },
     #[error("can't write map {name}: {hint}")]
     Write { name: &'static str, hint: &'static str, source: MapError },
+    #[error(
+        "its policy speaks of {own} {what}, more than its part of those that map {name} holds for all pods of this node: shorten its lists"
+    )]
+    NoRoom { name: &'static str, own: usize, what: &'static str },
     #[error("can't read map {name}")]
     Read { name: &'static str, source: MapError },
     #[error(

@@ -29,6 +29,7 @@ mod preflight;
 mod programs;
 mod query_sockets;
 mod redirected;
+mod room;
 mod routes;
 mod shape;
 pub(crate) mod sock_diag;
@@ -74,6 +75,7 @@ use node::Node;
 use pins::{Pins, Place};
 use pod_records::PodRecords;
 use programs::Maps;
+use room::HandoversAll;
 use workloads::Workloads;
 
 /// Programs loaded into the kernel, with their maps and links.
@@ -83,6 +85,7 @@ pub struct Datapath {
     pins: Option<Pins>,
     links: Vec<OwnedFd>,
     workloads: Workloads,
+    handovers_all: HandoversAll,
     counters: Counters,
     node: Node,
     pod_records: PodRecords,
@@ -112,12 +115,14 @@ impl Datapath {
         let node = Node::take(&mut maps)?;
         let pod_records = PodRecords::take(&mut maps)?;
         let workloads = Workloads::take(&mut maps)?;
+        let handovers_all = HandoversAll::take(&mut maps)?;
         let events = maps.take("EVENTS")?;
         Ok(Self {
             ebpf,
             pins,
             links: Vec::new(),
             workloads,
+            handovers_all,
             counters,
             node,
             pod_records,

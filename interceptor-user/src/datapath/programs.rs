@@ -40,6 +40,7 @@ pub(super) const WORKLOAD: &[&str] = &[
     "getsockname6",
     "bind4",
     "bind6",
+    "astray_egress",
     "connect4",
     "connect6",
 ];
@@ -78,6 +79,7 @@ pub(super) const PINNED: &[&str] = &[
     "COUNTERS",
     "HANDOVERS",
     "HANDOVERS_OPEN",
+    "HANDOVERS_ALL",
     "NAME_SERVERS",
     "CONNECTING",
     "ACCEPTED",

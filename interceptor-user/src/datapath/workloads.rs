@@ -114,6 +114,7 @@ impl Workloads {
         own_addresses: &[IpAddr],
     ) -> Result<(), DatapathError> {
         let desired = KernelPolicy::new(&enrolled.policy, own_addresses);
+        self.require_room(cookie, Some(&enrolled.kernel), &desired)?;
         let changes = PrefixChanges::between(&enrolled.kernel.prefixes, &desired.prefixes);
         let policy = enrolled.entry.policy;
         for (prefix, flags) in changes.write {
@@ -176,6 +177,8 @@ impl Datapath {
     ) -> Result<u32, DatapathError> {
         let kernel = KernelPolicy::new(policy, own_addresses);
         let workloads = &mut self.workloads;
+        let had = workloads.enrolled.get(&cookie).map(|had| &had.kernel);
+        workloads.require_room(cookie, had, &kernel)?;
         workloads.last_policy += 1;
         let id = workloads.last_policy;
         let entry = entry(id, own_addresses, listener);
@@ -203,6 +206,7 @@ impl Datapath {
             workloads.remove_policy(policy, &kernel)?;
         }
         workloads.remove_handovers(cookie)?;
+        self.count_handovers()?;
         self.name_servers.remove(cookie)?;
         self.counters.remove(cookie)?;
         self.workloads.enrolled.remove(&cookie);

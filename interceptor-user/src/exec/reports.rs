@@ -57,7 +57,8 @@ fn is_surprising(reason: Reason) -> bool {
         | Reason::EnforcedDatagram
         | Reason::EnforcedQuic
         | Reason::EnforcedNameServer
-        | Reason::EnforcedPacket => true,
+        | Reason::EnforcedPacket
+        | Reason::AstrayPacket => true,
         Reason::ExcludedPort
         | Reason::Loopback
         | Reason::Unspecified

@@ -67,6 +67,7 @@ fn cause(redirect: &RedirectPolicy, to: &Chosen, port: u16, reason: Reason) -> S
         | Reason::EnforcedQuic
         | Reason::EnforcedNameServer
         | Reason::EnforcedPacket
+        | Reason::AstrayPacket
         | Reason::EventDropped => None,
     };
     cause.map(|cause| format!(" ({cause})")).unwrap_or_default()

@@ -39,7 +39,7 @@ fn nothing_is_left_and_connections_go_their_own_way() -> anyhow::Result<()> {
     let said = cleanup(&pins)?;
     // The pod's nine, the listener's, and two of the gate.
     let expected =
-        format!("detached 12 programs from 3 cgroups and removed 14 maps: {}/v{SCHEMA}\n", pins.display());
+        format!("detached 13 programs from 3 cgroups and removed 15 maps: {}/v{SCHEMA}\n", pins.display());
     assert_eq!(said, expected);
     assert!(!pins.exists());
     for cgroup in [&bed.workload_cgroup, &bed.proxy_cgroup, &kubepods] {
@@ -74,7 +74,7 @@ fn what_other_versions_pinned_goes_too() -> anyhow::Result<()> {
 
     let said = cleanup(&pins)?;
     let expected = format!(
-        "detached 10 programs from 2 cgroups and removed 29 maps: {}/v{SCHEMA}, v999\n",
+        "detached 11 programs from 2 cgroups and removed 31 maps: {}/v{SCHEMA}, v999\n",
         pins.display()
     );
     assert_eq!(said, expected);

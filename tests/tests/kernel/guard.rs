@@ -240,6 +240,7 @@ fn the_first_packet_of_a_connection_does_not_leave() -> anyhow::Result<()> {
 #[test]
 fn source_routes_lead_nowhere() -> anyhow::Result<()> {
     const IP_OPTIONS: i32 = 4;
+    const IPV6_RTHDR: i32 = 57;
     // Loose source route by way of 10.77.0.53, and an end.
     let route = [131, 7, 4, 10, 77, 0, 53, 0];
     let (guarded, free) = (guarded()?, free()?);
@@ -257,6 +258,18 @@ fn source_routes_lead_nowhere() -> anyhow::Result<()> {
         errno(socket.connect(&address("10.77.0.53:53").into()));
     }
     assert!(guarded.count(Reason::EnforcedPacket)? >= 2);
+
+    // A segment routing header, by way of fd77::53: two segments, of which the first is for the destination.
+    let by_way = [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53];
+    let route = [&[0, 4, 4, 1, 1, 0, 0, 0][..], &[0; 16], &by_way].concat();
+    for to in ["[::1]:53", "[fd77::53]:53", SOMEWHERE_V6] {
+        let before = guarded.count(Reason::EnforcedPacket)?;
+        let socket = guarded.workload.tcp(Domain::IPV6)?;
+        sys::set_bytes(&socket, libc::IPPROTO_IPV6, IPV6_RTHDR, &route)?;
+        socket.set_nonblocking(true)?;
+        errno(socket.connect(&address(to).into()));
+        assert!(guarded.count(Reason::EnforcedPacket)? > before, "{to}");
+    }
     Ok(())
 }
 

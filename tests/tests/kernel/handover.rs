@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::Context;
-use interceptor_common::verdict::Reason;
+use aya::maps::{Array, Map, MapData};
+use interceptor_common::{
+    policy::{HANDOVERS_MAX, SCHEMA},
+    verdict::Reason,
+};
 use interceptor_tests::{Netns, eventually};
 use interceptor_user::{datapath::netns_cookie, workload::RedirectPolicy};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -238,5 +242,45 @@ fn too_many_waiting_are_refused() -> anyhow::Result<()> {
     while bed.accept().is_ok_and(|(_, original)| original.is_some()) && !bed.nothing_to_accept() {}
     refused.set_nonblocking(false)?;
     refused.connect_timeout(&to.into(), DEADLINE)?;
+    Ok(())
+}
+
+/// However many workloads take what they get, there is room for one more.
+#[test]
+fn workloads_share_the_places_to_wait() -> anyhow::Result<()> {
+    const LEFT: u64 = 100;
+    let mut bed = Bed::pinned(&RedirectPolicy::default())?;
+    for listener in &bed.listeners {
+        rustix::net::listen(listener, 16)?;
+    }
+    let pins = bed.pins.as_ref().context("no pins")?.pins();
+    let path = pins.join(format!("v{SCHEMA}/maps/HANDOVERS_ALL"));
+    let mut all: Array<MapData, u64> = Array::try_from(Map::Array(MapData::from_pin(path)?))?;
+    // What others have.
+    let others = u64::from(HANDOVERS_MAX) - LEFT;
+    all.set(0, others, 0)?;
+    let to: SocketAddr = "93.184.216.34:80".parse()?;
+    let clients = bed.workload.sockets(Domain::IPV4, Type::STREAM, Protocol::TCP, BATCH)?;
+    let mut refused = 0;
+    for socket in &clients {
+        socket.set_nonblocking(true)?;
+        let error = socket.connect(&to.into()).err();
+        refused += u64::from(error.and_then(|error| error.raw_os_error()) == Some(libc::EPERM));
+    }
+    assert_eq!((bed.datapath.handovers_open(bed.cookie)?, all.get(&0, 0)?), (LEFT / 2, others + LEFT / 2));
+    assert_eq!(bed.count(Reason::HandoverFull)?, refused);
+
+    let other = Netns::new()?;
+    let cookie = other.enter(netns_cookie)??;
+    bed.datapath.enroll(cookie, &RedirectPolicy::default(), &own_addresses(), bed.listener)?;
+    let stranger = SocketMaker::new(&bed.workload_cgroup, &other)?.tcp(Domain::IPV4)?;
+    let error = stranger.connect_timeout(&to.into(), DEADLINE).expect_err("nobody listens there");
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+
+    drop(clients);
+    eventually("what waited to be given back", || all.get(&0, 0).is_ok_and(|all| all == others))?;
+    // What programs can't count is set right.
+    bed.datapath.unenroll(cookie)?;
+    assert_eq!(all.get(&0, 0)?, 0);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The kernel half, for real: programs in throw-away cgroups, sockets in a throw-away network namespace. Needs root.
 
 mod adoption;
+mod astray;
 mod attach;
 mod bed;
 mod bound;

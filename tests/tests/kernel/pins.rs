@@ -44,7 +44,8 @@ impl Pod {
     }
 }
 
-const HOOKS: [&str; 9] = [
+const HOOKS: [&str; 10] = [
+    "astray_egress",
     "bind4",
     "bind6",
     "connect4",
