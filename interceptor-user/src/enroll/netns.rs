@@ -1,7 +1,7 @@
 //! The network namespace of a pod, by the processes in its cgroup.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,9 @@ impl PodNetns {
         known: Option<&Self>,
     ) -> io::Result<Option<Self>> {
         let mut oldest: Option<(u64, u64, PathBuf)> = None;
-        for pid in processes(cgroup).into_iter().filter(|pid| *pid != 0) {
+        let mut some = Vec::new();
+        some_processes(cgroup, &mut some);
+        for pid in some {
             let process = proc.join(pid.to_string());
             let namespace = process.join("ns/net");
             let metadata = match fs::metadata(&namespace) {
@@ -137,10 +139,62 @@ pub fn processes(cgroup: &Path) -> Vec<u32> {
     pids
 }
 
+/// As [`processes`], but of each cgroup those alone that the kernel tells first, which are the oldest: looking at a pod costs no more
+/// for having many. Without those that our pid namespace does not show.
+fn some_processes(cgroup: &Path, found: &mut Vec<u32>) {
+    const EACH_MAX: usize = 64;
+    const ALL_MAX: usize = 1024;
+    if found.len() >= ALL_MAX {
+        return;
+    }
+    if let Ok(file) = File::open(cgroup.join("cgroup.procs")) {
+        let lines = BufReader::with_capacity(1024, file).lines().map_while(Result::ok);
+        let pids = lines.filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0);
+        found.extend(pids.take(EACH_MAX));
+    }
+    let entries = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        some_processes(&entry.path(), found);
+    }
+}
+
 /// In clock ticks since the machine started (field 22 of proc_pid_stat(5)).
 fn start_time(process: &Path) -> Option<u64> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
     // The second field is a name in brackets, which may hold blanks and brackets.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_with_many_processes_is_looked_at_like_any_other() {
+        let root = tempfile::tempdir().unwrap();
+        let procs = |first: u32, count: u32| -> String {
+            (first..first + count).map(|pid| format!("{pid}\n")).collect()
+        };
+        for (directory, first, count) in [("", 0, 3), ("pause", 10, 1), ("container", 100, 100_000)] {
+            let directory = root.path().join(directory);
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("cgroup.procs"), procs(first, count)).unwrap();
+        }
+        let mut found = Vec::new();
+        some_processes(root.path(), &mut found);
+        found.sort_unstable();
+        let expected: Vec<u32> = [1, 2, 10].into_iter().chain(100..164).collect();
+        assert_eq!(found, expected);
+        assert_eq!(processes(root.path()).len(), 100_004);
+        // However many cgroups it makes.
+        for number in 0..100 {
+            let directory = root.path().join(format!("container/{number}"));
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("cgroup.procs"), procs(1000, 64)).unwrap();
+        }
+        found.clear();
+        some_processes(root.path(), &mut found);
+        assert!(found.len() < 1024 + 64, "{}", found.len());
+    }
 }

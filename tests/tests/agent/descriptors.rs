@@ -47,8 +47,11 @@ held = []
 for _ in range(int(sys.argv[3])):
     s = socket.socket()
     s.settimeout(20)
-    s.connect((sys.argv[1], int(sys.argv[2])))
-    held.append(s)
+    try:
+        s.connect((sys.argv[1], int(sys.argv[2])))
+        held.append(s)
+    except ConnectionResetError:
+        pass
 print('held', flush=True)
 time.sleep(1000)
 ";
