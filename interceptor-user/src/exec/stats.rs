@@ -2,12 +2,14 @@
 //! made of it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use interceptor_common::verdict::Effect;
+use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::datapath::Counter;
@@ -60,29 +62,43 @@ pub(super) struct StatsFile {
     path: PathBuf,
     /// None: standard output.
     file: Option<File>,
+    is_pipe: bool,
 }
 
 impl StatsFile {
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
-        let file = match path.to_str() {
-            Some("-") => None,
-            _ => {
-                let file = own_descriptor::open(path).unwrap_or_else(|| File::create(path));
-                Some(file.with_context(|| cannot_write(path))?)
-            }
-        };
-        Ok(Self { path: path.to_owned(), file })
+        if path.as_os_str() == "-" {
+            return Ok(Self { path: path.to_owned(), file: None, is_pipe: false });
+        }
+        let given = own_descriptor::open(path);
+        let is_pipe = given.is_none() && fs::metadata(path).is_ok_and(|facts| facts.file_type().is_fifo());
+        // Opened for writing only, a pipe waits for its reader.
+        let open = || OpenOptions::new().read(is_pipe).write(true).create(true).truncate(true).open(path);
+        let file = given.unwrap_or_else(open).with_context(|| cannot_write(path))?;
+        Ok(Self { path: path.to_owned(), file: Some(file), is_pipe })
     }
 
     pub(super) fn write(self, kernel: KernelStats, proxy: Option<impl Serialize>) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(&Stats { kernel, proxy }).context("counters are no JSON")?;
         text.push(b'\n');
         match self.file {
+            Some(held) if self.is_pipe => write_to_pipe(&self.path, held, &text),
             Some(mut file) => file.write_all(&text),
             None => io::stdout().write_all(&text),
         }
         .with_context(|| cannot_write(&self.path))
     }
+}
+
+/// To who reads it now, without waiting for anybody. What holds the pipe open is a reader, too, and goes first.
+fn write_to_pipe(path: &Path, held: File, text: &[u8]) -> io::Result<()> {
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let mut pipe = OpenOptions::new().write(true).custom_flags(nonblocking).open(path)?;
+    drop(held);
+    pipe.write_all(text).map_err(|error| {
+        let is_unread = error.kind() == io::ErrorKind::BrokenPipe;
+        if is_unread { io::Error::other("it is a pipe that nobody reads") } else { error }
+    })
 }
 
 fn cannot_write(path: &Path) -> String {
@@ -109,5 +125,25 @@ mod tests {
             text,
             r#"{"kernel":{"redirected":{"included_range":3},"bypassed":{"loopback":7},"refused":{"unknown_workload":1},"events_dropped":4}}"#
         );
+    }
+
+    #[test]
+    fn a_pipe_is_written_to_who_reads_it_and_nobody_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        let stats = || StatsFile::create(&path).unwrap();
+        let write = |stats: StatsFile| stats.write(KernelStats::default(), None::<()>);
+
+        let error = write(stats()).unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            format!("can't write --stats {}: it is a pipe that nobody reads", path.display())
+        );
+
+        let to_write = stats();
+        let mut reader = File::open(&path).unwrap();
+        write(to_write).unwrap();
+        assert!(io::read_to_string(&mut reader).unwrap().contains("events_dropped"));
     }
 }
