@@ -67,6 +67,7 @@ pub fn run(settings: &AgentSettings, log_filter: LogFilter) -> anyhow::Result<Ex
     if let Err(error) = enter_cgroup_namespace(&settings.proc) {
         tracing::debug!("can't see cgroups as the node does: {error}");
     }
+    crate::exec::raise_open_files()?;
     let (compiled, snapshots) = mpsc::unbounded_channel();
     let anybody = Client {
         credentials_dir: settings.credentials_dir.clone(),
@@ -96,7 +97,6 @@ async fn serve(
     log_filter: LogFilter,
 ) -> anyhow::Result<()> {
     let Configuration { configurations, snapshots, source, mut told } = configuration;
-    crate::exec::raise_open_files();
     let home = crate::exec::own_cgroup()?;
     let cgroup_root = match &settings.cgroup_root {
         Some(root) => root.clone(),

@@ -128,15 +128,29 @@ impl Command {
     }
 }
 
+/// Without so many nothing can be served: maps and programs take half of them.
+const OPEN_FILES_MIN: u64 = 128;
+
 /// Raises our own limit of open files as far as it goes, two per connection being needed; the answer is the limit
 /// that the command shall see again.
-pub(crate) fn raise_open_files() -> Option<u64> {
+///
+/// # Errors
+/// When there are too few to begin with.
+pub(crate) fn raise_open_files() -> anyhow::Result<Option<u64>> {
     let limits = rustix::process::getrlimit(Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limits.maximum, ..limits };
-    match rustix::process::setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limits.current,
-        Err(_) => None,
-    }
+    let was_raised = rustix::process::setrlimit(Resource::Nofile, raised).is_ok();
+    enough_open_files(if was_raised { limits.maximum } else { limits.current })?;
+    Ok(limits.current.filter(|_| was_raised))
+}
+
+/// `None` is no limit.
+fn enough_open_files(limit: Option<u64>) -> anyhow::Result<()> {
+    let Some(limit) = limit.filter(|limit| *limit < OPEN_FILES_MIN) else { return Ok(()) };
+    anyhow::bail!(
+        "only {limit} files may be open here, and {OPEN_FILES_MIN} are needed to begin with, then four for each connection: \
+         raise the hard limit (`ulimit -Hn`, LimitNOFILE= of the unit, or the container runtime's)"
+    )
 }
 
 #[cfg(test)]
@@ -148,5 +162,14 @@ mod tests {
         for (raw, code) in [(0, 0), (3 << 8, 3), (255 << 8, 255), (9, 137), (15, 143), (0x80 | 11, 139)] {
             assert_eq!(exit_code(ExitStatus::from_raw(raw)), code, "{raw:#x}");
         }
+    }
+
+    #[test]
+    fn too_few_open_files_are_told_before_anything_fails_for_them() {
+        for enough in [None, Some(OPEN_FILES_MIN), Some(1 << 20)] {
+            enough_open_files(enough).unwrap();
+        }
+        let error = enough_open_files(Some(64)).unwrap_err().to_string();
+        assert!(error.starts_with("only 64 files may be open here, and 128 are needed"), "{error}");
     }
 }

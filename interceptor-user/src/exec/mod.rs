@@ -37,6 +37,7 @@ pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let client = workload_api::identified(&settings.client, settings.spiffe_socket.as_deref())?;
     let settings = &ExecSettings { client, ..settings.clone() };
     let configuration = configuration::Configuration::open(settings)?;
+    let open_files = command::raise_open_files()?;
     let redirect = enforcement::redirect(settings, &configuration.snapshot)?;
     let stats = settings.stats.as_deref().map(stats::StatsFile::create).transpose()?;
     // Reading standard input may take for ever: only from here on an interrupt is ours to handle.
@@ -44,7 +45,6 @@ pub fn run(settings: &ExecSettings) -> anyhow::Result<ExitCode> {
     let mut interception = interception::Interception::prepare(&redirect)?;
     let (watcher, tree) = watcher::Watcher::start()?;
     tree.enter_proxy()?;
-    let open_files = command::raise_open_files();
     let carrier = carrier::Carrier::start((settings, &redirect), &tree, &mut interception, configuration)?;
     interception.outlive_us(&watcher)?;
     if let Some(code) = signals.ended_by()? {

@@ -48,6 +48,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the configuration can't be read at all, or a thread has ended. A port that can't be had is told and tried again.
 pub fn run(settings: &GatewaySettings, log_filter: LogFilter) -> anyhow::Result<ExitCode> {
+    crate::exec::raise_open_files()?;
     let client = workload_api::identified(&settings.client, settings.spiffe_socket.as_deref())?;
     let settings = &GatewaySettings { client, ..settings.clone() };
     let address_changes = NetworkChanges::subscribe(false)?;
@@ -78,7 +79,6 @@ async fn serve(settings: &GatewaySettings, mut inputs: Inputs, log_filter: LogFi
     let mut terminated = signal(SignalKind::terminate()).context("can't handle signals")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("can't handle signals")?;
     let mut hung_up = signal(SignalKind::hangup()).context("can't handle signals")?;
-    crate::exec::raise_open_files();
     let world = tokio::select! {
         _ = terminated.recv() => return Ok(()),
         _ = interrupted.recv() => return Ok(()),
