@@ -33,7 +33,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::exec::{enter, watcher};
-use crate::telemetry::logging;
+use crate::telemetry::{logging, messages};
 
 /// What we exit with when we fail before a command starts.
 const FAILURE: u8 = 1;
@@ -109,10 +109,12 @@ pub fn main() -> ExitCode {
     } else {
         Cli::try_parse().map_or_else(|error| tell_usage(&error), run)
     };
-    outcome.unwrap_or_else(|error| {
-        report(&error);
+    let code = outcome.unwrap_or_else(|error| {
+        messages::say(&format!("interceptor: {}", sentence(&error)));
         ExitCode::from(FAILURE)
-    })
+    });
+    messages::finish();
+    code
 }
 
 /// Help and version, which are asked for, on standard output; what is wrong with the command line on standard error.
@@ -161,11 +163,6 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Enter(arguments) => enter::run(&arguments),
         Command::Watch(arguments) => watcher::run(&arguments),
     }
-}
-
-/// With stderr gone there is nobody to tell.
-fn report(error: &anyhow::Error) {
-    drop(writeln!(io::stderr(), "interceptor: {}", sentence(error)));
 }
 
 /// One line, the causes behind colons; a cause that is told already is not repeated.

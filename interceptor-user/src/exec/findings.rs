@@ -1,10 +1,11 @@
 //! Tells findings on stderr: each once, and a readable number of them at a time.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use crate::resource::{Diagnostic, Level};
 use crate::source::{PlacesOfFiles, Texts};
+use crate::telemetry::messages;
 
 /// As many are shown at once without `-v`.
 const SHOWN_MAX: usize = 20;
@@ -31,8 +32,7 @@ impl Findings {
         let new = read.iter().chain(found).filter(|finding| !self.0.contains(finding)).collect();
         let verbose = tracing::enabled!(tracing::Level::INFO);
         let (shown, summary) = readable(new, verbose);
-        let mut stderr = io::stderr().lock();
-        let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let mut places = PlacesOfFiles::new(texts);
         let mut texts = texts.reader();
         for finding in shown {
@@ -40,10 +40,10 @@ impl Findings {
                 if read.contains(finding) { finding.clone() } else { places.placed(finding.clone()) };
             // A note needs no line of the file to be understood.
             let text = if finding.level == Level::Info { None } else { texts.of(&finding) };
-            drop(writeln!(stderr, "{}", finding.render(text, colours)));
+            messages::say(&finding.render(text, colours));
         }
         if let Some(summary) = summary {
-            drop(writeln!(stderr, "{summary}"));
+            messages::say(&summary);
         }
     }
 }

@@ -6,6 +6,8 @@ use anyhow::Context;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use super::messages;
+
 /// The environment variable that overrides the verbosity flags, in the syntax of tracing's filters: `debug`, or
 /// `interceptor_user::exec=trace`.
 pub const VARIABLE: &str = "INTERCEPTOR_LOG";
@@ -50,10 +52,11 @@ impl LogFilter {
 
 /// kube tells of every try that fails; `source::kubernetes` tells when trouble begins and ends. What speaks to peers tells of
 /// what they send: whoever sends frames by the million would write as many lines.
-const ERROR: &str = "error,kube_client=off,kube_runtime=off,h2=off,hyper=off,rustls=off";
-const WARN: &str = "warn,kube_client=off,kube_runtime=off,h2=off,hyper=off,rustls=off";
-const INFO: &str = "interceptor_user=info,warn,kube_client=off,kube_runtime=off,h2=off,hyper=off,rustls=off";
-const DEBUG: &str = "interceptor_user=debug,info,h2=off,hyper=off,rustls=off";
+const ERROR: &str = "error,kube_client=off,kube_runtime=off,h2=off,hickory_net=off,hyper=off,rustls=off";
+const WARN: &str = "warn,kube_client=off,kube_runtime=off,h2=off,hickory_net=off,hyper=off,rustls=off";
+const INFO: &str =
+    "interceptor_user=info,warn,kube_client=off,kube_runtime=off,h2=off,hickory_net=off,hyper=off,rustls=off";
+const DEBUG: &str = "interceptor_user=debug,info,h2=off,hickory_net=off,hyper=off,rustls=off";
 
 /// The filter of one of tracing's levels: what we say at that level, and what is worth knowing of what we are made of.
 pub fn filter_of_level(level: &str) -> Option<&'static str> {
@@ -88,7 +91,7 @@ pub fn start_steered(verbosity: u8) -> anyhow::Result<LogFilter> {
         Ok(_) | Err(_) => EnvFilter::new(level(verbosity)),
     };
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colours);
+    let lines = tracing_subscriber::fmt::layer().with_writer(messages::writer).with_ansi(colours);
     let (handle, filter) = LogFilter::new(filter);
     let filtered = tracing_subscriber::registry().with(filter);
     // At the ordinary levels a line reads like any tool's message; from debug on it names time and place.
@@ -132,6 +135,11 @@ mod tests {
             tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
                 assert!(!tracing::enabled!(target: "h2::proto::ping_pong", tracing::Level::WARN), "{text}");
                 assert!(!tracing::enabled!(target: "rustls::conn", tracing::Level::WARN), "{text}");
+                // Answers that nobody has asked for, of whoever can send them.
+                assert!(
+                    !tracing::enabled!(target: "hickory_net::udp::udp_client_stream", tracing::Level::WARN),
+                    "{text}"
+                );
                 let is_told = tracing::enabled!(target: "interceptor_user::proxy", tracing::Level::ERROR);
                 assert_eq!(is_told, text != "off", "{text}");
             });

@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod exposition;
 pub mod flows;
 pub mod logging;
+pub(crate) mod messages;
 pub(crate) mod metrics;
 pub(crate) mod own_descriptor;
 pub mod record;

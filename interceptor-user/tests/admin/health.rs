@@ -111,7 +111,7 @@ fn the_log_level_is_changed_at_run_time() {
     assert_eq!(agent.over_tcp("/logging", &[]).text, "warn\n");
     assert_eq!(
         agent.post("/logging?level=debug", "").text,
-        "interceptor_user=debug,rustls=off,hyper=off,h2=off,info\n"
+        "interceptor_user=debug,hickory_net=off,rustls=off,hyper=off,h2=off,info\n"
     );
     assert_eq!(
         agent.post("/logging?filter=interceptor_user::dns=trace", "").text,

@@ -16,6 +16,7 @@ mod load;
 mod many;
 mod race;
 mod restart;
+mod silent;
 mod tls_files;
 mod unix_endpoints;
 mod upgrade;
