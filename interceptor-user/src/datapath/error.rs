@@ -23,6 +23,10 @@ pub enum DatapathError {
     )]
     Program { program: String, release: String, source: Box<ProgramError> },
     #[error(
+        "there is not enough for loading program {program}: raise the limit of memory (memory.max) or of open files"
+    )]
+    Exhausted { program: String, source: Box<ProgramError> },
+    #[error(
         "this process gets signals or is stopped, again and again, while {what}: start it again when that has ended"
     )]
     Interrupted { what: String },

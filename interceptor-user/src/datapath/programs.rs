@@ -131,6 +131,9 @@ pub(super) fn load(pins: Option<&Pins>) -> Result<Ebpf, DatapathError> {
         if is_interruption(&error) {
             return Err(DatapathError::Interrupted { what: format!("the kernel verifies program {name}") });
         }
+        if is_exhaustion(&error) {
+            return Err(DatapathError::Exhausted { program: name.to_owned(), source: Box::new(error) });
+        }
         let source = Box::new(words_of_verifier(name).unwrap_or(error));
         return Err(DatapathError::Program {
             program: name.to_owned(),
@@ -159,6 +162,12 @@ fn load_uninterrupted(program: &mut Program) -> Result<(), ProgramError> {
 
 fn is_interruption(error: &ProgramError) -> bool {
     matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EAGAIN))
+}
+
+/// Nothing is wrong with the program, and the verifier has nothing to say.
+fn is_exhaustion(error: &ProgramError) -> bool {
+    let ProgramError::LoadError { io_error, .. } = error else { return false };
+    matches!(io_error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 /// All that the verifier says of a program that it refuses.

@@ -76,6 +76,7 @@ impl FileSource {
         let mut watch = Watch {
             source: self,
             watched: HashMap::new(),
+            unwatched: HashSet::new(),
             watcher: watcher
                 .map_err(|error| tracing::warn!("no file events, looking at files instead: {error}"))
                 .ok(),
@@ -113,6 +114,8 @@ struct Watch {
     watcher: Option<RecommendedWatcher>,
     /// And which directory each path was: another one may be moved to its place.
     watched: HashMap<PathBuf, Identity>,
+    /// Directories of which no events come.
+    unwatched: HashSet<PathBuf>,
 }
 
 /// Device and inode.
@@ -131,7 +134,8 @@ impl Watch {
         // Something may have changed between opening and watching.
         self.look(&Touched::Named(HashSet::new()), &mut on_change);
         loop {
-            let rescan = if self.watcher.is_some() { RESCAN } else { RESCAN_WITHOUT_EVENTS };
+            let has_events = self.watcher.is_some() && self.unwatched.is_empty();
+            let rescan = if has_events { RESCAN } else { RESCAN_WITHOUT_EVENTS };
             let touched = match woken.recv_timeout(rescan) {
                 Ok(Wake::Changed { paths, is_complete }) => match wait_for_quiet((paths, is_complete), woken)
                 {
@@ -172,16 +176,28 @@ impl Watch {
             }
             stays
         });
+        let mut unwatched = HashSet::new();
         for (directory, identity) in wanted {
             if let Entry::Vacant(slot) = self.watched.entry(directory) {
                 match watcher.watch(slot.key(), RecursiveMode::NonRecursive) {
                     Ok(()) => {
                         slot.insert(identity);
                     }
-                    Err(error) => tracing::warn!("can't watch {}: {error}", slot.key().display()),
+                    Err(error) => {
+                        let directory = slot.into_key();
+                        // That one is not there is among the findings.
+                        if identity.is_some() && !self.unwatched.contains(&directory) {
+                            tracing::warn!(
+                                "can't watch {}, looking often instead: {error}",
+                                directory.display()
+                            );
+                        }
+                        unwatched.insert(directory);
+                    }
                 }
             }
         }
+        self.unwatched = unwatched;
     }
 }
 

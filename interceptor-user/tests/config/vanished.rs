@@ -76,3 +76,18 @@ fn links_that_lead_nowhere() {
     fs::remove_file(path.join("directory")).unwrap();
     watched.until("removed", |world, said| hosts(world) == ["four.example.com"] && said.is_empty());
 }
+
+/// Nothing is left there that could tell of a change.
+#[test]
+fn a_directory_whose_parent_is_away() {
+    let parent = tempfile::tempdir().unwrap();
+    let (upper, away) = (parent.path().join("upper"), parent.path().join("away"));
+    fs::create_dir(&upper).unwrap();
+    make(&upper.join("config"), "one.example.com");
+    let watched = watch(&upper.join("config"), None);
+    fs::rename(&upper, &away).unwrap();
+    watched.until("away", |world, said| hosts(world) == ["one.example.com"] && said.contains("put it back"));
+    fs::write(away.join("config/a.yaml"), entry("a", "two.example.com")).unwrap();
+    fs::rename(&away, &upper).unwrap();
+    watched.until("back", |world, said| hosts(world) == ["two.example.com"] && said.is_empty());
+}
