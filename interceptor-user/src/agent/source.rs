@@ -11,11 +11,11 @@ use super::view::{SourceState, SourceStatus};
 use crate::resource::World;
 use crate::settings::AgentSource;
 use crate::source::kubernetes::{self, Following, NodeChange, Reporter, Trouble, WatchState};
-use crate::source::{FileSource, Texts, Watching};
+use crate::source::{FileSource, Texts, Unreadable, Watching};
 
 /// Followed for as long as this lives.
 pub(crate) enum Source {
-    Files { _watching: Watching },
+    Files { _watching: Watching, unreadable: Unreadable },
     Kubernetes(Following),
 }
 
@@ -40,11 +40,12 @@ impl Source {
                 let (source, world, diagnostics) = FileSource::open(config.clone(), mesh_config.clone())?;
                 telling.tell(diagnostics, source.texts().clone());
                 following.send_replace(Some(world));
+                let unreadable = source.unreadable();
                 let watching = source.watch(move |world, diagnostics, texts| {
                     telling.tell(diagnostics, texts.clone());
                     following.send_replace(Some(Arc::clone(world)));
                 })?;
-                Self::Files { _watching: watching }
+                Self::Files { _watching: watching, unreadable }
             }
             AgentSource::Kubernetes(settings) => Self::Kubernetes(kubernetes::follow(
                 settings.clone(),
@@ -73,7 +74,10 @@ impl Source {
 
     pub(crate) fn status(&self) -> Vec<SourceStatus> {
         match self {
-            Self::Files { .. } => vec![SourceStatus { name: "files".into(), state: SourceState::Following }],
+            Self::Files { unreadable, .. } => {
+                let failing = unreadable.get().map(|(since, error)| SourceState::Failing { since, error });
+                vec![SourceStatus { name: "files".into(), state: failing.unwrap_or(SourceState::Following) }]
+            }
             Self::Kubernetes(following) => of_kubernetes(following),
         }
     }

@@ -12,7 +12,7 @@ use super::patch::Taken;
 use super::read::{self, Found, Listing, ReadError};
 use super::reading::{Reading, about};
 use super::texts::{Held, Texts};
-use super::unlisted::Devices;
+use super::unlisted::{Devices, Unreadable};
 use crate::resource::{Diagnostic, Level, MeshConfig, ParsedFile, World, mesh_config, parallel, parse_again};
 
 /// The namespace of resources that name none.
@@ -45,6 +45,7 @@ pub struct FileSource {
     pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) texts: Texts,
     pub(super) devices: Devices,
+    unreadable: Unreadable,
 }
 
 /// Which files may have changed though they look as before: two writes may leave the same times behind.
@@ -105,6 +106,7 @@ impl FileSource {
             diagnostics: Vec::new(),
             texts: Texts::default(),
             devices: Devices::default(),
+            unreadable: Unreadable::default(),
         };
         let mut listing = read::list(&source.paths);
         let mut failed = Vec::new();
@@ -133,6 +135,11 @@ impl FileSource {
     /// What was read.
     pub fn into_parts(self) -> (Arc<World>, Vec<Diagnostic>, Texts) {
         (self.world, self.diagnostics, self.texts)
+    }
+
+    /// What can't be read, from now on.
+    pub fn unreadable(&self) -> Unreadable {
+        self.unreadable.clone()
     }
 
     pub fn texts(&self) -> &Texts {
@@ -164,6 +171,7 @@ impl FileSource {
         if unlisted.is_empty()
             && let Some(patched) = self.patched(&found, &looked_at)
         {
+            self.unreadable.set(None);
             return (self.set(patched), Vec::new());
         }
         let files = found.iter().map(|(path, _)| read::name_of(path)).zip(looked_at);
@@ -173,6 +181,7 @@ impl FileSource {
             let error = self.add(Arc::clone(&file), held, &mut reading);
             failed.extend(error.map(|error| (file, error)));
         }
+        self.unreadable.set(failed.first().map(|(_, error): &(_, ReadError)| error.to_string()));
         self.keep_last_good(&mut reading);
         let mesh = self.read_mesh_config(&mut reading);
         if reading.resources.is_empty() && !self.paths.is_empty() && reading.diagnostics.is_empty() {

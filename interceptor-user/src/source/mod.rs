@@ -15,4 +15,5 @@ pub use files::{Error, FileSource};
 pub use places::PlacesOfFiles;
 pub use read::ReadError;
 pub use texts::{TextReader, Texts};
+pub use unlisted::Unreadable;
 pub use watch::Watching;

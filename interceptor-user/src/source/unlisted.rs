@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use super::files::FileSource;
 use super::read::{self, Listing, ReadError};
@@ -10,6 +12,22 @@ use super::read::{self, Listing, ReadError};
 /// On which file system each directory was when it was listed.
 #[derive(Debug, Default)]
 pub(super) struct Devices(HashMap<PathBuf, u64>);
+
+/// Since when something can't be read, and why. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Unreadable(Arc<Mutex<Option<(SystemTime, String)>>>);
+
+impl Unreadable {
+    pub fn get(&self) -> Option<(SystemTime, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, why: Option<String>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = held.take().map_or_else(SystemTime::now, |(since, _)| since);
+        *held = why.map(|why| (since, why));
+    }
+}
 
 impl FileSource {
     /// Takes what can't be told out of what was listed, with the reason.
@@ -99,10 +117,12 @@ mod tests {
             assert_eq!(source.world.resources.len(), 1, "{step}");
             assert_eq!(source.diagnostics.len(), 1, "{step}: {:?}", source.diagnostics);
             let said = source.diagnostics[0].to_string();
+            assert!(source.unreadable().get().is_some_and(|(_, why)| said.contains(&why)), "{said}");
             assert_eq!(said.contains("another file system than before"), step != "away", "{said}");
         }
         fs::write(path.join("note"), "").unwrap();
         source.reload(&Touched::All);
         assert_eq!(source.world.resources.len(), 0);
+        assert_eq!(source.unreadable().get(), None);
     }
 }

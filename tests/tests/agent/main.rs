@@ -20,6 +20,7 @@ mod silent;
 mod tls_files;
 mod unix_endpoints;
 mod upgrade;
+mod vanished;
 
 /// A ServiceEntry, which makes port 80 one that speaks HTTP.
 const HTTPBIN: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: httpbin, namespace: shop}\n\
