@@ -15,6 +15,7 @@ use super::pod::{Pod, PodDirectory};
 use super::requests::Waiting;
 use super::shown::Shown;
 use super::source::{self, Source};
+use super::strangers::Strangers;
 use super::takeover::Retired;
 use crate::admin::AdminRequest;
 use crate::compile::{Client, ClientLabels, CompileSettings};
@@ -67,6 +68,7 @@ pub(super) struct Control {
     pub(super) reported: Vec<Diagnostic>,
     /// Pods that are not decided yet are held.
     pub(super) gated: bool,
+    pub(super) strangers: Strangers,
     pub(super) waiting: Vec<Waiting>,
     pub(super) retired: Option<Retired>,
     pub(super) shown: Shown,
@@ -124,6 +126,7 @@ impl Control {
             lacks_configurations: false,
             reported: Vec::new(),
             gated: false,
+            strangers: Strangers::default(),
             waiting: Vec::new(),
             retired: None,
             shown,
@@ -174,6 +177,9 @@ impl Control {
                     old.iter().for_each(|uid| self.refresh_network(uid));
                     self.look_at_cgroups();
                     self.keep_kernel()?;
+                    if self.is_started() {
+                        self.look_for_strangers();
+                    }
                 }
                 () = tokio::time::sleep_until(retry.into()) => {}
             }

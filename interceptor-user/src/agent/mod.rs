@@ -16,6 +16,7 @@ mod requests;
 mod selecting;
 mod shown;
 mod source;
+mod strangers;
 mod takeover;
 pub mod view;
 

@@ -114,9 +114,10 @@ impl Control {
 
     fn checks(&self) -> Vec<Check> {
         let late: Vec<String> = self.pods.values().filter(|pod| is_late(pod)).map(Pod::name).collect();
-        let pods = match late.as_slice() {
-            [] => Check::holds("pods"),
-            late => Check::fails("pods", format!("should be enrolled and are not: {}", late.join(", "))),
+        let pods = match (late.as_slice(), self.nobody_but_strangers()) {
+            ([], None) => Check::holds("pods"),
+            ([], Some(why)) => Check::fails("pods", why),
+            (late, _) => Check::fails("pods", format!("should be enrolled and are not: {}", late.join(", "))),
         };
         let hooks = match &self.hooks {
             None => Check::holds("hooks"),

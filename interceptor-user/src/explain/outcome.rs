@@ -25,10 +25,18 @@ fn answered(status: http::StatusCode, body: &str, access_log: Option<Logged>) ->
     let body = if body.is_empty() { "an empty body".to_owned() } else { format!("the body {body:?}") };
     Outcome {
         carried: status.as_u16() < 400,
-        client_sees: format!("{status} from the proxy, with {body}"),
+        client_sees: format!("{} from the proxy, with {body}", named(status)),
         status: Some(status.as_u16()),
         share: None,
         access_log,
+    }
+}
+
+/// With its reason phrase, if it has one.
+fn named(status: http::StatusCode) -> String {
+    match status.canonical_reason() {
+        Some(reason) => format!("{} {reason}", status.as_u16()),
+        None => status.as_u16().to_string(),
     }
 }
 
@@ -124,7 +132,10 @@ pub(super) fn direct(route: &Route, direct: &DirectResponse) -> Outcome {
 pub(super) fn redirect(route: &Route, redirect: &Redirect, location: &str) -> Outcome {
     let status = http::StatusCode::from_u16(redirect.status).unwrap_or(http::StatusCode::MOVED_PERMANENTLY);
     let log = logged(NOTHING, &route.name, ResponseFlags::NONE, "direct_response");
-    Outcome { client_sees: format!("{status} from the proxy, to {location}"), ..answered(status, "", log) }
+    Outcome {
+        client_sees: format!("{} from the proxy, to {location}", named(status)),
+        ..answered(status, "", log)
+    }
 }
 
 /// A request to `cluster` that a fault or the CORS policy of its route answers.

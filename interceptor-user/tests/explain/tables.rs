@@ -114,6 +114,9 @@ fn routes_before_the_one_that_takes_it_say_what_they_want() {
             &format!("{} queryParams debug exact \"1\"", where_(2, 20, 13, 0)),
         ],
     );
+    // A status without a name of its own.
+    let named = "client sees   420 from the proxy, with an empty body";
+    tells(&case, "http://httpbin.org/get?debug=1", &[named]);
     for (case, expected) in [
         (case, "http://httpbin.org/anything/x -> - - - direct_response refused"),
         (

@@ -1,8 +1,9 @@
 //! Which pods are carried, from when on, and until when.
 
-use interceptor_tests::{Driver, Node, World};
+use interceptor_tests::{Driver, Node, World, eventually};
 
 use crate::HTTPBIN;
+use crate::asked::ready;
 
 #[test]
 fn a_pods_requests_are_carried_from_its_own_address() -> anyhow::Result<()> {
@@ -74,4 +75,27 @@ fn an_annotation_edited_live_is_in_effect_at_once() -> anyhow::Result<()> {
     agent.wait_said("write 10.10.0.4/32 for this one address; it changes nothing")?;
     assert_eq!(pod.curl(&["http://10.10.0.4/"])?.http()?.status, 200);
     agent.stop()
+}
+
+/// Otherwise an agent with a wrong name of its node would say that all is well, and refuse everything.
+#[test]
+fn pods_that_nobody_tells_of_are_told() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    node.apply("httpbin", HTTPBIN)?;
+    let pod = node.pod("web", "")?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    let agent = node.agent(&["--node-name", "worker-l"])?;
+    let why = "nobody tells of 1 of the pods that run here, as pods of node worker-l (is --node-name right?): \
+               until then their connections are refused";
+    agent.wait_said(&format!("{why} (uid {})", pod.uid))?;
+    eventually("the agent to say that it is not ready", || {
+        ready(&node).is_ok_and(|ready| ready.contains(&format!("[-]pods: {why}")))
+    })?;
+    assert_eq!(pod.curl(&["http://httpbin.org/get"])?.code, Some(7));
+    let successor = node.agent(&["--node-name", "worker-1"])?;
+    pod.wait_enrolled(&successor)?;
+    successor.wait_ready()?;
+    agent.wait_ended()?;
+    successor.stop()
 }

@@ -129,6 +129,7 @@ pub fn follow(
 ) -> Result<Following, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let config = runtime.block_on(config(settings.kubeconfig.as_deref()))?;
+    tracing::info!(server = %config.cluster_url, "following the API server");
     let clients = {
         let _within = runtime.enter();
         Clients { common: client(&config)?, discovery: client(&config)? }
