@@ -129,7 +129,7 @@ impl Command {
 }
 
 /// Without so many nothing can be served: maps and programs take half of them.
-const OPEN_FILES_MIN: u64 = 128;
+const OPEN_FILES_MIN: u64 = 256;
 
 /// Raises our own limit of open files as far as it goes, two per connection being needed; the answer is the limit
 /// that the command shall see again.
@@ -170,6 +170,6 @@ mod tests {
             enough_open_files(enough).unwrap();
         }
         let error = enough_open_files(Some(64)).unwrap_err().to_string();
-        assert!(error.starts_with("only 64 files may be open here, and 128 are needed"), "{error}");
+        assert!(error.starts_with("only 64 files may be open here, and 256 are needed"), "{error}");
     }
 }
