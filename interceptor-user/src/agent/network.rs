@@ -21,6 +21,10 @@ const BURST: Duration = Duration::from_millis(250);
 /// The same of a namespace that changes all the time: it must not cost the others.
 const BURST_MAX: Duration = Duration::from_secs(4);
 
+/// Addresses of a pod that count as its own. More are for who may make them without end, and each costs the agent time whenever
+/// one of them comes or goes.
+const ADDRESSES_MAX: usize = 1024;
+
 /// As it was read.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -32,7 +36,9 @@ impl Network {
     /// That of the calling thread's network namespace, as far as the policy asks for it.
     pub(super) fn read(redirect: &RedirectPolicy) -> io::Result<Self> {
         let names = if redirect.asks_routes() { &*redirect.exclude_interfaces } else { &[] };
-        Ok(Self { addresses: datapath::own_addresses()?, routes: InterfaceRoutes::read(names)? })
+        let mut addresses = datapath::own_addresses()?;
+        addresses.truncate(ADDRESSES_MAX);
+        Ok(Self { addresses, routes: InterfaceRoutes::read(names)? })
     }
 }
 

@@ -228,3 +228,27 @@ fn more_routes_than_are_read_exclude_nothing() -> anyhow::Result<()> {
     wait_for_status(&pod, &agent, EXCLUDED, 200)?;
     agent.stop()
 }
+
+/// However many addresses a pod gives itself.
+#[test]
+fn some_of_a_pods_addresses_are_its_own() -> anyhow::Result<()> {
+    const ADDRESSES_MAX: usize = 1024;
+    let node = Node::new()?;
+    node.apply("httpbin", HTTPBIN)?;
+    let agent = node.agent(&[])?;
+    let pod = node.pod("web", "")?;
+    pod.start()?;
+    let _pause = pod.pause()?;
+    pod.wait_enrolled(&agent)?;
+    let more =
+        (1..=ADDRESSES_MAX + 100).map(|number| format!("addr add fd98::{number:x}/128 dev lo nodad\n"));
+    pod.pod.netns.ip(&more.collect::<String>())?;
+    let own = || -> anyhow::Result<usize> {
+        let policies = crate::enforced::dump(&node, "policies")?;
+        Ok(policies[0]["ownAddresses"].as_array().context("no addresses")?.len())
+    };
+    eventually("as many addresses as count", || own().is_ok_and(|own| own == ADDRESSES_MAX))
+        .with_context(|| format!("{:?} {}", own(), agent.said()))?;
+    assert_eq!(pod.curl(&["http://httpbin.org/get"])?.http()?.status, 200);
+    agent.stop()
+}
