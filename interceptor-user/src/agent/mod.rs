@@ -33,7 +33,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::admin::{self, Admin, AdminRequest};
 use crate::compile::Client;
-use crate::datapath::{Datapath, NodeSettings};
+use crate::datapath::{Datapath, DatapathError, NodeSettings};
 use crate::dns::{self, Resolver};
 use crate::enroll::{HostNetns, Kubepods, enter_cgroup_namespace};
 use crate::proxy::{Proxy, ProxyOptions};
@@ -92,6 +92,9 @@ struct Configuration {
     told: source::Told,
 }
 
+/// What the chart gives it, and what for is in docs/install.md.
+const CAPABILITIES: &str = "the agent needs CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE";
+
 async fn serve(
     settings: &AgentSettings,
     configuration: Configuration,
@@ -109,7 +112,11 @@ async fn serve(
     };
     // What takes time is done while the agent before us, if there is one, serves. First, as it says which capabilities are
     // missing.
-    let prepared = Datapath::prepare(&settings.pins)?;
+    let prepared = Datapath::prepare(&settings.pins).map_err(|error| {
+        let lacks_privilege = matches!(error, DatapathError::Privilege { .. });
+        let error = anyhow::Error::new(error);
+        if lacks_privilege { error.context(CAPABILITIES) } else { error }
+    })?;
     let host = HostNetns::read(&settings.proc).with_context(|| {
         let proc = settings.proc.display();
         format!("can't look at the node's network namespace in {proc}: that needs root, or CAP_SYS_ADMIN and CAP_SYS_PTRACE")
