@@ -20,7 +20,7 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 /// A reader who has taken nothing for so long is not waited for, even by who may wait.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-static STANDARD_ERROR: Messages = Messages::new(None);
+static STANDARD_ERROR: Messages = Messages::new(None, PATIENCE);
 
 /// For tracing: writes what it is given at once, or leaves it waiting.
 pub(super) fn writer() -> impl Write {
@@ -40,6 +40,7 @@ pub(crate) fn finish() {
 struct Messages {
     /// `None` is standard error.
     own: Option<OwnedFd>,
+    patience: Duration,
     queue: Mutex<Queue>,
     moved: Condvar,
 }
@@ -54,8 +55,8 @@ struct Queue {
 }
 
 impl Queue {
-    fn is_stalled(&self) -> bool {
-        self.moved_at.is_some_and(|moved| moved.elapsed() >= PATIENCE)
+    fn is_stalled(&self, patience: Duration) -> bool {
+        self.moved_at.is_some_and(|moved| moved.elapsed() >= patience)
     }
 
     fn is_full(&self) -> bool {
@@ -90,15 +91,15 @@ impl Queue {
 }
 
 impl Messages {
-    const fn new(own: Option<OwnedFd>) -> Self {
+    const fn new(own: Option<OwnedFd>, patience: Duration) -> Self {
         let queue = Queue { waiting: VecDeque::new(), bytes: 0, lost_lines: 0, moved_at: None };
-        Self { own, queue: Mutex::new(queue), moved: Condvar::new() }
+        Self { own, patience, queue: Mutex::new(queue), moved: Condvar::new() }
     }
 
     fn write(&'static self, text: &[u8], may_wait: bool) {
         let mut queue = self.queue();
-        while may_wait && queue.is_full() && !queue.is_stalled() {
-            queue = self.moved.wait_timeout(queue, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+        while may_wait && queue.is_full() && !queue.is_stalled(self.patience) {
+            queue = self.moved.wait_timeout(queue, self.patience).unwrap_or_else(PoisonError::into_inner).0;
         }
         let mut rest = text;
         if queue.waiting.is_empty() && queue.moved_at.is_none() {
@@ -172,8 +173,8 @@ impl Messages {
 
     fn finish(&self) {
         let mut queue = self.queue();
-        while queue.moved_at.is_some() && !queue.is_stalled() {
-            queue = self.moved.wait_timeout(queue, PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
+        while queue.moved_at.is_some() && !queue.is_stalled(self.patience) {
+            queue = self.moved.wait_timeout(queue, self.patience).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -210,9 +211,9 @@ mod tests {
     use super::*;
 
     /// As they are written, and a reader who has not begun.
-    fn pipe() -> (&'static Messages, BufReader<File>) {
+    fn pipe(patience: Duration) -> (&'static Messages, BufReader<File>) {
         let (read, write) = rustix::pipe::pipe().unwrap();
-        (Box::leak(Box::new(Messages::new(Some(write)))), BufReader::new(read.into()))
+        (Box::leak(Box::new(Messages::new(Some(write), patience))), BufReader::new(read.into()))
     }
 
     fn line(number: usize) -> String {
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_written_at_once() {
-        let (messages, mut reader) = pipe();
+        let (messages, mut reader) = pipe(PATIENCE);
         for number in 0..10 {
             messages.write(line(number).as_bytes(), false);
         }
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_reader_and_what_was_lost_is_told() {
-        let (messages, mut reader) = pipe();
+        let (messages, mut reader) = pipe(PATIENCE);
         let written = 3 * WAITING_BYTES_MAX / 100;
         for number in 0..written {
             messages.write(line(number).as_bytes(), false);
@@ -260,7 +261,7 @@ mod tests {
     /// Findings by the thousand, and a pager.
     #[test]
     fn who_may_wait_loses_nothing_to_a_reader_who_reads() {
-        let (messages, reader) = pipe();
+        let (messages, reader) = pipe(Duration::MAX);
         let written = 3 * WAITING_BYTES_MAX / 100;
         let reading = thread::spawn(move || {
             let read: Vec<String> = reader.lines().take(written).map(Result::unwrap).collect();
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_reader_who_is_gone_is_no_failure() {
-        let (messages, reader) = pipe();
+        let (messages, reader) = pipe(PATIENCE);
         drop(reader);
         messages.write(line(0).as_bytes(), true);
         assert!(messages.queue().moved_at.is_none());
