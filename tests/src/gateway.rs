@@ -124,7 +124,7 @@ impl Gateway {
     /// Waits until it has ended by itself, and tells whether it says that all went well.
     pub fn ended(&mut self) -> anyhow::Result<bool> {
         let daemon = &mut self.daemon;
-        let status = wait_for("the gateway to end", std::time::Duration::from_secs(20), || daemon.ended())?;
+        let status = wait_for("the gateway to end", std::time::Duration::from_secs(60), || daemon.ended())?;
         Ok(status?.success())
     }
 }

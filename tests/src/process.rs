@@ -47,7 +47,7 @@ impl Daemon {
     /// Waits until `ready`; fails at once, with what the program said, if it ends before.
     pub fn wait_ready(mut self, what: &str, mut ready: impl FnMut() -> bool) -> anyhow::Result<Self> {
         let mut ended = None;
-        let waited = crate::wait_for(what, Duration::from_secs(20), || {
+        let waited = crate::wait_for(what, Duration::from_secs(60), || {
             ended = self.child.try_wait().ok().flatten();
             (ended.is_some() || ready()).then_some(())
         });

@@ -78,7 +78,7 @@ impl Echo {
     /// Waits until it has had so many requests more.
     pub(crate) fn wait_more(&self, more: usize) -> anyhow::Result<()> {
         let before = self.requests.load(Ordering::Relaxed);
-        wait_for("more requests", Duration::from_secs(20), || {
+        wait_for("more requests", Duration::from_secs(60), || {
             (self.requests.load(Ordering::Relaxed) >= before + more).then_some(())
         })
     }
