@@ -5,11 +5,11 @@
 //! first packet of each connection that leaves on another device than loopback is looked at once more. Guards refuse
 //! more than this, on the cgroups where they sit.
 
-use aya_ebpf::{helpers::bpf_sk_fullsock, programs::SkBuffContext};
+use aya_ebpf::programs::SkBuffContext;
 use interceptor_common::{policy::NOT_ENROLLED, verdict::Reason};
 
 use crate::{
-    first_packet::{LOOPBACK_IFINDEX, leads_elsewhere, opens_connection},
+    first_packet::{Sender, leads_elsewhere, opens_connection, sender},
     maps::CONNECTING,
     outcome::{PROCEED, REFUSE, count},
     sock_addr,
@@ -19,23 +19,7 @@ const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 
 pub fn egress(ctx: &SkBuffContext) -> i32 {
-    let raw = ctx.skb.skb;
-    // SAFETY: the kernel passes a valid context.
-    let (ifindex, sk) = unsafe {
-        let ifindex = (&raw const (*raw).ifindex).read_volatile();
-        (ifindex, (*raw).__bindgen_anon_2.sk)
-    };
-    if ifindex == LOOPBACK_IFINDEX || sk.is_null() {
-        return PROCEED;
-    }
-    // SAFETY: the helper takes the socket of a context; null: it is no full one.
-    let sk = unsafe { bpf_sk_fullsock(sk) };
-    if sk.is_null() {
-        return PROCEED;
-    }
-    // SAFETY: a full socket, of which these fields may be read.
-    let (kind, protocol) =
-        unsafe { ((&raw const (*sk).type_).read_volatile(), (&raw const (*sk).protocol).read_volatile()) };
+    let Some(Sender { sk, kind, protocol }) = sender(ctx) else { return PROCEED };
     if kind != SOCK_STREAM || protocol != IPPROTO_TCP || !opens_connection(ctx) {
         return PROCEED;
     }

@@ -1,6 +1,6 @@
 //! Packets on their way out, as the kernel is about to send them: where each goes, and which ones open connections.
 
-use aya_ebpf::programs::SkBuffContext;
+use aya_ebpf::{bindings::bpf_sock, helpers::bpf_sk_fullsock, programs::SkBuffContext};
 use interceptor_common::{
     addr::{Ip16, Port},
     flow::Flow,
@@ -13,10 +13,40 @@ const IPPROTO_ROUTING: u8 = 43;
 const IPPROTO_DSTOPTS: u8 = 60;
 
 /// Every network namespace's own loopback device, and no other.
-pub const LOOPBACK_IFINDEX: u32 = 1;
+const LOOPBACK_IFINDEX: u32 = 1;
 
 const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
+
+/// The socket that sends a packet.
+pub struct Sender {
+    pub sk: *mut bpf_sock,
+    pub kind: u32,
+    pub protocol: u32,
+}
+
+/// Whose packet leaves on another device than loopback. None: it does not, or no full socket sends it.
+#[inline(always)]
+pub fn sender(ctx: &SkBuffContext) -> Option<Sender> {
+    let raw = ctx.skb.skb;
+    // SAFETY: the kernel passes a valid context.
+    let (ifindex, sk) = unsafe {
+        let ifindex = (&raw const (*raw).ifindex).read_volatile();
+        (ifindex, (*raw).__bindgen_anon_2.sk)
+    };
+    if ifindex == LOOPBACK_IFINDEX || sk.is_null() {
+        return None;
+    }
+    // SAFETY: the helper takes the socket of a context; null: it is no full one.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: a full socket, of which these fields may be read.
+    let (kind, protocol) =
+        unsafe { ((&raw const (*sk).type_).read_volatile(), (&raw const (*sk).protocol).read_volatile()) };
+    Some(Sender { sk, kind, protocol })
+}
 
 /// Whether a TCP socket's packet is the first of an outgoing connection. One that can't be read is taken for it: IPv6
 /// headers in front of TCP's are there only if the application asked for them.

@@ -8,7 +8,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_sk_fullsock, generated::bpf_get_netns_cookie},
+    helpers::generated::bpf_get_netns_cookie,
     maps::lpm_trie::Key,
     programs::{SkBuffContext, SockAddrContext, SockContext},
 };
@@ -21,7 +21,7 @@ use interceptor_common::{
 };
 
 use crate::{
-    first_packet::{LOOPBACK_IFINDEX, destination, opens_connection},
+    first_packet::{Sender, destination, opens_connection, sender},
     maps::{GUARDED, PREFIXES, WORKLOADS},
     outcome::{PROCEED, REFUSE, count, finish},
     sock_addr::{self, Address},
@@ -101,23 +101,7 @@ fn send(ctx: &SockAddrContext, asked: &Address) -> i32 {
 
 /// One packet on its way out.
 pub fn egress(ctx: &SkBuffContext) -> i32 {
-    let raw = ctx.skb.skb;
-    // SAFETY: the kernel passes a valid context.
-    let (ifindex, sk) = unsafe {
-        let ifindex = (&raw const (*raw).ifindex).read_volatile();
-        (ifindex, (*raw).__bindgen_anon_2.sk)
-    };
-    if ifindex == LOOPBACK_IFINDEX || sk.is_null() {
-        return PROCEED;
-    }
-    // SAFETY: the helper takes the socket of a context; null: it is no full one.
-    let sk = unsafe { bpf_sk_fullsock(sk) };
-    if sk.is_null() {
-        return PROCEED;
-    }
-    // SAFETY: a full socket, of which these fields may be read.
-    let (kind, protocol) =
-        unsafe { ((&raw const (*sk).type_).read_volatile(), (&raw const (*sk).protocol).read_volatile()) };
+    let Some(Sender { sk, kind, protocol }) = sender(ctx) else { return PROCEED };
     let is_tcp = kind == SOCK_STREAM && protocol == IPPROTO_TCP;
     let is_udp = kind == SOCK_DGRAM && protocol == IPPROTO_UDP;
     if is_tcp && !opens_connection(ctx) {

@@ -25,7 +25,7 @@ const PORTS_V6: u16 = 4;
 /// Connections that a pod may have open, where there are descriptors enough.
 const CONNECTIONS_MAX: usize = 32_768;
 
-/// Of those that there are descriptors for, no pod has more than half, if each takes four.
+/// Of those that there are descriptors for, no pod has more than half, if each takes four of the six that it may take.
 fn connections_max() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);

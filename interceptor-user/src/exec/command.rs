@@ -148,7 +148,7 @@ pub(crate) fn raise_open_files() -> anyhow::Result<Option<u64>> {
 fn enough_open_files(limit: Option<u64>) -> anyhow::Result<()> {
     let Some(limit) = limit.filter(|limit| *limit < OPEN_FILES_MIN) else { return Ok(()) };
     anyhow::bail!(
-        "only {limit} files may be open here, and {OPEN_FILES_MIN} are needed to begin with, then four for each connection: \
+        "only {limit} files may be open here, and {OPEN_FILES_MIN} are needed to begin with, then up to six for each connection: \
          raise the hard limit (`ulimit -Hn`, LimitNOFILE= of the unit, or the container runtime's)"
     )
 }
